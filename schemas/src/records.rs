@@ -1,0 +1,264 @@
+//! Registry records: what the registry's keys hold, as msgpack maps (fields can be added, never change meaning).
+//!
+//! Keeps: the keys of each kind of record, and the records.
+//! Order: every change is a compare-and-swap on the record's revision.
+//! Crash: a record is whole or unchanged.
+//! Knows no registry.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::DecodeError;
+use crate::geometry::{ScoSize, VolumeSize};
+use crate::ids::{Epoch, ManifestSeq, NodeName, ScoId, VolumeId};
+use crate::wire::Role;
+use crate::wire::msgpack::{put_named, take_named};
+
+/// A record: encodes as a msgpack map.
+pub trait Record: Serialize + DeserializeOwned {
+    /// What the record is, for errors.
+    const WHAT: &'static str;
+
+    /// The record's bytes.
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_named(&mut out, self);
+        out
+    }
+
+    /// The record that the bytes hold.
+    ///
+    /// # Errors
+    /// Not well-formed, or not of the record's shape.
+    fn from_bytes(mut bytes: &[u8]) -> Result<Self, DecodeError> {
+        take_named(&mut bytes, Self::WHAT)
+    }
+}
+
+/// A running service: key `node/<name>`, held by its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its name.
+    pub name: NodeName,
+    /// What it is.
+    pub role: Role,
+    /// Where it is reached, one endpoint a thread: `ipc:///path` or `tls://host:port/path`. A volume's endpoint
+    /// is the one at (the id's first 8 bytes, big endian) modulo their number.
+    pub endpoints: Vec<String>,
+    /// Build version.
+    pub version: String,
+    /// Process id, for people.
+    pub pid: u32,
+}
+
+impl Record for NodeRecord {
+    const WHAT: &'static str = "node record";
+}
+
+/// Whether the DTL host has every acknowledged write (DESIGN.md §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DtlState {
+    /// It has.
+    InSync,
+    /// It may not.
+    Degraded,
+    /// The volume has no DTL.
+    Off,
+}
+
+/// Where a volume is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumePhase {
+    /// It exists.
+    Active,
+    /// Its name is gone; its owner gives its space back and then removes the record.
+    Deleting,
+}
+
+/// An ownership and the first SCO that it wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStart {
+    /// The ownership.
+    pub epoch: Epoch,
+    /// SCOs from this one on, up to the next ownership's first, are of this epoch; others are garbage.
+    pub first_sco: ScoId,
+}
+
+/// A manifest on the back end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestRef {
+    /// Its number.
+    pub seq: ManifestSeq,
+    /// The ownership that wrote it.
+    pub epoch: Epoch,
+}
+
+/// A volume: key `volume/<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// The volume.
+    pub id: VolumeId,
+    /// Its inode, by which its path is found.
+    pub inode: u64,
+    /// Size at creation; the size now is the owner's to know.
+    pub initial_size: VolumeSize,
+    /// Clusters of a SCO.
+    pub sco_size: ScoSize,
+    /// The storage pool.
+    pub pool: String,
+    /// Where it is in its life.
+    pub phase: VolumePhase,
+    /// Who serves it, or is to serve it.
+    pub owner: NodeName,
+    /// The number of the newest ownership; 0 before the first.
+    pub epoch: Epoch,
+    /// Identity of the write buffer that may hold acknowledged writes that are nowhere else; `None` when the back
+    /// ends have everything (never written, or an orderly stop that stored all).
+    pub buffer: Option<String>,
+    /// DTL host, where there is one.
+    pub dtl_host: Option<NodeName>,
+    /// Whether the DTL host has every acknowledged write.
+    pub dtl_state: DtlState,
+    /// The newest manifest that the owner told the registry of.
+    pub manifest: Option<ManifestRef>,
+    /// The ownerships that wrote SCOs, oldest first.
+    pub epochs: Vec<EpochStart>,
+}
+
+impl Record for VolumeRecord {
+    const WHAT: &'static str = "volume record";
+}
+
+/// The root directory's inode.
+pub const ROOT_INODE: u64 = 1;
+
+/// What an inode is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InodeKind {
+    /// A directory.
+    Directory,
+    /// A file: a volume.
+    File(VolumeId),
+}
+
+/// A file or directory: key `inode/<16 hex digits>`. The root has no record until its attributes are changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InodeRecord {
+    /// What it is.
+    pub kind: InodeKind,
+    /// The directory that it is in.
+    pub parent: u64,
+    /// Its name there.
+    pub name: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last change of the content that the fs-router was told of, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Last change of the record, in nanoseconds since 1970.
+    pub ctime_ns: i64,
+}
+
+impl Record for InodeRecord {
+    const WHAT: &'static str = "inode record";
+}
+
+/// A name in a directory: key `name/<parent inode>/<name>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameRecord {
+    /// The inode that it names.
+    pub inode: u64,
+    /// What that is, so that a listing reads no inodes.
+    pub kind: InodeKind,
+}
+
+impl Record for NameRecord {
+    const WHAT: &'static str = "name record";
+}
+
+/// How a pool protects its objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protection {
+    /// This many whole copies on different back ends (1 to 8).
+    Replicas(u8),
+}
+
+/// A storage pool and its placement map: key `pool/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolRecord {
+    /// Its name.
+    pub name: String,
+    /// How objects are protected.
+    pub protection: Protection,
+    /// The back ends that objects are placed on.
+    pub backends: Vec<PlacementEntry>,
+    /// Raised with each change of `backends`.
+    pub placement_version: u64,
+}
+
+impl Record for PoolRecord {
+    const WHAT: &'static str = "pool record";
+}
+
+/// A back end in a placement map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementEntry {
+    /// The back end's name.
+    pub backend: String,
+    /// Its share of the objects, relative to the others'.
+    pub weight: u32,
+}
+
+/// The registry's keys.
+pub mod keys {
+    use crate::ids::{NodeName, VolumeId};
+
+    /// All nodes.
+    pub const NODES: &str = "node/";
+    /// All volumes.
+    pub const VOLUMES: &str = "volume/";
+    /// All pools.
+    pub const POOLS: &str = "pool/";
+
+    /// A node's key.
+    #[must_use]
+    pub fn node(name: &NodeName) -> String {
+        format!("{NODES}{name}")
+    }
+
+    /// A volume's key.
+    #[must_use]
+    pub fn volume(id: VolumeId) -> String {
+        format!("{VOLUMES}{id}")
+    }
+
+    /// A pool's key.
+    #[must_use]
+    pub fn pool(name: &str) -> String {
+        format!("{POOLS}{name}")
+    }
+
+    /// An inode's key.
+    #[must_use]
+    pub fn inode(inode: u64) -> String {
+        format!("inode/{inode:016x}")
+    }
+
+    /// The prefix of all names in a directory.
+    #[must_use]
+    pub fn names_in(parent: u64) -> String {
+        format!("name/{parent:016x}/")
+    }
+
+    /// A name's key.
+    #[must_use]
+    pub fn name(parent: u64, name: &str) -> String {
+        format!("name/{parent:016x}/{name}")
+    }
+}

@@ -1,0 +1,338 @@
+//! The header frame: greeting, batches of requests and replies, keep-alives.
+//!
+//! Layouts (msgpack):
+//!
+//! ```text
+//! [0, {hello}]                                                      first message of a client
+//! [1, {welcome}]                                                    the server's answer
+//! [2, received, [[id, data_len, trace, body], ...]]                 requests
+//! [3, [[id, data_len, body], ...]]                                  replies
+//! [4, nonce]  [5, nonce]                                            ping, pong
+//! [6, refusal]                                                      goodbye: why the connection ends
+//! ```
+//!
+//! `received` counts, modulo 2^64, the bytes (header and data) of all reply messages that the client has taken
+//! in since the greeting: the server's bound on what it has sent and nobody has read.
+
+use serde::{Deserialize, Serialize};
+
+use super::msgpack::{
+    Body, put_array, put_named, put_uint, skip, take_array, take_fields, take_named, take_uint,
+};
+use super::refusal::Refusal;
+use crate::DecodeError;
+use crate::ids::NodeName;
+
+/// Version of the protocol: a major step is refused, a minor step works both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Peers of different majors refuse each other.
+    pub major: u16,
+    /// Peers of different minors work with what both know.
+    pub minor: u16,
+}
+
+impl Version {
+    /// What this build speaks.
+    pub const CURRENT: Version = Version { major: 1, minor: 0 };
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Front ends, names, routing.
+    FsRouter,
+    /// Owns volumes.
+    VolumeRouter,
+    /// Spreads objects over back ends.
+    StorageRouter,
+    /// The `sconce` command or a test.
+    Client,
+}
+
+/// Which protocol's bodies a connection carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// [`super::volume`].
+    Volume,
+    /// [`super::storage`].
+    Storage,
+    /// [`super::registry`].
+    Registry,
+}
+
+/// First message of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// What the client speaks.
+    pub version: Version,
+    /// The bodies that it will send.
+    pub protocol: Protocol,
+    /// What it is.
+    pub role: Role,
+    /// Who it is.
+    pub node: NodeName,
+}
+
+/// The server's answer to [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// What the server speaks.
+    pub version: Version,
+    /// What it is.
+    pub role: Role,
+    /// Who it is.
+    pub node: NodeName,
+    /// Bytes that the client may have outstanding: the sum over its unanswered requests of header, data and
+    /// expected reply data.
+    pub credit_bytes: u64,
+    /// Largest message, both frames together, that the server takes.
+    pub message_bytes_max: u64,
+}
+
+/// A decoded header; request and reply bodies stay encoded until their protocol takes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Header<B> {
+    /// A client's greeting.
+    Hello(Hello),
+    /// The server's answer.
+    Welcome(Welcome),
+    /// A batch of requests.
+    Requests {
+        /// Reply bytes that the client has taken in so far.
+        received: u64,
+        /// The requests, in order.
+        requests: Vec<Request<B>>,
+    },
+    /// A batch of replies.
+    Replies(Vec<Reply<B>>),
+    /// Are you there?
+    Ping(u64),
+    /// I am.
+    Pong(u64),
+    /// The connection ends, and why.
+    Goodbye(Refusal),
+}
+
+/// One request of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request<B> {
+    /// Chosen by the client, unique among its unanswered requests on this connection.
+    pub id: u64,
+    /// Its share of the data frame, in bytes.
+    pub data_len: u32,
+    /// Operation id for traces, the same in every service that the operation passes; 0 for none.
+    pub trace: u64,
+    /// The protocol's body.
+    pub body: B,
+}
+
+/// One reply of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply<B> {
+    /// The request that it answers.
+    pub id: u64,
+    /// Its share of the data frame, in bytes.
+    pub data_len: u32,
+    /// The protocol's body.
+    pub body: B,
+}
+
+const HELLO: u64 = 0;
+const WELCOME: u64 = 1;
+const REQUESTS: u64 = 2;
+const REPLIES: u64 = 3;
+const PING: u64 = 4;
+const PONG: u64 = 5;
+const GOODBYE: u64 = 6;
+
+/// Most requests or replies in one message: bounds what a hostile header makes the decoder allocate.
+pub const BATCH_MAX: usize = 4096;
+
+/// Appends a request to the requests of a batch header under construction (see [`close_requests`]).
+pub fn put_request<B: Body>(out: &mut Vec<u8>, id: u64, data_len: u32, trace: u64, body: &B) {
+    put_array(out, 4);
+    put_uint(out, id);
+    put_uint(out, u64::from(data_len));
+    put_uint(out, trace);
+    body.encode(out);
+}
+
+/// Appends a reply to the replies of a batch header under construction (see [`close_replies`]).
+pub fn put_reply<B: Body>(out: &mut Vec<u8>, id: u64, data_len: u32, body: &B) {
+    put_array(out, 3);
+    put_uint(out, id);
+    put_uint(out, u64::from(data_len));
+    body.encode(out);
+}
+
+/// Writes into `out` the header of a batch of `count` requests that [`put_request`] appended to `requests`.
+pub fn close_requests(out: &mut Vec<u8>, received: u64, count: usize, requests: &[u8]) {
+    put_array(out, 3);
+    put_uint(out, REQUESTS);
+    put_uint(out, received);
+    put_array(out, count);
+    out.extend_from_slice(requests);
+}
+
+/// Writes into `out` the header of a batch of `count` replies that [`put_reply`] appended to `replies`.
+pub fn close_replies(out: &mut Vec<u8>, count: usize, replies: &[u8]) {
+    put_array(out, 2);
+    put_uint(out, REPLIES);
+    put_array(out, count);
+    out.extend_from_slice(replies);
+}
+
+impl<B: Body> Header<B> {
+    /// Appends the header.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Header::Hello(hello) => {
+                put_array(out, 2);
+                put_uint(out, HELLO);
+                put_named(out, hello);
+            }
+            Header::Welcome(welcome) => {
+                put_array(out, 2);
+                put_uint(out, WELCOME);
+                put_named(out, welcome);
+            }
+            Header::Requests { received, requests } => {
+                close_requests(out, *received, requests.len(), &[]);
+                requests
+                    .iter()
+                    .for_each(|r| put_request(out, r.id, r.data_len, r.trace, &r.body));
+            }
+            Header::Replies(replies) => {
+                close_replies(out, replies.len(), &[]);
+                replies
+                    .iter()
+                    .for_each(|r| put_reply(out, r.id, r.data_len, &r.body));
+            }
+            Header::Ping(nonce) => put_pair(out, PING, *nonce),
+            Header::Pong(nonce) => put_pair(out, PONG, *nonce),
+            Header::Goodbye(refusal) => {
+                put_array(out, 2);
+                put_uint(out, GOODBYE);
+                refusal.encode(out);
+            }
+        }
+    }
+
+    /// The header that `frame` holds; the frame ends with it. Checks that the shares of the data frame add up to
+    /// `data_len`.
+    ///
+    /// # Errors
+    /// Not well-formed, of an unknown kind, too many requests, or shares that do not add up.
+    pub fn decode(mut frame: &[u8], data_len: usize) -> Result<Self, DecodeError> {
+        let input = &mut frame;
+        let more = take_fields(input, "header", 2)?;
+        let header = match take_uint::<u64>(input, "header.kind")? {
+            HELLO => Header::Hello(take_named(input, "hello")?),
+            WELCOME => Header::Welcome(take_named(input, "welcome")?),
+            REQUESTS => {
+                let received = take_uint(input, "header.received")?;
+                let requests = take_batch(input, take_request)?;
+                check_shares(requests.iter().map(|r| r.data_len), data_len)?;
+                Header::Requests { received, requests }
+            }
+            REPLIES => {
+                let replies = take_batch(input, take_reply)?;
+                check_shares(replies.iter().map(|r| r.data_len), data_len)?;
+                Header::Replies(replies)
+            }
+            PING => Header::Ping(take_uint(input, "ping")?),
+            PONG => Header::Pong(take_uint(input, "pong")?),
+            GOODBYE => Header::Goodbye(Refusal::decode(input)?),
+            kind => {
+                return Err(DecodeError::Value {
+                    what: "header.kind",
+                    found: kind.to_string(),
+                    expected: "0 to 6",
+                });
+            }
+        };
+        let taken = if matches!(header, Header::Requests { .. }) {
+            1
+        } else {
+            0
+        };
+        skip(input, "header", more.saturating_sub(taken))?;
+        if input.is_empty() {
+            return Ok(header);
+        }
+        Err(DecodeError::Value {
+            what: "header",
+            found: format!("followed by {} bytes", input.len()),
+            expected: "the whole frame",
+        })
+    }
+}
+
+fn put_pair(out: &mut Vec<u8>, kind: u64, value: u64) {
+    put_array(out, 2);
+    put_uint(out, kind);
+    put_uint(out, value);
+}
+
+fn take_batch<T>(
+    input: &mut &[u8],
+    take: impl Fn(&mut &[u8]) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
+    let len = take_array(input, "batch")?;
+    if len > BATCH_MAX {
+        return Err(DecodeError::Value {
+            what: "batch",
+            found: format!("{len} long"),
+            expected: "at most 4096 long",
+        });
+    }
+    let mut batch = Vec::with_capacity(len);
+    for _ in 0..len {
+        batch.push(take(input)?);
+    }
+    Ok(batch)
+}
+
+fn take_request<B: Body>(input: &mut &[u8]) -> Result<Request<B>, DecodeError> {
+    let more = take_fields(input, "request", 4)?;
+    let request = Request {
+        id: take_uint(input, "request.id")?,
+        data_len: take_uint(input, "request.data_len")?,
+        trace: take_uint(input, "request.trace")?,
+        body: B::decode(input)?,
+    };
+    skip(input, "request", more)?;
+    Ok(request)
+}
+
+fn take_reply<B: Body>(input: &mut &[u8]) -> Result<Reply<B>, DecodeError> {
+    let more = take_fields(input, "reply", 3)?;
+    let reply = Reply {
+        id: take_uint(input, "reply.id")?,
+        data_len: take_uint(input, "reply.data_len")?,
+        body: B::decode(input)?,
+    };
+    skip(input, "reply", more)?;
+    Ok(reply)
+}
+
+fn check_shares(shares: impl Iterator<Item = u32>, data_len: usize) -> Result<(), DecodeError> {
+    let sum: u64 = shares.map(u64::from).sum();
+    if sum == data_len as u64 {
+        return Ok(());
+    }
+    Err(DecodeError::Value {
+        what: "data frame",
+        found: format!("{data_len} bytes long"),
+        expected: "as long as its batch's shares add up to",
+    })
+}

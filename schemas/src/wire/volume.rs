@@ -1,0 +1,542 @@
+//! The volume protocol: fs-routers (and the command line) to the owner of a volume.
+//!
+//! Hot bodies are arrays: `[0, handle, number, below, code, flags, offset, length]` to the owner,
+//! `[status, ...]` back. Everything else is `[1, {control}]`.
+
+use serde::{Deserialize, Serialize};
+
+use super::msgpack::{
+    Body, put_array, put_bin, put_named, put_uint, skip, take_array, take_bin, take_fields, take_named,
+    take_uint,
+};
+use super::refusal::Refusal;
+use crate::DecodeError;
+use crate::geometry::{ByteLen, ScoSize, VolumeSize};
+use crate::ids::{Epoch, NodeName, ScoId, SessionId, Slot, VolumeId};
+use crate::records::DtlState;
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum IoCode {
+    /// Reads `length` bytes.
+    Read = 0,
+    /// Writes the data that comes with it.
+    Write = 1,
+    /// Makes the range a hole: reads as zeros, space is given back.
+    Discard = 2,
+    /// Makes the range zeros; with [`IoFlags::NO_HOLE`] it counts as allocated.
+    WriteZeroes = 3,
+    /// All writes acknowledged before it survive a power loss.
+    Flush = 4,
+    /// Reports which parts of the range are data, zeros and holes.
+    Extents = 5,
+    /// Sets the volume's size to `offset` bytes; what a smaller size cuts off is discarded.
+    Resize = 6,
+}
+
+const CODES: [IoCode; 7] = [
+    IoCode::Read,
+    IoCode::Write,
+    IoCode::Discard,
+    IoCode::WriteZeroes,
+    IoCode::Flush,
+    IoCode::Extents,
+    IoCode::Resize,
+];
+
+impl IoCode {
+    /// Whether the operation changes the volume, and so has to be applied only once.
+    #[must_use]
+    pub const fn changes(self) -> bool {
+        matches!(
+            self,
+            IoCode::Write | IoCode::Discard | IoCode::WriteZeroes | IoCode::Resize
+        )
+    }
+}
+
+/// Flags of an operation, or-ed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoFlags(pub u8);
+
+impl IoFlags {
+    /// The acknowledgement promises what a flush would (force unit access).
+    pub const FUA: u8 = 1;
+    /// A write beyond the end makes the volume larger (files; disks refuse it).
+    pub const EXTEND: u8 = 2;
+    /// Zeros that count as allocated.
+    pub const NO_HOLE: u8 = 4;
+
+    /// Whether the flag is set.
+    #[must_use]
+    pub const fn has(self, flag: u8) -> bool {
+        self.0 & flag != 0
+    }
+}
+
+/// One operation on an open volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoRequest {
+    /// What [`VolumeControl::Open`] gave.
+    pub handle: u32,
+    /// Number in its session, from 1 up; a resend carries the same number.
+    pub number: u64,
+    /// The client will not resend any number below this one: the owner may forget them.
+    pub below: u64,
+    /// What to do.
+    pub code: IoCode,
+    /// How.
+    pub flags: IoFlags,
+    /// Byte offset in the volume.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// A part of a read's answer; the parts follow each other and cover, cluster-aligned, the range that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadExtent {
+    /// The next `length` bytes of the reply's data share.
+    Data {
+        /// Bytes, a multiple of the cluster size.
+        length: u32,
+    },
+    /// Zeros.
+    Zeros {
+        /// Bytes, a multiple of the cluster size.
+        length: u32,
+    },
+    /// Clusters to be read from a storage-router (or a cache), slot after slot, each with its CRC32C.
+    Located {
+        /// The volume that wrote the SCO.
+        volume: VolumeId,
+        /// The SCO.
+        sco: ScoId,
+        /// The SCO's epoch.
+        epoch: Epoch,
+        /// The SCO's version.
+        version: u16,
+        /// Slot of the first cluster.
+        first_slot: Slot,
+        /// CRC32C of each cluster.
+        crcs: Vec<u32>,
+    },
+}
+
+/// A part of the answer to [`IoCode::Extents`], in bytes; the parts cover at least the start of the range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExtentStatus {
+    /// Bytes.
+    pub length: u64,
+    /// What they are.
+    pub kind: ExtentKind,
+}
+
+/// What an extent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Written data.
+    Data,
+    /// Reads as zeros, allocated.
+    Zeros,
+    /// Reads as zeros, not allocated.
+    Hole,
+}
+
+const EXTENT_KINDS: [ExtentKind; 3] = [ExtentKind::Data, ExtentKind::Zeros, ExtentKind::Hole];
+
+/// Most extents in one answer; a client asks again for the rest.
+pub const EXTENTS_MAX: usize = 4096;
+
+/// To the owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeRequest {
+    /// The hot path.
+    Io(IoRequest),
+    /// Everything else.
+    Control(VolumeControl),
+}
+
+/// From the owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeReply {
+    /// A write, discard, flush or resize was done.
+    Done,
+    /// A read's extents; data extents take the reply's data share, in order.
+    Read(Vec<ReadExtent>),
+    /// The answer to [`IoCode::Extents`].
+    Extents(Vec<ExtentStatus>),
+    /// The answer to a control request.
+    Control(VolumeControlReply),
+    /// Not done.
+    Refused(Refusal),
+}
+
+/// Control requests to a volume-router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum VolumeControl {
+    /// Open a volume in a session; opening it again gives a handle on the same session.
+    Open {
+        /// The volume.
+        volume: VolumeId,
+        /// The client's session.
+        session: SessionId,
+    },
+    /// The session is over: no number of it will be sent again.
+    Close {
+        /// What `Open` gave.
+        handle: u32,
+    },
+    /// What the owner knows of the volume.
+    Show {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Wait until all that was written is on the back ends and a manifest names it.
+    Sync {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// The volume's path is another now: write it down in a manifest.
+    Renamed {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// The volume is gone from the names: stop it and give its space back.
+    Delete {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Own the volume here. Refused where acknowledged writes may be missing, unless forced.
+    TakeOver {
+        /// The volume.
+        volume: VolumeId,
+        /// Accept the loss of what is not on the back ends.
+        force: bool,
+    },
+    /// What the node knows of itself and its volumes.
+    NodeStatus,
+}
+
+/// Answers to [`VolumeControl`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum VolumeControlReply {
+    /// The volume is open.
+    Opened {
+        /// For the operations on this connection.
+        handle: u32,
+        /// The ownership that serves it.
+        epoch: Epoch,
+        /// Its size now.
+        size: VolumeSize,
+        /// Whether it takes no writes.
+        read_only: bool,
+    },
+    /// Done.
+    Done,
+    /// The answer to `Show`.
+    Volume(VolumeStatus),
+    /// The answer to `NodeStatus`.
+    Node(NodeStatus),
+}
+
+/// What an owner knows of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// The volume.
+    pub id: VolumeId,
+    /// Size as the guest sees it.
+    pub size: VolumeSize,
+    /// Clusters that are mapped, in bytes.
+    pub allocated: ByteLen,
+    /// Who owns it.
+    pub owner: NodeName,
+    /// The ownership's number.
+    pub epoch: Epoch,
+    /// State of its DTL.
+    pub dtl_state: DtlState,
+    /// Clusters of a SCO.
+    pub sco_size: ScoSize,
+    /// Acknowledged data that is only in the write buffer.
+    pub unstored: ByteLen,
+    /// Memory that the map takes now.
+    pub map_memory: ByteLen,
+    /// `serving`, or what it waits for.
+    pub state: String,
+}
+
+/// What a volume-router knows of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Who it is.
+    pub node: NodeName,
+    /// Size of its write buffer.
+    pub buffer_size: ByteLen,
+    /// What of it holds SCOs that are not on the back ends yet.
+    pub buffer_unstored: ByteLen,
+    /// Its volumes.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+const IO: u64 = 0;
+const CONTROL: u64 = 1;
+
+impl Body for VolumeRequest {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            VolumeRequest::Io(io) => {
+                put_array(out, 8);
+                put_uint(out, IO);
+                put_uint(out, u64::from(io.handle));
+                put_uint(out, io.number);
+                put_uint(out, io.below);
+                put_uint(out, io.code as u64);
+                put_uint(out, u64::from(io.flags.0));
+                put_uint(out, io.offset);
+                put_uint(out, io.length);
+            }
+            VolumeRequest::Control(control) => {
+                put_array(out, 2);
+                put_uint(out, CONTROL);
+                put_named(out, control);
+            }
+        }
+    }
+
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        let more = take_fields(input, "volume request", 2)?;
+        match take_uint::<u64>(input, "volume request kind")? {
+            IO => {
+                let more = more.checked_sub(6).ok_or(DecodeError::Short {
+                    what: "volume request",
+                    have: more + 2,
+                    need: 8,
+                })?;
+                let io = take_io(input)?;
+                skip(input, "volume request", more)?;
+                Ok(VolumeRequest::Io(io))
+            }
+            CONTROL => {
+                let control = take_named(input, "volume control request")?;
+                skip(input, "volume request", more)?;
+                Ok(VolumeRequest::Control(control))
+            }
+            kind => Err(unknown("volume request kind", kind, "0 or 1")),
+        }
+    }
+}
+
+fn take_io(input: &mut &[u8]) -> Result<IoRequest, DecodeError> {
+    Ok(IoRequest {
+        handle: take_uint(input, "io.handle")?,
+        number: take_uint(input, "io.number")?,
+        below: take_uint(input, "io.below")?,
+        code: take_one_of(input, "io.code", &CODES, "0 to 6")?,
+        flags: IoFlags(take_uint(input, "io.flags")?),
+        offset: take_uint(input, "io.offset")?,
+        length: take_uint(input, "io.length")?,
+    })
+}
+
+fn take_one_of<T: Copy>(
+    input: &mut &[u8],
+    what: &'static str,
+    all: &[T],
+    expected: &'static str,
+) -> Result<T, DecodeError> {
+    let index: u64 = take_uint(input, what)?;
+    let found = usize::try_from(index)
+        .ok()
+        .and_then(|index| all.get(index).copied());
+    found.ok_or_else(|| unknown(what, index, expected))
+}
+
+fn unknown(what: &'static str, found: u64, expected: &'static str) -> DecodeError {
+    DecodeError::Value {
+        what,
+        found: found.to_string(),
+        expected,
+    }
+}
+
+const DONE: u64 = 0;
+const READ: u64 = 1;
+const EXTENTS: u64 = 2;
+const CONTROLLED: u64 = 3;
+const REFUSED: u64 = 4;
+
+const DATA: u64 = 0;
+const ZEROS: u64 = 1;
+const LOCATED: u64 = 2;
+
+impl Body for VolumeReply {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            VolumeReply::Done => {
+                put_array(out, 1);
+                put_uint(out, DONE);
+            }
+            VolumeReply::Read(extents) => {
+                put_array(out, 2);
+                put_uint(out, READ);
+                put_array(out, extents.len());
+                extents.iter().for_each(|extent| extent.encode(out));
+            }
+            VolumeReply::Extents(extents) => {
+                put_array(out, 2);
+                put_uint(out, EXTENTS);
+                put_array(out, extents.len() * 2);
+                for extent in extents {
+                    put_uint(out, extent.kind as u64);
+                    put_uint(out, extent.length);
+                }
+            }
+            VolumeReply::Control(control) => {
+                put_array(out, 2);
+                put_uint(out, CONTROLLED);
+                put_named(out, control);
+            }
+            VolumeReply::Refused(refusal) => {
+                put_array(out, 2);
+                put_uint(out, REFUSED);
+                refusal.encode(out);
+            }
+        }
+    }
+
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        let fields = take_fields(input, "volume reply", 1)? + 1;
+        let kind: u64 = take_uint(input, "volume reply kind")?;
+        if kind != DONE && fields < 2 {
+            return Err(DecodeError::Short {
+                what: "volume reply",
+                have: fields,
+                need: 2,
+            });
+        }
+        let (reply, taken) = match kind {
+            DONE => (VolumeReply::Done, 1),
+            READ => {
+                let count = take_array(input, "read extents")?;
+                let extents = (0..count)
+                    .map(|_| ReadExtent::decode(input))
+                    .collect::<Result<_, _>>()?;
+                (VolumeReply::Read(extents), 2)
+            }
+            EXTENTS => {
+                let count = take_array(input, "extents")? / 2;
+                let extents = (0..count).map(|_| take_extent(input)).collect::<Result<_, _>>()?;
+                (VolumeReply::Extents(extents), 2)
+            }
+            CONTROLLED => (
+                VolumeReply::Control(take_named(input, "volume control reply")?),
+                2,
+            ),
+            REFUSED => (VolumeReply::Refused(Refusal::decode(input)?), 2),
+            kind => return Err(unknown("volume reply kind", kind, "0 to 4")),
+        };
+        skip(input, "volume reply", fields - taken)?;
+        Ok(reply)
+    }
+}
+
+fn take_extent(input: &mut &[u8]) -> Result<ExtentStatus, DecodeError> {
+    let kind = take_one_of(input, "extent kind", &EXTENT_KINDS, "0 to 2")?;
+    Ok(ExtentStatus {
+        kind,
+        length: take_uint(input, "extent length")?,
+    })
+}
+
+impl ReadExtent {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            ReadExtent::Data { length } => {
+                put_array(out, 2);
+                put_uint(out, DATA);
+                put_uint(out, u64::from(*length));
+            }
+            ReadExtent::Zeros { length } => {
+                put_array(out, 2);
+                put_uint(out, ZEROS);
+                put_uint(out, u64::from(*length));
+            }
+            ReadExtent::Located {
+                volume,
+                sco,
+                epoch,
+                version,
+                first_slot,
+                crcs,
+            } => {
+                put_array(out, 7);
+                put_uint(out, LOCATED);
+                put_bin(out, &volume.0);
+                put_uint(out, sco.0);
+                put_uint(out, epoch.0);
+                put_uint(out, u64::from(*version));
+                put_uint(out, u64::from(first_slot.0));
+                put_array(out, crcs.len());
+                crcs.iter().for_each(|crc| put_uint(out, u64::from(*crc)));
+            }
+        }
+    }
+
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        let fields = take_fields(input, "read extent", 2)? + 2;
+        let kind: u64 = take_uint(input, "read extent kind")?;
+        if kind == LOCATED && fields < 7 {
+            return Err(DecodeError::Short {
+                what: "located extent",
+                have: fields,
+                need: 7,
+            });
+        }
+        let (extent, taken) = match kind {
+            DATA => (
+                ReadExtent::Data {
+                    length: take_uint(input, "data extent length")?,
+                },
+                2,
+            ),
+            ZEROS => (
+                ReadExtent::Zeros {
+                    length: take_uint(input, "zeros extent length")?,
+                },
+                2,
+            ),
+            LOCATED => (Self::take_located(input)?, 7),
+            kind => return Err(unknown("read extent kind", kind, "0 to 2")),
+        };
+        skip(input, "read extent", fields - taken)?;
+        Ok(extent)
+    }
+
+    fn take_located(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        let bytes = take_bin(input, "located extent volume", 16)?;
+        let volume = VolumeId(bytes.try_into().map_err(|_| DecodeError::Short {
+            what: "located extent volume",
+            have: bytes.len(),
+            need: 16,
+        })?);
+        let sco = ScoId(take_uint(input, "located extent sco")?);
+        let epoch = Epoch(take_uint(input, "located extent epoch")?);
+        let version = take_uint(input, "located extent version")?;
+        let first_slot = Slot(take_uint(input, "located extent slot")?);
+        let count = take_array(input, "located extent crcs")?;
+        let crcs = (0..count)
+            .map(|_| take_uint(input, "located extent crc"))
+            .collect::<Result<_, _>>()?;
+        Ok(ReadExtent::Located {
+            volume,
+            sco,
+            epoch,
+            version,
+            first_slot,
+            crcs,
+        })
+    }
+}
