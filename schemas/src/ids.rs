@@ -281,14 +281,12 @@ impl Location {
 
     /// The slot in that SCO.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 14 bits")]
     pub const fn slot(self) -> Slot {
         Slot((self.place() & ((1 << Self::SLOT_BITS) - 1)) as u16)
     }
 
     /// The volume in the lineage table whose SCO it is.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the top 14 bits")]
     pub const fn lineage(self) -> LineageIndex {
         LineageIndex((self.place() >> (Self::SCO_BITS + Self::SLOT_BITS)) as u16)
     }

@@ -5,11 +5,14 @@
 //! Crash: a decoder refuses what a crash tore, by CRC, and never guesses.
 //! Knows no sockets, no files, no clock.
 
+pub mod checkpoint;
 pub mod crc;
 pub mod geometry;
 pub mod ids;
+pub mod manifest;
 pub mod object;
 pub mod records;
+pub mod sco;
 pub mod wire;
 
 pub use geometry::{ByteLen, CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, ClusterCount, ScoSize, VolumeSize};

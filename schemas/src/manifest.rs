@@ -1,0 +1,174 @@
+//! Manifests: the immutable root record of a volume, from which alone everything is found again.
+//!
+//! Keeps: map root, SCO-table root, where replay starts, lineage, ownerships, sessions, name and size.
+//! Order: a manifest is stored only after all that it refers to; the newest is the one of the highest epoch,
+//! then number.
+//! Crash: whole or not there; a CRC covers it.
+//! Knows no tree and no storage.
+//!
+//! Layout: magic "MFT1", version u32, body length u32, CRC32C u32 of the body, then the body: a msgpack map.
+
+use serde::{Deserialize, Serialize};
+
+use crate::DecodeError;
+use crate::checkpoint::{NODE_REF_LEN, NodeRef};
+use crate::crc::crc32c;
+use crate::geometry::{ScoSize, VolumeSize};
+use crate::ids::{BatchSeq, CheckpointId, Epoch, ManifestSeq, ScoId, VolumeId};
+use crate::records::EpochStart;
+use crate::wire::msgpack::{put_named, take_named};
+
+const WHAT: &str = "manifest";
+const MAGIC: u32 = u32::from_le_bytes(*b"MFT1");
+const VERSION: u32 = 1;
+const HEADER_LEN: usize = 16;
+/// Largest manifest.
+pub const MANIFEST_BYTES_MAX: usize = 16 << 20;
+
+/// Root of a stored tree: `levels` is its height; 0 with no node is an empty tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeRoot {
+    /// Levels above the leaves.
+    pub height: u8,
+    /// The root node; `None`: the tree is empty.
+    #[serde(with = "node_ref")]
+    pub node: Option<NodeRef>,
+}
+
+/// A session's state: which of its numbers were applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionState {
+    /// Its slot in the session table.
+    pub slot: u16,
+    /// Its id.
+    pub id: u64,
+    /// Numbers below this one were applied, or will never come again.
+    pub below: u64,
+    /// Applied numbers from `below` on, ascending.
+    pub applied: Vec<u64>,
+}
+
+/// The root record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The volume.
+    pub volume: VolumeId,
+    /// This manifest's number.
+    pub seq: ManifestSeq,
+    /// The ownership that wrote it.
+    pub epoch: Epoch,
+    /// The volume's path when it was written.
+    pub path: String,
+    /// The volume's storage pool.
+    pub pool: String,
+    /// The volume's size after the last batch that it covers.
+    pub size: VolumeSize,
+    /// Clusters of a SCO.
+    pub sco_size: ScoSize,
+    /// Whether the volume takes no writes.
+    pub read_only: bool,
+    /// Clusters that are mapped.
+    pub allocated_clusters: u64,
+    /// The map.
+    pub map: TreeRoot,
+    /// The SCO table.
+    pub scos: TreeRoot,
+    /// The last batch that the trees cover.
+    pub covered: BatchSeq,
+    /// The last SCO that the trees cover, whole; replay goes on with the next.
+    pub covered_sco: ScoId,
+    /// The newest checkpoint that is referred to.
+    pub checkpoint: CheckpointId,
+    /// Volume ids, the root ancestor first, this volume last.
+    pub lineage: Vec<VolumeId>,
+    /// The ownerships that wrote SCOs, oldest first.
+    pub epochs: Vec<EpochStart>,
+    /// The session table.
+    pub sessions: Vec<SessionState>,
+}
+
+impl Manifest {
+    /// The stored bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER_LEN];
+        put_named(&mut bytes, self);
+        let body = u32::try_from(bytes.len() - HEADER_LEN).unwrap_or(u32::MAX);
+        let crc = crc32c(&bytes[HEADER_LEN..]);
+        for (at, word) in [(0, MAGIC), (4, VERSION), (8, body), (12, crc)] {
+            bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The manifest that these bytes store.
+    ///
+    /// # Errors
+    /// Cut off, no manifest, a newer version, damaged, or values out of range.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() < HEADER_LEN {
+            return Err(DecodeError::Short {
+                what: WHAT,
+                have: bytes.len(),
+                need: HEADER_LEN,
+            });
+        }
+        let word = |at: usize| {
+            let mut word = [0; 4];
+            word.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(word)
+        };
+        let (magic, version, len, found) = (word(0), word(4), word(8) as usize, word(12));
+        if magic != MAGIC {
+            return Err(DecodeError::Magic {
+                what: WHAT,
+                found: magic,
+                expected: MAGIC,
+            });
+        }
+        if version != VERSION {
+            return Err(DecodeError::Version {
+                what: WHAT,
+                found: version,
+                newest: VERSION,
+            });
+        }
+        let mut body = &bytes[HEADER_LEN..];
+        if body.len() != len {
+            return Err(DecodeError::Short {
+                what: WHAT,
+                have: body.len(),
+                need: len,
+            });
+        }
+        let expected = crc32c(body);
+        if found != expected {
+            return Err(DecodeError::Crc {
+                what: WHAT,
+                found,
+                expected,
+            });
+        }
+        take_named(&mut body, WHAT)
+    }
+}
+
+mod node_ref {
+    use super::{NODE_REF_LEN, NodeRef};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(node: &Option<NodeRef>, serializer: S) -> Result<S::Ok, S::Error> {
+        node.map(|node| node.to_bytes().to_vec()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<NodeRef>, D::Error> {
+        let bytes: Option<Vec<u8>> = Option::deserialize(deserializer)?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let stored: &[u8; NODE_REF_LEN] = bytes.as_slice().try_into().map_err(serde::de::Error::custom)?;
+        NodeRef::from_bytes(stored)
+            .map(Some)
+            .map_err(serde::de::Error::custom)
+    }
+}
