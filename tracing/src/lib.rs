@@ -1,1 +1,12 @@
-//! Placeholder replaced within the first commits.
+//! Logs, and the operation ids that traces of all services have in common.
+//!
+//! Keeps: how a process logs (level, form), set once at its start.
+//! Order: log lines of one thread appear in the order in which they were written.
+//! Crash: a line that was written is in the stream; nothing is buffered here.
+//! Knows no service and no bus.
+
+mod log;
+mod operation;
+
+pub use log::{LEVEL_ENV, LogError, LogForm, LogSettings, init};
+pub use operation::{OperationId, OperationIds};

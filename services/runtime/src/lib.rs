@@ -1,1 +1,22 @@
-//! Placeholder replaced within the first commits.
+//! What every service needs before it does anything of its own.
+//!
+//! Keeps: settings, clock, chance, orderly stop, supervised tasks, crash points, pid file.
+//! Order: a stop that was requested stays requested.
+//! Crash: a pid file that a killed process left behind is taken over by the next.
+//! Knows no service, no bus and no storage.
+
+pub mod backoff;
+pub mod chance;
+pub mod clock;
+pub mod crash;
+pub mod pidfile;
+pub mod settings;
+pub mod stop;
+pub mod tasks;
+
+pub use backoff::Backoff;
+pub use chance::Chance;
+pub use clock::Clock;
+pub use pidfile::PidFile;
+pub use stop::Stop;
+pub use tasks::Tasks;

@@ -1,0 +1,157 @@
+//! Log set-up: lines on stderr, for people or as JSON.
+//!
+//! Keeps: the process-wide subscriber and the panic hook that logs.
+//! Order: the environment's level comes before the settings'.
+//! Crash: lines go to stderr unbuffered, so the last one before an abort is there.
+//! Knows no log files and no rotation: whoever starts the process redirects stderr.
+
+use std::io::IsTerminal as _;
+
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// The environment variable that overrides the level of the settings.
+pub const LEVEL_ENV: &str = "SCONCE_LOG";
+
+/// How a process logs: the section `[log]` of every settings file; may be left out.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or levels by target as in
+    /// `info,sconce_bus=debug`.
+    pub level: String,
+    /// The form of a line.
+    pub form: LogForm,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            form: LogForm::Human,
+        }
+    }
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogForm {
+    /// For people: time, level, target, message, fields; coloured on a terminal.
+    Human,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The level is not one.
+    #[error(
+        "{origin} is {value:?}, which is not a log level ({detail}); \
+         right would be error, warn, info, debug, trace, or levels by target as in info,sconce_bus=debug"
+    )]
+    Level {
+        /// Where the value came from: the settings' key or the environment variable.
+        origin: &'static str,
+        /// The value.
+        value: String,
+        /// What the parser said.
+        detail: String,
+    },
+    /// Something in this process has set logging up before.
+    #[error("logging is set up already in this process")]
+    Twice,
+}
+
+/// Sets logging up for the whole process, and logs panics. Call it once, first in `main`.
+///
+/// # Errors
+/// A level that is not one; a second call.
+pub fn init(settings: &LogSettings) -> Result<(), LogError> {
+    let filter = filter(std::env::var(LEVEL_ENV).ok(), settings)?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let set = match settings.form {
+        LogForm::Human => lines.finish().try_init(),
+        LogForm::Json => lines.json().flatten_event(true).finish().try_init(),
+    };
+    set.map_err(|_| LogError::Twice)?;
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(target: "sconce", "{panic}; this is a bug: please report it with the lines above");
+    }));
+    Ok(())
+}
+
+fn filter(env: Option<String>, settings: &LogSettings) -> Result<EnvFilter, LogError> {
+    let (origin, value) = match env.filter(|value| !value.is_empty()) {
+        Some(value) => (LEVEL_ENV, value),
+        None => ("log.level", settings.level.clone()),
+    };
+    // A word without `=` that is no level would be taken for a target: nothing would be logged, in silence.
+    let stray = value
+        .split(',')
+        .map(str::trim)
+        .find(|part| !part.contains('=') && part.parse::<tracing_subscriber::filter::LevelFilter>().is_err());
+    if let Some(part) = stray {
+        return Err(LogError::Level {
+            origin,
+            detail: format!("{part:?} is no level"),
+            value: value.clone(),
+        });
+    }
+    EnvFilter::try_new(&value).map_err(|error| LogError::Level {
+        origin,
+        value: value.clone(),
+        detail: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_comes_before_the_settings() {
+        let settings = LogSettings::default();
+        let chosen = filter(Some("debug".to_owned()), &settings).unwrap();
+        assert_eq!(chosen.to_string(), "debug");
+        assert_eq!(filter(None, &settings).unwrap().to_string(), "info");
+        assert_eq!(
+            filter(Some(String::new()), &settings).unwrap().to_string(),
+            "info"
+        );
+    }
+
+    #[test]
+    fn a_wrong_level_is_refused_with_its_origin_and_value() {
+        let settings = LogSettings {
+            level: "verbose".to_owned(),
+            ..LogSettings::default()
+        };
+        let text = filter(None, &settings).unwrap_err().to_string();
+        assert!(
+            text.contains("log.level") && text.contains("\"verbose\""),
+            "{text}"
+        );
+        let text = filter(Some("info,sconce_bus=loud".to_owned()), &settings)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("SCONCE_LOG") && text.contains("sconce_bus=loud"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn levels_by_target_are_taken() {
+        let settings = LogSettings {
+            level: "info, sconce_bus=debug".replace(' ', ""),
+            ..LogSettings::default()
+        };
+        assert!(filter(None, &settings).is_ok());
+    }
+}
