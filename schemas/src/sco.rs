@@ -242,11 +242,8 @@ impl Entry {
                 });
             }
         };
-        Ok(Self {
-            kind,
-            number: u64_at(bytes, 8),
-            session: u16::from_le_bytes([bytes[20], bytes[21]]),
-        })
+        let session = u16::from_le_bytes([bytes[20], bytes[21]]);
+        Ok(Self { kind, session, number: u64_at(bytes, 8), last: bytes[23] != 0 })
     }
 }
 

@@ -1,1 +1,13 @@
-//! Placeholder replaced within the first commits.
+//! The engine of a volume: log, map, checkpoints, recovery, as a state machine without IO.
+//!
+//! Keeps: what a volume is, and what must happen next.
+//! Order: an event is applied whole; its effects are carried out in order.
+//! Crash: [`Recovery`] makes of what the write buffer and the back ends hold a prefix of what was written.
+//! Knows no sockets, no clock, no tasks, no chance.
+//!
+//! The host (an actor of the volume-router, or a simulation) feeds [`Event`]s to [`Volume::apply`] and carries out
+//! the [`Effect`]s. Follow one write: [`Volume::apply`] → `write.rs` → `log.rs` → [`Effect::Append`] →
+//! [`Event::AppendHeld`] → `frontier.rs` → [`Effect::Reply`]. Follow one read: `read.rs`, `tree/`.
+
+pub mod checkpoint;
+pub mod event;

@@ -1,0 +1,288 @@
+//! What the engine takes in and what it asks for: the whole boundary between the engine and the world.
+//!
+//! Keeps: nothing; these are values.
+//! Order: effects are carried out in the order given; an [`Effect::Append`] before the [`Effect::Read`] behind it.
+//! Crash: an effect that was not carried out did not happen; recovery does not know of it.
+//! Knows no sockets, no clock, no tasks.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
+use sconce_schemas::manifest::{Manifest, TreeRoot};
+use sconce_schemas::sco::ScoHeader;
+use sconce_schemas::wire::volume::{IoRequest, VolumeReply};
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::{BatchSeq, ByteLen, CheckpointId, Epoch, LineageIndex, ManifestSeq, ScoId, Slot, VolumeId};
+
+use crate::checkpoint::Frozen;
+
+/// Names a request that waits for its answer; chosen by the host, given back in [`Effect::Reply`] or
+/// [`Effect::Read`] exactly once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Slot of a session in the volume's session table; given by [`crate::Volume::open_session`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionSlot(pub u16);
+
+/// Names a fetch for a write that covers a cluster in part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FetchId(pub u64);
+
+/// What happens to a volume.
+#[derive(Debug)]
+pub enum Event {
+    /// An operation of a session. `data` is the data of a write, as long as its length says.
+    Io {
+        /// For the answer.
+        ticket: Ticket,
+        /// The session; its handle in `request` is the host's and not looked at.
+        session: SessionSlot,
+        /// What to do.
+        request: IoRequest,
+        /// The data of a write.
+        data: Bytes,
+    },
+    /// No more input is queued: what was taken in so far leaves as one batch.
+    BatchEnd {
+        /// Microseconds since 1970.
+        now_us: u64,
+    },
+    /// The write buffer has this SCO's file, header written ([`Effect::OpenSco`]).
+    ScoOpened {
+        /// The SCO.
+        sco: ScoId,
+    },
+    /// All batches up to this one are in the write buffer: they survive the death of this process.
+    AppendHeld {
+        /// The last of them.
+        upto: BatchSeq,
+    },
+    /// All batches up to this one are synced: they survive the loss of power.
+    Synced {
+        /// The last of them.
+        upto: BatchSeq,
+    },
+    /// A closed SCO's file is synced.
+    ScoSynced {
+        /// The SCO.
+        sco: ScoId,
+    },
+    /// The write buffer cannot keep what it was given (an error of the device): the volume halts, nothing that is
+    /// not held is acknowledged, and the host recovers it from what the device has.
+    DeviceFailed {
+        /// What the device said.
+        error: String,
+    },
+    /// A cluster for a write that covers it in part, CRC checked by the host.
+    Fetched {
+        /// Which fetch.
+        fetch: FetchId,
+        /// The cluster's 4096 bytes.
+        result: Result<Bytes, Refusal>,
+    },
+    /// A node of a tree, CRC checked: its record, the record that this one is a delta on, … down to a whole one.
+    NodeLoaded {
+        /// Where it belongs.
+        place: NodePlace,
+        /// What was asked for.
+        reference: NodeRef,
+        /// The records, newest first; the last one is whole.
+        result: Result<Vec<NodeRecord>, Refusal>,
+    },
+    /// A SCO is on the back ends, on all that its pool's policy asks for.
+    ScoStored {
+        /// The SCO.
+        sco: ScoId,
+    },
+    /// All objects of a checkpoint are on the back ends.
+    CheckpointStored {
+        /// What [`Frozen::encode`] gave.
+        roots: StoredRoots,
+    },
+    /// The manifest is on the back ends and the registry's record names it.
+    ManifestStored {
+        /// Its number.
+        seq: ManifestSeq,
+    },
+    /// The host took the local copy of a covered SCO away to make room ([`Effect::Evictable`] allowed it).
+    Evicted {
+        /// The SCO.
+        sco: ScoId,
+    },
+    /// A control request: answer when all that was written before it is on the back ends and a manifest names it.
+    Sync {
+        /// For the answer.
+        ticket: Ticket,
+    },
+    /// The volume's path changed: the next manifest names it, and one is written soon.
+    Renamed {
+        /// The new path.
+        path: String,
+    },
+    /// Time passes (about once a second while anything is unstored; never needed for correctness).
+    Tick {
+        /// Microseconds since 1970.
+        now_us: u64,
+        /// The write buffer runs short: store and cover what can be, so that files can be recycled.
+        pressed: bool,
+    },
+}
+
+/// What the engine asks for. `Append`, `OpenSco`, `Read` of local extents and `Reply` are carried out at once and in
+/// order; the others are started and answered by an event later, in any order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Take a file of the write buffer for this SCO and write its header; answer `ScoOpened` when there is one.
+    OpenSco {
+        /// What to write at its start.
+        header: ScoHeader,
+    },
+    /// Write a batch: its clusters into the data area, its entries into the TLog area; answer `AppendHeld`.
+    Append(Append),
+    /// Nothing more is appended to this SCO: sync its file; answer `ScoSynced`.
+    CloseSco {
+        /// The SCO.
+        sco: ScoId,
+    },
+    /// Sync every file with batches up to `upto`; answer `Synced`. One at a time is outstanding.
+    Sync {
+        /// The last batch that has to survive.
+        upto: BatchSeq,
+    },
+    /// Answer a read with these extents, in order; local ones are read from the write buffer with CRC checks.
+    Read {
+        /// The read.
+        ticket: Ticket,
+        /// What it covers, cluster-aligned.
+        extents: Vec<Extent>,
+    },
+    /// Answer a request.
+    Reply {
+        /// The request.
+        ticket: Ticket,
+        /// The answer.
+        reply: VolumeReply,
+    },
+    /// Read one cluster for a write that covers it in part; answer `Fetched`.
+    Fetch {
+        /// Which fetch.
+        fetch: FetchId,
+        /// Where the cluster is.
+        from: Extent,
+    },
+    /// Read a node, and the nodes that it is a delta on; answer `NodeLoaded`.
+    LoadNode {
+        /// Where it belongs.
+        place: NodePlace,
+        /// Where it is stored.
+        reference: NodeRef,
+    },
+    /// Put a closed and synced SCO on the back ends: the first `length` bytes of its file; answer `ScoStored`.
+    Upload {
+        /// The SCO.
+        sco: ScoId,
+        /// Its epoch, for its name.
+        epoch: Epoch,
+        /// Bytes: header, TLog area, and the data area as far as it is used.
+        length: ByteLen,
+    },
+    /// Encode ([`Frozen::encode`], off the volume's thread) and store a checkpoint; answer `CheckpointStored`.
+    StoreCheckpoint {
+        /// The trees as they were.
+        frozen: Arc<Frozen>,
+    },
+    /// Store a manifest, then name it in the registry's record; answer `ManifestStored`.
+    StoreManifest {
+        /// The manifest.
+        manifest: Box<Manifest>,
+    },
+    /// The SCO is on the back ends and a manifest covers it: its local copy is a cache now and may be taken away;
+    /// say `Evicted` when it is.
+    Evictable {
+        /// The SCO.
+        sco: ScoId,
+    },
+    /// An invariant is broken or the device failed: stop this volume, keep the evidence, say it to people.
+    Halt {
+        /// What is broken.
+        reason: String,
+    },
+}
+
+/// One batch for the write buffer.
+#[derive(Debug)]
+pub struct Append {
+    /// The SCO.
+    pub sco: ScoId,
+    /// The batch's number.
+    pub seq: BatchSeq,
+    /// Where its bytes go, counted from the start of the TLog area.
+    pub tlog_offset: u64,
+    /// The batch.
+    pub tlog: Vec<u8>,
+    /// Slot of the first cluster.
+    pub first_slot: Slot,
+    /// The clusters, one after the other; each part is a whole number of clusters.
+    pub data: Vec<Bytes>,
+}
+
+/// A cluster-aligned part of a read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extent {
+    /// Zeros.
+    Zeros {
+        /// Bytes.
+        length: u32,
+    },
+    /// Slots that follow each other in a SCO of the write buffer.
+    Local {
+        /// The SCO.
+        sco: ScoId,
+        /// Slot of the first cluster.
+        first_slot: Slot,
+        /// CRC32C of each cluster.
+        crcs: Vec<u32>,
+    },
+    /// Slots that follow each other in a SCO that is only on the back ends.
+    Stored {
+        /// The volume that wrote it.
+        volume: VolumeId,
+        /// The SCO.
+        sco: ScoId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its version.
+        version: u16,
+        /// Slot of the first cluster.
+        first_slot: Slot,
+        /// CRC32C of each cluster.
+        crcs: Vec<u32>,
+    },
+}
+
+/// Roots of a checkpoint once it is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredRoots {
+    /// The map.
+    pub map: TreeRoot,
+    /// The SCO table.
+    pub scos: TreeRoot,
+    /// The last checkpoint object.
+    pub checkpoint: CheckpointId,
+}
+
+/// A checkpoint object, encoded.
+#[derive(Debug)]
+pub struct CheckpointObject {
+    /// Its number.
+    pub id: CheckpointId,
+    /// The ownership that writes it.
+    pub epoch: Epoch,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+/// The volume's own place in its lineage, for references to its own nodes.
+pub type OwnLineage = LineageIndex;
