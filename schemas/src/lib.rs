@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod object;
 pub mod records;
 pub mod sco;
+pub mod stored_object;
 pub mod wire;
 
 pub use geometry::{ByteLen, CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, ClusterCount, ScoSize, VolumeSize};
