@@ -55,6 +55,17 @@ impl Record for NodeRecord {
     const WHAT: &'static str = "node record";
 }
 
+impl NodeRecord {
+    /// The endpoint of the thread that serves `volume`; `None` where the node announces none.
+    #[must_use]
+    pub fn endpoint_of(&self, volume: VolumeId) -> Option<&str> {
+        let [a, b, c, d, e, f, g, h, ..] = volume.0;
+        let threads = u64::try_from(self.endpoints.len()).ok()?;
+        let thread = u64::from_be_bytes([a, b, c, d, e, f, g, h]).checked_rem(threads)?;
+        self.endpoints.get(usize::try_from(thread).ok()?).map(String::as_str)
+    }
+}
+
 /// Whether the DTL host has every acknowledged write (DESIGN.md §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DtlState {

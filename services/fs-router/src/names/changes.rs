@@ -1,0 +1,183 @@
+//! Keeps: the changes of one commit, by key, and the loop that commits them.
+//! Order: what a plan read is what its commit is conditional on; after a conflict the plan is made anew.
+//! Crash: an answer that was lost is found out about by making the plan again (`Attempt::unsure`).
+//! Knows no tree.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sconce_registry::{CommitError, RegistryError};
+use sconce_schemas::records::Record;
+use sconce_schemas::wire::registry::{Change, Entry, Revision};
+use tokio::time::Instant;
+
+use super::{Names, NamesError};
+
+/// Conflicts before a change gives up. Each round at least one of those that compete commits, and waits are
+/// random, so this many in a row means hundreds of writers on one directory.
+const ATTEMPTS_MAX: u32 = 200;
+const BACKOFF_MAX: Duration = Duration::from_millis(40);
+
+/// A record with the key and the revision at which it was read.
+#[derive(Debug, Clone)]
+pub(super) struct Seen<R> {
+    pub(super) key: String,
+    pub(super) revision: Revision,
+    pub(super) record: R,
+}
+
+/// Which attempt of a change this is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt {
+    /// The answer to an earlier commit of this change was lost: it may have happened.
+    pub(super) unsure: bool,
+}
+
+/// What an attempt wants to commit, and what the change answers then. No changes: it is done already.
+pub(super) struct Plan<T> {
+    pub(super) changes: Changes,
+    pub(super) outcome: T,
+}
+
+impl<T> Plan<T> {
+    pub(super) fn done(outcome: T) -> Self {
+        Self {
+            changes: Changes::default(),
+            outcome,
+        }
+    }
+}
+
+/// Changes to different keys.
+#[derive(Default)]
+pub(super) struct Changes(BTreeMap<String, Change>);
+
+impl Changes {
+    /// A record that must not be there yet.
+    pub(super) fn create<R: Record>(&mut self, key: String, record: &R) {
+        self.put(key, Revision(0), Some(record.to_bytes()));
+    }
+
+    /// A record as it shall be, in place of the one that was seen.
+    pub(super) fn replace<R: Record>(&mut self, seen: &Seen<R>) {
+        self.put(seen.key.clone(), seen.revision, Some(seen.record.to_bytes()));
+    }
+
+    /// Makes the commit conditional on a record that stays as it is, by writing it again. A change of the same key
+    /// that is planned already does so too.
+    pub(super) fn hold<R: Record>(&mut self, seen: &Seen<R>) {
+        if !self.0.contains_key(&seen.key) {
+            self.replace(seen);
+        }
+    }
+
+    /// The record that was seen goes away.
+    pub(super) fn remove<R>(&mut self, seen: &Seen<R>) {
+        self.put(seen.key.clone(), seen.revision, None);
+    }
+
+    fn put(&mut self, key: String, expected: Revision, value: Option<Vec<u8>>) {
+        let change = Change {
+            key: key.clone(),
+            expected: Some(expected),
+            value,
+            lease: None,
+        };
+        self.0.insert(key, change);
+    }
+}
+
+impl Names {
+    /// Makes a plan and commits it, again and again until it holds.
+    pub(super) async fn change<T>(
+        &self,
+        at: impl Fn() -> String,
+        mut plan: impl AsyncFnMut(Attempt) -> Result<Plan<T>, NamesError>,
+    ) -> Result<T, NamesError> {
+        let give_up = Instant::now() + self.patience;
+        let mut attempt = Attempt { unsure: false };
+        for tried in 0..ATTEMPTS_MAX {
+            let Plan { changes, outcome } = plan(attempt).await?;
+            if changes.0.is_empty() {
+                return Ok(outcome);
+            }
+            match self.registry.commit(changes.0.into_values().collect()).await {
+                Ok(_) => return Ok(outcome),
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) if Instant::now() >= give_up => {
+                    return Err(NamesError::Unavailable {
+                        cause: error.to_string(),
+                    });
+                }
+                Err(_) => attempt.unsure = true,
+            }
+            self.pause(tried).await;
+        }
+        Err(NamesError::Busy {
+            at: at(),
+            attempts: ATTEMPTS_MAX,
+        })
+    }
+
+    /// A random wait that grows with the attempts, so that competitors spread out.
+    pub(super) async fn pause(&self, tried: u32) {
+        let limit = BACKOFF_MAX.min(Duration::from_micros(200) * (1 << tried.min(10)));
+        let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX).max(1);
+        tokio::time::sleep(Duration::from_micros(self.random() % micros)).await;
+    }
+
+    /// The record at `key`.
+    pub(super) async fn read<R: Record>(&self, key: String) -> Result<Option<Seen<R>>, NamesError> {
+        let found = self.patiently(async || self.registry.get(&key).await).await?;
+        found.map(seen).transpose()
+    }
+
+    /// Records whose keys start with `prefix` and sort after `after`.
+    pub(super) async fn read_many<R: Record>(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Seen<R>>, NamesError> {
+        let found = self
+            .patiently(async || self.registry.list(prefix, after, limit).await)
+            .await?;
+        found.into_iter().map(seen).collect()
+    }
+
+    async fn patiently<T>(
+        &self,
+        mut ask: impl AsyncFnMut() -> Result<T, RegistryError>,
+    ) -> Result<T, NamesError> {
+        let give_up = Instant::now() + self.patience;
+        let mut tried = 0;
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if Instant::now() >= give_up => {
+                    return Err(NamesError::Unavailable {
+                        cause: error.to_string(),
+                    });
+                }
+                Err(_) => {
+                    tried += 1;
+                    self.pause(tried).await;
+                }
+            }
+        }
+    }
+}
+
+fn seen<R: Record>(entry: Entry) -> Result<Seen<R>, NamesError> {
+    match R::from_bytes(&entry.value) {
+        Ok(record) => Ok(Seen {
+            key: entry.key,
+            revision: entry.revision,
+            record,
+        }),
+        Err(cause) => Err(NamesError::Damaged {
+            key: entry.key,
+            cause,
+        }),
+    }
+}

@@ -1,0 +1,122 @@
+//! Keeps: which services run, and who is to own a new volume in which pool.
+//! Order: a choice is made before the commit that relies on it; one that no longer holds is repaired by a takeover.
+//! Crash: nothing is written.
+//! Knows no bus.
+
+use std::collections::BTreeMap;
+
+use sconce_schemas::NodeName;
+use sconce_schemas::records::{NodeRecord, PoolRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::wire::Role;
+use tokio::time::Instant;
+
+use super::{LIST_MAX, Names, NamesError};
+
+/// The pool of volumes that name none, where there are several.
+const DEFAULT_POOL: &str = "default";
+
+impl Names {
+    /// The services that run, sorted by name.
+    ///
+    /// # Errors
+    /// The registry is unreachable.
+    pub async fn nodes(&self) -> Result<Vec<NodeRecord>, NamesError> {
+        let found = self.read_many::<NodeRecord>(keys::NODES, None, LIST_MAX).await?;
+        Ok(found.into_iter().map(|seen| seen.record).collect())
+    }
+
+    /// The storage pools, sorted by name.
+    ///
+    /// # Errors
+    /// The registry is unreachable.
+    pub async fn pools(&self) -> Result<Vec<PoolRecord>, NamesError> {
+        let found = self.read_many::<PoolRecord>(keys::POOLS, None, LIST_MAX).await?;
+        Ok(found.into_iter().map(|seen| seen.record).collect())
+    }
+
+    pub(super) async fn choose_pool(&self, wanted: Option<&str>) -> Result<String, NamesError> {
+        let pools = self.pools().await?;
+        let found = match (wanted, pools.as_slice()) {
+            (None, [only]) => Some(only),
+            (wanted, pools) => {
+                let name = wanted.unwrap_or(DEFAULT_POOL);
+                pools.iter().find(|pool| pool.name == name)
+            }
+        };
+        found
+            .map(|pool| pool.name.clone())
+            .ok_or_else(|| NamesError::NoPool {
+                wanted: wanted.unwrap_or(DEFAULT_POOL).to_owned(),
+                known: joined(pools.iter().map(|pool| pool.name.as_str())),
+            })
+    }
+
+    /// The volume-router that is to own a new volume. While none runs it is waited for: one may be restarting.
+    pub(super) async fn choose_owner(&self, wanted: Option<&NodeName>) -> Result<NodeName, NamesError> {
+        let give_up = Instant::now() + self.patience;
+        let mut tried = 0;
+        loop {
+            let error = match self.try_choose_owner(wanted).await {
+                Err(error @ (NamesError::NoVolumeRouter | NamesError::UnknownOwner { .. })) => error,
+                chosen => return chosen,
+            };
+            if Instant::now() >= give_up {
+                return Err(error);
+            }
+            tried += 1;
+            self.pause(tried).await;
+        }
+    }
+
+    async fn try_choose_owner(&self, wanted: Option<&NodeName>) -> Result<NodeName, NamesError> {
+        let nodes = self.nodes().await?;
+        let running: Vec<NodeName> = nodes
+            .into_iter()
+            .filter(|node| node.role == Role::VolumeRouter)
+            .map(|node| node.name)
+            .collect();
+        match (wanted, running.as_slice()) {
+            (Some(name), _) if running.contains(name) => Ok(name.clone()),
+            (_, []) => Err(NamesError::NoVolumeRouter),
+            (Some(name), _) => Err(NamesError::UnknownOwner {
+                name: name.to_string(),
+                known: joined(running.iter().map(NodeName::as_str)),
+            }),
+            (None, [only]) => Ok(only.clone()),
+            (None, _) => self.least_loaded(running).await,
+        }
+    }
+
+    async fn least_loaded(&self, running: Vec<NodeName>) -> Result<NodeName, NamesError> {
+        let mut volumes: BTreeMap<NodeName, usize> = running.into_iter().map(|name| (name, 0)).collect();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self
+                .read_many::<VolumeRecord>(keys::VOLUMES, after.as_deref(), LIST_MAX)
+                .await?;
+            for seen in page
+                .iter()
+                .filter(|seen| seen.record.phase == VolumePhase::Active)
+            {
+                if let Some(count) = volumes.get_mut(&seen.record.owner) {
+                    *count += 1;
+                }
+            }
+            if page.len() < LIST_MAX {
+                break;
+            }
+            after = page.last().map(|seen| seen.key.clone());
+        }
+        let least = volumes.into_iter().min_by_key(|(_, count)| *count);
+        least.map(|(name, _)| name).ok_or(NamesError::NoVolumeRouter)
+    }
+}
+
+fn joined<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let joined = names.collect::<Vec<_>>().join(", ");
+    if joined.is_empty() {
+        "none".to_owned()
+    } else {
+        joined
+    }
+}
