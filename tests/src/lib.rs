@@ -1,1 +1,53 @@
-//! Placeholder replaced within the first commits.
+//! What the whole-system tests share: a cluster of real processes, real clients, and what they must agree on.
+//!
+//! Keeps: one cluster a test, in a run directory of its own, set up by the scripts that `make up` uses.
+//! Order: a test announces the warnings that it provokes before it provokes them; all others fail it.
+//! Crash: a test that fails prints the ends of the services' logs; nothing keeps running after it.
+//! Knows the services only as their users do: sockets, files, the `sconce` command, process ids.
+
+pub mod client;
+pub mod cluster;
+pub mod guest;
+pub mod image;
+
+pub mod logs;
+pub mod nbd;
+pub mod stamps;
+pub mod wait;
+
+use std::path::PathBuf;
+
+/// Whether the long runs were asked for (`make test-full`).
+#[must_use]
+pub fn full() -> bool {
+    std::env::var_os("SCONCE_TEST_FULL").is_some_and(|value| value == "1")
+}
+
+/// How many rounds of something a run takes: a few in `make test`, many in `make test-full`.
+/// `SCONCE_ROUNDS` overrides both.
+#[must_use]
+pub fn rounds(short: u32, long: u32) -> u32 {
+    let asked = std::env::var("SCONCE_ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    asked.unwrap_or(if full() { long } else { short })
+}
+
+/// The seed of a test's random choices: `SCONCE_SEED`, or a new one, which is printed.
+#[must_use]
+pub fn seed() -> u64 {
+    let asked = std::env::var("SCONCE_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let seed = asked.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("seed: SCONCE_SEED={seed}");
+    seed
+}
+
+/// The checkout.
+#[must_use]
+pub fn checkout() -> PathBuf {
+    let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    path.pop();
+    path
+}

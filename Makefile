@@ -1,0 +1,54 @@
+# Everything that is done with the checkout; `make help` lists it.
+SHELL := /bin/bash
+RUN ?= run
+BIN ?= target/release
+export RUN BIN
+
+.PHONY: help up down build images test test-full lint docs deny bench fmt
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+up: ## installs what is missing, builds, starts Sconce on this machine; ready when it returns (RUN=dir: another run directory)
+	@scripts/packages up
+	@$(MAKE) --no-print-directory build
+	@compose/local/cluster up
+
+down: ## stops it; the data stays
+	@compose/local/cluster down
+
+build: ## all binaries, into target/release
+	@cargo build --release --workspace --bins --locked
+
+images: ## container images from this checkout, also where no container registry is reached
+	@compose/build-images.sh
+
+test: ## everything that can be tested on this machine in half an hour
+	@scripts/packages test
+	@$(MAKE) --no-print-directory lint docs
+	@if command -v cargo-deny >/dev/null; then $(MAKE) --no-print-directory deny; \
+	else echo "deny: cargo-deny is not installed, make test-full installs it"; fi
+	@scripts/test
+
+test-full: ## the same with the long runs: 100 kill rounds, long fio and fsx, more seeds, compose
+	@scripts/packages test
+	@$(MAKE) --no-print-directory lint docs deny
+	@SCONCE_TEST_FULL=1 scripts/test
+
+lint: ## formatting and clippy, warnings are errors
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+docs: ## the documentation builds without a warning
+	@RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
+
+deny: ## licences, sources and banned crates (not advisories: their database is fetched, which a test must not need)
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	@cargo deny --all-features --locked check bans licenses sources
+
+bench: build ## measures against qemu-nbd and writes docs/benchmarks.md
+	@scripts/packages test
+	@$(BIN)/loadtest bench --write docs/benchmarks.md
+
+fmt: ## formats the code
+	@cargo fmt --all
