@@ -12,6 +12,7 @@ pub mod ids;
 pub mod manifest;
 pub mod object;
 pub mod records;
+pub mod registry_log;
 pub mod sco;
 pub mod stored_object;
 pub mod wire;

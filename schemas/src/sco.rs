@@ -243,7 +243,12 @@ impl Entry {
             }
         };
         let session = u16::from_le_bytes([bytes[20], bytes[21]]);
-        Ok(Self { kind, session, number: u64_at(bytes, 8), last: bytes[23] != 0 })
+        Ok(Self {
+            kind,
+            session,
+            number: u64_at(bytes, 8),
+            last: bytes[23] != 0,
+        })
     }
 }
 

@@ -5,15 +5,32 @@ use serde::{Deserialize, Serialize};
 use super::refusal::Refusal;
 use crate::named_body;
 
-/// Number of a change in the registry; each committed change has the next one. 0: not there.
+/// Number of a change in the registry; each committed change has a higher one. 0: not there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
+
+impl Revision {
+    /// The revision of a key that is not there.
+    pub const ABSENT: Revision = Revision(0);
+}
+
+impl std::fmt::Display for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
 
 /// Number of a lease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LeaseId(pub u64);
+
+impl std::fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 /// A key with its value and the revision of its last change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +38,7 @@ pub struct Entry {
     /// The key.
     pub key: String,
     /// The value: a record of [`crate::records`], encoded.
+    #[serde(with = "crate::wire::msgpack::bytes")]
     pub value: Vec<u8>,
     /// The revision at which the value was set.
     pub revision: Revision,
@@ -34,9 +52,43 @@ pub struct Change {
     /// What the key's revision must be; `Revision(0)`: the key must not be there; `None`: whatever it is.
     pub expected: Option<Revision>,
     /// The new value; `None` deletes the key.
+    #[serde(with = "crate::wire::msgpack::optional_bytes")]
     pub value: Option<Vec<u8>>,
     /// The key is deleted when this lease ends.
     pub lease: Option<LeaseId>,
+}
+
+impl Change {
+    /// Sets a key.
+    #[must_use]
+    pub fn put(key: impl Into<String>, expected: Option<Revision>, value: Vec<u8>) -> Self {
+        Self {
+            key: key.into(),
+            expected,
+            value: Some(value),
+            lease: None,
+        }
+    }
+
+    /// Deletes a key.
+    #[must_use]
+    pub fn delete(key: impl Into<String>, expected: Option<Revision>) -> Self {
+        Self {
+            key: key.into(),
+            expected,
+            value: None,
+            lease: None,
+        }
+    }
+
+    /// The same change, the key bound to a lease.
+    #[must_use]
+    pub fn under(self, lease: LeaseId) -> Self {
+        Self {
+            lease: Some(lease),
+            ..self
+        }
+    }
 }
 
 /// What a watch tells: a key was set, or (`entry` is `None`) deleted.
@@ -110,10 +162,12 @@ pub enum RegistryReply {
         /// The registry's newest revision.
         revision: Revision,
     },
-    /// The answer to `List`; fewer entries than the limit: there are no more.
+    /// The answer to `List`.
     Entries {
-        /// The entries.
+        /// The entries: fewer than the limit where that many would be a message too large.
         entries: Vec<Entry>,
+        /// Whether more keys follow the last one.
+        more: bool,
         /// The registry's newest revision.
         revision: Revision,
     },
