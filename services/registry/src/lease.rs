@@ -1,0 +1,70 @@
+//! Leases: keys that go when their holder does.
+//!
+//! Keeps: a lease's id, and until when its holder may rely on it.
+//! Order: the holder's end is never after the registry's: it counts from before the request that renewed it.
+//! Crash: the holder's end is the lease's, after its time to live.
+//! Knows no keys.
+
+use std::time::Duration;
+
+use sconce_schemas::wire::registry::LeaseId;
+use tokio::time::Instant;
+
+use crate::{Registry, RegistryError};
+
+/// A lease that this process holds. Dropping it leaves it to its time to live.
+#[derive(Debug)]
+pub struct Lease {
+    registry: Registry,
+    id: LeaseId,
+    ttl: Duration,
+    held_until: Instant,
+}
+
+impl Lease {
+    pub(crate) fn new(registry: Registry, id: LeaseId, ttl: Duration, asked: Instant) -> Self {
+        Self {
+            registry,
+            id,
+            ttl,
+            held_until: asked + ttl,
+        }
+    }
+
+    /// Its number, which a [`Change`](crate::Change) binds a key to.
+    #[must_use]
+    pub fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// Its time to live.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Until when the registry keeps it at least: an owner that relies on it stops before.
+    #[must_use]
+    pub fn held_until(&self) -> Instant {
+        self.held_until
+    }
+
+    /// Keeps it alive for another time to live.
+    ///
+    /// # Errors
+    /// It has ended, or the registry cannot be used now.
+    pub async fn keep_alive(&mut self) -> Result<(), RegistryError> {
+        let asked = Instant::now();
+        self.registry.home().keep_alive(self.id).await?;
+        self.held_until = asked + self.ttl;
+        Ok(())
+    }
+
+    /// Ends it: its keys are deleted, in one commit. One that has ended before is as good.
+    ///
+    /// # Errors
+    /// The registry cannot be used now.
+    pub async fn revoke(self) -> Result<(), RegistryError> {
+        self.registry.home().revoke(self.id).await
+    }
+}
