@@ -62,7 +62,9 @@ impl NodeRecord {
         let [a, b, c, d, e, f, g, h, ..] = volume.0;
         let threads = u64::try_from(self.endpoints.len()).ok()?;
         let thread = u64::from_be_bytes([a, b, c, d, e, f, g, h]).checked_rem(threads)?;
-        self.endpoints.get(usize::try_from(thread).ok()?).map(String::as_str)
+        self.endpoints
+            .get(usize::try_from(thread).ok()?)
+            .map(String::as_str)
     }
 }
 

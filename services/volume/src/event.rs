@@ -11,9 +11,9 @@ use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::{Manifest, TreeRoot};
 use sconce_schemas::sco::ScoHeader;
-use sconce_schemas::wire::volume::{IoRequest, VolumeReply};
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::{BatchSeq, ByteLen, CheckpointId, Epoch, LineageIndex, ManifestSeq, ScoId, Slot, VolumeId};
+use sconce_schemas::wire::volume::{IoRequest, VolumeReply};
+use sconce_schemas::{BatchSeq, ByteLen, CheckpointId, Epoch, ManifestSeq, ScoId, Slot, VolumeId};
 
 use crate::checkpoint::Frozen;
 
@@ -283,6 +283,3 @@ pub struct CheckpointObject {
     /// Its bytes.
     pub bytes: Bytes,
 }
-
-/// The volume's own place in its lineage, for references to its own nodes.
-pub type OwnLineage = LineageIndex;

@@ -6,8 +6,24 @@
 //! Knows no sockets, no clock, no tasks, no chance.
 //!
 //! The host (an actor of the volume-router, or a simulation) feeds [`Event`]s to [`Volume::apply`] and carries out
-//! the [`Effect`]s. Follow one write: [`Volume::apply`] → `write.rs` → `log.rs` → [`Effect::Append`] →
+//! the [`Effect`]s. Follow one write: [`Volume::apply`] → `change.rs` → `log.rs` → [`Effect::Append`] →
 //! [`Event::AppendHeld`] → `frontier.rs` → [`Effect::Reply`]. Follow one read: `read.rs`, `tree/`.
 
-pub mod checkpoint;
-pub mod event;
+mod change;
+mod checkpoint;
+mod event;
+mod frontier;
+mod locals;
+mod log;
+mod read;
+mod recovery;
+mod scos;
+mod sessions;
+mod tree;
+mod volume;
+
+pub use checkpoint::{CheckpointPolicy, Frozen};
+pub use event::{Append, CheckpointObject, Effect, Event, Extent, FetchId, SessionSlot, StoredRoots, Ticket};
+pub use recovery::{Origin, Recovered, Recovery, RecoveryError, ScoImage, Seal, Step};
+pub use scos::ScoState;
+pub use volume::{Status, Volume, VolumeConfig};

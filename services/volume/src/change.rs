@@ -1,0 +1,425 @@
+//! Changes: writes, discards, zeroes and resizes on their way into the log and the map.
+//!
+//! Keeps: how far a change got; one that has to wait (for a node, an old cluster, or room) goes on from there.
+//! Order: within a change ascending addresses; changes that wait for room go on in the order in which they came.
+//! Crash: what of a change is in the log stands; it counts as applied only with its last entry.
+//! Knows no clients beyond their tickets.
+
+use std::ops::ControlFlow;
+
+use bytes::{Bytes, BytesMut};
+use sconce_schemas::crc::crc32c;
+use sconce_schemas::geometry::{ByteLen, VolumeSize};
+use sconce_schemas::ids::Location;
+use sconce_schemas::sco::{Entry, EntryKind};
+use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress};
+
+use crate::event::{Effect, SessionSlot, Ticket};
+use crate::tree::Missing;
+use crate::volume::Volume;
+
+/// Most clusters that one log entry zeroes as allocated: bounds the work of one event.
+const ZERO_CLUSTERS_MAX: u64 = 1 << 20;
+/// Most clusters that one log entry discards.
+const DISCARD_CLUSTERS_MAX: u64 = u32::MAX as u64;
+
+/// A change under way.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) ticket: Ticket,
+    pub(crate) session: SessionSlot,
+    pub(crate) number: u64,
+    pub(crate) fua: bool,
+    kind: Kind,
+    start: u64,
+    at: u64,
+    end: u64,
+    /// The old cluster that was fetched for a partial write, and where it was then.
+    fetched: Option<(Location, Bytes)>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Data(Bytes),
+    /// Whole clusters become holes; parts of clusters are left as they are.
+    Discard,
+    /// The exact range reads as zeros; whole clusters become holes or, with `true`, allocated zeros.
+    Zeroes(bool),
+    /// The tail of the last cluster becomes zeros, then the size changes.
+    Resize(u64),
+}
+
+/// Why a change cannot go on right now.
+#[derive(Debug)]
+pub(crate) enum Blocked {
+    /// A map node has to be loaded.
+    Node(Missing),
+    /// The open SCO is full.
+    Room,
+    /// The old content of a cluster is needed.
+    Fetch(Location),
+    /// It never will.
+    Refused(Refusal),
+}
+
+impl From<Missing> for Blocked {
+    fn from(missing: Missing) -> Self {
+        Blocked::Node(missing)
+    }
+}
+
+impl Change {
+    /// The change that `request` asks of a volume of this size.
+    pub(crate) fn new(
+        ticket: Ticket,
+        session: SessionSlot,
+        request: &IoRequest,
+        data: Bytes,
+        size: VolumeSize,
+        read_only: bool,
+    ) -> Result<Self, Refusal> {
+        let (offset, length) = (request.offset, request.length);
+        if read_only {
+            return Err(Refusal::reject(
+                RefusalCode::ReadOnly,
+                "the volume takes no writes",
+            ));
+        }
+        let (kind, start, end) = match request.code {
+            IoCode::Resize => {
+                VolumeSize::new(offset).map_err(|e| Refusal::reject(RefusalCode::NoSpace, e.to_string()))?;
+                // Shrinking zeroes what is left of the last cluster.
+                let tail = ByteLen(offset).clusters_ceil().bytes().0;
+                let end = if offset < size.bytes() { tail } else { offset };
+                (Kind::Resize(offset), offset, end)
+            }
+            code => {
+                let end = check_range(request, size)?;
+                let kind = match code {
+                    IoCode::Write => Kind::Data(check_data(length, data)?),
+                    IoCode::Discard => Kind::Discard,
+                    _ => Kind::Zeroes(request.flags.has(IoFlags::NO_HOLE)),
+                };
+                (kind, offset, end)
+            }
+        };
+        let fua = request.flags.has(IoFlags::FUA);
+        Ok(Self {
+            ticket,
+            session,
+            number: request.number,
+            fua,
+            kind,
+            start,
+            at: start,
+            end,
+            fetched: None,
+        })
+    }
+
+    /// The old cluster has arrived.
+    pub(crate) fn fetched(&mut self, location: Location, cluster: Bytes) {
+        self.fetched = Some((location, cluster));
+    }
+
+    /// The cluster that it works on.
+    pub(crate) const fn cluster(&self) -> ClusterAddress {
+        ClusterAddress::holding(self.at)
+    }
+
+    fn entry(&self, kind: EntryKind, last: bool) -> Entry {
+        Entry {
+            kind,
+            session: self.session.0,
+            number: self.number,
+            last,
+        }
+    }
+}
+
+/// Checks a range against the volume; gives its end.
+pub(crate) fn check_range(request: &IoRequest, size: VolumeSize) -> Result<u64, Refusal> {
+    let (offset, length) = (request.offset, request.length);
+    let extends = request.code == IoCode::Write && request.flags.has(IoFlags::EXTEND);
+    let limit = if extends {
+        VolumeSize::MAX.bytes()
+    } else {
+        size.bytes()
+    };
+    match offset.checked_add(length) {
+        Some(end) if end <= limit => Ok(end),
+        _ => {
+            let code = if extends {
+                RefusalCode::NoSpace
+            } else {
+                RefusalCode::OutOfRange
+            };
+            let text = format!("{length} bytes at {offset} reach beyond the end at {limit} bytes");
+            Err(Refusal::reject(code, text))
+        }
+    }
+}
+
+fn check_data(length: u64, data: Bytes) -> Result<Bytes, Refusal> {
+    if data.len() as u64 == length {
+        return Ok(data);
+    }
+    let text = format!("a write of {length} bytes came with {} bytes of data", data.len());
+    Err(Refusal::reject(RefusalCode::Invalid, text))
+}
+
+impl Volume {
+    /// Takes a change as far as it goes. `Ok`: all of it is in the batch.
+    pub(crate) fn advance(&mut self, change: &mut Change, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        self.log_session(change, effects)?;
+        if matches!(change.kind, Kind::Data(_)) && change.end > self.size.bytes() {
+            self.log_resize(change, change.end, false, effects)?;
+        }
+        while change.at < change.end {
+            let within = change.at % CLUSTER_BYTES;
+            let left = change.end - change.at;
+            if within != 0 || left < CLUSTER_BYTES {
+                self.advance_part(change, left.min(CLUSTER_BYTES - within), effects)?;
+            } else if matches!(change.kind, Kind::Data(_)) {
+                self.advance_clusters(change, left / CLUSTER_BYTES, effects)?;
+            } else {
+                self.advance_zeroes(change, left / CLUSTER_BYTES, effects)?;
+            }
+        }
+        if let Kind::Resize(size) = change.kind {
+            self.log_resize(change, size, true, effects)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the log what the change's session slot stands for, if it does not know.
+    fn log_session(&mut self, change: &Change, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        self.need_entries(1, effects)?;
+        if let Some(id) = self.sessions.take_unlogged(change.session) {
+            let kind = EntryKind::Session { id: id.0 };
+            self.log.push(&Entry {
+                kind,
+                session: change.session.0,
+                number: 0,
+                last: false,
+            });
+        }
+        Ok(())
+    }
+
+    fn log_resize(
+        &mut self,
+        change: &Change,
+        size: u64,
+        last: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Blocked> {
+        let size = VolumeSize::new(size)
+            .map_err(|e| Blocked::Refused(Refusal::reject(RefusalCode::NoSpace, e.to_string())))?;
+        self.need_entries(1, effects)?;
+        self.resize(size)?;
+        self.log
+            .push(&change.entry(EntryKind::Resize { size: size.bytes() }, last));
+        Ok(())
+    }
+
+    /// Sets the size; clusters wholly beyond it become holes (the meaning of a resize entry, in recovery too).
+    pub(crate) fn resize(&mut self, size: VolumeSize) -> Result<(), Missing> {
+        if size < self.size {
+            self.discard(ClusterAddress(size.clusters().0), VolumeSize::MAX.clusters().0)?;
+        }
+        self.size = size;
+        Ok(())
+    }
+
+    /// Removes the clusters from `first` up to `end` from the map.
+    pub(crate) fn discard(&mut self, first: ClusterAddress, end: u64) -> Result<(), Missing> {
+        let mut dead = std::mem::take(&mut self.dropped);
+        let cleared = self.map.clear(first.0..end, |location| dead.push(location));
+        dead.drain(..).for_each(|location| self.bury(location));
+        self.dropped = dead;
+        cleared.map(|_| ())
+    }
+
+    /// Part of one cluster: the rest of it keeps its content.
+    fn advance_part(
+        &mut self,
+        change: &mut Change,
+        length: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Blocked> {
+        let address = change.cluster();
+        let old = self.map.get(address.0)?.unwrap_or(Location::HOLE);
+        let is_noop = match change.kind {
+            Kind::Discard => true,
+            Kind::Zeroes(_) | Kind::Resize(_) => old.reads_zeros(),
+            Kind::Data(_) => false,
+        };
+        if !is_noop {
+            let mut cluster = BytesMut::zeroed(CLUSTER_LEN);
+            if !old.reads_zeros() {
+                match &change.fetched {
+                    Some((location, content)) if *location == old => cluster.copy_from_slice(content),
+                    _ => return Err(Blocked::Fetch(old)),
+                }
+            }
+            self.need_slot(effects)?;
+            overlay(&mut cluster, change, length);
+            let last = change.at + length == change.end && !matches!(change.kind, Kind::Resize(_));
+            self.append_cluster(change, address, &cluster, last)?;
+            self.log.push_data(cluster.freeze());
+        }
+        change.fetched = None;
+        change.at += length;
+        Ok(())
+    }
+
+    /// Whole clusters of data, as many as the open SCO takes.
+    fn advance_clusters(
+        &mut self,
+        change: &mut Change,
+        clusters: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Blocked> {
+        let Kind::Data(data) = &change.kind else {
+            return Ok(());
+        };
+        let data = data.clone();
+        self.need_slot(effects)?;
+        let take = clusters.min(u64::from(self.log.room().slots));
+        let from = usize::try_from(change.at - change.start).unwrap_or(usize::MAX);
+        let (first, end) = (change.cluster(), change.end);
+        let mut appended = 0;
+        let mut stopped = Ok(());
+        for (address, cluster) in (first.0..first.0 + take).zip(data[from..].chunks_exact(CLUSTER_LEN)) {
+            let last = change.at + (appended as u64 + 1) * CLUSTER_BYTES == end;
+            stopped = self.append_cluster(change, ClusterAddress(address), cluster, last);
+            if stopped.is_err() {
+                break;
+            }
+            appended += 1;
+        }
+        if appended > 0 {
+            self.log
+                .push_data(data.slice(from..from + appended * CLUSTER_LEN));
+            change.at += appended as u64 * CLUSTER_BYTES;
+        }
+        Ok(stopped?)
+    }
+
+    /// Whole clusters that become zeros.
+    fn advance_zeroes(
+        &mut self,
+        change: &mut Change,
+        clusters: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Blocked> {
+        let allocate = matches!(change.kind, Kind::Zeroes(true));
+        let most = if allocate {
+            ZERO_CLUSTERS_MAX
+        } else {
+            DISCARD_CLUSTERS_MAX
+        };
+        let (address, count) = (change.cluster(), clusters.min(most));
+        let length = count * CLUSTER_BYTES;
+        if allocate || self.has_any(address.0, count) {
+            self.need_entries(1, effects)?;
+            self.zero(address, count, allocate)?;
+            let last = change.at + length == change.end;
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            let kind = if allocate {
+                EntryKind::Zero { address, count }
+            } else {
+                EntryKind::Discard { address, count }
+            };
+            self.log.push(&change.entry(kind, last));
+        }
+        change.at += length;
+        Ok(())
+    }
+
+    /// Makes clusters holes, or allocated zeros.
+    pub(crate) fn zero(
+        &mut self,
+        address: ClusterAddress,
+        count: u64,
+        allocate: bool,
+    ) -> Result<(), Missing> {
+        self.discard(address, address.0 + count)?;
+        if allocate {
+            for number in address.0..address.0 + count {
+                self.map.set(number, Some(Location::ZEROS))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any cluster of the range is mapped; a node that is not resident holds some.
+    fn has_any(&self, first: u64, count: u64) -> bool {
+        let mut found = false;
+        let seen = self.map.visit(first..first + count, |_, _| {
+            found = true;
+            ControlFlow::Break(())
+        });
+        found || seen.is_err()
+    }
+
+    /// Gives a cluster its slot in the log and its place in the map.
+    fn append_cluster(
+        &mut self,
+        change: &Change,
+        address: ClusterAddress,
+        cluster: &[u8],
+        last: bool,
+    ) -> Result<(), Missing> {
+        // Only to learn whether the leaf is here: nothing may be in the log that is not in the map.
+        self.map.get(address.0)?;
+        let crc = crc32c(cluster);
+        let (sco, slot) = self
+            .log
+            .push_cluster(address, crc, change.session.0, change.number, last);
+        self.place(address, Location::new(self.own_lineage(), sco, slot, crc))
+    }
+
+    /// Makes sure that a cluster fits the open SCO.
+    fn need_slot(&mut self, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        if self.log.room().slots > 0 {
+            Ok(())
+        } else {
+            self.make_room(effects)
+        }
+    }
+
+    /// Makes sure that entries fit the open SCO.
+    fn need_entries(&mut self, count: u16, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        if self.log.room().entries >= count {
+            Ok(())
+        } else {
+            self.make_room(effects)
+        }
+    }
+
+    /// Closes the full SCO and asks for the next: the change waits for it.
+    fn make_room(&mut self, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        self.close_sco(effects);
+        let opened = self.log.open_next(self.locals.synced_below(), effects);
+        opened.map_err(|text| Blocked::Refused(Refusal::reject(RefusalCode::NoSpace, text)))?;
+        Err(Blocked::Room)
+    }
+}
+
+/// Lays the change's bytes at its position over an old cluster.
+fn overlay(cluster: &mut [u8], change: &Change, length: u64) {
+    let to_index = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let within = to_index(change.at % CLUSTER_BYTES);
+    let part = &mut cluster[within..within + to_index(length)];
+    match &change.kind {
+        Kind::Data(data) => {
+            let from = to_index(change.at - change.start);
+            part.copy_from_slice(&data[from..from + part.len()]);
+        }
+        _ => part.fill(0),
+    }
+}

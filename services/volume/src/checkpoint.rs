@@ -1,0 +1,277 @@
+//! Checkpoints: when one is due, what it freezes, and what follows once it is stored.
+//!
+//! Keeps: the checkpoint under way, who waits for it, and what the newest manifest covers.
+//! Order: SCOs and map objects first, in any order; then the manifest; then local SCOs may be taken away.
+//! Crash: a checkpoint without its manifest is garbage; the manifest before it stands.
+//! Knows no storage.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use sconce_schemas::ids::Location;
+use sconce_schemas::manifest::{Manifest, SessionState};
+use sconce_schemas::wire::volume::{VolumeControlReply, VolumeReply};
+use sconce_schemas::{
+    BatchSeq, CheckpointId, DecodeError, Epoch, LineageIndex, ManifestSeq, ScoId, VolumeId, VolumeSize,
+};
+
+use crate::event::{CheckpointObject, Effect, StoredRoots, Ticket};
+use crate::scos::ScoState;
+use crate::tree::{Encoder, FrozenTree};
+use crate::volume::Volume;
+
+/// When a checkpoint is due.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckpointPolicy {
+    /// TLog entries since the last one: bounds the replay of a restart.
+    pub entries_max: u64,
+    /// Microseconds without a change, if there is anything to store.
+    pub idle_us: u64,
+    /// Microseconds since the first change that no manifest covers.
+    pub age_us: u64,
+}
+
+impl Default for CheckpointPolicy {
+    /// Half a second's worth of TLogs at a million entries a second; idle for 5 s; a minute old.
+    fn default() -> Self {
+        Self {
+            entries_max: 500_000,
+            idle_us: 5_000_000,
+            age_us: 60_000_000,
+        }
+    }
+}
+
+/// A volume's trees at one moment, to be encoded beside the volume.
+#[derive(Debug)]
+pub struct Frozen {
+    pub(crate) volume: VolumeId,
+    pub(crate) epoch: Epoch,
+    pub(crate) lineage: LineageIndex,
+    pub(crate) first: CheckpointId,
+    pub(crate) map: FrozenTree<Location>,
+    pub(crate) scos: FrozenTree<ScoState>,
+}
+
+impl Frozen {
+    /// Encodes what changed since the last checkpoint; only once for each frozen state.
+    ///
+    /// # Errors
+    /// A node that cannot be encoded (its object would be too large): a bug.
+    pub fn encode(&self) -> Result<(Vec<CheckpointObject>, StoredRoots), DecodeError> {
+        let mut encoder = Encoder::new(self.volume, self.epoch, self.lineage, self.first);
+        let map = encoder.tree(&self.map)?;
+        let scos = encoder.tree(&self.scos)?;
+        let (objects, checkpoint) = encoder.finish();
+        Ok((
+            objects,
+            StoredRoots {
+                map,
+                scos,
+                checkpoint,
+            },
+        ))
+    }
+}
+
+/// State of a volume's checkpoints.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    pub(crate) policy: CheckpointPolicy,
+    pub(crate) next_id: CheckpointId,
+    pub(crate) next_manifest: ManifestSeq,
+    /// The last batch that a stored manifest covers.
+    pub(crate) covered: BatchSeq,
+    /// A manifest is due though no batch is: none was ever stored, or the path changed.
+    pub(crate) manifest_due: bool,
+    /// TLog entries since the last freeze.
+    pub(crate) entries: u64,
+    first_change_us: u64,
+    last_change_us: u64,
+    running: Option<Running>,
+    syncs: VecDeque<(BatchSeq, Ticket)>,
+}
+
+/// The checkpoint under way: what was true when its trees were frozen.
+#[derive(Debug)]
+struct Running {
+    frozen: Arc<Frozen>,
+    covered: BatchSeq,
+    covered_sco: ScoId,
+    size: VolumeSize,
+    allocated: u64,
+    sessions: Vec<SessionState>,
+    roots: Option<StoredRoots>,
+    manifest: Option<ManifestSeq>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(policy: CheckpointPolicy, manifest: Option<&Manifest>) -> Self {
+        Self {
+            policy,
+            next_id: manifest.map_or(CheckpointId::FIRST, |m| m.checkpoint.next()),
+            next_manifest: manifest.map_or(ManifestSeq::FIRST, |m| m.seq.next()),
+            covered: manifest.map_or(BatchSeq::NONE, |m| m.covered),
+            manifest_due: manifest.is_none(),
+            entries: 0,
+            first_change_us: 0,
+            last_change_us: 0,
+            running: None,
+            syncs: VecDeque::new(),
+        }
+    }
+
+    /// A batch of this many entries left.
+    pub(crate) fn changed(&mut self, entries: u64, now_us: u64) {
+        if self.entries == 0 {
+            self.first_change_us = now_us;
+        }
+        self.entries += entries;
+        self.last_change_us = now_us;
+    }
+
+    /// Whether anything is not covered by a stored manifest.
+    pub(crate) fn dirty(&self, appended: BatchSeq) -> bool {
+        self.manifest_due || self.running.is_some() || appended > self.covered
+    }
+
+    fn due(&self, appended: BatchSeq, now_us: u64, pressed: bool) -> bool {
+        let old = |since: u64, limit: u64| now_us.saturating_sub(since) >= limit;
+        let aged =
+            old(self.last_change_us, self.policy.idle_us) || old(self.first_change_us, self.policy.age_us);
+        let wanted = pressed || !self.syncs.is_empty() || self.entries >= self.policy.entries_max || aged;
+        self.running.is_none() && (self.manifest_due || (appended > self.covered && wanted))
+    }
+
+    /// Requests that wait for a manifest that covers everything up to their batch.
+    pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Ticket> {
+        self.running = None;
+        std::mem::take(&mut self.syncs)
+            .into_iter()
+            .map(|(_, ticket)| ticket)
+    }
+}
+
+impl Volume {
+    /// A control request: answer when everything up to here is stored.
+    pub(crate) fn sync(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
+        self.end_batch(effects);
+        let appended = self.frontier.appended();
+        if !self.checkpoints.dirty(appended) {
+            effects.push(done(ticket));
+            return;
+        }
+        self.checkpoints.syncs.push_back((appended, ticket));
+    }
+
+    /// Begins a checkpoint if one is due: close the SCO, freeze the trees, ask for them to be stored.
+    pub(crate) fn checkpoint_if_due(&mut self, pressed: bool, effects: &mut Vec<Effect>) {
+        if !self
+            .checkpoints
+            .due(self.frontier.appended(), self.now_us, pressed)
+        {
+            return;
+        }
+        self.close_sco(effects);
+        let frozen = Arc::new(Frozen {
+            volume: self.id,
+            epoch: self.epoch,
+            lineage: self.own_lineage(),
+            first: self.checkpoints.next_id,
+            map: self.map.freeze(),
+            scos: self.scos.freeze(),
+        });
+        // An open SCO that is empty is not covered; neither is one that is being opened.
+        let next = self.log.open_sco().unwrap_or(self.log.next_sco());
+        self.checkpoints.running = Some(Running {
+            frozen: Arc::clone(&frozen),
+            covered: self.frontier.appended(),
+            covered_sco: next.prev(),
+            size: self.size,
+            allocated: self.map.count(),
+            sessions: self.sessions.save(),
+            roots: None,
+            manifest: None,
+        });
+        self.checkpoints.entries = 0;
+        self.checkpoints.manifest_due = false;
+        effects.push(Effect::StoreCheckpoint { frozen });
+    }
+
+    /// The checkpoint's objects are on the back ends.
+    pub(crate) fn checkpoint_stored(&mut self, roots: StoredRoots) {
+        if let Some(running) = &mut self.checkpoints.running {
+            running.roots = Some(roots);
+            self.checkpoints.next_id = roots.checkpoint.next();
+        }
+    }
+
+    /// Writes the manifest once everything that it refers to is on the back ends.
+    pub(crate) fn manifest_if_ready(&mut self, effects: &mut Vec<Effect>) {
+        let seq = self.checkpoints.next_manifest;
+        let Some(running) = &mut self.checkpoints.running else {
+            return;
+        };
+        let Some(roots) = running.roots else { return };
+        if running.manifest.is_some() || !self.locals.stored_upto(running.covered_sco) {
+            return;
+        }
+        running.manifest = Some(seq);
+        let manifest = Manifest {
+            volume: self.id,
+            seq,
+            epoch: self.epoch,
+            path: self.path.clone(),
+            pool: self.pool.clone(),
+            size: running.size,
+            sco_size: self.sco_size,
+            read_only: self.read_only,
+            allocated_clusters: running.allocated,
+            map: roots.map,
+            scos: roots.scos,
+            covered: running.covered,
+            covered_sco: running.covered_sco,
+            checkpoint: roots.checkpoint,
+            lineage: self.lineage.clone(),
+            epochs: self.epochs.clone(),
+            sessions: std::mem::take(&mut running.sessions),
+        };
+        effects.push(Effect::StoreManifest {
+            manifest: Box::new(manifest),
+        });
+    }
+
+    /// The manifest is stored: what it covers is safe without the write buffer.
+    pub(crate) fn manifest_stored(&mut self, seq: ManifestSeq, effects: &mut Vec<Effect>) {
+        let Some(running) = self
+            .checkpoints
+            .running
+            .take_if(|running| running.manifest == Some(seq))
+        else {
+            return;
+        };
+        self.checkpoints.next_manifest = seq.next();
+        self.checkpoints.covered = running.covered;
+        drop(running.frozen);
+        for sco in self.locals.covered(running.covered_sco) {
+            effects.push(Effect::Evictable { sco });
+        }
+        while let Some((_, ticket)) = self
+            .checkpoints
+            .syncs
+            .front()
+            .filter(|(upto, _)| *upto <= running.covered)
+            .copied()
+        {
+            self.checkpoints.syncs.pop_front();
+            effects.push(done(ticket));
+        }
+    }
+}
+
+fn done(ticket: Ticket) -> Effect {
+    Effect::Reply {
+        ticket,
+        reply: VolumeReply::Control(VolumeControlReply::Done),
+    }
+}

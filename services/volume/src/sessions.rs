@@ -1,0 +1,225 @@
+//! Sessions: which numbered operations of each client were applied.
+//!
+//! Keeps: for each session a window of numbers, from the first that may still come again.
+//! Order: a number is new, then pending, then applied; never back.
+//! Crash: the table travels in manifests, its changes in the TLog; what was applied and lost is new again.
+//! Knows no operations, only their numbers.
+
+use std::collections::{HashMap, VecDeque};
+
+use sconce_schemas::SessionId;
+use sconce_schemas::manifest::SessionState;
+
+use crate::event::SessionSlot;
+
+/// Sessions that a volume remembers; beyond it the one that was idle longest is forgotten.
+const SESSIONS_MAX: usize = 1024;
+/// How far numbers may run ahead of the first unanswered one: above every client's limit of held operations.
+const WINDOW_MAX: u64 = 65_536;
+
+/// What is known of an operation's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It never came, or what it did was lost.
+    New,
+    /// It came and is not acknowledged yet.
+    Pending,
+    /// It was applied.
+    Applied,
+    /// It is further ahead than any client may run.
+    TooFar,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    /// Number of the window's first place.
+    base: u64,
+    window: VecDeque<Seen>,
+    /// Whether the TLog (or a manifest) says what this slot stands for.
+    logged: bool,
+    open: bool,
+    used: u64,
+}
+
+/// The session table of a volume.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    slots: Vec<Session>,
+    by_id: HashMap<SessionId, SessionSlot>,
+    clock: u64,
+}
+
+impl Sessions {
+    /// The table that a manifest holds.
+    pub(crate) fn restore(states: &[SessionState]) -> Self {
+        let mut table = Self::default();
+        for state in states {
+            table.assign(SessionSlot(state.slot), SessionId(state.id));
+            table.slide(SessionSlot(state.slot), state.below);
+            state
+                .applied
+                .iter()
+                .for_each(|number| table.applied(SessionSlot(state.slot), *number));
+        }
+        table
+    }
+
+    /// The table for a manifest: only sessions that the log knows.
+    pub(crate) fn save(&self) -> Vec<SessionState> {
+        let saved = |(slot, session): (usize, &Session)| SessionState {
+            slot: u16::try_from(slot).unwrap_or(u16::MAX),
+            id: session.id.0,
+            below: session.base,
+            applied: (session.base..)
+                .zip(&session.window)
+                .filter(|(_, seen)| **seen == Seen::Applied)
+                .map(|(number, _)| number)
+                .collect(),
+        };
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| s.logged)
+            .map(saved)
+            .collect()
+    }
+
+    /// The slot of a session, old or new.
+    pub(crate) fn open(&mut self, id: SessionId) -> SessionSlot {
+        self.clock += 1;
+        let slot = self.by_id.get(&id).copied().unwrap_or_else(|| self.insert(id));
+        if let Some(session) = self.slots.get_mut(usize::from(slot.0)) {
+            session.open = true;
+            session.used = self.clock;
+        }
+        slot
+    }
+
+    /// The session sends nothing again: its slot may be given to another.
+    pub(crate) fn close(&mut self, slot: SessionSlot) {
+        if let Some(session) = self.slots.get_mut(usize::from(slot.0)) {
+            session.open = false;
+        }
+    }
+
+    fn insert(&mut self, id: SessionId) -> SessionSlot {
+        let slot = if self.slots.len() < SESSIONS_MAX {
+            self.slots.len()
+        } else {
+            let idle = self
+                .slots
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, s)| (s.open, s.used));
+            idle.map_or(0, |(slot, _)| slot)
+        };
+        let slot = SessionSlot(u16::try_from(slot).unwrap_or(0));
+        self.assign(slot, id);
+        if let Some(session) = self.slots.get_mut(usize::from(slot.0)) {
+            session.logged = false;
+        }
+        slot
+    }
+
+    /// Recovery: the log says what the slot stands for from here on.
+    pub(crate) fn assign(&mut self, slot: SessionSlot, id: SessionId) {
+        let at = usize::from(slot.0);
+        let session = || Session {
+            id: SessionId(0),
+            base: 0,
+            window: VecDeque::new(),
+            logged: true,
+            open: false,
+            used: 0,
+        };
+        while self.slots.len() <= at {
+            self.slots.push(session());
+        }
+        self.by_id.remove(&self.slots[at].id);
+        self.slots[at] = Session {
+            id,
+            used: self.clock,
+            ..session()
+        };
+        self.by_id.insert(id, slot);
+    }
+
+    /// The session's id, if the log does not know yet what the slot stands for; from now on it does.
+    pub(crate) fn take_unlogged(&mut self, slot: SessionSlot) -> Option<SessionId> {
+        let session = self.slots.get_mut(usize::from(slot.0))?;
+        (!std::mem::replace(&mut session.logged, true)).then_some(session.id)
+    }
+
+    /// An operation comes in: what is known of its number. A new one is pending from now on. `below` is the client's
+    /// word that it sends no number below that again.
+    pub(crate) fn begin(&mut self, slot: SessionSlot, number: u64, below: u64) -> Seen {
+        self.slide(slot, below.min(number));
+        let Some(session) = self.slots.get_mut(usize::from(slot.0)) else {
+            return Seen::TooFar;
+        };
+        let Some(at) = number.checked_sub(session.base) else {
+            return Seen::Applied;
+        };
+        if at >= WINDOW_MAX {
+            return Seen::TooFar;
+        }
+        let place = session.place(at);
+        std::mem::replace(
+            place,
+            if *place == Seen::New {
+                Seen::Pending
+            } else {
+                *place
+            },
+        )
+    }
+
+    /// The operation was applied (and will be acknowledged once it is held). In recovery numbers may be far apart:
+    /// the window slides.
+    pub(crate) fn applied(&mut self, slot: SessionSlot, number: u64) {
+        self.slide(slot, number.saturating_add(1).saturating_sub(WINDOW_MAX));
+        let Some(session) = self.slots.get_mut(usize::from(slot.0)) else {
+            return;
+        };
+        if let Some(at) = number.checked_sub(session.base) {
+            *session.place(at) = Seen::Applied;
+        }
+    }
+
+    /// The operation was refused: if it comes again it is new.
+    pub(crate) fn refused(&mut self, slot: SessionSlot, number: u64) {
+        let Some(session) = self.slots.get_mut(usize::from(slot.0)) else {
+            return;
+        };
+        if let Some(at) = number.checked_sub(session.base)
+            && let Some(place) = usize::try_from(at).ok().and_then(|at| session.window.get_mut(at))
+        {
+            *place = Seen::New;
+        }
+    }
+
+    fn slide(&mut self, slot: SessionSlot, below: u64) {
+        let Some(session) = self.slots.get_mut(usize::from(slot.0)) else {
+            return;
+        };
+        while session.base < below {
+            if session.window.pop_front().is_none() {
+                session.base = below;
+                return;
+            }
+            session.base += 1;
+        }
+    }
+}
+
+impl Session {
+    /// The window's place at `at` < [`WINDOW_MAX`], made if need be.
+    fn place(&mut self, at: u64) -> &mut Seen {
+        let at = usize::try_from(at).unwrap_or(0);
+        if self.window.len() <= at {
+            self.window.resize(at + 1, Seen::New);
+        }
+        &mut self.window[at]
+    }
+}

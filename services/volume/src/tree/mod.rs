@@ -1,0 +1,257 @@
+//! The volume's trees: radix trees of fan-out 512 with copy-on-write nodes.
+//!
+//! Keeps: a map from a number (cluster address, SCO id) to a small value; nodes shared by `Arc` with frozen roots.
+//! Order: a change touches the path from the root to its leaf; a frozen root never changes.
+//! Crash: nothing here survives; what was encoded by [`encode`](crate::tree::encode) does.
+//! Knows no storage: a node that is not resident is named by its [`NodeRef`], and the caller loads it.
+
+mod encode;
+mod node;
+mod range;
+
+use std::sync::Arc;
+
+use sconce_schemas::DecodeError;
+use sconce_schemas::checkpoint::{FANOUT, NodePlace, NodeRecord, NodeRef, TreeKind};
+use sconce_schemas::manifest::TreeRoot;
+
+pub(crate) use encode::Encoder;
+use node::{Child, Link, Node};
+
+/// Bits of a number that one level resolves.
+const LEVEL_BITS: u32 = FANOUT.trailing_zeros();
+/// Height at which a tree covers every `u64` in use (2^63 numbers).
+const HEIGHT_MAX: u8 = 6;
+
+/// A value of a tree: small, and stored in a fixed number of bytes.
+pub(crate) trait Value: Copy + PartialEq + std::fmt::Debug {
+    /// Stored bytes.
+    const WIDTH: u8;
+    /// Which tree its nodes belong to.
+    const TREE: TreeKind;
+
+    /// Appends the stored bytes.
+    fn put(&self, out: &mut Vec<u8>);
+
+    /// The value that `WIDTH` bytes store.
+    ///
+    /// # Errors
+    /// Bytes that no version wrote.
+    fn take(bytes: &[u8]) -> Result<Self, DecodeError>;
+}
+
+/// A node that is needed and not resident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Missing {
+    /// Where it belongs.
+    pub(crate) place: NodePlace,
+    /// Where it is stored.
+    pub(crate) reference: NodeRef,
+}
+
+/// A radix tree from numbers to values.
+#[derive(Debug)]
+pub(crate) struct Tree<V> {
+    height: u8,
+    root: Option<Child<V>>,
+    resident_bytes: u64,
+    sweep_at: u64,
+}
+
+/// A tree as it was at one moment; cheap to make, and never changes.
+#[derive(Debug, Clone)]
+pub(crate) struct FrozenTree<V> {
+    height: u8,
+    root: Option<Child<V>>,
+}
+
+/// Numbers that a subtree of this height covers.
+const fn span(height: u8) -> u64 {
+    1 << (LEVEL_BITS * (height as u32 + 1))
+}
+
+/// The slot of `number` in a node of this height.
+fn slot_of(number: u64, height: u8) -> usize {
+    let shifted = number >> (LEVEL_BITS * u32::from(height));
+    usize::try_from(shifted % FANOUT as u64).unwrap_or(0)
+}
+
+/// Where the node of this height over `number` is in its tree.
+fn place_of<V: Value>(number: u64, height: u8) -> NodePlace {
+    NodePlace {
+        tree: V::TREE,
+        level: height,
+        index: number / span(height),
+    }
+}
+
+impl<V: Value> Default for Tree<V> {
+    fn default() -> Self {
+        Self {
+            height: 0,
+            root: None,
+            resident_bytes: 0,
+            sweep_at: 0,
+        }
+    }
+}
+
+impl<V: Value> Tree<V> {
+    /// The tree with a stored root, and the number of its values; nothing of it is resident yet.
+    pub(crate) fn stored(root: TreeRoot, count: u64) -> Self {
+        let link = root.node.map(|reference| Child {
+            count,
+            link: Link::Stored(reference),
+        });
+        Self {
+            height: root.height,
+            root: link,
+            resident_bytes: 0,
+            sweep_at: 0,
+        }
+    }
+
+    /// How many numbers have a value.
+    pub(crate) fn count(&self) -> u64 {
+        self.root.as_ref().map_or(0, |root| root.count)
+    }
+
+    /// Memory that the resident nodes take, in bytes; nodes that only a frozen root holds are not counted.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.resident_bytes
+    }
+
+    /// The tree as it is now.
+    pub(crate) fn freeze(&self) -> FrozenTree<V> {
+        FrozenTree {
+            height: self.height,
+            root: self.root.clone(),
+        }
+    }
+
+    /// The value of `number`, if it has one.
+    ///
+    /// # Errors
+    /// The node that has to be loaded first.
+    pub(crate) fn get(&self, number: u64) -> Result<Option<V>, Missing> {
+        if number >= span(self.height) {
+            return Ok(None);
+        }
+        let mut height = self.height;
+        let mut child = self.root.as_ref();
+        loop {
+            let Some(Child { link, .. }) = child else {
+                return Ok(None);
+            };
+            let node = match link {
+                Link::Resident(node) => node,
+                Link::Stored(reference) => {
+                    return Err(Missing {
+                        place: place_of::<V>(number, height),
+                        reference: *reference,
+                    });
+                }
+            };
+            match &**node {
+                Node::Leaf(leaf) => {
+                    leaf.state.touch();
+                    return Ok(leaf.get(slot_of(number, 0)));
+                }
+                Node::Inner(inner) => {
+                    child = inner.get(slot_of(number, height));
+                    height -= 1;
+                }
+            }
+        }
+    }
+
+    /// Sets (or with `None` removes) the value of `number`; gives the one before.
+    ///
+    /// # Errors
+    /// The node that has to be loaded first; then nothing was changed.
+    pub(crate) fn set(&mut self, number: u64, value: Option<V>) -> Result<Option<V>, Missing> {
+        let before = self.get(number)?;
+        if before == value {
+            return Ok(before);
+        }
+        if value.is_some() {
+            self.grow_to(number);
+        }
+        let change = i64::from(value.is_some()) - i64::from(before.is_some());
+        let grown = node::set(&mut self.root, self.height, number, value, change);
+        self.resident_bytes = self.resident_bytes.saturating_add_signed(grown);
+        Ok(before)
+    }
+
+    /// Raises the tree until it covers `number`.
+    fn grow_to(&mut self, number: u64) {
+        while number >= span(self.height) && self.height < HEIGHT_MAX {
+            self.height += 1;
+            if let Some(root) = self.root.take() {
+                let (raised, bytes) = node::raise(root);
+                self.root = Some(raised);
+                self.resident_bytes += bytes;
+            }
+        }
+    }
+
+    /// Puts a loaded node in its place. A node that is no longer wanted there (it was dropped, or loaded twice) is
+    /// ignored: slow work is judged again when it returns.
+    ///
+    /// # Errors
+    /// Records that do not make a node of this place.
+    pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), DecodeError> {
+        let node = Node::from_records(missing.place, missing.reference, records)?;
+        let mut height = self.height;
+        let first = missing.place.index.saturating_mul(span(missing.place.level));
+        if missing.place.level > height || first >= span(height) {
+            return Ok(());
+        }
+        let mut child = self.root.as_mut();
+        while let Some(Child { link, .. }) = child {
+            if height == missing.place.level {
+                if matches!(link, Link::Stored(reference) if *reference == missing.reference) {
+                    self.resident_bytes += node.memory();
+                    *link = Link::Resident(Arc::new(node));
+                }
+                return Ok(());
+            }
+            let Link::Resident(inner) = link else {
+                return Ok(());
+            };
+            // A copy of a shared inner node is cheap, and the frozen root keeps its own.
+            let Node::Inner(inner) = Arc::make_mut(inner) else {
+                return Ok(());
+            };
+            child = inner.get_mut(slot_of(first, height));
+            height -= 1;
+        }
+        Ok(())
+    }
+
+    /// Drops clean leaves, those first that were not used since the last sweep passed them, until at most `budget`
+    /// bytes are resident. Gives the bytes that are resident then: more than the budget where leaves are not stored.
+    pub(crate) fn evict(&mut self, budget: u64) -> u64 {
+        // The first round takes away the marks of use, the second goes on to where this one began.
+        for _ in 0..2 {
+            self.sweep(budget);
+        }
+        self.resident_bytes
+    }
+
+    fn sweep(&mut self, budget: u64) {
+        if self.resident_bytes > budget
+            && let Some(root) = &mut self.root
+        {
+            let mut sweep = node::Sweep {
+                resident: self.resident_bytes,
+                budget,
+                from: self.sweep_at,
+                stopped_at: None,
+            };
+            sweep.visit(root, self.height, 0);
+            self.sweep_at = sweep.stopped_at.unwrap_or(0);
+            self.resident_bytes = sweep.resident;
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Ranges of numbers: visiting the values in one, and removing them.
+//!
+//! Removing a range drops whole subtrees without loading them: discarding an empty 2 TiB costs nothing.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use super::node::{Child, Link, Node};
+use super::{Missing, Tree, Value, place_of, slot_of, span};
+
+/// Visits `(number, value)` pairs; `Break` ends the visit.
+type Visit<'a, V> = dyn FnMut(u64, V) -> ControlFlow<()> + 'a;
+
+impl<V: Value> Tree<V> {
+    /// Visits the values of `range` in order, passing over whole empty subtrees, until `visit` breaks.
+    ///
+    /// # Errors
+    /// The node that has to be loaded first; what was visited before it stands.
+    pub(crate) fn visit(
+        &self,
+        range: Range<u64>,
+        mut visit: impl FnMut(u64, V) -> ControlFlow<()>,
+    ) -> Result<(), Missing> {
+        let Some(root) = &self.root else { return Ok(()) };
+        visit_child(root, self.height, 0, &range, &mut visit).map(|_| ())
+    }
+
+    /// Removes all values of `range`. `dropped` is told of each that was resident; subtrees that are not are dropped
+    /// whole, unseen (what they refer to is found dead by the scrubber). Gives how many values are gone.
+    ///
+    /// # Errors
+    /// A node at an edge of the range that has to be loaded first; then nothing was changed.
+    pub(crate) fn clear(&mut self, range: Range<u64>, mut dropped: impl FnMut(V)) -> Result<u64, Missing> {
+        let Some(root) = &self.root else { return Ok(0) };
+        require_edges(root, self.height, 0, &range)?;
+        let before = self.count();
+        let freed = clear_child(&mut self.root, self.height, 0, &range, &mut dropped);
+        self.resident_bytes = self.resident_bytes.saturating_sub(freed);
+        Ok(before - self.count())
+    }
+}
+
+fn overlaps(first: u64, height: u8, range: &Range<u64>) -> bool {
+    first < range.end && first.saturating_add(span(height)) > range.start
+}
+
+fn inside(first: u64, height: u8, range: &Range<u64>) -> bool {
+    range.start <= first && first.saturating_add(span(height)) <= range.end
+}
+
+fn visit_child<V: Value>(
+    child: &Child<V>,
+    height: u8,
+    first: u64,
+    range: &Range<u64>,
+    visit: &mut Visit<'_, V>,
+) -> Result<ControlFlow<()>, Missing> {
+    if !overlaps(first, height, range) {
+        return Ok(ControlFlow::Continue(()));
+    }
+    let node = match &child.link {
+        Link::Resident(node) => node,
+        Link::Stored(reference) => {
+            return Err(Missing {
+                place: place_of::<V>(first, height),
+                reference: *reference,
+            });
+        }
+    };
+    match &**node {
+        Node::Leaf(leaf) => {
+            leaf.state.touch();
+            // A lone cluster is the common case: find it by its rank.
+            if range.end - range.start == 1 {
+                let value = leaf.get(slot_of(range.start, 0));
+                return Ok(value.map_or(ControlFlow::Continue(()), |value| visit(range.start, value)));
+            }
+            for (slot, value) in leaf.iter() {
+                let number = first + slot as u64;
+                if range.contains(&number) && visit(number, *value).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Node::Inner(inner) => {
+            for (slot, below) in inner.iter() {
+                let at = first + slot as u64 * span(height - 1);
+                if visit_child(below, height - 1, at, range, visit)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Checks that the nodes that the range covers in part are resident.
+fn require_edges<V: Value>(
+    child: &Child<V>,
+    height: u8,
+    first: u64,
+    range: &Range<u64>,
+) -> Result<(), Missing> {
+    if !overlaps(first, height, range) || inside(first, height, range) {
+        return Ok(());
+    }
+    match &child.link {
+        Link::Stored(reference) => Err(Missing {
+            place: place_of::<V>(first, height),
+            reference: *reference,
+        }),
+        Link::Resident(node) => match &**node {
+            Node::Leaf(_) => Ok(()),
+            Node::Inner(inner) => inner.iter().try_for_each(|(slot, below)| {
+                require_edges(below, height - 1, first + slot as u64 * span(height - 1), range)
+            }),
+        },
+    }
+}
+
+/// Removes the range below `link`; gives the bytes of memory that went.
+fn clear_child<V: Value>(
+    link: &mut Option<Child<V>>,
+    height: u8,
+    first: u64,
+    range: &Range<u64>,
+    dropped: &mut dyn FnMut(V),
+) -> u64 {
+    let Some(child) = link.as_mut().filter(|_| overlaps(first, height, range)) else {
+        return 0;
+    };
+    if inside(first, height, range) {
+        let freed = drop_all(child, dropped);
+        *link = None;
+        return freed;
+    }
+    let Link::Resident(shared) = &mut child.link else {
+        return 0;
+    };
+    let node = Arc::make_mut(shared);
+    let mut freed = 0;
+    let mut count = 0;
+    match node {
+        Node::Leaf(leaf) => {
+            let slots = leaf.present;
+            for slot in slots
+                .iter()
+                .filter(|slot| range.contains(&(first + *slot as u64)))
+            {
+                if let Some(value) = leaf.get(slot) {
+                    dropped(value);
+                }
+                leaf.put(slot, None);
+            }
+            count += leaf.items.len() as u64;
+        }
+        Node::Inner(inner) => {
+            let slots = inner.present;
+            for slot in slots.iter() {
+                let at = first + slot as u64 * span(height - 1);
+                if overlaps(at, height - 1, range) {
+                    let mut below = inner.get(slot).cloned();
+                    inner.put(slot, None);
+                    freed += clear_child(&mut below, height - 1, at, range, dropped);
+                    inner.put(slot, below);
+                }
+            }
+            count += inner.items.iter().map(|below| below.count).sum::<u64>();
+        }
+    }
+    child.count = count;
+    if count == 0 {
+        freed += node.memory();
+        *link = None;
+    }
+    freed
+}
+
+fn drop_all<V: Value>(child: &Child<V>, dropped: &mut dyn FnMut(V)) -> u64 {
+    let Link::Resident(node) = &child.link else {
+        return 0;
+    };
+    let below = match &**node {
+        Node::Leaf(leaf) => {
+            leaf.items.iter().for_each(|value| dropped(*value));
+            0
+        }
+        Node::Inner(inner) => inner.items.iter().map(|below| drop_all(below, dropped)).sum(),
+    };
+    below + node.memory()
+}
