@@ -1,1 +1,3 @@
 //! Placeholder replaced within the first commits.
+
+pub mod names;

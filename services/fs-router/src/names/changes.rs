@@ -104,12 +104,13 @@ impl Names {
             match self.registry.commit(changes.0.into_values().collect()).await {
                 Ok(_) => return Ok(outcome),
                 Err(CommitError::Conflict { .. }) => {}
-                Err(error) if Instant::now() >= give_up => {
-                    return Err(NamesError::Unavailable {
-                        cause: error.to_string(),
-                    });
+                Err(error @ (CommitError::Unknown { .. } | CommitError::Unavailable { .. })) => {
+                    if Instant::now() >= give_up {
+                        return Err(unavailable(error));
+                    }
+                    attempt.unsure |= matches!(error, CommitError::Unknown { .. });
                 }
-                Err(_) => attempt.unsure = true,
+                Err(error) => return Err(unavailable(error)),
             }
             self.pause(tried).await;
         }
@@ -153,18 +154,20 @@ impl Names {
         let mut tried = 0;
         loop {
             match ask().await {
-                Ok(answer) => return Ok(answer),
-                Err(error) if Instant::now() >= give_up => {
-                    return Err(NamesError::Unavailable {
-                        cause: error.to_string(),
-                    });
-                }
-                Err(_) => {
+                Err(error @ RegistryError::Unavailable { .. }) if Instant::now() < give_up => {
+                    tracing::debug!(%error, "asking the registry again");
                     tried += 1;
                     self.pause(tried).await;
                 }
+                answer => return answer.map_err(unavailable),
             }
         }
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> NamesError {
+    NamesError::Unavailable {
+        cause: error.to_string(),
     }
 }
 

@@ -101,7 +101,7 @@ pub enum NamesError {
         attempts: u32,
     },
     /// The registry does not answer.
-    #[error("the registry does not answer: {cause}")]
+    #[error("{cause}")]
     Unavailable {
         /// What the registry's client said.
         cause: String,
