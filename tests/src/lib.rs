@@ -7,10 +7,12 @@
 
 pub mod client;
 pub mod cluster;
+pub mod fsx;
 pub mod guest;
 pub mod image;
 
 pub mod logs;
+pub mod loop_device;
 pub mod nbd;
 pub mod stamps;
 pub mod wait;

@@ -1,0 +1,121 @@
+//! fio: the client of all measurements.
+//!
+//! Keeps: nothing.
+//! Order: a run's figures count from fio's own start of the clock, not from the process's start.
+//! Crash: a fio that overstays is ended by `timeout`.
+//! Knows fio 3.33's options and its JSON.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::workload::Workload;
+
+/// Seconds that a fio may take beyond its run time: connecting, and the last requests of a stalled server.
+const GRACE: u32 = 60;
+
+/// What a run reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Figures {
+    /// Operations per second.
+    pub(crate) per_second: f64,
+    /// Bytes per second.
+    pub(crate) bytes_per_second: f64,
+    /// Operations of the whole run.
+    pub(crate) operations: u64,
+    /// Median time of an operation in microseconds.
+    pub(crate) median_us: f64,
+    /// 99th percentile of an operation's time in microseconds.
+    pub(crate) p99_us: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Told {
+    jobs: Vec<Job>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Job {
+    error: i64,
+    read: Side,
+    write: Side,
+}
+
+#[derive(Debug, Deserialize)]
+struct Side {
+    iops: f64,
+    bw_bytes: f64,
+    total_ios: u64,
+    clat_ns: Latency,
+}
+
+#[derive(Debug, Deserialize)]
+struct Latency {
+    #[serde(default)]
+    percentile: std::collections::BTreeMap<String, f64>,
+}
+
+/// Writes the whole disk once, in order.
+pub(super) fn fill(uri: &str, size_mib: u32) -> Result<()> {
+    let mut command = fio(uri, size_mib, 600);
+    command.args(["--rw=write", "--bs=1m", "--iodepth=4", "--end_fsync=1"]);
+    figures(&mut command, true).map(drop)
+}
+
+/// Runs a workload for so many seconds.
+pub(super) fn run(workload: &Workload, uri: &str, size_mib: u32, seconds: u32) -> Result<Figures> {
+    let mut command = fio(uri, size_mib, seconds + GRACE);
+    command
+        .arg(format!("--rw={}", workload.rw))
+        .arg(format!("--bs={}", workload.block))
+        .arg(format!("--iodepth={}", workload.depth))
+        .arg(format!("--runtime={seconds}"))
+        .args(["--time_based", "--norandommap"]);
+    if let Some(writes) = workload.flush_each {
+        command.arg(format!("--fsync={writes}"));
+    }
+    figures(&mut command, workload.rw.ends_with("write"))
+}
+
+fn fio(uri: &str, size_mib: u32, limit: u32) -> Command {
+    let mut command = Command::new("timeout");
+    command
+        .args([
+            &limit.to_string(),
+            "fio",
+            "--name=bench",
+            "--ioengine=nbd",
+            "--output-format=json",
+        ])
+        .arg(format!("--uri={uri}"))
+        .arg(format!("--size={size_mib}m"));
+    command
+}
+
+fn figures(command: &mut Command, writes: bool) -> Result<Figures> {
+    let output = command.output().context("fio (Debian package fio)")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}: {}{}", output.status, text.trim(), said.trim());
+    }
+    // fio tells of its connection before the JSON begins.
+    let json = text.find('{').and_then(|at| text.get(at..)).unwrap_or_default();
+    let told: Told = serde_json::from_str(json).context("fio's JSON")?;
+    let Some(job) = told.jobs.into_iter().next() else {
+        bail!("fio told of no job");
+    };
+    if job.error != 0 {
+        bail!("fio's job ended with error {}", job.error);
+    }
+    let side = if writes { job.write } else { job.read };
+    let percentile = |name: &str| side.clat_ns.percentile.get(name).map_or(0.0, |ns| ns / 1000.0);
+    Ok(Figures {
+        per_second: side.iops,
+        bytes_per_second: side.bw_bytes,
+        operations: side.total_ios,
+        median_us: percentile("50.000000"),
+        p99_us: percentile("99.000000"),
+    })
+}

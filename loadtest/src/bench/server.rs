@@ -1,0 +1,264 @@
+//! The servers that are compared: Sconce's three services, and qemu-nbd on a raw file with two kinds of caching.
+//!
+//! Keeps: the processes, and the directory with their data.
+//! Order: a server is measured once it is quiet: what an earlier run left to do is done.
+//! Crash: dropped without `stop`, the processes are killed.
+//! Knows how each is started and asked to end.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+
+use super::cpu;
+
+const SERVICES: [&str; 3] = ["fs-router", "volume-router", "storage-router"];
+const VOLUME: &str = "/bench.raw";
+/// A server that uses no more of a core than this is quiet.
+const QUIET_SHARE: f64 = 0.03;
+const QUIET_OVER: Duration = Duration::from_millis(700);
+const QUIET_WITHIN: Duration = Duration::from_secs(120);
+const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) enum Kind {
+    /// The three services.
+    Sconce,
+    /// qemu-nbd, `--cache=none --aio=io_uring`.
+    QemuNone,
+    /// qemu-nbd, `--cache=writeback`.
+    QemuWriteback,
+}
+
+impl Kind {
+    pub(super) const ALL: [Kind; 3] = [Kind::QemuNone, Kind::Sconce, Kind::QemuWriteback];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Kind::Sconce => "Sconce",
+            Kind::QemuNone => "qemu-nbd none",
+            Kind::QemuWriteback => "qemu-nbd writeback",
+        }
+    }
+}
+
+/// What an idle Sconce does.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Idle {
+    /// Over how long this was watched.
+    pub(crate) seconds: u32,
+    /// Share of one core that all services together used.
+    pub(crate) core_share: f64,
+    /// Files of the back end that were made, changed, read or removed meanwhile.
+    pub(crate) backend_touches: usize,
+}
+
+/// A running server with a disk.
+#[derive(Debug)]
+pub(super) struct Server {
+    kind: Kind,
+    dir: PathBuf,
+    uri: String,
+    qemu: Option<Child>,
+    stopped: bool,
+}
+
+impl Server {
+    /// Starts one with an empty disk below `dir`.
+    pub(super) fn start(kind: Kind, dir: &Path, size_mib: u32) -> Result<Server> {
+        match kind {
+            Kind::Sconce => Self::start_sconce(&dir.join("run"), size_mib),
+            Kind::QemuNone => Self::start_qemu(kind, dir, size_mib, &["--cache=none", "--aio=io_uring"]),
+            Kind::QemuWriteback => Self::start_qemu(kind, dir, size_mib, &["--cache=writeback"]),
+        }
+    }
+
+    fn start_sconce(run: &Path, size_mib: u32) -> Result<Server> {
+        let server = Server {
+            kind: Kind::Sconce,
+            dir: run.to_owned(),
+            uri: format!("nbd+unix:///{VOLUME}?socket={}/nbd.sock", run.display()),
+            qemu: None,
+            stopped: false,
+        };
+        server.script("up")?;
+        let sconce = binaries()?.join("sconce");
+        let mut create = Command::new(sconce);
+        create.arg("--settings").arg(run.join("sconce.toml"));
+        succeed(create.args(["volume", "create", VOLUME, "--size", &format!("{size_mib}M")]))?;
+        Ok(server)
+    }
+
+    fn start_qemu(kind: Kind, dir: &Path, size_mib: u32, options: &[&str]) -> Result<Server> {
+        let name = format!("{kind:?}");
+        let (disk, socket) = (dir.join(format!("{name}.raw")), dir.join(format!("{name}.sock")));
+        File::create(&disk)?.set_len(u64::from(size_mib) << 20)?;
+        let child = Command::new("qemu-nbd")
+            .args(["--persistent", "--shared=8", "--format=raw", "--discard=unmap"])
+            .args(options)
+            .arg("--socket")
+            .arg(&socket)
+            .arg(&disk)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("qemu-nbd (Debian package qemu-utils)")?;
+        let uri = format!("nbd+unix:///?socket={}", socket.display());
+        let server = Server {
+            kind,
+            dir: dir.to_owned(),
+            uri,
+            qemu: Some(child),
+            stopped: false,
+        };
+        let begun = Instant::now();
+        while !socket.exists() {
+            ensure!(begun.elapsed() < START_WITHIN, "{} does not start", kind.name());
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(server)
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// CPU seconds of all the server's processes since they started.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        self.pids()?.into_iter().map(cpu::seconds).sum()
+    }
+
+    fn pids(&self) -> Result<Vec<u32>> {
+        match &self.qemu {
+            Some(child) => Ok(vec![child.id()]),
+            None => SERVICES.iter().map(|service| self.pid(service)).collect(),
+        }
+    }
+
+    fn pid(&self, service: &str) -> Result<u32> {
+        let path = self.dir.join(format!("{service}.pid"));
+        let text = fs::read_to_string(&path).with_context(|| format!("pid file {}", path.display()))?;
+        text.trim()
+            .parse()
+            .with_context(|| format!("pid file {} holds {text:?}", path.display()))
+    }
+
+    /// Waits until the server has nothing left to do and the kernel has written what it kept back.
+    pub(super) fn settle(&self) -> Result<()> {
+        succeed(&mut Command::new("sync"))?;
+        let begun = Instant::now();
+        while begun.elapsed() < QUIET_WITHIN {
+            let before = self.cpu_seconds()?;
+            thread::sleep(QUIET_OVER);
+            if self.cpu_seconds()? - before <= QUIET_SHARE * QUIET_OVER.as_secs_f64() {
+                return Ok(());
+            }
+        }
+        bail!(
+            "{} is still busy {QUIET_WITHIN:?} after its last request",
+            self.kind.name()
+        )
+    }
+
+    /// Watches Sconce doing nothing.
+    pub(super) fn idle(&self, seconds: u32) -> Result<Idle> {
+        self.settle()?;
+        let (files, cpu) = (self.backend_files()?, self.cpu_seconds()?);
+        thread::sleep(Duration::from_secs(u64::from(seconds)));
+        let core_share = (self.cpu_seconds()? - cpu) / f64::from(seconds);
+        let after = self.backend_files()?;
+        let gone = files.iter().filter(|file| !after.contains(file)).count();
+        let come = after.iter().filter(|file| !files.contains(file)).count();
+        Ok(Idle {
+            seconds,
+            core_share,
+            backend_touches: gone.max(come),
+        })
+    }
+
+    /// Every file of the back end with the times of its last reading and its last change.
+    fn backend_files(&self) -> Result<Vec<(PathBuf, SystemTime, SystemTime)>> {
+        let mut found = Vec::new();
+        let mut open = vec![self.dir.join("backend")];
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(&dir).with_context(|| format!("directory {}", dir.display()))? {
+                let (path, meta) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+                if meta.is_dir() {
+                    open.push(path);
+                } else {
+                    found.push((path, meta.accessed()?, meta.modified()?));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Ends the server in order.
+    pub(super) fn stop(mut self) -> Result<()> {
+        self.stopped = true;
+        match &mut self.qemu {
+            Some(child) => {
+                child.kill()?;
+                child.wait()?;
+                Ok(())
+            }
+            None => self.script("down"),
+        }
+    }
+
+    fn script(&self, what: &str) -> Result<()> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/local/cluster");
+        let mut command = Command::new(script);
+        command.arg(what).env("RUN", &self.dir).env("BIN", binaries()?);
+        succeed(&mut command)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        match &mut self.qemu {
+            Some(child) => {
+                // It has ended already, or does so now; there is nobody to tell.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            None => {
+                let _ = self.script("down");
+            }
+        }
+    }
+}
+
+/// Where the services' binaries are: beside this one.
+fn binaries() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    here.parent()
+        .map(Path::to_owned)
+        .context("loadtest's own directory")
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}: {}",
+        output.status,
+        said.trim()
+    );
+    Ok(())
+}
