@@ -5,14 +5,15 @@
 //! ```text
 //! [0, {hello}]                                                      first message of a client
 //! [1, {welcome}]                                                    the server's answer
-//! [2, received, [[id, data_len, trace, body], ...]]                 requests
-//! [3, [[id, data_len, body], ...]]                                  replies
-//! [4, nonce]  [5, nonce]                                            ping, pong
+//! [2, mark, [[id, data_len, reply_len, trace, body], ...]]          requests
+//! [3, mark, [[id, data_len, body], ...]]                            replies
+//! [4, mark]  [5, mark]                                              ping, pong
 //! [6, refusal]                                                      goodbye: why the connection ends
 //! ```
 //!
-//! `received` counts, modulo 2^64, the bytes (header and data) of all reply messages that the client has taken
-//! in since the greeting: the server's bound on what it has sent and nobody has read.
+//! A `mark` bounds what a server has sent and nobody has read. The server puts one into each `Replies` and `Pong`;
+//! the client gives back the newest that it has taken in with each `Requests` and `Ping` (0 before the first).
+//! A mark cannot be guessed, so a client that does not read cannot pretend that it does.
 
 use serde::{Deserialize, Serialize};
 
@@ -107,16 +108,21 @@ pub enum Header<B> {
     Welcome(Welcome),
     /// A batch of requests.
     Requests {
-        /// Reply bytes that the client has taken in so far.
-        received: u64,
+        /// The newest mark that the client has taken in; 0 before the first.
+        mark: u64,
         /// The requests, in order.
         requests: Vec<Request<B>>,
     },
     /// A batch of replies.
-    Replies(Vec<Reply<B>>),
-    /// Are you there?
+    Replies {
+        /// Proof, once it comes back, that the client has taken this message in.
+        mark: u64,
+        /// The replies, in order.
+        replies: Vec<Reply<B>>,
+    },
+    /// Are you there? With the newest mark that the client has taken in.
     Ping(u64),
-    /// I am.
+    /// I am, with a mark as in `Replies`.
     Pong(u64),
     /// The connection ends, and why.
     Goodbye(Refusal),
@@ -129,6 +135,8 @@ pub struct Request<B> {
     pub id: u64,
     /// Its share of the data frame, in bytes.
     pub data_len: u32,
+    /// Data that the client expects back, in bytes: part of the credit that the request takes.
+    pub reply_len: u32,
     /// Operation id for traces, the same in every service that the operation passes; 0 for none.
     pub trace: u64,
     /// The protocol's body.
@@ -154,14 +162,27 @@ const PING: u64 = 4;
 const PONG: u64 = 5;
 const GOODBYE: u64 = 6;
 
+/// Most requests that a client may have outstanding on a connection, whatever their size.
+pub const OUTSTANDING_MAX: usize = 65_536;
+/// Credit that a request takes beside its body, its data and its expected reply data: what both sides keep for it.
+pub const REQUEST_OVERHEAD: u64 = 64;
+
 /// Most requests or replies in one message: bounds what a hostile header makes the decoder allocate.
 pub const BATCH_MAX: usize = 4096;
 
 /// Appends a request to the requests of a batch header under construction (see [`close_requests`]).
-pub fn put_request<B: Body>(out: &mut Vec<u8>, id: u64, data_len: u32, trace: u64, body: &B) {
-    put_array(out, 4);
+pub fn put_request<B: Body>(
+    out: &mut Vec<u8>,
+    id: u64,
+    data_len: u32,
+    reply_len: u32,
+    trace: u64,
+    body: &B,
+) {
+    put_array(out, 5);
     put_uint(out, id);
     put_uint(out, u64::from(data_len));
+    put_uint(out, u64::from(reply_len));
     put_uint(out, trace);
     body.encode(out);
 }
@@ -175,18 +196,19 @@ pub fn put_reply<B: Body>(out: &mut Vec<u8>, id: u64, data_len: u32, body: &B) {
 }
 
 /// Writes into `out` the header of a batch of `count` requests that [`put_request`] appended to `requests`.
-pub fn close_requests(out: &mut Vec<u8>, received: u64, count: usize, requests: &[u8]) {
+pub fn close_requests(out: &mut Vec<u8>, mark: u64, count: usize, requests: &[u8]) {
     put_array(out, 3);
     put_uint(out, REQUESTS);
-    put_uint(out, received);
+    put_uint(out, mark);
     put_array(out, count);
     out.extend_from_slice(requests);
 }
 
 /// Writes into `out` the header of a batch of `count` replies that [`put_reply`] appended to `replies`.
-pub fn close_replies(out: &mut Vec<u8>, count: usize, replies: &[u8]) {
-    put_array(out, 2);
+pub fn close_replies(out: &mut Vec<u8>, mark: u64, count: usize, replies: &[u8]) {
+    put_array(out, 3);
     put_uint(out, REPLIES);
+    put_uint(out, mark);
     put_array(out, count);
     out.extend_from_slice(replies);
 }
@@ -205,14 +227,14 @@ impl<B: Body> Header<B> {
                 put_uint(out, WELCOME);
                 put_named(out, welcome);
             }
-            Header::Requests { received, requests } => {
-                close_requests(out, *received, requests.len(), &[]);
+            Header::Requests { mark, requests } => {
+                close_requests(out, *mark, requests.len(), &[]);
                 requests
                     .iter()
-                    .for_each(|r| put_request(out, r.id, r.data_len, r.trace, &r.body));
+                    .for_each(|r| put_request(out, r.id, r.data_len, r.reply_len, r.trace, &r.body));
             }
-            Header::Replies(replies) => {
-                close_replies(out, replies.len(), &[]);
+            Header::Replies { mark, replies } => {
+                close_replies(out, *mark, replies.len(), &[]);
                 replies
                     .iter()
                     .for_each(|r| put_reply(out, r.id, r.data_len, &r.body));
@@ -239,15 +261,16 @@ impl<B: Body> Header<B> {
             HELLO => Header::Hello(take_named(input, "hello")?),
             WELCOME => Header::Welcome(take_named(input, "welcome")?),
             REQUESTS => {
-                let received = take_uint(input, "header.received")?;
+                let mark = take_uint(input, "header.mark")?;
                 let requests = take_batch(input, take_request)?;
                 check_shares(requests.iter().map(|r| r.data_len), data_len)?;
-                Header::Requests { received, requests }
+                Header::Requests { mark, requests }
             }
             REPLIES => {
+                let mark = take_uint(input, "header.mark")?;
                 let replies = take_batch(input, take_reply)?;
                 check_shares(replies.iter().map(|r| r.data_len), data_len)?;
-                Header::Replies(replies)
+                Header::Replies { mark, replies }
             }
             PING => Header::Ping(take_uint(input, "ping")?),
             PONG => Header::Pong(take_uint(input, "pong")?),
@@ -260,10 +283,9 @@ impl<B: Body> Header<B> {
                 });
             }
         };
-        let taken = if matches!(header, Header::Requests { .. }) {
-            1
-        } else {
-            0
+        let taken = match header {
+            Header::Requests { .. } | Header::Replies { .. } => 1,
+            _ => 0,
         };
         skip(input, "header", more.saturating_sub(taken))?;
         if input.is_empty() {
@@ -303,10 +325,11 @@ fn take_batch<T>(
 }
 
 fn take_request<B: Body>(input: &mut &[u8]) -> Result<Request<B>, DecodeError> {
-    let more = take_fields(input, "request", 4)?;
+    let more = take_fields(input, "request", 5)?;
     let request = Request {
         id: take_uint(input, "request.id")?,
         data_len: take_uint(input, "request.data_len")?,
+        reply_len: take_uint(input, "request.reply_len")?,
         trace: take_uint(input, "request.trace")?,
         body: B::decode(input)?,
     };

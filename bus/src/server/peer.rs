@@ -1,0 +1,268 @@
+//! What a server knows of its clients.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use sconce_schemas::wire::envelope::{Request, close_replies};
+use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
+use slab::Slab;
+
+use super::{Identity, PeerId};
+use crate::batch::{HEADER_ROOM, Outbox};
+use crate::bell::Bell;
+use crate::credit::{Breach, Ledger, Sent, charge};
+use crate::link::{Frames, PeerKey};
+use crate::tolerant::Tolerant;
+
+/// What the server, its pump and its replies share.
+pub(super) struct Shared {
+    /// Rung when there is something to send.
+    pub(super) bell: Bell,
+    /// Requests that were dropped unanswered.
+    pub(super) dropped: Cell<u64>,
+    identity: Identity,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    peers: Slab<Peer>,
+    by_key: HashMap<PeerKey, usize>,
+    next_id: u64,
+    /// Slots of clients with replies that wait to leave, each at most once.
+    dirty: VecDeque<usize>,
+    /// Clients that [`Shared::mark_gone`] removed and nobody was told of.
+    gone: VecDeque<PeerId>,
+}
+
+struct Peer {
+    id: PeerId,
+    key: PeerKey,
+    hello: Hello,
+    ledger: Ledger,
+    outbox: Outbox<Sent>,
+    dirty: bool,
+}
+
+/// A batch that its client was allowed to send.
+pub(super) struct Admitted<Q> {
+    pub(super) slot: usize,
+    pub(super) peer: PeerId,
+    pub(super) requests: Vec<Request<Tolerant<Q>>>,
+}
+
+/// An encoded reply on its way out.
+pub(super) struct Answer {
+    pub(super) slot: usize,
+    pub(super) peer: PeerId,
+    /// What the request was charged.
+    pub(super) charge: u64,
+    pub(super) data: Bytes,
+}
+
+fn breach(breach: &Breach) -> Refusal {
+    Refusal::reject(RefusalCode::Invalid, format!("flow control: {breach}"))
+}
+
+fn ungreeted() -> Refusal {
+    Refusal::reject(RefusalCode::Invalid, "a connection starts with a greeting, once")
+}
+
+impl Shared {
+    pub(super) fn new(identity: Identity) -> Self {
+        Self {
+            bell: Bell::default(),
+            dropped: Cell::new(0),
+            identity,
+            state: RefCell::default(),
+        }
+    }
+
+    /// The server is gone: what is answered from now on is thrown away.
+    pub(super) fn close(&self) {
+        *self.state.borrow_mut() = State::default();
+    }
+
+    pub(super) fn oversized(&self, frames: &Frames) -> Option<Refusal> {
+        let limit = self.identity.limits.message_bytes_max;
+        (frames.len() > limit).then(|| {
+            let text = format!("a message of {} bytes; at most {limit} are taken", frames.len());
+            Refusal::reject(RefusalCode::Invalid, text)
+        })
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.state.borrow().peers.len() >= self.identity.limits.peers_max
+    }
+
+    pub(super) fn keys(&self) -> Vec<PeerKey> {
+        self.state
+            .borrow()
+            .peers
+            .iter()
+            .map(|(_, peer)| peer.key.clone())
+            .collect()
+    }
+
+    pub(super) fn hello(&self, peer: PeerId) -> Option<Hello> {
+        let state = self.state.borrow();
+        let mut peers = state.peers.iter();
+        peers.find(|(_, p)| p.id == peer).map(|(_, p)| p.hello.clone())
+    }
+
+    /// Lets a client in, or says why not.
+    pub(super) fn greet(&self, key: &PeerKey, hello: Hello) -> Result<Welcome, Refusal> {
+        let identity = &self.identity;
+        if hello.version.major != Version::CURRENT.major {
+            let text = format!(
+                "{} speaks protocol {}, {} speaks {}: upgrade the older of the two",
+                hello.node,
+                hello.version,
+                identity.node,
+                Version::CURRENT
+            );
+            return Err(Refusal::reject(RefusalCode::Unsupported, text));
+        }
+        if hello.protocol != identity.protocol {
+            let text = format!(
+                "{} wants protocol {:?}, this endpoint of {} serves {:?}: check the endpoint",
+                hello.node, hello.protocol, identity.node, identity.protocol
+            );
+            return Err(Refusal::reject(RefusalCode::Unsupported, text));
+        }
+        let mut state = self.state.borrow_mut();
+        if state.by_key.contains_key(key) {
+            return Err(ungreeted());
+        }
+        if state.peers.len() >= identity.limits.peers_max {
+            let text = format!("{} has {} clients already", identity.node, state.peers.len());
+            return Err(Refusal::retry(RefusalCode::Unavailable, text));
+        }
+        state.next_id += 1;
+        let peer = Peer {
+            id: PeerId(state.next_id),
+            key: key.clone(),
+            hello,
+            ledger: Ledger::new(identity.limits.credit_bytes),
+            outbox: Outbox::default(),
+            dirty: false,
+        };
+        let slot = state.peers.insert(peer);
+        state.by_key.insert(key.clone(), slot);
+        Ok(Welcome {
+            version: Version::CURRENT,
+            role: identity.role,
+            node: identity.node.clone(),
+            credit_bytes: identity.limits.credit_bytes,
+            message_bytes_max: identity.limits.message_bytes_max,
+        })
+    }
+
+    pub(super) fn remove(&self, key: &PeerKey) -> Option<PeerId> {
+        let mut state = self.state.borrow_mut();
+        let slot = state.by_key.remove(key)?;
+        let peer = state.peers.try_remove(slot)?;
+        if peer.dirty {
+            state.dirty.retain(|dirty| *dirty != slot);
+        }
+        Some(peer.id)
+    }
+
+    /// Removes a client that was found gone; [`Self::take_gone`] tells of it.
+    pub(super) fn mark_gone(&self, key: &PeerKey) {
+        if let Some(peer) = self.remove(key) {
+            self.state.borrow_mut().gone.push_back(peer);
+        }
+    }
+
+    pub(super) fn take_gone(&self) -> Option<PeerId> {
+        self.state.borrow_mut().gone.pop_front()
+    }
+
+    /// Checks a batch against what its client may have outstanding.
+    pub(super) fn admit<Q: Body>(
+        &self,
+        key: &PeerKey,
+        mark: u64,
+        requests: Vec<Request<Tolerant<Q>>>,
+        again: bool,
+    ) -> Result<Admitted<Q>, Refusal> {
+        let mut state = self.state.borrow_mut();
+        let slot = *state.by_key.get(key).ok_or_else(ungreeted)?;
+        let peer = state.peers.get_mut(slot).ok_or_else(ungreeted)?;
+        peer.ledger.taken_in(mark).map_err(|b| breach(&b))?;
+        if !again {
+            for request in &requests {
+                let charge = charge(request.body.len, request.data_len as usize, request.reply_len);
+                peer.ledger.take(charge).map_err(|b| breach(&b))?;
+            }
+        }
+        Ok(Admitted {
+            slot,
+            peer: peer.id,
+            requests,
+        })
+    }
+
+    /// A client asks whether anybody is there.
+    pub(super) fn pong(&self, key: &PeerKey, mark: u64) -> Result<u64, Refusal> {
+        let mut state = self.state.borrow_mut();
+        let slot = *state.by_key.get(key).ok_or_else(ungreeted)?;
+        let peer = state.peers.get_mut(slot).ok_or_else(ungreeted)?;
+        peer.ledger.taken_in(mark).map_err(|b| breach(&b))?;
+        Ok(peer.ledger.send(Sent::default()))
+    }
+
+    /// Queues a reply that `put` encodes; it leaves with all others that are ready by then.
+    pub(super) fn answer(&self, answer: Answer, put: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state.borrow_mut();
+        let Some(peer) = state.peers.get_mut(answer.slot).filter(|p| p.id == answer.peer) else {
+            return;
+        };
+        let mut entry = peer.outbox.scratch();
+        put(&mut entry);
+        let len = entry.len() as u64 + answer.data.len() as u64;
+        let sent = Sent {
+            held: answer.charge,
+            excess: len.saturating_sub(answer.charge),
+            requests: 1,
+        };
+        let limit = crate::limits::Limits::MESSAGE_BYTES_CEILING;
+        peer.outbox.push(entry, answer.data, limit).add(sent);
+        if !std::mem::replace(&mut peer.dirty, true) {
+            state.dirty.push_back(answer.slot);
+            drop(state);
+            self.bell.ring();
+        }
+    }
+
+    /// The next message to send, and to whom.
+    pub(super) fn next_message(&self) -> Option<(PeerKey, Frames)> {
+        let mut state = self.state.borrow_mut();
+        loop {
+            let slot = state.dirty.pop_front()?;
+            let Some(peer) = state.peers.get_mut(slot) else {
+                continue;
+            };
+            let Some(mut batch) = peer.outbox.pop() else {
+                peer.dirty = false;
+                continue;
+            };
+            let mark = peer.ledger.send(batch.tally);
+            let mut header = Vec::with_capacity(batch.entries.len() + HEADER_ROOM);
+            close_replies(&mut header, mark, batch.count, &batch.entries);
+            let frames = Frames {
+                header: Bytes::from(header),
+                data: batch.take_data(),
+            };
+            let key = peer.key.clone();
+            // Others first: a client with a long queue does not hold them up.
+            peer.dirty = !peer.outbox.is_empty();
+            if peer.dirty {
+                state.dirty.push_back(slot);
+            }
+            return Some((key, frames));
+        }
+    }
+}

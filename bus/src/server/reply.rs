@@ -1,0 +1,99 @@
+//! The duty to answer a request.
+
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use sconce_schemas::wire::envelope::{Request, put_reply};
+use sconce_schemas::wire::{Body, Refusal, RefusalCode};
+
+use super::PeerId;
+use super::peer::{Answer, Shared};
+use crate::batch::HEADER_ROOM;
+use crate::credit::charge;
+use crate::limits::Limits;
+use crate::refuse::Refuse;
+use crate::tolerant::Tolerant;
+
+/// Answers one request. Dropped without an answer it answers "try again" and is counted: no client waits for ever
+/// because of an early return here.
+#[must_use = "a request must be answered"]
+pub struct Reply<R: Body + Refuse> {
+    shared: Rc<Shared>,
+    slot: usize,
+    peer: PeerId,
+    id: u64,
+    charge: u64,
+    answered: bool,
+    body: PhantomData<fn(R)>,
+}
+
+impl<R: Body + Refuse> Reply<R> {
+    pub(super) fn new<Q>(
+        shared: &Rc<Shared>,
+        slot: usize,
+        peer: PeerId,
+        request: &Request<Tolerant<Q>>,
+    ) -> Self {
+        Self {
+            shared: shared.clone(),
+            slot,
+            peer,
+            id: request.id,
+            charge: charge(request.body.len, request.data_len as usize, request.reply_len),
+            answered: false,
+            body: PhantomData,
+        }
+    }
+
+    /// Answers. What is sent to a client that is gone is thrown away.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the answer is handed over with the duty"
+    )]
+    pub fn send(mut self, body: R, data: Bytes) {
+        self.answer(&body, data);
+    }
+
+    fn answer(&mut self, body: &R, data: Bytes) {
+        self.answered = true;
+        let fits = data.len() as u64 + BODY_ROOM <= Limits::MESSAGE_BYTES_CEILING;
+        let Some(data_len) = u32::try_from(data.len()).ok().filter(|_| fits) else {
+            let text = format!(
+                "the answer has {} bytes of data; a message takes {}",
+                data.len(),
+                Limits::MESSAGE_BYTES_CEILING
+            );
+            let refusal = R::refused(Refusal::reject(RefusalCode::Internal, text));
+            return self.put(&refusal, 0, Bytes::new());
+        };
+        self.put(body, data_len, data);
+    }
+
+    fn put(&self, body: &R, data_len: u32, data: Bytes) {
+        let answer = Answer {
+            slot: self.slot,
+            peer: self.peer,
+            charge: self.charge,
+            data,
+        };
+        self.shared
+            .answer(answer, |entry| put_reply(entry, self.id, data_len, body));
+    }
+}
+
+/// Room for a reply's body beside its data in the largest message.
+const BODY_ROOM: u64 = (1 << 20) + HEADER_ROOM as u64;
+
+impl<R: Body + Refuse> Drop for Reply<R> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.shared.dropped.set(self.shared.dropped.get() + 1);
+            let refusal = Refusal::retry(
+                RefusalCode::Unavailable,
+                "the service dropped the request without an answer",
+            );
+            self.answer(&R::refused(refusal), Bytes::new());
+        }
+    }
+}

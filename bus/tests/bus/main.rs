@@ -1,0 +1,6 @@
+//! The bus as its users see it.
+
+#![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod common;
+mod connection;
