@@ -1,1 +1,3 @@
+//! The volume-router's process.
+
 fn main() {}

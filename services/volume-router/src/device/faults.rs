@@ -1,0 +1,139 @@
+//! A disk that fails where a test wants it to.
+//!
+//! Keeps: the faults that are armed.
+//! Order: the nth call of a kind from now on, as armed.
+//! Crash: nothing; it is for tests.
+//! Knows no SCOs.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::disk::{Disk, SystemDisk};
+
+/// A kind of call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// [`Disk::write`].
+    Write,
+    /// [`Disk::read`].
+    Read,
+    /// [`Disk::sync`].
+    Sync,
+    /// [`Disk::allocate`].
+    Allocate,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// No space left.
+    NoSpace,
+    /// An error of the device.
+    Io,
+    /// Only this many bytes are written or read.
+    Short(usize),
+    /// A read that is to be served from memory finds nothing there.
+    NotInMemory,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Armed {
+    call: Call,
+    passes: u32,
+    times: u32,
+    fault: Fault,
+}
+
+/// The machine's disk, but for the faults that are armed.
+#[derive(Debug, Default)]
+pub struct FaultyDisk {
+    armed: Mutex<Vec<Armed>>,
+}
+
+impl FaultyDisk {
+    /// Lets the calls of this kind after the next `passes` fail, `times` times.
+    pub fn arm(&self, call: Call, passes: u32, times: u32, fault: Fault) {
+        self.armed().push(Armed {
+            call,
+            passes,
+            times,
+            fault,
+        });
+    }
+
+    /// No more faults.
+    pub fn heal(&self) {
+        self.armed().clear();
+    }
+
+    fn armed(&self) -> MutexGuard<'_, Vec<Armed>> {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault(&self, call: Call) -> Option<Fault> {
+        let mut armed = self.armed();
+        let mut hit = None;
+        for armed in armed.iter_mut().filter(|armed| armed.call == call) {
+            if armed.passes > 0 {
+                armed.passes -= 1;
+            } else if armed.times > 0 && hit.is_none() {
+                armed.times -= 1;
+                hit = Some(armed.fault);
+            }
+        }
+        hit
+    }
+}
+
+fn error(fault: Fault) -> io::Error {
+    match fault {
+        Fault::NoSpace => rustix::io::Errno::NOSPC.into(),
+        Fault::NotInMemory => io::ErrorKind::WouldBlock.into(),
+        Fault::Io | Fault::Short(_) => rustix::io::Errno::IO.into(),
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn write(&self, file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        match self.fault(Call::Write) {
+            None => SystemDisk.write(file, parts, offset),
+            Some(Fault::Short(bytes)) => {
+                let first = parts
+                    .iter()
+                    .find(|part| !part.is_empty())
+                    .map_or(&[][..], |part| part);
+                let part = &first[..bytes.min(first.len())];
+                SystemDisk.write(file, &[IoSlice::new(part)], offset)
+            }
+            Some(fault) => Err(error(fault)),
+        }
+    }
+
+    fn read(&self, file: &File, buffer: &mut [MaybeUninit<u8>], offset: u64, now: bool) -> io::Result<usize> {
+        match self.fault(Call::Read) {
+            None => SystemDisk.read(file, buffer, offset, now),
+            Some(Fault::Short(bytes)) => {
+                let length = bytes.min(buffer.len());
+                SystemDisk.read(file, &mut buffer[..length], offset, now)
+            }
+            Some(Fault::NotInMemory) if !now => SystemDisk.read(file, buffer, offset, now),
+            Some(fault) => Err(error(fault)),
+        }
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        match self.fault(Call::Sync) {
+            None => SystemDisk.sync(file),
+            Some(fault) => Err(error(fault)),
+        }
+    }
+
+    fn allocate(&self, file: &File, length: u64) -> io::Result<()> {
+        match self.fault(Call::Allocate) {
+            None => SystemDisk.allocate(file, length),
+            Some(fault) => Err(error(fault)),
+        }
+    }
+}

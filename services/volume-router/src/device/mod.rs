@@ -1,0 +1,175 @@
+//! The write buffer's device: preallocated, recycled SCO files, and local copies of checkpoints.
+//!
+//! Keeps: `<dir>/buffer.id`, `<dir>/sco/<n>`, `<dir>/map/<volume>/…`, within a total budget.
+//! Order: a file's content is written by its volume's thread alone; which file is whose is decided under one lock.
+//! Crash: what a file holds is told by its header; there is no table beside the files that could disagree.
+//! Knows no engine state: a volume says what is unstored, what is a cache and what is over.
+
+mod checkpoints;
+mod disk;
+pub mod faults;
+mod file;
+mod identity;
+mod keeper;
+mod pool;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sconce_runtime::Chance;
+use sconce_schemas::sco::ScoHeader;
+use sconce_schemas::{Epoch, ScoId, VolumeId};
+
+pub use checkpoints::LocalCheckpoints;
+pub use disk::{Disk, SystemDisk};
+pub use file::{BadCluster, ScoFile, check_clusters};
+pub use pool::{FoundSco, Tenant, Usage};
+
+use pool::Shared;
+
+/// The write buffer of this process: a handle, shared by all its threads.
+#[derive(Debug, Clone)]
+pub struct Device {
+    shared: Arc<Shared>,
+    id: Arc<str>,
+    _keeper: Arc<KeeperEnd>,
+}
+
+/// Why the write buffer cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("write buffer {}: {source}", dir.display())]
+pub struct DeviceError {
+    /// Where it is.
+    pub dir: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl Device {
+    /// Opens the write buffer in `dir`, makes it where there is none, and reads what its files hold. `size`: bytes
+    /// that all SCO files together may take.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be made, listed or opened.
+    pub fn open(
+        dir: &Path,
+        size: u64,
+        disk: Arc<dyn Disk>,
+        chance: &mut Chance,
+    ) -> Result<Device, DeviceError> {
+        let told = |source| DeviceError {
+            dir: dir.to_owned(),
+            source,
+        };
+        let scos = dir.join("sco");
+        fs::create_dir_all(&scos).map_err(told)?;
+        let id = identity::of(dir, chance).map_err(told)?;
+        let shared = Arc::new(Shared::new(scos, disk, size));
+        scan::scan(&shared).map_err(told)?;
+        let keeper = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("write-buffer".into())
+            .spawn(move || keeper::run(&keeper))
+            .map_err(told)?;
+        let keeper = KeeperEnd {
+            shared: Arc::clone(&shared),
+        };
+        Ok(Device {
+            shared,
+            id: id.into(),
+            _keeper: Arc::new(keeper),
+        })
+    }
+
+    /// The buffer's identity, as a volume's record names it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the start found of a volume; it is the caller's from here on.
+    #[must_use]
+    pub fn claim(&self, volume: VolumeId) -> Vec<FoundSco> {
+        self.shared.claim(volume)
+    }
+
+    /// Gives back what [`Self::claim`] gave: the volume cannot be served now, and what is found stays.
+    pub fn disclaim(&self, volume: VolumeId, found: Vec<FoundSco>) {
+        self.shared.disclaim(volume, found);
+    }
+
+    /// Volumes of which the start found something that nobody has claimed.
+    #[must_use]
+    pub fn unclaimed(&self) -> Vec<VolumeId> {
+        self.shared.unclaimed()
+    }
+
+    /// From here on the device may ask `tenant` to give up caches of `volume`.
+    pub fn join(&self, volume: VolumeId, tenant: Arc<dyn Tenant>) {
+        self.shared.join(volume, tenant);
+    }
+
+    /// The volume is served here no more.
+    pub fn leave(&self, volume: VolumeId) {
+        self.shared.leave(volume);
+    }
+
+    /// A file for this SCO, its header written. `None`: there is none now; [`Tenant::file_ready`] says when to ask
+    /// again.
+    ///
+    /// # Errors
+    /// The header cannot be written.
+    pub fn open_sco(&self, header: &ScoHeader) -> io::Result<Option<Arc<ScoFile>>> {
+        let Some(file) = self.shared.take(header.volume, header.size.file_len()) else {
+            return Ok(None);
+        };
+        let sco = ScoFile::new(file, header.size, &self.shared.disk, Arc::downgrade(&self.shared));
+        if let Err(error) = sco.write_header(header) {
+            self.shared.retire(&sco);
+            return Err(error);
+        }
+        Ok(Some(Arc::new(sco)))
+    }
+
+    /// The SCO is on the back ends and covered: its file is a cache from here on, and may be asked back.
+    pub fn evictable(&self, volume: VolumeId, sco: ScoId, epoch: Epoch, file: &Arc<ScoFile>) {
+        self.shared.evictable(volume, sco, epoch, file);
+    }
+
+    /// The file's SCO is not needed here any more: another may have the file once its last reader let go of it.
+    pub fn retire(&self, file: &ScoFile) {
+        self.shared.retire(file);
+    }
+
+    /// How full the buffer is.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.shared.usage()
+    }
+
+    /// Part of the buffer, in thousandths, that holds SCOs which are not stored. Cheap: every acknowledgement asks.
+    #[must_use]
+    pub fn fullness(&self) -> u64 {
+        let held = self.shared.held.load(Ordering::Relaxed);
+        held.saturating_mul(1000) / self.shared.size.max(1)
+    }
+}
+
+/// Ends the device's thread with the last handle.
+#[derive(Debug)]
+struct KeeperEnd {
+    shared: Arc<Shared>,
+}
+
+impl Drop for KeeperEnd {
+    fn drop(&mut self) {
+        self.shared.state().closing = true;
+        self.shared.work.notify_one();
+    }
+}

@@ -1,0 +1,322 @@
+//! The pool of SCO files: which are free, which hold what, and who waits for one.
+//!
+//! Keeps: every file of the buffer with its size class, the caches in the order in which they may go, the waiters.
+//! Order: a file goes to another SCO only when its last reader let go of it; caches go first in, first out.
+//! Crash: a file tells by its header what it holds; a free one has zeros there.
+//! Knows no content.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use sconce_schemas::sco::ScoHeader;
+use sconce_schemas::{ByteLen, Epoch, ScoId, VolumeId};
+
+use super::disk::Disk;
+use super::file::{BufferFile, ScoFile, Tenure, erase_header};
+
+/// Who has SCOs in the write buffer: the device asks it for what it may take away. Called from the device's own
+/// thread; an implementation passes it on and returns at once.
+pub trait Tenant: Send + Sync {
+    /// Give up this cached SCO: let go of its file with [`super::Device::retire`].
+    fn evict(&self, sco: ScoId, epoch: Epoch);
+    /// There is a free file: ask again.
+    fn file_ready(&self);
+    /// Others wait for room and nothing can be taken away: store what is not stored.
+    fn pressed(&self);
+}
+
+/// A SCO that the device's start found in a file.
+#[derive(Debug, Clone)]
+pub struct FoundSco {
+    /// What the file says of itself.
+    pub header: ScoHeader,
+    /// The file.
+    pub file: Arc<ScoFile>,
+}
+
+/// How full the write buffer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// What it may take.
+    pub size: ByteLen,
+    /// What its files take.
+    pub allocated: ByteLen,
+    /// Files whose SCOs may be nowhere else.
+    pub unstored: ByteLen,
+    /// Files that are caches.
+    pub cached: ByteLen,
+    /// Volumes that wait for a file.
+    pub waiting: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Where the SCO files are.
+    pub(super) dir: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) size: u64,
+    /// Bytes of files whose SCOs may be nowhere else; beside the lock because every acknowledgement looks at it.
+    pub(super) held: AtomicU64,
+    state: Mutex<State>,
+    pub(super) work: Condvar,
+}
+
+/// Files of one length.
+#[derive(Debug, Default)]
+pub(super) struct Class {
+    pub(super) free: Vec<Arc<BufferFile>>,
+    pub(super) waiters: VecDeque<VolumeId>,
+    /// A volume asked for this length since the start: some are kept free.
+    pub(super) in_use: bool,
+}
+
+pub(super) struct Cached {
+    volume: VolumeId,
+    sco: ScoId,
+    epoch: Epoch,
+    length: u64,
+    /// Weak: a volume may give a cache up by itself.
+    file: Weak<ScoFile>,
+}
+
+pub(super) struct State {
+    pub(super) classes: BTreeMap<u64, Class>,
+    pub(super) allocated: u64,
+    cached: VecDeque<Cached>,
+    cached_bytes: u64,
+    /// Bytes of files that volumes were asked to give up.
+    pub(super) evicting: u64,
+    tenants: HashMap<VolumeId, Arc<dyn Tenant>>,
+    /// What the start found and no volume has asked for.
+    unclaimed: BTreeMap<VolumeId, Vec<FoundSco>>,
+    pub(super) next_number: u64,
+    /// The disk would not give more space: not before this moment again.
+    pub(super) no_space_until: Option<Instant>,
+    /// The tenants were told of this shortage.
+    pub(super) pressed: bool,
+    pub(super) closing: bool,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("classes", &self.classes)
+            .field("allocated", &self.allocated)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(dir: PathBuf, disk: Arc<dyn Disk>, size: u64) -> Self {
+        let state = State {
+            classes: BTreeMap::new(),
+            allocated: 0,
+            cached: VecDeque::new(),
+            cached_bytes: 0,
+            evicting: 0,
+            tenants: HashMap::new(),
+            unclaimed: BTreeMap::new(),
+            next_number: 0,
+            no_space_until: None,
+            pressed: false,
+            closing: false,
+        };
+        Self {
+            dir,
+            disk,
+            size,
+            held: AtomicU64::new(0),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves counts at worst a file off; the other volumes go on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a file that was in the buffer before into the accounts.
+    pub(super) fn found(self: &Arc<Self>, file: BufferFile, header: Option<ScoHeader>) {
+        let mut state = self.state();
+        state.allocated += file.length;
+        state.next_number = state.next_number.max(file.number + 1);
+        let (length, file) = (file.length, Arc::new(file));
+        match header {
+            Some(header) => {
+                self.held.fetch_add(length, Ordering::Relaxed);
+                let sco = ScoFile::new(file, header.size, &self.disk, Arc::downgrade(self));
+                let found = FoundSco {
+                    header,
+                    file: Arc::new(sco),
+                };
+                state.unclaimed.entry(header.volume).or_default().push(found);
+            }
+            None => state.classes.entry(length).or_default().free.push(file),
+        }
+    }
+
+    pub(super) fn claim(&self, volume: VolumeId) -> Vec<FoundSco> {
+        self.state().unclaimed.remove(&volume).unwrap_or_default()
+    }
+
+    pub(super) fn unclaimed(&self) -> Vec<VolumeId> {
+        self.state().unclaimed.keys().copied().collect()
+    }
+
+    pub(super) fn disclaim(&self, volume: VolumeId, found: Vec<FoundSco>) {
+        if !found.is_empty() {
+            self.state().unclaimed.entry(volume).or_default().extend(found);
+        }
+    }
+
+    pub(super) fn join(&self, volume: VolumeId, tenant: Arc<dyn Tenant>) {
+        self.state().tenants.insert(volume, tenant);
+    }
+
+    pub(super) fn leave(&self, volume: VolumeId) {
+        let mut state = self.state();
+        state.tenants.remove(&volume);
+        for class in state.classes.values_mut() {
+            class.waiters.retain(|waiter| *waiter != volume);
+        }
+    }
+
+    /// A free file for a SCO of `volume`; `None` puts the volume among the waiters.
+    pub(super) fn take(&self, volume: VolumeId, length: u64) -> Option<Arc<BufferFile>> {
+        let mut state = self.state();
+        let class = state.classes.entry(length).or_default();
+        class.in_use = true;
+        let file = class.free.pop();
+        match &file {
+            Some(_) => {
+                class.waiters.retain(|waiter| *waiter != volume);
+                self.held.fetch_add(length, Ordering::Relaxed);
+            }
+            None if !class.waiters.contains(&volume) => class.waiters.push_back(volume),
+            None => {}
+        }
+        drop(state);
+        self.work.notify_one();
+        file
+    }
+
+    pub(super) fn evictable(&self, volume: VolumeId, sco: ScoId, epoch: Epoch, file: &Arc<ScoFile>) {
+        let mut state = self.state();
+        if file.tenure() != Tenure::Held {
+            return;
+        }
+        file.set_tenure(Tenure::Cached);
+        let length = file.length();
+        self.held.fetch_sub(length, Ordering::Relaxed);
+        state.cached_bytes += length;
+        state.pressed = false;
+        state.cached.push_back(Cached {
+            volume,
+            sco,
+            epoch,
+            length,
+            file: Arc::downgrade(file),
+        });
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub(super) fn retire(&self, file: &ScoFile) {
+        let mut state = self.state();
+        match file.tenure() {
+            Tenure::Held => {
+                self.held.fetch_sub(file.length(), Ordering::Relaxed);
+                file.set_tenure(Tenure::Retired);
+            }
+            Tenure::Cached => {
+                state.cached_bytes -= file.length();
+                file.set_tenure(Tenure::Retired);
+            }
+            Tenure::Evicting => file.set_tenure(Tenure::RetiredEvicted),
+            Tenure::Retired | Tenure::RetiredEvicted => {}
+        }
+    }
+
+    /// The last reader of a retired file let go of it.
+    pub(super) fn give_back(&self, file: &Arc<BufferFile>, evicted: bool) {
+        if let Err(error) = erase_header(&*self.disk, file) {
+            // Its old header then stands until the next SCO's: after a restart it counts as found, and its volume
+            // takes it for a cache or gives it back again.
+            tracing::debug!(file = file.number, %error, "a free file's header could not be erased");
+        }
+        let mut state = self.state();
+        if evicted {
+            state.evicting = state.evicting.saturating_sub(file.length);
+        }
+        state.pressed = false;
+        state
+            .classes
+            .entry(file.length)
+            .or_default()
+            .free
+            .push(Arc::clone(file));
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let state = self.state();
+        Usage {
+            size: ByteLen(self.size),
+            allocated: ByteLen(state.allocated),
+            unstored: ByteLen(self.held.load(Ordering::Relaxed)),
+            cached: ByteLen(state.cached_bytes),
+            waiting: state.classes.values().map(|class| class.waiters.len()).sum(),
+        }
+    }
+}
+
+impl State {
+    /// The oldest cache, for its volume to give up.
+    pub(super) fn evict_oldest(&mut self) -> Option<Eviction> {
+        while let Some(oldest) = self.cached.pop_front() {
+            let Some(file) = oldest.file.upgrade() else {
+                continue;
+            };
+            if file.tenure() != Tenure::Cached {
+                continue;
+            }
+            self.cached_bytes -= oldest.length;
+            file.set_tenure(Tenure::Evicting);
+            self.evicting += oldest.length;
+            let tenant = self.tenants.get(&oldest.volume).cloned();
+            return Some(Eviction {
+                tenant,
+                sco: oldest.sco,
+                epoch: oldest.epoch,
+                file,
+            });
+        }
+        None
+    }
+
+    /// What nobody has asked for since the start, of one volume.
+    pub(super) fn abandon_unclaimed(&mut self) -> Option<(VolumeId, Vec<FoundSco>)> {
+        self.unclaimed.pop_first()
+    }
+
+    pub(super) fn tenant(&self, volume: VolumeId) -> Option<Arc<dyn Tenant>> {
+        self.tenants.get(&volume).cloned()
+    }
+
+    pub(super) fn all_tenants(&self) -> Vec<Arc<dyn Tenant>> {
+        self.tenants.values().cloned().collect()
+    }
+}
+
+/// A cache on its way out.
+pub(super) struct Eviction {
+    pub(super) tenant: Option<Arc<dyn Tenant>>,
+    pub(super) sco: ScoId,
+    pub(super) epoch: Epoch,
+    pub(super) file: Arc<ScoFile>,
+}
