@@ -125,6 +125,28 @@ impl Cluster {
         self.announced.add(text);
     }
 
+    /// Where the binaries under test are: `SCONCE_BIN`, or beside the test's own binary.
+    ///
+    /// # Errors
+    /// They are not built.
+    pub fn binaries() -> Result<PathBuf> {
+        if let Some(asked) = std::env::var_os("SCONCE_BIN") {
+            return Ok(PathBuf::from(asked));
+        }
+        let test = std::env::current_exe()?;
+        let profile = test
+            .ancestors()
+            .nth(2)
+            .context("a test binary is in target/<profile>/deps")?;
+        if !profile.join("sconce").exists() {
+            bail!(
+                "{} has no sconce binary; run: cargo build --workspace --bins",
+                profile.display()
+            );
+        }
+        Ok(profile.to_owned())
+    }
+
     /// Runs `compose/local/cluster` on this run directory.
     ///
     /// # Errors
@@ -135,7 +157,7 @@ impl Cluster {
             client::command(script, Duration::from_secs(120))
                 .args(arguments)
                 .env("RUN", self.run_dir())
-                .env("BIN", binaries()?),
+                .env("BIN", Self::binaries()?),
         )
     }
 
@@ -219,8 +241,8 @@ impl Cluster {
     /// # Errors
     /// The binaries are not built.
     pub fn command(&self) -> Result<Command> {
-        let mut command = client::command(binaries()?.join("sconce"), Duration::from_secs(300));
-        command.arg("--settings").arg(self.path("sconce.toml"));
+        let mut command = client::command(Self::binaries()?.join("sconce"), Duration::from_secs(300));
+        command.arg("--cluster").arg(self.path("sconce.toml"));
         Ok(command)
     }
 
@@ -303,23 +325,4 @@ impl Drop for Cluster {
         );
         eprintln!("{}", logs::ends(self.run_dir()));
     }
-}
-
-/// Where the binaries under test are: `SCONCE_BIN`, or beside the test's own binary.
-fn binaries() -> Result<PathBuf> {
-    if let Some(asked) = std::env::var_os("SCONCE_BIN") {
-        return Ok(PathBuf::from(asked));
-    }
-    let test = std::env::current_exe()?;
-    let profile = test
-        .ancestors()
-        .nth(2)
-        .context("a test binary is in target/<profile>/deps")?;
-    if !profile.join("sconce").exists() {
-        bail!(
-            "{} has no sconce binary; run: cargo build --workspace --bins",
-            profile.display()
-        );
-    }
-    Ok(profile.to_owned())
 }

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod edit;
 pub mod fsx;
 pub mod guest;
 pub mod image;
@@ -16,6 +17,7 @@ pub mod loop_device;
 pub mod nbd;
 pub mod stamps;
 pub mod wait;
+pub mod writer;
 
 use std::path::PathBuf;
 

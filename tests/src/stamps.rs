@@ -53,11 +53,22 @@ impl Stamps {
         }
     }
 
-    /// The content of a number that was not acknowledged and is sent again: its cluster and its bytes.
+    /// How many numbers were given out.
     #[must_use]
-    pub fn again(&self, number: usize) -> Option<(usize, Vec<u8>)> {
-        let cluster = *self.history.get(number.checked_sub(1)?)?;
-        (cluster != GIVEN_UP).then(|| (cluster, content(number, cluster)))
+    pub fn sent(&self) -> usize {
+        self.history.len()
+    }
+
+    /// The numbers up to this one were acknowledged or given up.
+    #[must_use]
+    pub fn promised(&self) -> usize {
+        self.promised
+    }
+
+    /// Numbers above this one may be lost although they were acknowledged: an operator accepted that.
+    pub fn accept_loss_beyond(&mut self, number: usize) {
+        self.promised = self.promised.min(number);
+        self.early.clear();
     }
 
     /// Judges a whole volume: it must hold the effect of the numbers up to some number and of no other, that

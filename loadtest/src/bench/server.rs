@@ -89,7 +89,7 @@ impl Server {
         server.script("up")?;
         let sconce = binaries()?.join("sconce");
         let mut create = Command::new(sconce);
-        create.arg("--settings").arg(run.join("sconce.toml"));
+        create.arg("--cluster").arg(run.join("sconce.toml"));
         succeed(create.args(["volume", "create", VOLUME, "--size", &format!("{size_mib}M")]))?;
         Ok(server)
     }

@@ -1,0 +1,237 @@
+//! Proof 7: a back end that is slow, full, absent, or returns other bytes than it was given.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sconce_tests::cluster::{Cluster, SOON, Service};
+use sconce_tests::nbd::{Ask, Nbd};
+use sconce_tests::writer::Writer;
+use sconce_tests::{client, edit, rounds, seed, wait};
+
+const MIB: u32 = 1 << 20;
+
+fn block(number: u64) -> Vec<u8> {
+    let mut bytes = vec![0; MIB as usize];
+    fastrand::Rng::with_seed(number).fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_slow_back_end_slows_writes_and_loses_none() -> Result<()> {
+    let seed = seed();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut cluster = Cluster::start()?;
+    for told in ["slow", "retry", "lease", "deadline"] {
+        cluster.announce(told);
+    }
+    cluster.create("/stamped", "64M")?;
+    let mut writer = Writer::connect(&cluster.nbd_socket(), "/stamped", seed)?;
+    for _ in 0..rounds(10, 100) {
+        // The storage-router answers in fits and starts.
+        cluster.signal(Service::StorageRouter, "STOP")?;
+        ensure!(
+            writer.write_for(Duration::from_millis(random.u64(50..400)))?,
+            "the connection broke"
+        );
+        cluster.signal(Service::StorageRouter, "CONT")?;
+        ensure!(
+            writer.write_for(Duration::from_millis(random.u64(5..60)))?,
+            "the connection broke"
+        );
+    }
+    writer.check()?;
+    cluster.finish()
+}
+
+#[test]
+fn an_absent_back_end_holds_what_it_cannot_take_and_goes_on_when_it_is_back() -> Result<()> {
+    let seed = seed();
+    let mut cluster = Cluster::start()?;
+    for told in ["back end", "backend", "retry"] {
+        cluster.announce(told);
+    }
+    cluster.create("/stamped", "32M")?;
+    let mut writer = Writer::connect(&cluster.nbd_socket(), "/stamped", seed)?;
+    ensure!(
+        writer.write_for(Duration::from_millis(500))?,
+        "the connection broke"
+    );
+    let (there, away) = (cluster.path("backend"), cluster.path("backend.away"));
+    fs::rename(&there, &away)?;
+    ensure!(writer.write_for(Duration::from_secs(2))?, "the connection broke");
+    fs::remove_dir_all(&there).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    fs::rename(&away, &there)?;
+    ensure!(
+        writer.write_for(Duration::from_millis(500))?,
+        "the connection broke"
+    );
+    writer.check()?;
+    cluster.sconce(["volume", "sync", "/stamped"])?;
+    cluster.finish()
+}
+
+#[test]
+fn a_full_back_end_holds_writes_until_there_is_room_as_root() -> Result<()> {
+    let mut cluster = Cluster::prepare()?;
+    for told in ["full", "space", "back end", "backend", "retry", "held"] {
+        cluster.announce(told);
+    }
+    let backend = cluster.path("backend");
+    fs::create_dir_all(&backend)?;
+    let mount = |options: &str| {
+        client::run(
+            client::command("mount", SOON)
+                .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+                .arg(&backend),
+        )
+    };
+    mount("size=48m")?;
+    edit::set(cluster.run_dir(), "volume-router", "buffer.size", "64 MiB")?;
+    cluster.script(&["up"])?;
+    cluster.create("/disk", "256M")?;
+    let mut nbd = Nbd::connect(&cluster.nbd_socket(), "/disk", SOON)?;
+    // More than back end and write buffer hold together: sooner or later an answer stays away.
+    let total = 200_u64;
+    let (mut sent, mut answered, mut grown) = (0, 0, false);
+    while answered < total {
+        while sent < total && nbd.in_flight() < 8 {
+            nbd.send(Ask::Write, sent * u64::from(MIB), MIB, &block(sent))?;
+            sent += 1;
+        }
+        if !grown && held(&cluster, answered)? {
+            ensure!(
+                answered >= 48,
+                "held after {answered} MiB, which the write buffer alone could have taken"
+            );
+            mount("remount,size=512m")?;
+            grown = true;
+        }
+        let answer = nbd
+            .receive()
+            .with_context(|| format!("after {answered} MiB, made room: {grown}"))?;
+        ensure!(answer.error == 0, "error {} after {answered} MiB", answer.error);
+        answered += 1;
+    }
+    ensure!(grown, "200 MiB went into 48 and 64");
+    for number in 0..total {
+        let found = nbd.ask(Ask::Read, number * u64::from(MIB), MIB, &[])?;
+        ensure!(found == block(number), "MiB {number} is not what was written");
+    }
+    drop(nbd);
+    let finished = cluster.finish();
+    client::run(client::command("umount", SOON).arg("--lazy").arg(&backend))?;
+    finished
+}
+
+/// Whether nothing has been stored on the back end for a while, with as much acknowledged as could fill it.
+fn held(cluster: &Cluster, answered: u64) -> Result<bool> {
+    if answered < 48 {
+        return Ok(false);
+    }
+    let stored = || -> Result<usize> { Ok(cluster.files_in("backend")?.len()) };
+    let (before, begun) = (stored()?, Instant::now());
+    let quiet = Duration::from_millis(700);
+    let moved = wait::until("the back end to move", SOON, || {
+        Ok((stored()? != before || begun.elapsed() > quiet).then_some(begun.elapsed() <= quiet))
+    })?;
+    Ok(!moved.0)
+}
+
+/// Writes a volume, has it stored, and takes away every other copy than the back end's.
+fn only_on_the_back_end(cluster: &Cluster) -> Result<()> {
+    cluster.create("/disk", "64M")?;
+    let mut nbd = Nbd::connect(&cluster.nbd_socket(), "/disk", SOON)?;
+    for number in 0..16 {
+        nbd.ask(Ask::Write, number * u64::from(MIB), MIB, &block(number))?;
+    }
+    nbd.ask(Ask::Flush, 0, 0, &[])?;
+    drop(nbd);
+    cluster.sconce(["volume", "sync", "/disk"])?;
+    cluster.script(&["down"])?;
+    for kept in ["buffer", "cache"] {
+        let path = cluster.path(kept);
+        if path.exists() {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Flips one bit in the middle of each SCO object below a directory; returns how many there are.
+fn flip(cluster: &Cluster, directory: &str) -> Result<usize> {
+    let files = cluster.files_in(directory)?;
+    let scos: Vec<_> = files
+        .iter()
+        .filter(|path| path.to_string_lossy().contains("/sco/"))
+        .collect();
+    for sco in &scos {
+        let file = fs::OpenOptions::new().read(true).write(true).open(sco)?;
+        let middle = file.metadata()?.len() / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, middle)?;
+        file.write_all_at(&[byte[0] ^ 0x10], middle)?;
+    }
+    Ok(scos.len())
+}
+
+#[test]
+fn flipped_bits_are_reported_and_never_returned() -> Result<()> {
+    let mut cluster = Cluster::start()?;
+    only_on_the_back_end(&cluster)?;
+    for told in ["CRC", "crc", "damaged", "corrupt"] {
+        cluster.announce(told);
+    }
+    ensure!(flip(&cluster, "backend")? > 0, "there is no SCO on the back end");
+    cluster.script(&["up"])?;
+    let mut nbd = Nbd::connect(&cluster.nbd_socket(), "/disk", SOON)?;
+    let mut refused = 0;
+    for number in 0..16_u64 {
+        let request = nbd.send(Ask::Read, number * u64::from(MIB), MIB, &[])?;
+        let answer = nbd.receive()?;
+        ensure!(answer.request == request, "an answer to something else");
+        refused += u32::from(answer.error != 0);
+        ensure!(
+            answer.error != 0 || answer.data == block(number),
+            "MiB {number}: other bytes than written, no error"
+        );
+    }
+    ensure!(refused > 0, "no read met a flipped bit");
+    let logs = sconce_tests::logs::ends(cluster.run_dir());
+    ensure!(
+        logs.contains("ERROR") && logs.contains("/sco/"),
+        "no ERROR that names the object:\n{logs}"
+    );
+    cluster.finish()
+}
+
+#[test]
+fn a_copy_on_another_back_end_answers_for_a_flipped_one() -> Result<()> {
+    let mut cluster = Cluster::prepare()?;
+    two_copies(&cluster)?;
+    cluster.script(&["up"])?;
+    only_on_the_back_end(&cluster)?;
+    for told in ["CRC", "crc", "damaged", "corrupt"] {
+        cluster.announce(told);
+    }
+    ensure!(
+        flip(&cluster, "backend/first")? > 0,
+        "there is no SCO on the first back end"
+    );
+    cluster.script(&["up"])?;
+    let mut nbd = Nbd::connect(&cluster.nbd_socket(), "/disk", SOON)?;
+    for number in 0..16_u64 {
+        let found = nbd.ask(Ask::Read, number * u64::from(MIB), MIB, &[])?;
+        ensure!(found == block(number), "MiB {number} is not what was written");
+    }
+    cluster.finish()
+}
+
+/// Settings with two back ends and every object on both.
+fn two_copies(cluster: &Cluster) -> Result<()> {
+    edit::set(cluster.run_dir(), "storage-router", "pool.replicas", 2)
+}
