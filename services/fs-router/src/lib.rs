@@ -1,3 +1,9 @@
-//! Placeholder replaced within the first commits.
+//! fs-router: front ends, names, routing (DESIGN.md §4).
+//!
+//! Keeps: what front ends asked for until it is answered.
+//! Order: an operation is sent to the volume's owner in the order in which it came, and completes exactly once.
+//! Crash: a client that reconnects sends again what was not acknowledged.
+//! Knows no stored format and no back end.
 
 pub mod names;
+pub mod routing;

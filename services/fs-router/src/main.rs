@@ -1,1 +1,2 @@
+//! The fs-router service.
 fn main() {}

@@ -1,0 +1,512 @@
+//! Clusters that are read straight from storage-routers, because the owner answered with their locations.
+//!
+//! Keeps: each range of clusters until its bytes are here and each cluster's CRC32C holds.
+//! Order: none; a part's pieces are put in order by their places, not by their arrival.
+//! Crash: nothing; only reads are here.
+//! Knows no sessions: what a lost object means is asked of the owner by sending the part again.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use sconce_schemas::crc::crc32c;
+use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
+use sconce_schemas::wire::volume::ReadExtent;
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, Epoch, ObjectName, ScoId, Slot, VolumeId};
+
+use super::operations::{PartKey, PartState};
+use super::sessions::is_held;
+use super::types::{Effect, LinkKey, Micros, Sent, StorageKey, Wire, Writer};
+use super::{Core, IdKind, Timer, split_id};
+use crate::routing::operation::{Outcome, Piece};
+
+/// Index of a fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FetchKey(pub(super) usize);
+
+/// A range of clusters of one SCO.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    part: PartKey,
+    /// Its place in the part's `gathered`.
+    place: usize,
+    /// The volume's address of the first cluster, for people.
+    address: ClusterAddress,
+    writer: VolumeId,
+    sco: ScoId,
+    epoch: Epoch,
+    version: u16,
+    first_slot: Slot,
+    crcs: Vec<u32>,
+    state: FetchState,
+    /// The id of the last send.
+    id: u64,
+    attempts: u32,
+    /// Times that bytes came whose CRC did not hold.
+    damaged: u32,
+    wake_at: Option<Micros>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FetchState {
+    /// The writer's pool is not known yet.
+    Unplaced,
+    Ready,
+    Sent,
+    Waiting,
+}
+
+/// What is known of a volume that wrote SCOs.
+#[derive(Debug)]
+pub(super) enum WriterState {
+    Asked,
+    Known(Writer),
+}
+
+/// The storage-router that this thread reads from.
+#[derive(Debug, Default)]
+pub(super) struct Storage {
+    link: Option<(StorageKey, String)>,
+    up: bool,
+    full: bool,
+    /// The registry was asked for the storage-routers that are alive.
+    looking: bool,
+    ready: VecDeque<FetchKey>,
+    /// Counts links.
+    links: u64,
+    attempts: u32,
+    wake_at: Option<Micros>,
+}
+
+/// Times that damaged bytes are asked for again: a storage-router repairs what it finds damaged.
+const DAMAGED_MAX: u32 = 3;
+/// Times that the owner is asked again for what its locations did not lead to.
+const ASTRAY_MAX: u32 = 5;
+/// Records of writers that are remembered.
+const WRITERS_MAX: usize = 4096;
+
+impl Core {
+    /// Puts a read's extents in place and starts what has to be fetched; `Err` where they do not cover the part.
+    pub(super) fn gather(
+        &mut self,
+        key: PartKey,
+        extents: Vec<ReadExtent>,
+        mut data: Bytes,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), ()> {
+        let (start, length) = self.parts[key.0].aligned();
+        if !covers(&extents, length, data.len()) {
+            return Err(());
+        }
+        let mut address = ClusterAddress::holding(start);
+        let part = &mut self.parts[key.0];
+        part.state = PartState::Gathering;
+        part.gathered = Vec::with_capacity(extents.len());
+        part.missing = 0;
+        for (place, extent) in extents.into_iter().enumerate() {
+            let clusters = extent_bytes(&extent) / CLUSTER_BYTES;
+            let piece = match extent {
+                ReadExtent::Data { length } => Some(Piece::Data(data.split_to(length as usize))),
+                ReadExtent::Zeros { length } => Some(Piece::Zeros(u64::from(length))),
+                ReadExtent::Located {
+                    volume,
+                    sco,
+                    epoch,
+                    version,
+                    first_slot,
+                    crcs,
+                } => {
+                    let fetch = FetchKey(self.fetches.insert(Fetch {
+                        part: key,
+                        place,
+                        address,
+                        writer: volume,
+                        sco,
+                        epoch,
+                        version,
+                        first_slot,
+                        crcs,
+                        state: FetchState::Unplaced,
+                        id: 0,
+                        attempts: 0,
+                        damaged: 0,
+                        wake_at: None,
+                    }));
+                    self.parts[key.0].missing += 1;
+                    self.place_fetch(fetch, effects);
+                    None
+                }
+            };
+            self.parts[key.0].gathered.push(piece);
+            address.0 += clusters;
+        }
+        Ok(())
+    }
+
+    /// Queues a fetch, once its writer's pool is known.
+    fn place_fetch(&mut self, key: FetchKey, effects: &mut Vec<Effect>) {
+        let fetch = &mut self.fetches[key.0];
+        fetch.state = FetchState::Unplaced;
+        fetch.wake_at = None;
+        match self.writers.get(&fetch.writer) {
+            Some(WriterState::Known(_)) => {
+                fetch.state = FetchState::Ready;
+                self.storage.ready.push_back(key);
+                if self.storage.link.is_none() {
+                    self.look_for_storage(effects);
+                }
+            }
+            Some(WriterState::Asked) => {}
+            None => {
+                self.writers.insert(fetch.writer, WriterState::Asked);
+                effects.push(Effect::FindWriter { volume: fetch.writer });
+            }
+        }
+    }
+
+    /// Notes what locates a volume's SCOs.
+    pub(super) fn know_writer(&mut self, volume: VolumeId, writer: Writer) {
+        if self.writers.len() >= WRITERS_MAX {
+            self.writers
+                .retain(|_, state| matches!(state, WriterState::Asked));
+        }
+        // Those that wait for an answer to FindWriter are placed by it.
+        if !matches!(self.writers.get(&volume), Some(WriterState::Asked)) {
+            self.writers.insert(volume, WriterState::Known(writer));
+        }
+    }
+
+    pub(super) fn writer_found(
+        &mut self,
+        now: Micros,
+        volume: VolumeId,
+        found: Result<Option<Writer>, String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let waiting: Vec<FetchKey> = self
+            .fetches
+            .iter()
+            .filter(|(_, fetch)| fetch.writer == volume && fetch.state == FetchState::Unplaced)
+            .map(|(index, _)| FetchKey(index))
+            .collect();
+        self.writers.remove(&volume);
+        match found {
+            Ok(Some(writer)) => {
+                self.know_writer(volume, writer);
+                waiting.into_iter().for_each(|key| self.place_fetch(key, effects));
+            }
+            Ok(None) => {
+                for key in waiting {
+                    // An earlier one may have taken this one with it: they can be of one read.
+                    if !self.fetches.contains(key.0) {
+                        continue;
+                    }
+                    let why = format!("volume {volume}, which wrote it, has no record in the registry");
+                    self.fail_fetch(key, &why, effects);
+                }
+            }
+            Err(_) => waiting.into_iter().for_each(|key| self.hold_fetch(now, key)),
+        }
+    }
+
+    fn hold_fetch(&mut self, now: Micros, key: FetchKey) {
+        let attempts = self.fetches[key.0].attempts;
+        let at = self.set_backoff(now, attempts, Timer::Fetch(key));
+        let fetch = &mut self.fetches[key.0];
+        fetch.state = FetchState::Waiting;
+        fetch.attempts = attempts.saturating_add(1);
+        fetch.wake_at = Some(at);
+    }
+
+    pub(super) fn wake_fetch(&mut self, at: Micros, key: FetchKey, effects: &mut Vec<Effect>) {
+        let is_due = |fetch: &Fetch| fetch.state == FetchState::Waiting && fetch.wake_at == Some(at);
+        if self.fetches.get(key.0).is_some_and(is_due) {
+            self.place_fetch(key, effects);
+        }
+    }
+
+    pub(super) fn storage_replied(
+        &mut self,
+        now: Micros,
+        link: StorageKey,
+        id: u64,
+        reply: StorageReply,
+        data: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (kind, index) = split_id(id);
+        let key = FetchKey(index);
+        let is_answer = |fetch: &Fetch| fetch.id == id && fetch.state == FetchState::Sent;
+        let is_current = self.storage.link.as_ref().is_some_and(|(on, _)| *on == link);
+        if kind != IdKind::Fetch || !is_current || !self.fetches.get(index).is_some_and(is_answer) {
+            return;
+        }
+        match reply {
+            StorageReply::Data if self.fetches[index].holds(&data) => self.fetched(key, data, effects),
+            StorageReply::Refused(refusal) if refusal.code == RefusalCode::NotFound => {
+                self.gone_astray(now, key, effects);
+            }
+            StorageReply::Refused(refusal) if is_held(&refusal) || refusal.remedy == Remedy::Reroute => {
+                self.hold_fetch(now, key);
+            }
+            StorageReply::Refused(refusal) => self.fail_fetch(key, &refusal.text, effects),
+            _ => {
+                let fetch = &mut self.fetches[index];
+                fetch.damaged += 1;
+                if fetch.damaged < DAMAGED_MAX {
+                    return self.hold_fetch(now, key);
+                }
+                self.fail_fetch(key, "its CRC32C does not hold in any copy", effects);
+            }
+        }
+    }
+
+    fn fetched(&mut self, key: FetchKey, data: Bytes, effects: &mut Vec<Effect>) {
+        self.storage.attempts = 0;
+        let fetch = self.fetches.remove(key.0);
+        let part = &mut self.parts[fetch.part.0];
+        part.gathered[fetch.place] = Some(Piece::Data(data));
+        part.missing -= 1;
+        if part.missing == 0 {
+            self.finish_gathered(fetch.part, effects);
+        }
+    }
+
+    /// The object is not there: a scrub may have replaced it by its next version, which the owner knows.
+    fn gone_astray(&mut self, now: Micros, key: FetchKey, effects: &mut Vec<Effect>) {
+        let part = self.fetches[key.0].part;
+        self.parts[part.0].astray += 1;
+        if self.parts[part.0].astray > ASTRAY_MAX {
+            return self.fail_fetch(key, "it is not on the back ends", effects);
+        }
+        self.drop_fetches(part);
+        self.hold(now, part);
+    }
+
+    /// A read ends with an error that names what is damaged.
+    fn fail_fetch(&mut self, key: FetchKey, why: &str, effects: &mut Vec<Effect>) {
+        let fetch = &self.fetches[key.0];
+        let part = fetch.part;
+        let volume = self.sessions[self.parts[part.0].session.0].volume;
+        let refusal = Refusal::damaged(format!(
+            "volume {volume}, byte {}: {}: {why}",
+            fetch.address.byte_offset(),
+            fetch.object(),
+        ));
+        self.drop_fetches(part);
+        self.finish_part(part, Outcome::Refused(refusal), effects);
+    }
+
+    /// Forgets what is fetched for a part.
+    pub(super) fn drop_fetches(&mut self, part: PartKey) {
+        if self.parts[part.0].missing == 0 {
+            return;
+        }
+        self.fetches.retain(|_, fetch| fetch.part != part);
+        let fetches = &self.fetches;
+        self.storage.ready.retain(|key| {
+            fetches
+                .get(key.0)
+                .is_some_and(|fetch| fetch.state == FetchState::Ready)
+        });
+        let part = &mut self.parts[part.0];
+        part.gathered = Vec::new();
+        part.missing = 0;
+    }
+
+    fn look_for_storage(&mut self, effects: &mut Vec<Effect>) {
+        if !self.storage.looking {
+            self.storage.looking = true;
+            effects.push(Effect::FindStorage);
+        }
+    }
+
+    /// Picks a storage-router, another than the one that is lost where there is another.
+    pub(super) fn storage_found(
+        &mut self,
+        now: Micros,
+        mut endpoints: Vec<String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.storage.looking = false;
+        if self.storage.up {
+            return;
+        }
+        if let Some((_, lost)) = &self.storage.link
+            && endpoints.len() > 1
+        {
+            endpoints.retain(|endpoint| endpoint != lost);
+        }
+        let at = self.set_backoff(now, self.storage.attempts, Timer::Storage);
+        self.storage.attempts = self.storage.attempts.saturating_add(1);
+        self.storage.wake_at = Some(at);
+        let picked = self.chance.below(endpoints.len() as u64);
+        let Some(endpoint) = usize::try_from(picked).ok().and_then(|at| endpoints.get(at)) else {
+            return;
+        };
+        if self.storage.link.as_ref().is_some_and(|(_, on)| on == endpoint) {
+            return;
+        }
+        self.drop_storage_link(effects);
+        self.storage.links += 1;
+        let link = StorageKey(self.storage.links);
+        self.storage.link = Some((link, endpoint.clone()));
+        effects.push(Effect::Connect {
+            link: LinkKey::Storage(link),
+            endpoint: endpoint.clone(),
+        });
+    }
+
+    fn drop_storage_link(&mut self, effects: &mut Vec<Effect>) {
+        if let Some((link, _)) = self.storage.link.take() {
+            effects.push(Effect::Disconnect {
+                link: LinkKey::Storage(link),
+            });
+        }
+        self.storage.up = false;
+        self.storage.full = false;
+    }
+
+    pub(super) fn wake_storage(&mut self, at: Micros, effects: &mut Vec<Effect>) {
+        if self.storage.wake_at == Some(at) {
+            self.storage.wake_at = None;
+            if !self.storage.up && !self.storage.ready.is_empty() {
+                self.look_for_storage(effects);
+            }
+        }
+    }
+
+    fn is_storage(&self, link: StorageKey) -> bool {
+        self.storage.link.as_ref().is_some_and(|(on, _)| *on == link)
+    }
+
+    pub(super) fn storage_has_room(&mut self, link: StorageKey) {
+        if self.is_storage(link) {
+            self.storage.full = false;
+        }
+    }
+
+    pub(super) fn storage_up(&mut self, link: StorageKey) {
+        if self.is_storage(link) {
+            self.storage.up = true;
+            self.storage.full = false;
+        }
+    }
+
+    pub(super) fn storage_down(&mut self, link: StorageKey, effects: &mut Vec<Effect>) {
+        if self.is_storage(link) {
+            self.storage.up = false;
+            self.storage.full = false;
+            self.take_back_fetches();
+            if !self.storage.ready.is_empty() {
+                self.look_for_storage(effects);
+            }
+        }
+    }
+
+    pub(super) fn storage_refused(&mut self, now: Micros, link: StorageKey, effects: &mut Vec<Effect>) {
+        if self.is_storage(link) {
+            self.take_back_fetches();
+            self.drop_storage_link(effects);
+            let at = self.set_backoff(now, self.storage.attempts, Timer::Storage);
+            self.storage.attempts = self.storage.attempts.saturating_add(1);
+            self.storage.wake_at = Some(at);
+        }
+    }
+
+    fn take_back_fetches(&mut self) {
+        for (index, fetch) in &mut self.fetches {
+            if fetch.state == FetchState::Sent {
+                fetch.state = FetchState::Ready;
+                fetch.id = 0;
+                self.storage.ready.push_back(FetchKey(index));
+            }
+        }
+    }
+
+    /// Sends the fetches that are ready, as far as there is room.
+    pub(super) fn send_fetches(&mut self, wire: &mut impl Wire) {
+        while self.storage.up
+            && !self.storage.full
+            && let Some((link, _)) = &self.storage.link
+            && let Some(&key) = self.storage.ready.front()
+        {
+            let link = *link;
+            let trace = {
+                let part = &self.parts[self.fetches[key.0].part.0];
+                self.running[part.operation.0].trace
+            };
+            let id = self.next_id(IdKind::Fetch, key.0);
+            let fetch = &mut self.fetches[key.0];
+            let Some(WriterState::Known(writer)) = self.writers.get(&fetch.writer) else {
+                // Forgotten since: it is asked for again.
+                self.storage.ready.pop_front();
+                fetch.state = FetchState::Waiting;
+                fetch.wake_at = Some(0);
+                self.timers.push(std::cmp::Reverse((0, Timer::Fetch(key))));
+                continue;
+            };
+            let length = fetch.length();
+            let request = StorageRequest::Get {
+                pool: writer.pool.clone(),
+                name: fetch.object(),
+                offset: writer.sco_size.slot_offset(fetch.first_slot),
+                length,
+            };
+            if wire.to_storage(link, id, trace, &request, length) == Sent::NoRoom {
+                self.storage.full = true;
+                return;
+            }
+            fetch.state = FetchState::Sent;
+            fetch.id = id;
+            self.storage.ready.pop_front();
+        }
+    }
+}
+
+impl Fetch {
+    fn object(&self) -> ObjectName {
+        ObjectName::Sco {
+            volume: self.writer,
+            id: self.sco,
+            epoch: self.epoch,
+            version: self.version,
+        }
+    }
+
+    fn length(&self) -> u32 {
+        u32::try_from(self.crcs.len() * CLUSTER_LEN).unwrap_or(u32::MAX)
+    }
+
+    /// Whether these are the clusters, unharmed.
+    fn holds(&self, data: &[u8]) -> bool {
+        data.len() == self.crcs.len() * CLUSTER_LEN
+            && data
+                .chunks_exact(CLUSTER_LEN)
+                .zip(&self.crcs)
+                .all(|(cluster, crc)| crc32c(cluster) == *crc)
+    }
+}
+
+fn extent_bytes(extent: &ReadExtent) -> u64 {
+    match extent {
+        ReadExtent::Data { length } | ReadExtent::Zeros { length } => u64::from(*length),
+        ReadExtent::Located { crcs, .. } => crcs.len() as u64 * CLUSTER_BYTES,
+    }
+}
+
+/// Whether extents cover `length` bytes of whole clusters, and their data is there.
+fn covers(extents: &[ReadExtent], length: u64, data_len: usize) -> bool {
+    let whole = |extent: &ReadExtent| {
+        let bytes = extent_bytes(extent);
+        bytes > 0 && bytes.is_multiple_of(CLUSTER_BYTES)
+    };
+    let data: u64 = extents
+        .iter()
+        .filter(|extent| matches!(extent, ReadExtent::Data { .. }))
+        .map(extent_bytes)
+        .sum();
+    extents.iter().all(whole)
+        && extents.iter().map(extent_bytes).sum::<u64>() == length
+        && data == data_len as u64
+}

@@ -1,0 +1,515 @@
+//! Operations and the parts that they are sent as.
+//!
+//! Keeps: each operation until all of its parts have ended, each part until its owner (and storage) answered.
+//! Order: parts are sent in the order in which they came; a part that is sent again goes before those that never
+//! were; an operation ends with its last part.
+//! Crash: nothing was promised for what had not ended.
+//! Knows no links.
+
+use bytes::Bytes;
+use sconce_schemas::CLUSTER_BYTES;
+use sconce_schemas::wire::volume::{IoCode, IoFlags, ReadExtent, VolumeReply};
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
+
+use super::sessions::{Route, is_held};
+use super::types::{Effect, FrontEndKey, Micros, OwnerKey, SessionKey, Token};
+use super::{Core, IdKind, Timer, split_id};
+use crate::routing::operation::{Operation, Outcome, Piece, ReadData};
+
+/// Index of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RunningKey(pub(super) usize);
+
+/// Index of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PartKey(pub(super) usize);
+
+/// An operation that has not ended.
+#[derive(Debug)]
+pub(super) struct Running {
+    front_end: FrontEndKey,
+    token: Token,
+    session: SessionKey,
+    pub(super) code: IoCode,
+    pub(super) flags: IoFlags,
+    pub(super) trace: u64,
+    carried: u64,
+    /// Parts that have not ended.
+    left: usize,
+    /// What the parts of a read found, where there are several.
+    found: Vec<ReadData>,
+    refusal: Option<Refusal>,
+    /// Its front end is gone: what is on its way is waited for, nothing is sent (again).
+    abandoned: bool,
+}
+
+/// Where a part is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PartState {
+    /// In its session's queue.
+    Ready,
+    /// With the owner.
+    Sent,
+    /// The owner said "later".
+    Waiting,
+    /// The owner answered with locations; storage-routers are asked.
+    Gathering,
+}
+
+/// What is sent as one request.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) operation: RunningKey,
+    pub(super) session: SessionKey,
+    /// Which part of the operation.
+    index: usize,
+    pub(super) state: PartState,
+    /// 0 before the first send.
+    pub(super) number: u64,
+    /// The id of the last send.
+    pub(super) id: u64,
+    attempts: u32,
+    pub(super) wake_at: Option<Micros>,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) data: Bytes,
+    /// What a read found, in order: `None` where storage-routers are still asked.
+    pub(super) gathered: Vec<Option<Piece>>,
+    /// Those of `gathered` that are `None`.
+    pub(super) missing: usize,
+    /// Times that the owner's locations led nowhere.
+    pub(super) astray: u32,
+}
+
+impl Part {
+    /// The cluster-aligned range that a read's answer covers: start and length.
+    pub(super) fn aligned(&self) -> (u64, u64) {
+        let start = self.offset / CLUSTER_BYTES * CLUSTER_BYTES;
+        let end = (self.offset + self.length).next_multiple_of(CLUSTER_BYTES);
+        (start, end - start)
+    }
+}
+
+impl Core {
+    /// Takes an operation on; it completes exactly once, unless its front end abandons it.
+    ///
+    /// # Errors
+    /// The session has no room: the operation comes back, and [`Effect::Room`] follows when there is room.
+    pub fn submit(
+        &mut self,
+        session: SessionKey,
+        front_end: FrontEndKey,
+        token: Token,
+        operation: Operation,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Operation> {
+        if let Some(outcome) = ended_before_it_began(&operation) {
+            effects.push(Effect::Complete {
+                front_end,
+                token,
+                outcome,
+            });
+            return Ok(());
+        }
+        let carried = operation.carried();
+        let load = &mut self.sessions[session.0];
+        let fits = load.requests < self.limits.requests_max
+            && (load.requests == 0 || load.bytes + carried <= self.limits.bytes_max);
+        if !fits {
+            load.wants_room = true;
+            return Err(operation);
+        }
+        load.requests += 1;
+        load.bytes += carried;
+        let trace = self.give_trace();
+        let key = RunningKey(self.running.insert(Running {
+            front_end,
+            token,
+            session,
+            code: operation.code,
+            flags: operation.flags,
+            trace,
+            carried,
+            left: 0,
+            found: Vec::new(),
+            refusal: None,
+            abandoned: false,
+        }));
+        self.cut(key, session, operation);
+        self.start(session, effects);
+        Ok(())
+    }
+
+    /// Cuts an operation into parts: at multiples of the part size, so that each part's clusters are its own.
+    fn cut(&mut self, key: RunningKey, session: SessionKey, mut operation: Operation) {
+        let (mut offset, end) = (operation.offset, operation.offset + operation.length);
+        let is_cut = operation.carried() > 0;
+        let mut index = 0;
+        loop {
+            let next = (offset / self.limits.part_bytes + 1) * self.limits.part_bytes;
+            let stop = if is_cut { next.min(end) } else { end };
+            let length = stop - offset;
+            let data = if stop == end {
+                std::mem::take(&mut operation.data)
+            } else if operation.data.is_empty() {
+                Bytes::new()
+            } else {
+                operation
+                    .data
+                    .split_to(usize::try_from(length).unwrap_or(usize::MAX))
+            };
+            let part = PartKey(self.parts.insert(Part {
+                operation: key,
+                session,
+                index,
+                state: PartState::Ready,
+                number: 0,
+                id: 0,
+                attempts: 0,
+                wake_at: None,
+                offset,
+                length: if operation.code == IoCode::Resize {
+                    0
+                } else {
+                    length
+                },
+                data,
+                gathered: Vec::new(),
+                missing: 0,
+                astray: 0,
+            }));
+            self.sessions[session.0].ready.push_back(part);
+            index += 1;
+            offset = stop;
+            if offset >= end {
+                break;
+            }
+        }
+        let running = &mut self.running[key.0];
+        running.left = index;
+        if running.code == IoCode::Read && index > 1 {
+            running.found.resize(index, ReadData::default());
+        }
+        self.offer(session);
+    }
+
+    /// Puts a session with something to send in its link's turns.
+    fn offer(&mut self, key: SessionKey) {
+        if let Route::On {
+            link,
+            handle: Some(_),
+        } = self.sessions[key.0].route
+        {
+            self.queue(link, key);
+        }
+    }
+
+    pub(super) fn owner_replied(
+        &mut self,
+        now: Micros,
+        link: OwnerKey,
+        id: u64,
+        reply: VolumeReply,
+        data: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (kind, index) = split_id(id);
+        match kind {
+            IdKind::Part => {
+                let key = PartKey(index);
+                // An answer to a send that was taken back, or a duplicate, finds another id.
+                let is_answer = |part: &Part| part.id == id && part.state == PartState::Sent;
+                if self.parts.get(key.0).is_some_and(is_answer) {
+                    self.part_answered(now, key, reply, data, effects);
+                }
+            }
+            IdKind::Open => {
+                let reply = match reply {
+                    VolumeReply::Control(control) => Ok(control),
+                    VolumeReply::Refused(refusal) => Err(refusal),
+                    _ => Err(unexpected_answer()),
+                };
+                self.opened(now, link, id, SessionKey(index), reply, effects);
+            }
+            IdKind::Close | IdKind::Fetch => {}
+        }
+    }
+
+    fn part_answered(
+        &mut self,
+        now: Micros,
+        key: PartKey,
+        reply: VolumeReply,
+        data: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let part = &self.parts[key.0];
+        let (session, running) = (part.session, &self.running[part.operation.0]);
+        let (code, abandoned) = (running.code, running.abandoned);
+        match (reply, code) {
+            _ if abandoned => self.finish_part(key, Outcome::Done, effects),
+            (VolumeReply::Refused(refusal), _) => self.part_refused(now, key, session, refusal, effects),
+            (VolumeReply::Read(extents), IoCode::Read) => {
+                self.read_answered(key, extents, data, effects);
+            }
+            (VolumeReply::Extents(extents), IoCode::Extents) => {
+                self.finish_part(key, Outcome::Extents(extents), effects);
+            }
+            (
+                VolumeReply::Done,
+                IoCode::Write | IoCode::Discard | IoCode::WriteZeroes | IoCode::Flush | IoCode::Resize,
+            ) => {
+                self.finish_part(key, Outcome::Done, effects);
+            }
+            _ => self.finish_part(key, Outcome::Refused(unexpected_answer()), effects),
+        }
+    }
+
+    fn part_refused(
+        &mut self,
+        now: Micros,
+        key: PartKey,
+        session: SessionKey,
+        refusal: Refusal,
+        effects: &mut Vec<Effect>,
+    ) {
+        if refusal.remedy == Remedy::Reroute || refusal.code == RefusalCode::NotOpen {
+            self.leave_owner(now, session, refusal.text, effects);
+        } else if is_held(&refusal) {
+            self.hold(now, key);
+        } else {
+            self.finish_part(key, Outcome::Refused(refusal), effects);
+        }
+    }
+
+    /// Sends a part again after a while.
+    pub(super) fn hold(&mut self, now: Micros, key: PartKey) {
+        let attempts = self.parts[key.0].attempts;
+        let at = self.set_backoff(now, attempts, Timer::Part(key));
+        let part = &mut self.parts[key.0];
+        part.state = PartState::Waiting;
+        part.attempts = attempts.saturating_add(1);
+        part.wake_at = Some(at);
+    }
+
+    pub(super) fn wake_part(&mut self, at: Micros, key: PartKey) {
+        let is_due = |part: &&mut Part| part.state == PartState::Waiting && part.wake_at == Some(at);
+        if let Some(part) = self.parts.get_mut(key.0).filter(is_due) {
+            part.state = PartState::Ready;
+            part.wake_at = None;
+            let session = part.session;
+            // It was sent before those that never were.
+            self.sessions[session.0].ready.push_front(key);
+            self.offer(session);
+        }
+    }
+
+    fn read_answered(
+        &mut self,
+        key: PartKey,
+        extents: Vec<ReadExtent>,
+        data: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let part = &self.parts[key.0];
+        let (start, length) = part.aligned();
+        // The common answer: everything was in the write buffer.
+        if let [ReadExtent::Data { length: found }] = extents[..]
+            && u64::from(found) == length
+            && data.len() as u64 == length
+        {
+            let mut read = ReadData::default();
+            read.push(Piece::Data(data));
+            let read = read.trimmed(part.offset - start, part.length);
+            return self.finish_part(key, Outcome::Read(read), effects);
+        }
+        match self.gather(key, extents, data, effects) {
+            Ok(()) if self.parts[key.0].missing == 0 => self.finish_gathered(key, effects),
+            Ok(()) => {}
+            Err(()) => self.finish_part(key, Outcome::Refused(unexpected_answer()), effects),
+        }
+    }
+
+    /// All that a read was about is here.
+    pub(super) fn finish_gathered(&mut self, key: PartKey, effects: &mut Vec<Effect>) {
+        let part = &mut self.parts[key.0];
+        let (start, _) = part.aligned();
+        let mut read = ReadData::default();
+        for piece in std::mem::take(&mut part.gathered).into_iter().flatten() {
+            read.push(piece);
+        }
+        let read = read.trimmed(part.offset - start, part.length);
+        self.finish_part(key, Outcome::Read(read), effects);
+    }
+
+    /// A part ended; with the last of its parts the operation does.
+    pub(super) fn finish_part(&mut self, key: PartKey, outcome: Outcome, effects: &mut Vec<Effect>) {
+        let part = self.parts.remove(key.0);
+        let running = &mut self.running[part.operation.0];
+        let session = &mut self.sessions[part.session.0];
+        if running.code.changes() {
+            session.numbers.close(part.number);
+            if !session.ready.is_empty() {
+                // The window may have been full.
+                self.offer(part.session);
+            }
+        }
+        let running = &mut self.running[part.operation.0];
+        let session = &mut self.sessions[part.session.0];
+        running.left -= 1;
+        let outcome = match outcome {
+            Outcome::Refused(refusal) => {
+                running.refusal.get_or_insert(refusal);
+                Outcome::Done
+            }
+            outcome => {
+                session.attempts = 0;
+                outcome
+            }
+        };
+        let outcome = match outcome {
+            Outcome::Read(data) if !running.found.is_empty() => {
+                running.found[part.index] = data;
+                Outcome::Done
+            }
+            outcome => outcome,
+        };
+        if running.left == 0 {
+            self.finish(part.operation, outcome, effects);
+        }
+    }
+
+    fn finish(&mut self, key: RunningKey, last: Outcome, effects: &mut Vec<Effect>) {
+        let running = self.running.remove(key.0);
+        let session = &mut self.sessions[running.session.0];
+        session.requests -= 1;
+        session.bytes -= running.carried;
+        if session.wants_room {
+            session.wants_room = false;
+            effects.push(Effect::Room(running.session));
+        }
+        if running.abandoned {
+            let session = &mut self.sessions[running.session.0];
+            session.orphans -= 1;
+            if session.orphans == 0 {
+                effects.push(Effect::Settled(session.volume));
+            }
+            return self.note_unused(running.session);
+        }
+        let outcome = match running.refusal {
+            Some(refusal) => Outcome::Refused(refusal),
+            None if running.found.is_empty() => last,
+            None => {
+                let mut all = ReadData::default();
+                running.found.into_iter().for_each(|found| all.append(found));
+                Outcome::Read(all)
+            }
+        };
+        effects.push(Effect::Complete {
+            front_end: running.front_end,
+            token: running.token,
+            outcome,
+        });
+    }
+
+    /// The front end is gone. What the owner has is waited for, so that it is known when it can no longer be
+    /// applied; nothing else of it is sent, and nothing completes.
+    pub fn abandon(&mut self, now: Micros, front_end: FrontEndKey, effects: &mut Vec<Effect>) {
+        self.forget_asked(front_end);
+        let mut any = false;
+        for (_, running) in &mut self.running {
+            if running.front_end == front_end && !running.abandoned {
+                (any, running.abandoned) = (true, true);
+                let session = &mut self.sessions[running.session.0];
+                if session.orphans == 0 {
+                    effects.push(Effect::Orphaned(session.volume));
+                }
+                session.orphans += 1;
+            }
+        }
+        if any {
+            let left = self.parts_where(|part| part.state != PartState::Sent);
+            let left: Vec<PartKey> = left.into_iter().filter(|key| self.is_abandoned(*key)).collect();
+            for (_, session) in &mut self.sessions {
+                session.ready.retain(|key| !left.contains(key));
+            }
+            self.drop_parts(&left, effects);
+        }
+        self.end_unused(now, effects);
+    }
+
+    fn parts_where(&self, wanted: impl Fn(&Part) -> bool) -> Vec<PartKey> {
+        let found = self.parts.iter().filter(|(_, part)| wanted(part));
+        found.map(|(index, _)| PartKey(index)).collect()
+    }
+
+    fn is_abandoned(&self, key: PartKey) -> bool {
+        self.running[self.parts[key.0].operation.0].abandoned
+    }
+
+    /// Ends parts that nobody waits for and that are in no queue.
+    fn drop_parts(&mut self, parts: &[PartKey], effects: &mut Vec<Effect>) {
+        for &key in parts {
+            self.drop_fetches(key);
+            self.finish_part(key, Outcome::Done, effects);
+        }
+    }
+
+    /// What a session sent is not answered by its owner any more: it goes back to the front of the queue, in the
+    /// order of its numbers. What nobody waits for ends here.
+    pub(super) fn take_back_sends(&mut self, key: SessionKey, effects: &mut Vec<Effect>) {
+        let mut sent = self.parts_where(|part| part.session == key && part.state == PartState::Sent);
+        sent.sort_unstable_by_key(|key| self.parts[key.0].number);
+        let mut left = Vec::new();
+        for key in sent.into_iter().rev() {
+            let part = &mut self.parts[key.0];
+            part.state = PartState::Ready;
+            part.id = 0;
+            if self.is_abandoned(key) {
+                left.push(key);
+            } else {
+                let session = self.parts[key.0].session;
+                self.sessions[session.0].ready.push_front(key);
+            }
+        }
+        self.drop_parts(&left, effects);
+    }
+}
+
+/// The outcome of an operation that needs no owner: it is of no bytes, or it is wrong.
+fn ended_before_it_began(operation: &Operation) -> Option<Outcome> {
+    let Operation {
+        code,
+        offset,
+        length,
+        data,
+        ..
+    } = operation;
+    let data_fits = match code {
+        IoCode::Write => data.len() as u64 == *length,
+        _ => data.is_empty(),
+    };
+    if !data_fits
+        || offset
+            .checked_add(*length)
+            .is_none_or(|end| end > i64::MAX.unsigned_abs())
+    {
+        let text = format!(
+            "{code:?} of {length} bytes at {offset} with {} bytes of data is not possible",
+            data.len()
+        );
+        return Some(Outcome::Refused(Refusal::reject(RefusalCode::Invalid, text)));
+    }
+    match code {
+        IoCode::Read if *length == 0 => Some(Outcome::Read(ReadData::default())),
+        IoCode::Write | IoCode::Discard | IoCode::WriteZeroes if *length == 0 => Some(Outcome::Done),
+        _ => None,
+    }
+}
+
+fn unexpected_answer() -> Refusal {
+    Refusal::reject(
+        RefusalCode::Internal,
+        "the owner's answer does not fit what was asked (a bug, or another version)",
+    )
+}

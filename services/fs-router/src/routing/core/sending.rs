@@ -1,0 +1,142 @@
+//! What leaves: opens, operations, closes and fetches, as far as the links have room.
+//!
+//! Keeps: nothing of its own.
+//! Order: a session's parts leave in its queue's order; sessions on one link take turns.
+//! Crash: nothing.
+//! Knows no answers.
+
+use bytes::Bytes;
+use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeControl, VolumeRequest};
+
+use super::operations::PartState;
+use super::sessions::{Opening, Route};
+use super::types::{OwnerKey, Sent, SessionKey, Wire};
+use super::{Core, IdKind};
+
+/// Parts that a session sends before the next session's turn.
+const TURN: usize = 32;
+
+impl Core {
+    /// Sends what is ready. Call after events and after operations were taken on.
+    pub fn drain_sends(&mut self, wire: &mut impl Wire) {
+        for index in 0..self.links.capacity() {
+            if self.links.contains(index) {
+                self.drain_link(OwnerKey(index), wire);
+            }
+        }
+        self.send_fetches(wire);
+    }
+
+    fn drain_link(&mut self, key: OwnerKey, wire: &mut impl Wire) {
+        while let Some(link) = self.links.get_mut(key.0)
+            && link.up
+            && !link.full
+        {
+            if let Some(handle) = link.closing.pop() {
+                self.send_close(key, handle, wire);
+                continue;
+            }
+            let Some(session) = self.links[key.0].turns.pop_front() else {
+                return;
+            };
+            self.sessions[session.0].queued = false;
+            match self.send_turn(key, session, wire) {
+                Turn::Over => {}
+                Turn::More => self.queue(key, session),
+                Turn::NoRoom => {
+                    let link = &mut self.links[key.0];
+                    link.full = true;
+                    link.turns.push_front(session);
+                    self.sessions[session.0].queued = true;
+                }
+            }
+        }
+    }
+
+    /// A handle that nobody uses is closed where there is room; otherwise it ends with the connection.
+    fn send_close(&mut self, link: OwnerKey, handle: u32, wire: &mut impl Wire) {
+        let id = self.next_id(IdKind::Close, 0);
+        let request = VolumeRequest::Control(VolumeControl::Close { handle });
+        let _ = wire.to_owner(link, id, 0, &request, Bytes::new(), 0);
+    }
+
+    fn send_turn(&mut self, link: OwnerKey, key: SessionKey, wire: &mut impl Wire) -> Turn {
+        if self.sessions[key.0].opening == Opening::Wanted && self.send_open(link, key, wire) == Sent::NoRoom
+        {
+            return Turn::NoRoom;
+        }
+        let Route::On {
+            handle: Some(handle), ..
+        } = self.sessions[key.0].route
+        else {
+            return Turn::Over;
+        };
+        for _ in 0..TURN {
+            let Some(&part) = self.sessions[key.0].ready.front() else {
+                return Turn::Over;
+            };
+            // The owner remembers a window of numbers; beyond it, wait until its first is answered.
+            let Some(next) = self.sessions[key.0].numbers.next() else {
+                return Turn::Over;
+            };
+            let id = self.next_id(IdKind::Part, part.0);
+            let session = &mut self.sessions[key.0];
+            let entry = &mut self.parts[part.0];
+            let running = &self.running[entry.operation.0];
+            let changes = running.code.changes();
+            // What changes nothing is a new question each time: it needs no number that was kept for it.
+            let is_resend = changes && entry.number != 0;
+            let number = if is_resend { entry.number } else { next };
+            let below = session.numbers.below();
+            let request = VolumeRequest::Io(IoRequest {
+                handle,
+                number,
+                below,
+                code: running.code,
+                flags: running.flags,
+                offset: entry.offset,
+                length: entry.length,
+            });
+            let reply_bytes = match running.code {
+                IoCode::Read => u32::try_from(entry.aligned().1).unwrap_or(u32::MAX),
+                _ => 0,
+            };
+            let data = entry.data.clone();
+            if wire.to_owner(link, id, running.trace, &request, data, reply_bytes) == Sent::NoRoom {
+                return Turn::NoRoom;
+            }
+            if !is_resend {
+                entry.number = number;
+                session.numbers.take(changes);
+            }
+            entry.id = id;
+            entry.state = PartState::Sent;
+            session.ready.pop_front();
+        }
+        Turn::More
+    }
+
+    fn send_open(&mut self, link: OwnerKey, key: SessionKey, wire: &mut impl Wire) -> Sent {
+        let id = self.next_id(IdKind::Open, key.0);
+        let session = &self.sessions[key.0];
+        let request = VolumeRequest::Control(VolumeControl::Open {
+            volume: session.volume,
+            session: session.id,
+        });
+        let sent = wire.to_owner(link, id, 0, &request, Bytes::new(), 0);
+        if sent == Sent::Taken {
+            self.sessions[key.0].open_sent(id);
+        }
+        sent
+    }
+}
+
+/// How a session's turn ended.
+enum Turn {
+    /// It has nothing more to send.
+    Over,
+    /// It has more to send: its next turn comes after the others'.
+    More,
+    /// The link takes no more.
+    NoRoom,
+}

@@ -1,0 +1,549 @@
+//! Sessions and the links that they use: from "who owns this volume?" to an open handle, and back when it is lost.
+//!
+//! Keeps: where each session is on that way, and which front ends wait for it to arrive.
+//! Order: registry, connection, open; operations are sent only between an open and the next refusal or loss.
+//! Crash: a session dies with its process; its id is never used again.
+//! Knows no operations beyond moving them back into the queue.
+
+use std::collections::VecDeque;
+
+use sconce_schemas::wire::volume::VolumeControlReply;
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
+use sconce_schemas::{SessionId, VolumeId};
+
+use super::operations::{PartKey, PartState};
+use super::types::{Effect, FrontEndKey, LinkKey, Micros, OwnerKey, Routed, SessionKey, Token};
+use super::{Core, Timer};
+use crate::routing::numbers::Numbers;
+use crate::routing::operation::{Opened, Outcome};
+
+/// A connection to a volume-router, shared by the sessions of all volumes that it owns.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) endpoint: String,
+    pub(super) up: bool,
+    /// A request was not taken: wait for room.
+    pub(super) full: bool,
+    /// Sessions that have something to send, each once.
+    pub(super) turns: VecDeque<SessionKey>,
+    /// Handles that nobody uses any more.
+    pub(super) closing: Vec<u32>,
+    /// Sessions that are attached.
+    sessions: usize,
+    /// Set while no session is attached: when the link goes.
+    wake_at: Option<Micros>,
+}
+
+/// How long a link without sessions is kept: a session that comes back soon needs no new greeting.
+const LINK_KEPT_US: Micros = 30_000_000;
+
+#[derive(Debug)]
+pub(super) enum Route {
+    /// Nobody wants anything.
+    Idle,
+    /// The registry was asked.
+    Asking,
+    /// Waits until `wake_at`, then asks the registry.
+    Pausing,
+    /// Attached to a link; open there with this handle.
+    On { link: OwnerKey, handle: Option<u32> },
+}
+
+/// Whether an `Open` is to be sent or on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    Idle,
+    Wanted,
+    Sent(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) volume: VolumeId,
+    pub(super) id: SessionId,
+    pub(super) route: Route,
+    pub(super) opening: Opening,
+    /// The registry was asked and has not answered.
+    looking: bool,
+    pub(super) numbers: Numbers,
+    /// Parts to be sent, in the order of their numbers; those without one behind.
+    pub(super) ready: VecDeque<PartKey>,
+    /// Is in the link's `turns`.
+    pub(super) queued: bool,
+    /// Operations that have not ended, and the bytes that they carry.
+    pub(super) requests: usize,
+    pub(super) bytes: u64,
+    /// An operation was refused for want of room.
+    pub(super) wants_room: bool,
+    /// Operations that were left behind while on their way to the owner.
+    pub(super) orphans: usize,
+    /// Handles that front ends have.
+    users: usize,
+    /// Front ends that want to know what an `Open` that is yet to be sent says.
+    asked: Vec<(FrontEndKey, Token)>,
+    /// Front ends whose `Open` is on its way.
+    asking: Vec<(FrontEndKey, Token)>,
+    /// Attempts to reach the owner since something last went well.
+    pub(super) attempts: u32,
+    wake_at: Option<Micros>,
+    /// Why operations are held, for people.
+    trouble: Option<String>,
+}
+
+impl Core {
+    /// The session of a volume, made where there is none. Each call needs its [`Core::release`].
+    pub fn session(&mut self, volume: VolumeId) -> SessionKey {
+        if let Some(&key) = self.by_volume.get(&volume) {
+            self.sessions[key.0].users += 1;
+            return key;
+        }
+        let id = SessionId(self.chance.u64());
+        let key = SessionKey(self.sessions.insert(Session {
+            volume,
+            id,
+            route: Route::Idle,
+            opening: Opening::Idle,
+            looking: false,
+            numbers: Numbers::new(),
+            ready: VecDeque::new(),
+            queued: false,
+            requests: 0,
+            bytes: 0,
+            wants_room: false,
+            orphans: 0,
+            users: 1,
+            asked: Vec::new(),
+            asking: Vec::new(),
+            attempts: 0,
+            wake_at: None,
+            trouble: None,
+        }));
+        self.by_volume.insert(volume, key);
+        key
+    }
+
+    /// Gives back what [`Core::session`] gave. The session ends once nobody has it and nothing is under way.
+    pub fn release(&mut self, now: Micros, key: SessionKey, effects: &mut Vec<Effect>) {
+        if let Some(session) = self.sessions.get_mut(key.0) {
+            session.users = session.users.saturating_sub(1);
+            self.note_unused(key);
+            self.end_unused(now, effects);
+        }
+    }
+
+    /// Asks the owner to open the volume; completes with [`Outcome::Opened`], as it is then, or a refusal.
+    pub fn open(&mut self, key: SessionKey, front_end: FrontEndKey, token: Token, effects: &mut Vec<Effect>) {
+        self.sessions[key.0].asked.push((front_end, token));
+        self.want_open(key, effects);
+    }
+
+    /// Why the operations of a session are held, where they are.
+    #[must_use]
+    pub fn trouble(&self, key: SessionKey) -> Option<&str> {
+        self.sessions.get(key.0)?.trouble.as_deref()
+    }
+
+    /// Starts the way to the owner where it has not begun.
+    pub(super) fn start(&mut self, key: SessionKey, effects: &mut Vec<Effect>) {
+        if matches!(self.sessions[key.0].route, Route::Idle) {
+            self.sessions[key.0].route = Route::Asking;
+            self.look(key, effects);
+        }
+    }
+
+    fn want_open(&mut self, key: SessionKey, effects: &mut Vec<Effect>) {
+        self.start(key, effects);
+        let session = &mut self.sessions[key.0];
+        if let Route::On { link, .. } = session.route
+            && session.opening == Opening::Idle
+        {
+            session.opening = Opening::Wanted;
+            self.queue(link, key);
+        }
+    }
+
+    /// Puts a session in its link's turns.
+    pub(super) fn queue(&mut self, link: OwnerKey, key: SessionKey) {
+        let session = &mut self.sessions[key.0];
+        if !session.queued {
+            session.queued = true;
+            self.links[link.0].turns.push_back(key);
+        }
+    }
+
+    fn look(&mut self, key: SessionKey, effects: &mut Vec<Effect>) {
+        let session = &mut self.sessions[key.0];
+        if !session.looking {
+            session.looking = true;
+            let volume = session.volume;
+            effects.push(Effect::FindOwner { session: key, volume });
+        }
+    }
+
+    pub(super) fn routed(&mut self, now: Micros, key: SessionKey, routed: Routed, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(key.0).filter(|session| session.looking) else {
+            return;
+        };
+        session.looking = false;
+        let volume = session.volume;
+        // Judged again on return: what was asked for in need is of no use to a session that is open since.
+        let current = match session.route {
+            Route::Asking => None,
+            Route::On { link, handle: None } if !self.links[link.0].up => Some(link),
+            _ => return self.note_unused(key),
+        };
+        match routed {
+            Routed::Gone(refusal) => self.fail_session(now, key, &refusal, effects),
+            Routed::Unknown(why) => {
+                session.trouble = Some(why);
+                if current.is_none() {
+                    session.route = Route::Pausing;
+                }
+                self.wait(now, key);
+            }
+            Routed::At { endpoint, writer } => {
+                self.know_writer(volume, writer);
+                if current.is_some_and(|link| self.links[link.0].endpoint == endpoint) {
+                    return self.wait(now, key);
+                }
+                self.detach(now, key, effects);
+                self.attach(now, key, endpoint, effects);
+            }
+        }
+        self.note_unused(key);
+    }
+
+    fn attach(&mut self, now: Micros, key: SessionKey, endpoint: String, effects: &mut Vec<Effect>) {
+        let link = match self.by_endpoint.get(&endpoint) {
+            Some(&link) => link,
+            None => self.connect(endpoint, effects),
+        };
+        self.links[link.0].sessions += 1;
+        self.sessions[key.0].route = Route::On { link, handle: None };
+        if self.links[link.0].up {
+            self.sessions[key.0].opening = Opening::Wanted;
+            self.queue(link, key);
+        } else {
+            self.wait(now, key);
+        }
+    }
+
+    fn connect(&mut self, endpoint: String, effects: &mut Vec<Effect>) -> OwnerKey {
+        let link = OwnerKey(self.links.insert(Link {
+            endpoint: endpoint.clone(),
+            up: false,
+            full: false,
+            turns: VecDeque::new(),
+            closing: Vec::new(),
+            sessions: 0,
+            wake_at: None,
+        }));
+        self.by_endpoint.insert(endpoint.clone(), link);
+        effects.push(Effect::Connect {
+            link: LinkKey::Owner(link),
+            endpoint,
+        });
+        link
+    }
+
+    /// Takes a session off its link: its operations on the way there are to be sent again, wherever it goes next.
+    fn detach(&mut self, now: Micros, key: SessionKey, effects: &mut Vec<Effect>) {
+        self.take_back_sends(key, effects);
+        let session = &mut self.sessions[key.0];
+        let Route::On { link, .. } = session.route else {
+            return;
+        };
+        session.route = Route::Idle;
+        session.opening = Opening::Idle;
+        session.queued = false;
+        session.asked.append(&mut session.asking);
+        let entry = &mut self.links[link.0];
+        entry.turns.retain(|turn| *turn != key);
+        entry.sessions -= 1;
+        if entry.sessions == 0 {
+            let at = now + LINK_KEPT_US;
+            entry.wake_at = Some(at);
+            self.set_timer(at, Timer::Link(link));
+        }
+    }
+
+    pub(super) fn wake_link(&mut self, at: Micros, key: OwnerKey, effects: &mut Vec<Effect>) {
+        let due = self
+            .links
+            .get(key.0)
+            .is_some_and(|link| link.wake_at == Some(at) && link.sessions == 0);
+        if due {
+            self.remove_link(key, effects);
+        }
+    }
+
+    fn remove_link(&mut self, key: OwnerKey, effects: &mut Vec<Effect>) {
+        let link = self.links.remove(key.0);
+        self.by_endpoint.remove(&link.endpoint);
+        effects.push(Effect::Disconnect {
+            link: LinkKey::Owner(key),
+        });
+    }
+
+    /// Asks the registry again after a while.
+    fn wait(&mut self, now: Micros, key: SessionKey) {
+        let attempts = self.sessions[key.0].attempts;
+        let at = self.set_backoff(now, attempts, Timer::Session(key));
+        let session = &mut self.sessions[key.0];
+        session.attempts = attempts.saturating_add(1);
+        session.wake_at = Some(at);
+    }
+
+    pub(super) fn wake_session(&mut self, at: Micros, key: SessionKey, effects: &mut Vec<Effect>) {
+        let Some(session) = self
+            .sessions
+            .get_mut(key.0)
+            .filter(|session| session.wake_at == Some(at))
+        else {
+            return;
+        };
+        session.wake_at = None;
+        match session.route {
+            Route::Pausing => {
+                session.route = Route::Asking;
+                self.look(key, effects);
+            }
+            // The owner may be back at another place, or another node may be the owner by now.
+            Route::On { link, .. } if !self.links[link.0].up => self.look(key, effects),
+            _ => {}
+        }
+    }
+
+    /// The owner refused: nothing more goes there until the registry was asked and the volume is open again.
+    pub(super) fn leave_owner(
+        &mut self,
+        now: Micros,
+        key: SessionKey,
+        why: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.detach(now, key, effects);
+        let session = &mut self.sessions[key.0];
+        session.route = Route::Pausing;
+        session.trouble = Some(why);
+        self.wait(now, key);
+    }
+
+    pub(super) fn opened(
+        &mut self,
+        now: Micros,
+        link: OwnerKey,
+        id: u64,
+        key: SessionKey,
+        reply: Result<VolumeControlReply, Refusal>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let expected = |session: &Session| {
+            session.opening == Opening::Sent(id)
+                && matches!(session.route, Route::On { link: on, .. } if on == link)
+        };
+        let Some(session) = self.sessions.get_mut(key.0).filter(|s| expected(s)) else {
+            return;
+        };
+        match reply {
+            Ok(VolumeControlReply::Opened {
+                handle,
+                epoch,
+                size,
+                read_only,
+            }) => {
+                session.route = Route::On {
+                    link,
+                    handle: Some(handle),
+                };
+                session.trouble = None;
+                session.wake_at = None;
+                session.opening = if session.asked.is_empty() {
+                    Opening::Idle
+                } else {
+                    Opening::Wanted
+                };
+                let opened = Opened {
+                    epoch,
+                    size,
+                    read_only,
+                };
+                for (front_end, token) in std::mem::take(&mut session.asking) {
+                    effects.push(Effect::Complete {
+                        front_end,
+                        token,
+                        outcome: Outcome::Opened(opened),
+                    });
+                }
+                self.queue(link, key);
+            }
+            Ok(_) => self.leave_owner(
+                now,
+                key,
+                "the owner answered something else to an open".to_owned(),
+                effects,
+            ),
+            Err(refusal) if is_held(&refusal) || refusal.remedy == Remedy::Reroute => {
+                self.leave_owner(now, key, refusal.text, effects);
+            }
+            Err(refusal) => self.fail_session(now, key, &refusal, effects),
+        }
+        self.note_unused(key);
+    }
+
+    /// There is no way to this volume, for good: all that waits for it ends.
+    fn fail_session(&mut self, now: Micros, key: SessionKey, refusal: &Refusal, effects: &mut Vec<Effect>) {
+        self.detach(now, key, effects);
+        let session = &mut self.sessions[key.0];
+        session.route = Route::Idle;
+        session.attempts = 0;
+        session.trouble = None;
+        self.refuse_asked(key, refusal, effects);
+        self.sessions[key.0].ready.clear();
+        let parts: Vec<PartKey> = self
+            .parts
+            .iter()
+            .filter(|(_, part)| part.session == key && part.state != PartState::Gathering)
+            .map(|(index, _)| PartKey(index))
+            .collect();
+        for part in parts {
+            self.finish_part(part, Outcome::Refused(refusal.clone()), effects);
+        }
+    }
+
+    fn refuse_asked(&mut self, key: SessionKey, refusal: &Refusal, effects: &mut Vec<Effect>) {
+        for (front_end, token) in std::mem::take(&mut self.sessions[key.0].asked) {
+            effects.push(Effect::Complete {
+                front_end,
+                token,
+                outcome: Outcome::Refused(refusal.clone()),
+            });
+        }
+    }
+
+    pub(super) fn owner_has_room(&mut self, key: OwnerKey) {
+        if let Some(link) = self.links.get_mut(key.0) {
+            link.full = false;
+        }
+    }
+
+    pub(super) fn owner_up(&mut self, key: OwnerKey) {
+        let Some(link) = self.links.get_mut(key.0) else {
+            return;
+        };
+        link.up = true;
+        link.full = false;
+        link.closing.clear();
+        for session in self.sessions_on(key) {
+            self.sessions[session.0].opening = Opening::Wanted;
+            self.queue(key, session);
+        }
+    }
+
+    pub(super) fn owner_down(&mut self, now: Micros, key: OwnerKey, effects: &mut Vec<Effect>) {
+        let Some(link) = self.links.get_mut(key.0) else {
+            return;
+        };
+        link.up = false;
+        link.full = false;
+        link.closing.clear();
+        let why = format!("the connection to {} is lost", link.endpoint);
+        for session in self.sessions_on(key) {
+            self.take_back_sends(session, effects);
+            let entry = &mut self.sessions[session.0];
+            entry.route = Route::On {
+                link: key,
+                handle: None,
+            };
+            entry.opening = Opening::Idle;
+            entry.trouble = Some(why.clone());
+            entry.asked.append(&mut entry.asking);
+            if entry.wake_at.is_none() {
+                self.wait(now, session);
+            }
+            self.note_unused(session);
+        }
+    }
+
+    /// The peer will never talk to this build. Guests wait, for a rolling upgrade ends; whoever opens a volume
+    /// anew is told.
+    pub(super) fn owner_refused(
+        &mut self,
+        now: Micros,
+        key: OwnerKey,
+        refusal: &Refusal,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !self.links.contains(key.0) {
+            return;
+        }
+        for session in self.sessions_on(key) {
+            self.leave_owner(now, session, refusal.text.clone(), effects);
+            self.refuse_asked(session, refusal, effects);
+            self.note_unused(session);
+        }
+        self.remove_link(key, effects);
+    }
+
+    fn sessions_on(&self, key: OwnerKey) -> Vec<SessionKey> {
+        self.sessions
+            .iter()
+            .filter(|(_, session)| matches!(session.route, Route::On { link, .. } if link == key))
+            .map(|(index, _)| SessionKey(index))
+            .collect()
+    }
+
+    /// Forgets who of a front end waits for an open.
+    pub(super) fn forget_asked(&mut self, front_end: FrontEndKey) {
+        for (_, session) in &mut self.sessions {
+            session.asked.retain(|(who, _)| *who != front_end);
+            session.asking.retain(|(who, _)| *who != front_end);
+        }
+    }
+
+    /// Something of a session ended: it may have been the last.
+    pub(super) fn note_unused(&mut self, key: SessionKey) {
+        if self.sessions.get(key.0).is_some_and(Session::is_unused) {
+            self.unused.push(key);
+        }
+    }
+
+    /// Ends the sessions that nobody has and that have nothing under way.
+    pub(super) fn end_unused(&mut self, now: Micros, effects: &mut Vec<Effect>) {
+        while let Some(key) = self.unused.pop() {
+            if !self.sessions.get(key.0).is_some_and(Session::is_unused) {
+                continue;
+            }
+            let route = match self.sessions[key.0].route {
+                Route::On {
+                    link,
+                    handle: Some(handle),
+                } => Some((link, handle)),
+                _ => None,
+            };
+            self.detach(now, key, effects);
+            if let Some((link, handle)) = route {
+                self.links[link.0].closing.push(handle);
+            }
+            let session = self.sessions.remove(key.0);
+            self.by_volume.remove(&session.volume);
+        }
+    }
+}
+
+impl Session {
+    /// The open is on its way, for all that have asked until now.
+    pub(super) fn open_sent(&mut self, id: u64) {
+        self.opening = Opening::Sent(id);
+        self.asking.append(&mut self.asked);
+    }
+
+    fn is_unused(&self) -> bool {
+        self.users == 0 && self.requests == 0 && !self.looking
+    }
+}
+
+/// Whether a refusal says: the same again, later.
+pub(super) fn is_held(refusal: &Refusal) -> bool {
+    refusal.remedy == Remedy::Retry || refusal.code == RefusalCode::WaitsForOwner
+}
