@@ -6,7 +6,7 @@
 //! Knows no request's meaning.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ struct Inner<Q, R> {
 
 struct Shared<R> {
     /// Calls that were sent and not answered.
-    waiting: RefCell<HashMap<u64, oneshot::Sender<(R, Bytes)>>>,
+    waiting: RefCell<BTreeMap<u64, oneshot::Sender<(R, Bytes)>>>,
     next_id: Cell<u64>,
     /// Tells calls that could not be sent to try again.
     again: Notify,

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use sconce_schemas::wire::Refusal;
 
-use crate::zeromq;
+use crate::{in_process, zeromq};
 
 /// The frames of a message: the header, and the data frame (empty: there is none).
 #[derive(Debug, Clone, Default)]
@@ -47,12 +47,14 @@ pub enum LostReason {
 /// Sending half of a client's connection.
 pub(crate) enum LinkSender {
     Zeromq(zeromq::DialSender),
+    InProcess(in_process::DialSender),
 }
 
 impl LinkSender {
     pub(crate) async fn send(&mut self, frames: Frames) -> Result<(), LostReason> {
         match self {
             LinkSender::Zeromq(sender) => sender.send(frames).await,
+            LinkSender::InProcess(sender) => sender.send(frames),
         }
     }
 }
@@ -60,6 +62,7 @@ impl LinkSender {
 /// Receiving half of a client's connection.
 pub(crate) enum LinkReceiver {
     Zeromq(zeromq::DialReceiver),
+    InProcess(in_process::DialReceiver),
 }
 
 impl LinkReceiver {
@@ -67,6 +70,7 @@ impl LinkReceiver {
     pub(crate) async fn recv(&mut self) -> Result<Frames, LostReason> {
         match self {
             LinkReceiver::Zeromq(receiver) => receiver.recv().await,
+            LinkReceiver::InProcess(receiver) => receiver.recv().await,
         }
     }
 }
@@ -89,6 +93,7 @@ pub(crate) enum Arrival {
 #[derive(Clone)]
 pub(crate) enum ListenSender {
     Zeromq(zeromq::ListenSender),
+    InProcess(in_process::ListenSender),
 }
 
 impl ListenSender {
@@ -96,6 +101,7 @@ impl ListenSender {
     pub(crate) async fn send(&mut self, peer: &PeerKey, frames: Frames) -> bool {
         match self {
             ListenSender::Zeromq(sender) => sender.send(peer, frames).await,
+            ListenSender::InProcess(sender) => sender.send(peer, frames),
         }
     }
 
@@ -103,6 +109,7 @@ impl ListenSender {
     pub(crate) fn drop_peer(&mut self, peer: &PeerKey) {
         match self {
             ListenSender::Zeromq(sender) => sender.drop_peer(peer),
+            ListenSender::InProcess(sender) => sender.drop_peer(peer),
         }
     }
 }
@@ -110,6 +117,7 @@ impl ListenSender {
 /// Receiving half of a listening socket.
 pub(crate) enum ListenReceiver {
     Zeromq(zeromq::ListenReceiver),
+    InProcess(in_process::ListenReceiver),
 }
 
 impl ListenReceiver {
@@ -117,6 +125,7 @@ impl ListenReceiver {
     pub(crate) async fn recv(&mut self) -> (PeerKey, Arrival) {
         match self {
             ListenReceiver::Zeromq(receiver) => receiver.recv().await,
+            ListenReceiver::InProcess(receiver) => receiver.recv().await,
         }
     }
 }

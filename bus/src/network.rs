@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sconce_schemas::NodeName;
 
 use crate::endpoint::{Endpoint, Place};
+use crate::in_process::{self, InProcess};
 use crate::link::{LinkReceiver, LinkSender, ListenReceiver, ListenSender};
 use crate::server::Identity;
 use crate::zeromq;
@@ -18,6 +19,7 @@ pub struct Network(Arc<Kind>);
 enum Kind {
     #[expect(dead_code, reason = "read by the TLS bridge, which follows")]
     Zeromq(ZeromqSettings),
+    InProcess(InProcess),
 }
 
 /// What the ZeroMQ network needs to know of this service.
@@ -84,10 +86,17 @@ impl Network {
         Self(Arc::new(Kind::Zeromq(settings)))
     }
 
+    /// A network within the process, for tests and for services that share one.
+    #[must_use]
+    pub fn in_process(network: InProcess) -> Self {
+        Self(Arc::new(Kind::InProcess(network)))
+    }
+
     /// The dice of one client of this network.
-    pub(crate) fn chance(&self, _endpoint: &Endpoint, _node: &NodeName) -> fastrand::Rng {
+    pub(crate) fn chance(&self) -> fastrand::Rng {
         match &*self.0 {
             Kind::Zeromq(_) => fastrand::Rng::new(),
+            Kind::InProcess(network) => network.chance(),
         }
     }
 
@@ -95,13 +104,20 @@ impl Network {
     pub(crate) async fn dial(
         &self,
         endpoint: &Endpoint,
-        _node: &NodeName,
+        node: &NodeName,
     ) -> Result<(LinkSender, LinkReceiver), DialError> {
         match (&*self.0, endpoint.place()) {
             (Kind::Zeromq(_), Place::Ipc(path)) => {
                 let (sender, receiver) = zeromq::dial(path).await?;
                 Ok((LinkSender::Zeromq(sender), LinkReceiver::Zeromq(receiver)))
             }
+            (Kind::InProcess(network), Place::InProcess(name)) => {
+                let (sender, receiver) = in_process::dial(network, node, name)?;
+                Ok((LinkSender::InProcess(sender), LinkReceiver::InProcess(receiver)))
+            }
+            (Kind::InProcess(_), _) => Err(DialError::Never(format!(
+                "{endpoint}: the in-process network reaches inproc:// endpoints"
+            ))),
             (Kind::Zeromq(_), _) => Err(DialError::Never(format!(
                 "{endpoint}: the ZeroMQ network reaches ipc:// and tls:// endpoints"
             ))),
@@ -111,13 +127,24 @@ impl Network {
     pub(crate) async fn listen(
         &self,
         endpoint: &Endpoint,
-        _identity: &Identity,
+        identity: &Identity,
     ) -> Result<(ListenSender, ListenReceiver), BindError> {
         match (&*self.0, endpoint.place()) {
             (Kind::Zeromq(_), Place::Ipc(path)) => {
                 let (sender, receiver) = zeromq::listen(endpoint, path).await?;
                 Ok((ListenSender::Zeromq(sender), ListenReceiver::Zeromq(receiver)))
             }
+            (Kind::InProcess(network), Place::InProcess(name)) => {
+                let (sender, receiver) = in_process::listen(network, endpoint, name, &identity.node)?;
+                Ok((
+                    ListenSender::InProcess(sender),
+                    ListenReceiver::InProcess(receiver),
+                ))
+            }
+            (Kind::InProcess(_), _) => Err(BindError::Unsupported {
+                endpoint: endpoint.clone(),
+                expected: "the in-process network binds inproc:// endpoints",
+            }),
             (Kind::Zeromq(_), _) => Err(BindError::Unsupported {
                 endpoint: endpoint.clone(),
                 expected: "the ZeroMQ network binds ipc:// and tls:// endpoints",

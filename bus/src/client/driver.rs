@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 const SILENCES_MAX: u32 = 4;
 
 pub(super) async fn drive(shared: Rc<Shared>, network: Network, endpoint: Endpoint, hello: Hello) {
-    let mut chance = network.chance(&endpoint, &hello.node);
+    let mut chance = network.chance();
     let mut backoff = BACKOFF_MIN;
     loop {
         while !shared.is_dialing() {

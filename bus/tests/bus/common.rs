@@ -35,6 +35,16 @@ pub(crate) struct Place {
     pub(crate) endpoint: Endpoint,
 }
 
+/// Runs a test under tokio's paused clock: time passes only when nothing else can happen.
+pub(crate) fn simulate<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, test)
+}
+
 /// A private directory with an ipc endpoint in it.
 pub(crate) fn ipc_place() -> Place {
     let dir = tempfile::tempdir().expect("a directory");

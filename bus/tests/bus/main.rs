@@ -1,6 +1,7 @@
 //! The bus as its users see it.
 
-#![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod common;
 mod connection;
+mod in_process;

@@ -171,14 +171,7 @@ pub const REQUEST_OVERHEAD: u64 = 64;
 pub const BATCH_MAX: usize = 4096;
 
 /// Appends a request to the requests of a batch header under construction (see [`close_requests`]).
-pub fn put_request<B: Body>(
-    out: &mut Vec<u8>,
-    id: u64,
-    data_len: u32,
-    reply_len: u32,
-    trace: u64,
-    body: &B,
-) {
+pub fn put_request<B: Body>(out: &mut Vec<u8>, id: u64, data_len: u32, reply_len: u32, trace: u64, body: &B) {
     put_array(out, 5);
     put_uint(out, id);
     put_uint(out, u64::from(data_len));
