@@ -244,14 +244,15 @@ impl Head for JournalHead {
     }
 }
 
-/// The first valid journal commit at or after the start of `input`, wherever it begins: tells a tail that a
-/// crash cut off (nothing valid follows) from damage in the middle.
+/// The first valid journal commit in `input`, wherever it begins, and where: tells a tail that a crash cut off
+/// (nothing valid follows) from damage in the middle.
 #[must_use]
-pub fn find_commit(input: &[u8], generation: u64) -> Option<StoredCommit> {
+pub fn find_commit(input: &[u8], generation: u64) -> Option<(usize, StoredCommit)> {
     let salt = FileKind::Journal.salt(generation);
     (0..input.len()).find_map(|at| {
         let (mut payload, _) = split_frame(&input[at..], FileKind::Journal, salt).ok()?;
-        take_named(&mut payload, FileKind::Journal.what()).ok()
+        let commit = take_named(&mut payload, FileKind::Journal.what()).ok()?;
+        Some((at, commit))
     })
 }
 

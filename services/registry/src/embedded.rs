@@ -5,6 +5,7 @@
 //! Crash: what was answered is in the store; a caller that went away meanwhile changes nothing about that.
 //! Knows no bus: `host` serves it to others.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use tokio::time::Instant;
 
 use crate::home::{Answer, Found, Home, Page};
 use crate::state::State;
-use crate::{CommitError, RegistryError, Watched};
+use crate::store::{Store, StoreError};
+use crate::{CommitError, OpenError, RegistryError, Watched};
 
 /// An embedded registry.
 pub(crate) struct Embedded {
@@ -34,6 +36,8 @@ struct Shared {
 
 struct Writer {
     chance: Chance,
+    /// `None`: in memory only.
+    store: Option<Store>,
 }
 
 impl Shared {
@@ -48,15 +52,37 @@ impl Shared {
     }
 }
 
+impl Writer {
+    fn persist(&mut self, shared: &Shared, commit: &StoredCommit) -> Result<(), StoreError> {
+        let image = || shared.state().image().clone();
+        if let Some(store) = &mut self.store {
+            store.append(commit, image)?;
+        }
+        shared.apply(commit);
+        if let Some(store) = &mut self.store {
+            let head = shared.state().image().head(0);
+            store.follow(commit, image, &head);
+        }
+        Ok(())
+    }
+}
+
 type Writing = OwnedMutexGuard<Writer>;
 
 impl Embedded {
     /// A registry in memory: gone with its last handle.
     pub(crate) fn in_memory() -> Self {
-        Self::new("in memory".to_owned(), State::default())
+        Self::new("in memory".to_owned(), State::default(), None)
     }
 
-    fn new(name: String, state: State) -> Self {
+    /// The registry in a directory, made if it is not there.
+    pub(crate) fn in_directory(dir: &Path) -> Result<Self, OpenError> {
+        let (store, image) = Store::open(dir)?;
+        let state = State::recovered(image, Instant::now());
+        Ok(Self::new(format!("in {}", dir.display()), state, Some(store)))
+    }
+
+    fn new(name: String, state: State, store: Option<Store>) -> Self {
         Self {
             name,
             shared: Arc::new(Shared {
@@ -65,6 +91,7 @@ impl Embedded {
             }),
             writer: Arc::new(tokio::sync::Mutex::new(Writer {
                 chance: Chance::from_os(),
+                store,
             })),
         }
     }
@@ -74,9 +101,27 @@ impl Embedded {
     }
 
     /// Makes a commit durable and then visible.
-    async fn store(&self, writing: Writing, commit: StoredCommit) -> Result<Writing, CommitError> {
-        self.shared.apply(&commit);
-        Ok(writing)
+    async fn store(&self, mut writing: Writing, commit: StoredCommit) -> Result<Writing, CommitError> {
+        if writing.store.is_none() {
+            self.shared.apply(&commit);
+            return Ok(writing);
+        }
+        let shared = self.shared.clone();
+        // Syncing takes milliseconds; and once begun it goes on to the end, whether or not the caller waits.
+        let stored = tokio::task::spawn_blocking(move || {
+            let stored = writing.persist(&shared, &commit);
+            (writing, stored)
+        });
+        let registry = self.name.clone();
+        match stored.await {
+            Ok((writing, Ok(()))) => Ok(writing),
+            Ok((_, Err(StoreError::Unchanged(detail)))) => Err(CommitError::Unavailable { registry, detail }),
+            Ok((_, Err(StoreError::Unknown(detail)))) => Err(CommitError::Unknown { registry, detail }),
+            Err(error) => Err(CommitError::Unknown {
+                registry,
+                detail: error.to_string(),
+            }),
+        }
     }
 
     /// Ends the leases whose time is over, so that what is read next has none of their keys.

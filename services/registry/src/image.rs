@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use sconce_schemas::registry_log::{StoredCommit, StoredEntry};
+use sconce_schemas::registry_log::{SnapshotHead, StoredCommit, StoredEntry, VERSION};
 use sconce_schemas::wire::registry::Revision;
 
 /// The entries at a revision.
@@ -39,6 +39,17 @@ impl Image {
     /// The wrapping sum of the entries' digests.
     pub(crate) fn digest(&self) -> u64 {
         self.digest
+    }
+
+    /// What the entries are together.
+    pub(crate) fn head(&self, generation: u64) -> SnapshotHead {
+        SnapshotHead {
+            version: VERSION,
+            generation,
+            revision: self.revision,
+            entries: self.entries.len() as u64,
+            digest: self.digest,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod record;
 mod registry;
 mod state;
+mod store;
 
 pub use error::{CommitError, Invalid, OpenError, RegistryError};
 pub use lease::Lease;

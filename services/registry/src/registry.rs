@@ -5,6 +5,7 @@
 //! Crash: that of the home.
 //! Knows no home's inside.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::embedded::Embedded;
 use crate::home::{Found, Home, Page};
 use crate::lease::Lease;
 use crate::limits::{LIST_MAX, WAIT_MAX, check_changes, check_key, check_limit, check_prefix, check_ttl};
-use crate::{CommitError, RegistryError};
+use crate::{CommitError, OpenError, RegistryError};
 
 /// A registry, wherever its home is. Clones share it; it may be used from any thread that runs tokio.
 #[derive(Clone)]
@@ -44,6 +45,16 @@ impl Registry {
     #[must_use]
     pub fn memory() -> Self {
         Self::at(Embedded::in_memory())
+    }
+
+    /// The registry in a directory, made if it is not there: kept in sled, with a checked snapshot and journal
+    /// beside it. One process has it open; it serves others over the bus. Reads the whole registry:
+    /// call it at the start of a service.
+    ///
+    /// # Errors
+    /// The directory cannot be used or is another process's; both copies are damaged.
+    pub fn sled(dir: &Path) -> Result<Self, OpenError> {
+        Ok(Self::at(Embedded::in_directory(dir)?))
     }
 
     pub(crate) fn home(&self) -> &dyn Home {

@@ -1,0 +1,10 @@
+//! The registry's homes: one conformance suite for all of them, processes that are killed, copies that are damaged.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod homes;
+mod suite;
