@@ -321,6 +321,12 @@ impl SealedObject {
         self.header.name
     }
 
+    /// The object.
+    #[must_use]
+    pub const fn data(&self) -> &Bytes {
+        &self.data
+    }
+
     /// Length of the object in its envelope, in bytes.
     #[must_use]
     pub const fn stored_len(&self) -> u64 {
@@ -339,26 +345,6 @@ impl SealedObject {
         let mut stored = BytesMut::with_capacity(to_usize(self.stored_len()));
         self.pieces().for_each(|piece| stored.extend_from_slice(piece));
         stored.freeze()
-    }
-
-    /// Whether the stored bytes from `offset` are these.
-    #[must_use]
-    pub fn matches(&self, offset: u64, stored: &[u8]) -> bool {
-        let mut at = 0;
-        let mut left = stored;
-        for piece in self.pieces() {
-            let piece_end = at + piece.len() as u64;
-            if !left.is_empty() && offset < piece_end {
-                let same = &piece[to_usize(offset.saturating_sub(at))..];
-                let n = same.len().min(left.len());
-                if same[..n] != left[..n] {
-                    return false;
-                }
-                left = &left[n..];
-            }
-            at = piece_end;
-        }
-        left.is_empty()
     }
 }
 

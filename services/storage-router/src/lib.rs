@@ -1,1 +1,16 @@
-//! Placeholder replaced within the first commits.
+//! The storage-router: spreads objects over back ends and gives good bytes back.
+//!
+//! Keeps: nothing of its own; objects are on the back ends, pools in the registry.
+//! Order: an object is durable on all back ends of its policy before its put is answered.
+//! Crash: an object is on a back end whole or not at all; a put that was not answered is sent again.
+//! Knows no volumes beyond their ids in names.
+
+pub mod backend;
+pub mod checked;
+pub mod directory;
+pub mod placement;
+pub mod pool;
+pub mod testing;
+pub mod workers;
+
+pub use backend::{Backend, BackendError};

@@ -1,0 +1,222 @@
+//! The file of an object: written whole or not at all, read with one open and one read.
+//!
+//! Keeps: nothing; everything is in the file system.
+//! Order: bytes synced, then named, then the names synced. A name is linked, so that it never overwrites.
+//! Crash: before the link a temporary file is left; after it the object is whole.
+//! Knows no envelope.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, IoSlice, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use sconce_runtime::crash::{self, Point};
+use sconce_schemas::ObjectName;
+use sconce_schemas::stored_object::SealedObject;
+
+use super::root::{Root, failed, remove_if_there};
+use crate::backend::{BackendError, StoredRange};
+
+/// How often a put makes a folder that a delete removes under its hands, before it gives up.
+const FOLDER_TRIES: usize = 3;
+
+pub(super) fn put_new(root: &Root, object: &SealedObject) -> Result<(), BackendError> {
+    let path = root.ready()?.join(object.name().to_string());
+    // A put that is sent again is answered without writing its bytes once more.
+    if is_there(&path) {
+        return already_there(root, object.name(), &path);
+    }
+    let temp = TempFile::write(root, object)?;
+    let linked = named(root, object.name(), || fs::hard_link(&temp.path, &path));
+    match linked {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => already_there(root, object.name(), &path),
+        done => finish(root, object.name(), &path, done),
+    }
+}
+
+pub(super) fn replace(root: &Root, object: &SealedObject) -> Result<(), BackendError> {
+    let path = root.ready()?.join(object.name().to_string());
+    let temp = TempFile::write(root, object)?;
+    let renamed = named(root, object.name(), || fs::rename(&temp.path, &path));
+    finish(root, object.name(), &path, renamed)
+}
+
+pub(super) fn read(
+    root: &Root,
+    name: ObjectName,
+    offset: u64,
+    length: u64,
+) -> Result<StoredRange, BackendError> {
+    let path = root.ready()?.join(name.to_string());
+    let file = open(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => root.look_again().err().unwrap_or(BackendError::NotFound),
+        _ => unreadable(&path, error),
+    })?;
+    let stat = file.metadata().map_err(failed("stat", &path))?;
+    if !stat.is_file() {
+        return Err(foreign(&path));
+    }
+    let stored_len = stat.len();
+    let bytes = read_range(&file, offset, length.min(stored_len.saturating_sub(offset)))
+        .map_err(|error| unreadable(&path, error))?;
+    Ok(StoredRange { bytes, stored_len })
+}
+
+pub(super) fn delete(root: &Root, name: ObjectName) -> Result<(), BackendError> {
+    let dir = root.ready()?;
+    let path = dir.join(name.to_string());
+    let failed = failed("delete", &path);
+    if !remove_if_there(&path).map_err(&failed)? {
+        // Gone already; whoever removed it may have died before syncing that.
+        root.look_again()?;
+    }
+    root.dirs.sync(dir, name).map_err(&failed)?;
+    root.dirs.remove_if_empty(dir, name).map_err(&failed)
+}
+
+/// Gives a written file its name; makes the folder where it is missing.
+fn named(root: &Root, name: ObjectName, link: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    crash::hit(Point::AfterTempWritten);
+    let mut linked = link();
+    for _ in 0..FOLDER_TRIES {
+        match &linked {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // In the place where the directory was mounted nothing is made.
+                root.look_again().map_err(io::Error::other)?;
+                root.dirs.make(root.path(), name)?;
+                linked = link();
+            }
+            _ => break,
+        }
+    }
+    linked
+}
+
+fn finish(root: &Root, name: ObjectName, path: &Path, named: io::Result<()>) -> Result<(), BackendError> {
+    let failed = failed("store", path);
+    named.map_err(&failed)?;
+    crash::hit(Point::AfterRename);
+    root.dirs.sync(root.path(), name).map_err(&failed)
+}
+
+/// Whoever wrote what is there may have died before syncing it: the answer `Exists` promises that it is durable.
+fn already_there(root: &Root, name: ObjectName, path: &Path) -> Result<(), BackendError> {
+    // What cannot be opened or synced because it is no file is seen as damaged when it is read.
+    if let Err(error) = open(path).and_then(|file| file.sync_all())
+        && error.raw_os_error() == Some(Errno::IO.raw_os_error())
+    {
+        return Err(failed("sync", path)(error));
+    }
+    root.dirs.sync(root.path(), name).map_err(failed("sync", path))?;
+    Err(BackendError::Exists)
+}
+
+/// Opens for reading, without following a link and without waiting for the other end of a foreign FIFO.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+fn unreadable(path: &Path, error: io::Error) -> BackendError {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        // A disk that cannot read its sectors, and names that are no files: another copy may be good.
+        Some(Errno::IO | Errno::ILSEQ) => BackendError::Damaged {
+            what: format!("{} cannot be read: {error}", path.display()),
+        },
+        Some(Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => foreign(path),
+        _ => failed("read", path)(error),
+    }
+}
+
+fn foreign(path: &Path) -> BackendError {
+    BackendError::Damaged {
+        what: format!("{} is not a regular file", path.display()),
+    }
+}
+
+/// Up to `length` bytes: `length` was bounded by the file's own.
+fn read_range(file: &File, offset: u64, length: u64) -> io::Result<Bytes> {
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes.into())
+}
+
+/// A written and synced file that has no name of its own yet; removed when dropped.
+struct TempFile {
+    path: PathBuf,
+}
+
+impl TempFile {
+    fn write(root: &Root, object: &SealedObject) -> Result<Self, BackendError> {
+        let (temp, file) = Self::create(root)?;
+        let written = write_all(&file, object).and_then(|()| file.sync_all());
+        written.map_err(failed("write", &temp.path))?;
+        Ok(temp)
+    }
+
+    fn create(root: &Root) -> Result<(Self, File), BackendError> {
+        let mut path = root.new_temp();
+        let mut created = create_new(&path);
+        if let Err(error) = &created {
+            match error.kind() {
+                // The folder is gone: with its directory (an error), or by somebody's hand (made again).
+                ErrorKind::NotFound => root.look_again()?,
+                // An earlier process had our number.
+                ErrorKind::AlreadyExists => path = root.new_temp(),
+                _ => {}
+            }
+            created = create_new(&path);
+        }
+        let file = created.map_err(failed("create", &path))?;
+        Ok((Self { path }, file))
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        // After a rename it is gone; what cannot be removed now is removed at the next start.
+        let _ = remove_if_there(&self.path);
+    }
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Writes the object's pieces as they lie in memory: nothing is copied together first.
+fn write_all(mut file: &File, object: &SealedObject) -> io::Result<()> {
+    let mut pieces: Vec<IoSlice<'_>> = object.pieces().map(IoSlice::new).collect();
+    let mut left = pieces.as_mut_slice();
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

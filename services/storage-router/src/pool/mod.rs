@@ -1,0 +1,223 @@
+//! A pool: where its objects go and how they are protected.
+//!
+//! Keeps: the pool's record, its back ends, and which objects are being repaired or deleted.
+//! Order: a put is done when all copies are durable; a bad copy is repaired after the good one was answered.
+//! Crash: a put that was not answered may have left some copies; sending it again completes them.
+//! Knows no sockets, no files, no envelope.
+
+mod holds;
+mod read;
+mod refusals;
+mod repair;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::future::Future;
+use std::sync::Arc;
+
+use sconce_schemas::object::ObjectKind;
+use sconce_schemas::records::{PoolRecord, Protection};
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::{ObjectName, VolumeId};
+use tokio::sync::Semaphore;
+
+use crate::backend::BackendError;
+use crate::checked::Checked;
+use crate::placement::{Placement, Rendezvous};
+use crate::workers::Workers;
+use holds::Holds;
+
+/// Most copies that a pool can ask for.
+pub const REPLICAS_MAX: u8 = 8;
+/// Repairs at once: each holds a whole object in memory, and none is urgent.
+const REPAIRS_AT_ONCE: usize = 2;
+
+/// A pool that keeps whole copies of its objects on several back ends.
+pub struct Pool {
+    record: PoolRecord,
+    placement: Box<dyn Placement>,
+    /// As in the record; `None`: this service has no settings for it.
+    backends: Vec<Option<Arc<Checked>>>,
+    replicas: usize,
+    workers: Workers,
+    holds: Arc<Holds>,
+    repair_slots: Arc<Semaphore>,
+}
+
+/// What one back end of a pool answered, for the refusal's text.
+struct Answer {
+    backend: usize,
+    error: BackendError,
+}
+
+impl Pool {
+    /// The pool of `record` with those of `backends` that it names. Large objects get their envelope on `workers`.
+    ///
+    /// # Errors
+    /// A record that cannot be followed; the text says what is wrong with it.
+    pub fn new(
+        record: PoolRecord,
+        backends: &HashMap<String, Arc<Checked>>,
+        workers: Workers,
+    ) -> Result<Arc<Self>, String> {
+        let Protection::Replicas(replicas) = record.protection;
+        let placement = Rendezvous::new(&record.backends);
+        check(&record, replicas, placement.takers())?;
+        let backends = record
+            .backends
+            .iter()
+            .map(|entry| backends.get(&entry.backend).cloned());
+        Ok(Arc::new(Self {
+            backends: backends.collect(),
+            placement: Box::new(placement),
+            record,
+            replicas: usize::from(replicas),
+            workers,
+            holds: Arc::default(),
+            repair_slots: Arc::new(Semaphore::new(REPAIRS_AT_ONCE)),
+        }))
+    }
+
+    /// The pool's record.
+    #[must_use]
+    pub fn record(&self) -> &PoolRecord {
+        &self.record
+    }
+
+    /// Waits until no repair and no delete is under way.
+    pub async fn settled(&self) {
+        self.holds.none().await;
+    }
+
+    /// Where an object's copies belong, best place first.
+    fn places(&self, name: &ObjectName) -> Vec<usize> {
+        let mut ranked = self.placement.rank(name);
+        ranked.truncate(self.replicas);
+        ranked
+    }
+
+    /// Where an object's copies may be: their places, and every other back end once the placement map has changed.
+    fn haunts(&self, name: &ObjectName) -> Vec<usize> {
+        if self.record.placement_version <= FIRST_PLACEMENT {
+            return self.places(name);
+        }
+        self.placement.rank(name)
+    }
+
+    /// A back end that this service reaches.
+    fn backend(&self, index: usize) -> Result<Arc<Checked>, BackendError> {
+        let known = self.backends.get(index).cloned().flatten();
+        known.ok_or_else(|| BackendError::Unavailable {
+            why: "this storage-router's settings do not name it".to_owned(),
+        })
+    }
+
+    /// Asks several back ends at once.
+    async fn ask_each<T, A: Future<Output = Result<T, BackendError>>>(
+        &self,
+        indices: &[usize],
+        ask: impl Fn(Arc<Checked>) -> A,
+    ) -> Vec<(usize, Result<T, BackendError>)> {
+        let asked = indices.iter().map(|index| {
+            let answer = self.backend(*index).map(&ask);
+            async move {
+                match answer {
+                    Ok(answer) => (*index, answer.await),
+                    Err(error) => (*index, Err(error)),
+                }
+            }
+        });
+        futures_util::future::join_all(asked).await
+    }
+
+    fn backend_name(&self, index: usize) -> &str {
+        self.record
+            .backends
+            .get(index)
+            .map_or("?", |entry| &entry.backend)
+    }
+}
+
+/// The version of a placement map that was never changed: every object is where the map says.
+pub const FIRST_PLACEMENT: u64 = 1;
+
+fn check(record: &PoolRecord, replicas: u8, takers: usize) -> Result<(), String> {
+    let name = &record.name;
+    if !(1..=REPLICAS_MAX).contains(&replicas) {
+        return Err(format!(
+            "pool {name:?} has {replicas} replicas; right would be 1 to {REPLICAS_MAX}"
+        ));
+    }
+    if takers < usize::from(replicas) {
+        return Err(format!(
+            "pool {name:?} has {replicas} replicas, but {takers} back ends that take objects; \
+             each replica needs a back end of its own"
+        ));
+    }
+    let mut seen = HashSet::new();
+    match record.backends.iter().find(|entry| !seen.insert(&entry.backend)) {
+        Some(twice) => Err(format!("pool {name:?} names back end {:?} twice", twice.backend)),
+        None => Ok(()),
+    }
+}
+
+impl Pool {
+    /// Names of a volume's objects of one kind, sorted, those after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// A retry when so many back ends are absent that an object might be on none of the others.
+    pub async fn list(
+        &self,
+        volume: VolumeId,
+        kind: ObjectKind,
+        after: Option<ObjectName>,
+        limit: usize,
+    ) -> Result<Vec<ObjectName>, Refusal> {
+        let what = format!("the {} objects of volume {volume}", kind.as_str());
+        self.merged(&what, limit, |backend| async move {
+            backend.list(volume, kind, after, limit).await
+        })
+        .await
+    }
+
+    /// Volumes that have any object in the pool, sorted, those after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Pool::list`].
+    pub async fn list_volumes(
+        &self,
+        after: Option<VolumeId>,
+        limit: usize,
+    ) -> Result<Vec<VolumeId>, Refusal> {
+        self.merged("the volumes", limit, |backend| async move {
+            backend.list_volumes(after, limit).await
+        })
+        .await
+    }
+
+    /// The first `limit` of what all back ends list. Each one's page is complete up to its last entry, so the
+    /// merged first `limit` are.
+    async fn merged<T: Ord, A: Future<Output = Result<Vec<T>, BackendError>>>(
+        &self,
+        what: &str,
+        limit: usize,
+        list: impl Fn(Arc<Checked>) -> A,
+    ) -> Result<Vec<T>, Refusal> {
+        let all: Vec<usize> = (0..self.backends.len()).collect();
+        let mut merged = BTreeSet::new();
+        let mut absent = Vec::new();
+        for (backend, page) in self.ask_each(&all, list).await {
+            match page {
+                Ok(page) => merged.extend(page),
+                Err(error) => absent.push(Answer { backend, error }),
+            }
+        }
+        // An object that was stored is on `replicas` back ends, so on one that answered.
+        if absent.len() >= self.replicas {
+            return Err(self.cannot_list(what, &absent));
+        }
+        Ok(merged.into_iter().take(limit).collect())
+    }
+}

@@ -1,0 +1,119 @@
+//! What a pool tells its callers, and its operators, when copies are bad: always with the names of all concerned.
+//!
+//! Keeps: nothing.
+//! Order: damage is told (WARN) where it is found, its repair where it is done; ERROR only where data is lost.
+//! Crash: nothing.
+//! Knows no front end: a caller acts on the remedy, the text is for people.
+
+use std::fmt::Write as _;
+
+use sconce_schemas::ObjectName;
+use sconce_schemas::wire::{Refusal, RefusalCode};
+
+use super::{Answer, Pool};
+use crate::backend::BackendError;
+
+impl Pool {
+    /// `back end "disk-1": it is full; back end "disk-2": …`
+    pub(super) fn told(&self, answers: &[Answer]) -> String {
+        let mut text = String::new();
+        for Answer { backend, error } in answers {
+            let separator = if text.is_empty() { "" } else { "; " };
+            // Writing into a String cannot fail.
+            let _ = write!(
+                text,
+                "{separator}back end {:?}: {error}",
+                self.backend_name(*backend)
+            );
+        }
+        text
+    }
+
+    fn of(&self, name: ObjectName) -> String {
+        format!("object {name} of pool {:?}", self.record.name)
+    }
+
+    pub(super) fn exists(&self, name: ObjectName, failed: &[Answer]) -> Refusal {
+        let text = format!(
+            "{} was stored before with other content, and objects never change ({})",
+            self.of(name),
+            self.told(failed)
+        );
+        tracing::error!(pool = %self.record.name, volume = %name.volume(), object = %name, "put refused: {text}");
+        Refusal::reject(RefusalCode::Exists, text)
+    }
+
+    pub(super) fn not_stored(&self, name: ObjectName, failed: &[Answer]) -> Refusal {
+        let is_full = failed.iter().any(|answer| answer.error == BackendError::Full);
+        let code = if is_full {
+            RefusalCode::NoSpace
+        } else {
+            RefusalCode::Unavailable
+        };
+        let text = format!(
+            "{} is not yet stored on all its back ends: {}",
+            self.of(name),
+            self.told(failed)
+        );
+        Refusal::retry(code, text)
+    }
+
+    pub(super) fn not_deleted(&self, name: ObjectName, failed: &[Answer]) -> Refusal {
+        let text = format!(
+            "{} is not yet deleted everywhere: {}",
+            self.of(name),
+            self.told(failed)
+        );
+        Refusal::retry(RefusalCode::Unavailable, text)
+    }
+
+    pub(super) fn cannot_list(&self, what: &str, absent: &[Answer]) -> Refusal {
+        let text = format!(
+            "cannot list {what} of pool {:?}: {}",
+            self.record.name,
+            self.told(absent)
+        );
+        Refusal::retry(RefusalCode::Unavailable, text)
+    }
+
+    pub(super) fn no_good_copy(&self, name: ObjectName, failed: &[Answer]) -> Refusal {
+        let of = self.of(name);
+        if failed.iter().all(|answer| answer.error == BackendError::NotFound) {
+            return Refusal::reject(RefusalCode::NotFound, format!("{of} is not there"));
+        }
+        let may_come_back = |answer: &Answer| {
+            !matches!(
+                answer.error,
+                BackendError::NotFound | BackendError::Damaged { .. }
+            )
+        };
+        let told = self.told(failed);
+        if failed.iter().any(may_come_back) {
+            return Refusal::retry(
+                RefusalCode::Unavailable,
+                format!("{of} cannot be read now: {told}"),
+            );
+        }
+        let volume = name.volume();
+        tracing::error!(pool = %self.record.name, %volume, object = %name, copies = told, "no good copy is left");
+        Refusal::damaged(format!("{of} (volume {volume}) has no good copy left: {told}"))
+    }
+
+    pub(super) fn log_bad_copy(&self, name: ObjectName, answer: &Answer) {
+        tracing::warn!(
+            pool = %self.record.name, volume = %name.volume(), object = %name,
+            backend = self.backend_name(answer.backend), error = %answer.error,
+            "bad copy: read from another one"
+        );
+    }
+
+    pub(super) fn log_replaced(&self, name: ObjectName, backends: &[usize]) {
+        for backend in backends {
+            tracing::warn!(
+                pool = %self.record.name, volume = %name.volume(), object = %name,
+                backend = self.backend_name(*backend),
+                "repaired: wrote a good copy in place of a bad one"
+            );
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Puts and deletes: all copies, or an answer that says which one is missing.
+//!
+//! Keeps: nothing.
+//! Order: the copies are written at once, and answered for when the last one is durable.
+//! Crash: some copies may be there; the same put again completes them, the same delete again removes them.
+//! Knows no kind of back end.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sconce_schemas::ObjectName;
+use sconce_schemas::stored_object::SealedObject;
+use sconce_schemas::wire::{Refusal, RefusalCode};
+
+use super::{Answer, Pool};
+use crate::backend::BackendError;
+use crate::checked::Checked;
+
+impl Pool {
+    /// Stores an object: done when every copy is durable. The same object again succeeds.
+    ///
+    /// # Errors
+    /// A reject when another object has this name; a retry, naming the back ends, when a copy cannot be stored now.
+    pub async fn put(&self, name: ObjectName, data: Bytes) -> Result<(), Refusal> {
+        let bytes = data.len() as u64;
+        let seal = move || {
+            SealedObject::seal(name, data).map_err(|error| BackendError::Denied {
+                why: error.to_string(),
+            })
+        };
+        let sealed = self.workers.run(bytes, seal).await;
+        let object = sealed.map_err(|error| Refusal::reject(RefusalCode::Invalid, error.to_string()))?;
+        let places = self.places(&name);
+        let put = |backend: Arc<Checked>| {
+            let object = object.clone();
+            async move { backend.put(&object).await }
+        };
+        let mut failed = self.on_each(&places, put).await;
+        if failed.iter().any(|answer| answer.error == BackendError::Exists) {
+            return Err(self.exists(name, &failed));
+        }
+        // No whole copy says otherwise, so what is damaged is a copy of this object.
+        let is_damaged = |answer: &Answer| matches!(answer.error, BackendError::Damaged { .. });
+        let damaged: Vec<usize> = failed
+            .extract_if(.., |answer| is_damaged(answer))
+            .map(|a| a.backend)
+            .collect();
+        failed.extend(self.replace_on(&damaged, &object).await);
+        if failed.is_empty() {
+            self.log_replaced(name, &damaged);
+            return Ok(());
+        }
+        Err(self.not_stored(name, &failed))
+    }
+
+    /// Removes all copies of an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// A retry, naming the back ends, when a copy may be left.
+    pub async fn delete(&self, name: ObjectName) -> Result<(), Refusal> {
+        let _hold = self.holds.hold(name).await;
+        let haunts = self.haunts(&name);
+        let failed = self
+            .on_each(&haunts, |backend| async move { backend.delete(name).await })
+            .await;
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(self.not_deleted(name, &failed))
+    }
+
+    /// Asks several back ends at once; gives the answers of those that did not do it.
+    pub(super) async fn on_each<A: Future<Output = Result<(), BackendError>>>(
+        &self,
+        indices: &[usize],
+        ask: impl Fn(Arc<Checked>) -> A,
+    ) -> Vec<Answer> {
+        let answers = self.ask_each(indices, ask).await.into_iter();
+        let failed =
+            |(backend, done): (usize, Result<(), _>)| done.err().map(|error| Answer { backend, error });
+        answers.filter_map(failed).collect()
+    }
+
+    /// Puts an object in place of bad copies.
+    pub(super) async fn replace_on(&self, indices: &[usize], object: &SealedObject) -> Vec<Answer> {
+        self.on_each(indices, |backend| {
+            let object = object.clone();
+            async move { backend.replace(&object).await }
+        })
+        .await
+    }
+}
