@@ -128,3 +128,14 @@ pub(crate) async fn greet(server: &mut TestServer, receiver: &mut Receiver<Regis
 pub(crate) fn bytes(len: usize, fill: u8) -> Bytes {
     Bytes::from(vec![fill; len])
 }
+
+/// Memory of this process now, in bytes.
+pub(crate) fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
+    let pages: usize = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .expect("pages");
+    pages * 4096
+}

@@ -4,4 +4,6 @@
 
 mod common;
 mod connection;
+mod hostile;
 mod in_process;
+mod zmtp;
