@@ -179,12 +179,16 @@ pub enum Effect {
         /// Where it is stored.
         reference: NodeRef,
     },
-    /// Put a closed and synced SCO on the back ends: the first `length` bytes of its file; answer `ScoStored`.
+    /// Put a closed and synced SCO on the back ends: the first `length` bytes of its file, with zeros where nothing of
+    /// this SCO is (behind the header, and in the TLog area from `tlog_len` on): a recycled file still has there what
+    /// another volume wrote, and the same SCO has to give the same object twice. Answer `ScoStored`.
     Upload {
         /// The SCO.
         sco: ScoId,
         /// Its epoch, for its name.
         epoch: Epoch,
+        /// Bytes of its TLog area that are used.
+        tlog_len: ByteLen,
         /// Bytes: header, TLog area, and the data area as far as it is used.
         length: ByteLen,
     },

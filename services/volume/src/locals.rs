@@ -27,6 +27,7 @@ pub(crate) enum Stage {
 pub(crate) struct LocalSco {
     pub(crate) epoch: Epoch,
     pub(crate) stage: Stage,
+    pub(crate) tlog_len: ByteLen,
     pub(crate) length: ByteLen,
     evictable: bool,
 }
@@ -76,6 +77,7 @@ impl Locals {
         let local = LocalSco {
             epoch,
             stage: Stage::Open,
+            tlog_len: ByteLen(0),
             length: ByteLen(0),
             evictable: false,
         };
@@ -83,11 +85,18 @@ impl Locals {
     }
 
     /// Recovery: a local SCO that is complete, but perhaps not synced.
-    pub(crate) fn replayed(&mut self, sco: ScoId, epoch: Epoch, length: ByteLen) {
+    pub(crate) fn replayed(&mut self, sco: ScoId, epoch: Epoch, tlog_len: ByteLen, length: ByteLen) {
         self.open(sco, epoch);
         self.synced_below = self.synced_below.min(sco);
         self.stored_below = self.stored_below.min(sco);
-        self.closed(sco, length);
+        self.closed(sco, tlog_len, length);
+    }
+
+    /// Recovery: the log ends before `next`; SCOs that were not [`Self::replayed`] from a file are on the back ends.
+    pub(crate) fn recovery_done(&mut self, next: ScoId) {
+        self.recovered_below = next;
+        self.synced_below = self.advance(self.synced_below, Stage::Synced);
+        self.stored_below = self.advance(self.stored_below, Stage::Stored);
     }
 
     /// A stored and covered SCO whose file is still there.
@@ -95,15 +104,16 @@ impl Locals {
         let cached = LocalSco {
             epoch,
             stage: Stage::Stored,
+            tlog_len: ByteLen(0),
             length: ByteLen(0),
             evictable: true,
         };
         self.scos.insert(sco, cached);
     }
 
-    pub(crate) fn closed(&mut self, sco: ScoId, length: ByteLen) {
+    pub(crate) fn closed(&mut self, sco: ScoId, tlog_len: ByteLen, length: ByteLen) {
         if let Some(local) = self.scos.get_mut(&sco) {
-            (local.stage, local.length) = (Stage::Closed, length);
+            (local.stage, local.tlog_len, local.length) = (Stage::Closed, tlog_len, length);
             self.unstored += length.0;
         }
     }

@@ -49,6 +49,8 @@ struct Open {
 pub(crate) struct ClosedSco {
     pub(crate) id: ScoId,
     pub(crate) slots: u16,
+    /// Bytes of its TLog area that are used.
+    pub(crate) tlog_len: ByteLen,
     /// Bytes from its start that are worth storing.
     pub(crate) length: ByteLen,
 }
@@ -242,6 +244,7 @@ impl Log {
         let closed = ClosedSco {
             id: open.id,
             slots: open.slots,
+            tlog_len: ByteLen(open.tlog_len),
             length: ByteLen(used),
         };
         self.state = Head::Closed;

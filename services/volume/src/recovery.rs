@@ -308,7 +308,9 @@ impl Recovery {
         self.seal = None;
         if replay.image.origin == Origin::Local {
             let length = self.volume.sco_size.slot_offset(Slot(replay.slots));
-            self.volume.locals.replayed(sco, epoch, ByteLen(length));
+            self.volume
+                .locals
+                .replayed(sco, epoch, ByteLen(replay.tlog_len as u64), ByteLen(length));
             self.unstored.push(sco);
             self.seal = Some(Seal {
                 sco,
@@ -335,6 +337,7 @@ impl Recovery {
         volume.log = Log::new(volume.id, volume.epoch, volume.sco_size, self.sco, self.seq);
         volume.frontier = Frontier::recovered(self.seq.prev(), volume.checkpoints.covered);
         volume.checkpoints.entries = self.entries;
+        volume.locals.recovery_done(self.sco);
         volume.forget_wanted();
         let recovered = Recovered {
             next_sco: self.sco,

@@ -471,10 +471,12 @@ impl Volume {
 
     fn sco_synced(&mut self, sco: ScoId, effects: &mut Vec<Effect>) {
         if let Some(local) = self.locals.synced(sco) {
+            let (epoch, tlog_len, length) = (local.epoch, local.tlog_len, local.length);
             effects.push(Effect::Upload {
                 sco,
-                epoch: local.epoch,
-                length: local.length,
+                epoch,
+                tlog_len,
+                length,
             });
         }
     }
@@ -491,7 +493,7 @@ impl Volume {
     pub(crate) fn close_sco(&mut self, effects: &mut Vec<Effect>) {
         self.end_batch(effects);
         if let Some(closed) = self.log.close_sco(effects) {
-            self.locals.closed(closed.id, closed.length);
+            self.locals.closed(closed.id, closed.tlog_len, closed.length);
             self.enter_sco(closed.id, closed.slots);
         }
     }
@@ -670,6 +672,42 @@ impl Volume {
             dirty: self.checkpoints.dirty(self.last_seq()),
             held: self.held.len(),
         }
+    }
+
+    /// Checks the counters against a scan of what is resident of the map: no SCO has fewer live slots on record than
+    /// the map refers to. For tests and inspection; its cost grows with the map.
+    ///
+    /// # Errors
+    /// What does not add up.
+    pub fn check_resident(&self) -> Result<(), String> {
+        let mut live: BTreeMap<ScoId, u64> = BTreeMap::new();
+        let mut mapped = 0;
+        let scan = self.map.visit(0..VolumeSize::MAX.clusters().0, |_, location| {
+            mapped += 1;
+            if !location.reads_zeros() && self.is_own(location) {
+                *live.entry(location.sco()).or_default() += 1;
+            }
+            std::ops::ControlFlow::Continue(())
+        });
+        if scan.is_ok() && mapped != self.map.count() {
+            return Err(format!(
+                "{mapped} clusters are mapped, but {} are counted",
+                self.map.count()
+            ));
+        }
+        for (sco, found) in live.into_iter().filter(|(sco, _)| *sco != self.head.0) {
+            let counted = match self.scos.get(sco.0) {
+                Ok(Some(state)) => u64::from(state.live),
+                Ok(None) => return Err(format!("SCO {sco} is referred to, but the SCO table lacks it")),
+                Err(_) => continue,
+            };
+            if counted < found {
+                return Err(format!(
+                    "SCO {sco} has {found} live slots, but {counted} are counted"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The number that the next manifest has.

@@ -1,0 +1,146 @@
+//! What the volume must hold: a plain model, and the log as it was given to the disk.
+//!
+//! Contents are stamps: a sector written by operation n holds n, repeated. A state is the stamp of every sector.
+
+use std::collections::BTreeMap;
+
+use sconce_schemas::BatchSeq;
+use sconce_schemas::sco::{Batch, EntryKind, ScoHeader};
+use sconce_volume::Append;
+
+/// Stamps of a cluster's 8 sectors.
+pub type Stamps = [u64; 8];
+
+/// Contents of a volume: clusters that are not all zeros, and the size.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct State {
+    pub clusters: BTreeMap<u64, Stamps>,
+    pub size: u64,
+}
+
+impl State {
+    pub fn set(&mut self, cluster: u64, stamps: Stamps) {
+        if stamps == [0; 8] {
+            self.clusters.remove(&cluster);
+        } else {
+            self.clusters.insert(cluster, stamps);
+        }
+    }
+
+    pub fn set_sector(&mut self, sector: u64, stamp: u64) {
+        let mut stamps = self.clusters.get(&(sector / 8)).copied().unwrap_or_default();
+        stamps[usize::try_from(sector % 8).unwrap()] = stamp;
+        self.set(sector / 8, stamps);
+    }
+
+    pub fn resize(&mut self, size: u64) {
+        if size < self.size {
+            self.clusters.retain(|cluster, _| cluster * 4096 < size);
+            for sector in size / 512..size.div_ceil(4096) * 8 {
+                self.set_sector(sector, 0);
+            }
+        }
+        self.size = size;
+    }
+}
+
+/// A sector's stamp; panics on a torn one, which no read may give.
+pub fn stamp_of(sector: &[u8]) -> u64 {
+    let word = |at: usize| u64::from_le_bytes(sector[at..at + 8].try_into().unwrap());
+    assert!(
+        (0..512).step_by(8).all(|at| word(at) == word(0)),
+        "a torn sector was returned"
+    );
+    word(0)
+}
+
+pub fn stamps_of(cluster: &[u8]) -> Stamps {
+    std::array::from_fn(|at| stamp_of(&cluster[at * 512..(at + 1) * 512]))
+}
+
+pub fn fill(bytes: &mut Vec<u8>, stamp: u64, sectors: usize) {
+    for _ in 0..sectors * 64 {
+        bytes.extend_from_slice(&stamp.to_le_bytes());
+    }
+}
+
+/// The log as the engine gave it to the disk, from the volume's first batch.
+#[derive(Default)]
+pub struct LogOracle {
+    size: u64,
+    batches: Vec<Vec<Change>>,
+    /// Batch in which each operation ended.
+    ends: BTreeMap<u64, BatchSeq>,
+}
+
+enum Change {
+    Cluster(u64, Stamps),
+    Clear(u64, u64),
+    Resize(u64),
+}
+
+impl LogOracle {
+    pub fn new(size: u64) -> Self {
+        Self {
+            size,
+            ..Self::default()
+        }
+    }
+
+    /// Recovery gave the log up to `upto`: what came after it never was.
+    pub fn truncate(&mut self, upto: BatchSeq) {
+        self.batches.truncate(usize::try_from(upto.0).unwrap());
+        self.ends.retain(|_, seq| *seq <= upto);
+    }
+
+    /// The batch in which an operation ended, if it is in the log.
+    pub fn end_of(&self, number: u64) -> Option<BatchSeq> {
+        self.ends.get(&number).copied()
+    }
+
+    fn last(&self) -> BatchSeq {
+        BatchSeq(self.batches.len() as u64)
+    }
+
+    pub fn append(&mut self, header: &ScoHeader, append: &Append) {
+        let batch = Batch::from_bytes(&append.tlog, header.salt()).expect("the engine's own batch");
+        assert_eq!(batch.seq, append.seq);
+        let data = append.data.concat();
+        let mut clusters = data.chunks_exact(4096);
+        let changes = batch.entries.iter().filter_map(|entry| match entry.kind {
+            EntryKind::Write { address, crc } => {
+                let cluster = clusters.next().expect("a cluster for each write entry");
+                assert_eq!(sconce_schemas::crc::crc32c(cluster), crc);
+                Some(Change::Cluster(address.0, stamps_of(cluster)))
+            }
+            EntryKind::Discard { address, count } | EntryKind::Zero { address, count } => {
+                Some(Change::Clear(address.0, address.0 + u64::from(count)))
+            }
+            EntryKind::Resize { size } => Some(Change::Resize(size)),
+            EntryKind::Session { .. } => None,
+        });
+        let changes = changes.collect();
+        assert!(clusters.next().is_none(), "more data than entries");
+        assert_eq!(batch.seq, self.last().next(), "a gap in the batch numbers");
+        let ended = batch.entries.iter().filter(|entry| entry.last);
+        self.ends.extend(ended.map(|entry| (entry.number, batch.seq)));
+        self.batches.push(changes);
+    }
+
+    /// The state after batch `upto`.
+    pub fn state_at(&self, upto: BatchSeq) -> State {
+        assert!(upto <= self.last(), "{upto} batches came back of {}", self.last());
+        let mut state = State {
+            size: self.size,
+            ..State::default()
+        };
+        for change in self.batches[..usize::try_from(upto.0).unwrap()].iter().flatten() {
+            match change {
+                Change::Cluster(cluster, stamps) => state.set(*cluster, *stamps),
+                Change::Clear(from, to) => state.clusters.retain(|c, _| c < from || c >= to),
+                Change::Resize(size) => state.resize(*size),
+            }
+        }
+        state
+    }
+}
