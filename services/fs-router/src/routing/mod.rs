@@ -1,12 +1,23 @@
 //! Routing: from an operation of a front end to the owner of its volume, through restarts, moves and failovers.
 //!
-//! Keeps: the split between the core (what to do) and its shell (doing it).
+//! Keeps: the split between the core (what to do) and its shell, the router (doing it).
 //! Order: [`core`] says.
 //! Crash: [`core`] says.
 //! Knows no front end.
 
 pub mod core;
+mod links;
+mod lookup;
 mod numbers;
 pub mod operation;
+mod orphans;
+mod router;
+mod volume;
+mod waiters;
 
+pub use core::{Limits, Token};
+pub use lookup::endpoint_for;
 pub use operation::{Opened, Operation, Outcome, Piece, ReadData};
+pub use orphans::Orphans;
+pub use router::{Completion, Components, FrontEnd, Router, SessionHandle};
+pub use volume::Volume;

@@ -371,7 +371,8 @@ impl World {
     }
 
     fn drain(&mut self) {
-        self.core.drain_sends(&mut Recorder {
+        let mut effects = Vec::new();
+        let mut recorder = Recorder {
             flying: &mut self.flying,
             fetches: &mut self.fetches,
             links: &self.links,
@@ -382,7 +383,9 @@ impl World {
             no_room: self.rough.no_room,
             sends: &mut self.sends,
             resends: &mut self.resends,
-        });
+        };
+        self.core.drain_sends(&mut recorder, &mut effects);
+        self.carry_out(effects);
     }
 
     /// A random operation on clusters that no other operation is at, so that its result is known.

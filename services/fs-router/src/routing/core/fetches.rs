@@ -425,7 +425,7 @@ impl Core {
     }
 
     /// Sends the fetches that are ready, as far as there is room.
-    pub(super) fn send_fetches(&mut self, wire: &mut impl Wire) {
+    pub(super) fn send_fetches(&mut self, wire: &mut impl Wire, effects: &mut Vec<Effect>) {
         while self.storage.up
             && !self.storage.full
             && let Some((link, _)) = &self.storage.link
@@ -453,9 +453,16 @@ impl Core {
                 offset: writer.sco_size.slot_offset(fetch.first_slot),
                 length,
             };
-            if wire.to_storage(link, id, trace, &request, length) == Sent::NoRoom {
-                self.storage.full = true;
-                return;
+            match wire.to_storage(link, id, trace, &request, length) {
+                Sent::Taken => {}
+                Sent::NoRoom => {
+                    self.storage.full = true;
+                    return;
+                }
+                Sent::Never(why) => {
+                    self.fail_fetch(key, &why, effects);
+                    continue;
+                }
             }
             fetch.state = FetchState::Sent;
             fetch.id = id;

@@ -7,27 +7,29 @@
 
 use bytes::Bytes;
 use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeControl, VolumeRequest};
+use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use super::operations::PartState;
 use super::sessions::{Opening, Route};
-use super::types::{OwnerKey, Sent, SessionKey, Wire};
+use super::types::{Effect, OwnerKey, Sent, SessionKey, Wire};
 use super::{Core, IdKind};
+use crate::routing::operation::Outcome;
 
 /// Parts that a session sends before the next session's turn.
 const TURN: usize = 32;
 
 impl Core {
     /// Sends what is ready. Call after events and after operations were taken on.
-    pub fn drain_sends(&mut self, wire: &mut impl Wire) {
+    pub fn drain_sends(&mut self, wire: &mut impl Wire, effects: &mut Vec<Effect>) {
         for index in 0..self.links.capacity() {
             if self.links.contains(index) {
-                self.drain_link(OwnerKey(index), wire);
+                self.drain_link(OwnerKey(index), wire, effects);
             }
         }
-        self.send_fetches(wire);
+        self.send_fetches(wire, effects);
     }
 
-    fn drain_link(&mut self, key: OwnerKey, wire: &mut impl Wire) {
+    fn drain_link(&mut self, key: OwnerKey, wire: &mut impl Wire, effects: &mut Vec<Effect>) {
         while let Some(link) = self.links.get_mut(key.0)
             && link.up
             && !link.full
@@ -40,7 +42,7 @@ impl Core {
                 return;
             };
             self.sessions[session.0].queued = false;
-            match self.send_turn(key, session, wire) {
+            match self.send_turn(key, session, wire, effects) {
                 Turn::Over => {}
                 Turn::More => self.queue(key, session),
                 Turn::NoRoom => {
@@ -60,9 +62,15 @@ impl Core {
         let _ = wire.to_owner(link, id, 0, &request, Bytes::new(), 0);
     }
 
-    fn send_turn(&mut self, link: OwnerKey, key: SessionKey, wire: &mut impl Wire) -> Turn {
-        if self.sessions[key.0].opening == Opening::Wanted && self.send_open(link, key, wire) == Sent::NoRoom
-        {
+    fn send_turn(
+        &mut self,
+        link: OwnerKey,
+        key: SessionKey,
+        wire: &mut impl Wire,
+        effects: &mut Vec<Effect>,
+    ) -> Turn {
+        let wants_open = self.sessions[key.0].opening == Opening::Wanted;
+        if wants_open && self.send_open(link, key, wire) != Sent::Taken {
             return Turn::NoRoom;
         }
         let Route::On {
@@ -102,8 +110,15 @@ impl Core {
                 _ => 0,
             };
             let data = entry.data.clone();
-            if wire.to_owner(link, id, running.trace, &request, data, reply_bytes) == Sent::NoRoom {
-                return Turn::NoRoom;
+            match wire.to_owner(link, id, running.trace, &request, data, reply_bytes) {
+                Sent::Taken => {}
+                Sent::NoRoom => return Turn::NoRoom,
+                Sent::Never(why) => {
+                    session.ready.pop_front();
+                    let refusal = Refusal::reject(RefusalCode::Unsupported, why);
+                    self.finish_part(part, Outcome::Refused(refusal), effects);
+                    continue;
+                }
             }
             if !is_resend {
                 entry.number = number;

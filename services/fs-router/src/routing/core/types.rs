@@ -206,12 +206,14 @@ pub enum Effect {
 }
 
 /// Whether a request was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
     /// It leaves with the next message.
     Taken,
     /// No credit, or no connection: [`Event::Room`], [`Event::Up`] or [`Event::Down`] will follow.
     NoRoom,
+    /// The peer takes none as large as this. For people: why.
+    Never(String),
 }
 
 /// Where the core's requests go: the bus, or a test.

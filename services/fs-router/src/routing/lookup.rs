@@ -1,0 +1,92 @@
+//! What routing asks the registry: where a volume is served, what wrote a SCO, which storage-routers are alive.
+//!
+//! Keeps: nothing.
+//! Order: none.
+//! Crash: nothing is changed.
+//! Knows no core: it answers in the core's words.
+
+use sconce_registry::Registry;
+use sconce_schemas::VolumeId;
+use sconce_schemas::records::{NodeRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::wire::{Refusal, RefusalCode, Role};
+
+use super::core::{Routed, Writer};
+
+/// Where a volume is served.
+pub(super) async fn owner_of(registry: &Registry, volume: VolumeId) -> Routed {
+    let record = match registry.get_record::<VolumeRecord>(&keys::volume(volume)).await {
+        Ok(Some((record, _))) => record,
+        Ok(None) => return gone(volume, "there is no volume"),
+        Err(error) => return Routed::Unknown(error.to_string()),
+    };
+    if record.phase == VolumePhase::Deleting {
+        return gone(volume, "deleted: volume");
+    }
+    let node = match registry
+        .get_record::<NodeRecord>(&keys::node(&record.owner))
+        .await
+    {
+        Ok(Some((node, _))) => node,
+        Ok(None) => {
+            return Routed::Unknown(format!(
+                "volume {volume} waits for its owner {}, which is not running",
+                record.owner
+            ));
+        }
+        Err(error) => return Routed::Unknown(error.to_string()),
+    };
+    match endpoint_for(volume, &node.endpoints) {
+        Some(endpoint) => Routed::At {
+            endpoint: endpoint.to_owned(),
+            writer: Writer {
+                pool: record.pool,
+                sco_size: record.sco_size,
+            },
+        },
+        None => Routed::Unknown(format!(
+            "the owner {} of volume {volume} has no endpoint",
+            record.owner
+        )),
+    }
+}
+
+fn gone(volume: VolumeId, what: &str) -> Routed {
+    Routed::Gone(Refusal::reject(RefusalCode::NotFound, format!("{what} {volume}")))
+}
+
+/// The endpoint of a node for a volume: by the first 8 bytes of its id, as [`NodeRecord::endpoints`] says.
+#[must_use]
+pub fn endpoint_for(volume: VolumeId, endpoints: &[String]) -> Option<&str> {
+    let [a, b, c, d, e, f, g, h, ..] = volume.0;
+    let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let index = number.checked_rem(endpoints.len() as u64)?;
+    endpoints.get(usize::try_from(index).ok()?).map(String::as_str)
+}
+
+/// What locates the SCOs that a volume wrote. A deleted volume's clones still read them.
+pub(super) async fn writer_of(registry: &Registry, volume: VolumeId) -> Result<Option<Writer>, String> {
+    let found = registry.get_record::<VolumeRecord>(&keys::volume(volume)).await;
+    let record = found.map_err(|error| error.to_string())?;
+    Ok(record.map(|(record, _)| Writer {
+        pool: record.pool,
+        sco_size: record.sco_size,
+    }))
+}
+
+/// One endpoint of each storage-router that is alive: IO threads are spread over a node's endpoints by `spread`.
+pub(super) async fn storage_routers(registry: &Registry, spread: usize) -> Vec<String> {
+    match registry.list_records::<NodeRecord>(keys::NODES).await {
+        Ok(nodes) => nodes
+            .into_iter()
+            .filter(|(_, node, _)| node.role == Role::StorageRouter)
+            .filter_map(|(_, node, _)| {
+                let index = spread.checked_rem(node.endpoints.len())?;
+                node.endpoints.get(index).cloned()
+            })
+            .collect(),
+        Err(error) => {
+            tracing::debug!(%error, "the registry does not tell which storage-routers are alive");
+            Vec::new()
+        }
+    }
+}

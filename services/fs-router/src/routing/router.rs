@@ -1,0 +1,564 @@
+//! The routing core at work on an IO thread: its sockets, its timer, its questions to the registry.
+//!
+//! Keeps: the core, its links, and for each front end what completed and was not yet taken.
+//! Order: what a front end submitted before one [`Router::send`] leaves together; completions are taken in the
+//! order in which they came.
+//! Crash: that of the core.
+//! Knows no front end's protocol. One thread owns it; nothing here is `Send`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use sconce_bus::{ClientEvent, Endpoint, Network};
+use sconce_registry::Registry;
+use sconce_runtime::{Chance, Clock};
+use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
+use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
+use sconce_schemas::wire::{Hello, Protocol, Refusal, RefusalCode, Role, Version};
+use sconce_schemas::{NodeName, VolumeId};
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::core::{
+    Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, SessionKey, StorageKey, Token,
+};
+use super::links::Links;
+use super::lookup;
+use super::operation::{Operation, Outcome};
+use super::orphans::Orphans;
+use super::waiters::Waiters;
+
+/// What a router needs of its process.
+#[derive(Clone)]
+pub struct Components {
+    /// Who this is, for the peers.
+    pub node: NodeName,
+    /// What this is, for the peers.
+    pub role: Role,
+    /// How messages travel.
+    pub network: Network,
+    /// Who owns what.
+    pub registry: Registry,
+    /// The time.
+    pub clock: Clock,
+    /// Bounds and waits.
+    pub limits: Limits,
+    /// Shared by all routers of the process.
+    pub orphans: Orphans,
+}
+
+/// Routes operations to owners. A handle: clones share one router.
+#[derive(Clone)]
+pub struct Router {
+    shared: Rc<Shared>,
+}
+
+pub(super) struct Shared {
+    components: Components,
+    /// Which of the process's routers it is.
+    index: usize,
+    started: Instant,
+    state: RefCell<State>,
+    /// When the timer task wakes; later than the core's next wake only while it is being told.
+    armed: Cell<Option<Micros>>,
+    rearm: Rc<Notify>,
+    timer: Cell<Option<JoinHandle<()>>>,
+}
+
+struct State {
+    core: Core,
+    links: Links,
+    mailboxes: Slab<Mailbox>,
+    /// Reused.
+    effects: Vec<Effect>,
+    /// Events that carrying out effects brought about.
+    events: VecDeque<Event>,
+}
+
+/// An operation that ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// Its name.
+    pub token: Token,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What a front end was told and has not taken.
+pub(super) enum Mailbox {
+    /// For one task that takes everything.
+    Queue {
+        completions: VecDeque<Completion>,
+        room: bool,
+        waker: Option<Waker>,
+    },
+    /// For a future each.
+    Futures(Waiters),
+}
+
+impl Router {
+    /// A router on this thread, within its `LocalSet`. `index` tells the routers of a process apart.
+    #[must_use]
+    pub fn new(components: Components, index: usize, mut chance: Chance) -> Router {
+        let core = Core::new(components.limits, chance.fork());
+        let started = components.clock.now();
+        let shared = Rc::new(Shared {
+            components,
+            index,
+            started,
+            state: RefCell::new(State {
+                core,
+                links: Links::default(),
+                mailboxes: Slab::new(),
+                effects: Vec::new(),
+                events: VecDeque::new(),
+            }),
+            armed: Cell::new(None),
+            rearm: Rc::new(Notify::new()),
+            timer: Cell::new(None),
+        });
+        let timer = tokio::task::spawn_local(keep_time(Rc::downgrade(&shared)));
+        shared.timer.set(Some(timer));
+        Router { shared }
+    }
+
+    /// The process's orphans: wait for a volume's before its client is let in again.
+    #[must_use]
+    pub fn orphans(&self) -> &Orphans {
+        &self.shared.components.orphans
+    }
+
+    /// A front end that takes its completions by [`FrontEnd::poll`].
+    #[must_use]
+    pub fn attach(&self) -> FrontEnd {
+        self.attach_mailbox(Mailbox::Queue {
+            completions: VecDeque::new(),
+            room: false,
+            waker: None,
+        })
+    }
+
+    pub(super) fn attach_mailbox(&self, mailbox: Mailbox) -> FrontEnd {
+        let key = self.shared.state.borrow_mut().mailboxes.insert(mailbox);
+        FrontEnd {
+            router: self.clone(),
+            key: FrontEndKey(key),
+        }
+    }
+
+    /// Sends what was submitted, as far as the owners take it; the rest follows by itself.
+    pub fn send(&self) {
+        self.shared.run(None);
+    }
+
+    /// Operations that were taken on and have not ended.
+    #[must_use]
+    pub fn held_requests(&self) -> usize {
+        self.shared.state.borrow().core.held_requests()
+    }
+}
+
+/// One who asks: a connection of a client, a mount, a command. Dropping it abandons its operations.
+pub struct FrontEnd {
+    router: Router,
+    key: FrontEndKey,
+}
+
+/// A volume that a front end uses. Dropping it lets the volume's session end.
+pub struct SessionHandle {
+    router: Router,
+    key: SessionKey,
+}
+
+impl FrontEnd {
+    /// The volume's session on this thread.
+    #[must_use]
+    pub fn session(&self, volume: VolumeId) -> SessionHandle {
+        let key = self.router.shared.state.borrow_mut().core.session(volume);
+        SessionHandle {
+            router: self.router.clone(),
+            key,
+        }
+    }
+
+    /// Takes an operation on; it completes under `token`. Call [`Router::send`] after one or several.
+    ///
+    /// # Errors
+    /// The volume has too much under way: the operation comes back; [`FrontEnd::poll`] tells when there is room.
+    pub fn submit(
+        &self,
+        session: &SessionHandle,
+        token: Token,
+        operation: Operation,
+    ) -> Result<(), Operation> {
+        let mut state = self.router.shared.state.borrow_mut();
+        let State { core, effects, .. } = &mut *state;
+        core.submit(session.key, self.key, token, operation, effects)
+    }
+
+    /// Opens the volume at its owner; completes under `token` with [`Outcome::Opened`], as the volume is then.
+    pub fn open(&self, session: &SessionHandle, token: Token) {
+        let mut state = self.router.shared.state.borrow_mut();
+        let State { core, effects, .. } = &mut *state;
+        core.open(session.key, self.key, token, effects);
+    }
+
+    /// Takes completions. Ready when there were any, or when there is room after a [`FrontEnd::submit`] found none.
+    pub fn poll(&self, cx: &mut Context<'_>, taken: &mut Vec<Completion>) -> Poll<()> {
+        let mut state = self.router.shared.state.borrow_mut();
+        let Some(Mailbox::Queue {
+            completions,
+            room,
+            waker,
+        }) = state.mailboxes.get_mut(self.key.0)
+        else {
+            return Poll::Pending;
+        };
+        if completions.is_empty() && !*room {
+            match waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => *waker = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        *room = false;
+        taken.extend(completions.drain(..));
+        Poll::Ready(())
+    }
+
+    /// The router.
+    #[must_use]
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Calls `use_waiters` with the futures that wait at this front end; `None` if it is none of futures.
+    pub(super) fn with_waiters<T>(&self, use_waiters: impl FnOnce(&mut Waiters) -> T) -> Option<T> {
+        match self
+            .router
+            .shared
+            .state
+            .borrow_mut()
+            .mailboxes
+            .get_mut(self.key.0)
+        {
+            Some(Mailbox::Futures(waiters)) => Some(use_waiters(waiters)),
+            _ => None,
+        }
+    }
+}
+
+impl SessionHandle {
+    /// Why the volume's operations are held, where they are.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let state = self.router.shared.state.borrow();
+        state.core.trouble(self.key).map(str::to_owned)
+    }
+}
+
+impl Drop for FrontEnd {
+    fn drop(&mut self) {
+        let shared = &self.router.shared;
+        let now = shared.now();
+        {
+            let mut state = shared.state.borrow_mut();
+            let State {
+                core,
+                effects,
+                mailboxes,
+                ..
+            } = &mut *state;
+            // What completes in the same moment finds no mailbox and is thrown away, as it should be.
+            mailboxes.try_remove(self.key.0);
+            core.abandon(now, self.key, effects);
+        }
+        shared.run(None);
+    }
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        let shared = &self.router.shared;
+        let now = shared.now();
+        {
+            let mut state = shared.state.borrow_mut();
+            let State { core, effects, .. } = &mut *state;
+            core.release(now, self.key, effects);
+        }
+        shared.run(None);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            timer.abort();
+        }
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Micros {
+        let passed = self.components.clock.now() - self.started;
+        u64::try_from(passed.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes in what happened, carries out what follows from it, and sends.
+    fn run(self: &Rc<Self>, event: Option<Event>) {
+        self.run_all(event.into_iter());
+    }
+
+    fn run_all(self: &Rc<Self>, events: impl Iterator<Item = Event>) {
+        let now = self.now();
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        for event in events {
+            state.core.apply(now, event, &mut state.effects);
+        }
+        loop {
+            state.core.drain_sends(&mut state.links, &mut state.effects);
+            if state.effects.is_empty() && state.events.is_empty() {
+                break;
+            }
+            let mut effects = std::mem::take(&mut state.effects);
+            for effect in effects.drain(..) {
+                self.carry_out(state, effect);
+            }
+            state.effects = effects;
+            while let Some(event) = state.events.pop_front() {
+                state.core.apply(now, event, &mut state.effects);
+            }
+        }
+        let next = state.core.next_wake();
+        let armed = self.armed.get();
+        if next.is_some_and(|next| armed.is_none_or(|armed| next < armed)) {
+            self.rearm.notify_one();
+        }
+    }
+
+    fn carry_out(self: &Rc<Self>, state: &mut State, effect: Effect) {
+        match effect {
+            Effect::Complete {
+                front_end,
+                token,
+                outcome,
+            } => {
+                if let Some(mailbox) = state.mailboxes.get_mut(front_end.0) {
+                    mailbox.put(token, outcome);
+                }
+            }
+            Effect::Room(_) => state
+                .mailboxes
+                .iter_mut()
+                .for_each(|(_, mailbox)| mailbox.tell_room()),
+            Effect::Connect { link, endpoint } => self.connect(state, link, &endpoint),
+            Effect::Disconnect { link } => state.links.remove(link),
+            Effect::FindOwner { session, volume } => {
+                self.ask(move |registry, _| async move {
+                    let routed = lookup::owner_of(&registry, volume).await;
+                    Event::Routed { session, routed }
+                });
+            }
+            Effect::FindWriter { volume } => {
+                self.ask(move |registry, _| async move {
+                    let writer = lookup::writer_of(&registry, volume).await;
+                    Event::WriterFound { volume, writer }
+                });
+            }
+            Effect::FindStorage => {
+                self.ask(move |registry, index| async move {
+                    let endpoints = lookup::storage_routers(&registry, index).await;
+                    Event::StorageFound { endpoints }
+                });
+            }
+            Effect::Orphaned(volume) => self.components.orphans.add(volume),
+            Effect::Settled(volume) => self.components.orphans.settle(volume),
+        }
+    }
+
+    /// Asks the registry beside the IO path; the answer comes as an event.
+    fn ask<F: Future<Output = Event> + 'static>(
+        self: &Rc<Self>,
+        question: impl FnOnce(Registry, usize) -> F,
+    ) {
+        let answer = question(self.components.registry.clone(), self.index);
+        let shared = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            let event = answer.await;
+            if let Some(shared) = shared.upgrade() {
+                shared.run(Some(event));
+            }
+        });
+    }
+
+    fn connect(self: &Rc<Self>, state: &mut State, link: LinkKey, endpoint: &str) {
+        let endpoint: Endpoint = match endpoint.parse() {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                tracing::error!(%error, "the registry names an endpoint that is none");
+                let refusal = Refusal::reject(RefusalCode::Invalid, error.to_string());
+                return state.events.push_back(Event::Refused { link, refusal });
+            }
+        };
+        let Components {
+            node, role, network, ..
+        } = &self.components;
+        let hello = |protocol| Hello {
+            version: Version::CURRENT,
+            protocol,
+            role: *role,
+            node: node.clone(),
+        };
+        match link {
+            LinkKey::Owner(key) => {
+                let (sender, receiver) = sconce_bus::connect::<VolumeRequest, VolumeReply>(
+                    network,
+                    &endpoint,
+                    hello(Protocol::Volume),
+                );
+                let task = tokio::task::spawn_local(receive(
+                    Rc::downgrade(self),
+                    receiver,
+                    endpoint,
+                    link,
+                    move |id, reply, data| owner_replied(key, id, reply, data),
+                ));
+                state.links.add_owner(key, sender, task);
+            }
+            LinkKey::Storage(key) => {
+                let (sender, receiver) = sconce_bus::connect::<StorageRequest, StorageReply>(
+                    network,
+                    &endpoint,
+                    hello(Protocol::Storage),
+                );
+                let task = tokio::task::spawn_local(receive(
+                    Rc::downgrade(self),
+                    receiver,
+                    endpoint,
+                    link,
+                    move |id, reply, data| storage_replied(key, id, reply, data),
+                ));
+                state.links.set_storage(key, sender, task);
+            }
+        }
+    }
+}
+
+fn owner_replied(link: OwnerKey, id: u64, reply: VolumeReply, data: bytes::Bytes) -> Event {
+    Event::OwnerReplied {
+        link,
+        id,
+        reply,
+        data,
+    }
+}
+
+fn storage_replied(link: StorageKey, id: u64, reply: StorageReply, data: bytes::Bytes) -> Event {
+    Event::StorageReplied {
+        link,
+        id,
+        reply,
+        data,
+    }
+}
+
+/// Hands a link's events to the core, as long as there is one.
+async fn receive<R: sconce_bus::Body + sconce_bus::Refuse>(
+    shared: Weak<Shared>,
+    mut receiver: sconce_bus::Receiver<R>,
+    endpoint: Endpoint,
+    link: LinkKey,
+    replied: impl Fn(u64, R, bytes::Bytes) -> Event,
+) {
+    loop {
+        let event = receiver.next().await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        match event {
+            ClientEvent::Replies(replies) => {
+                shared.run_all(
+                    replies
+                        .into_iter()
+                        .map(|reply| replied(reply.id, reply.body, reply.data)),
+                );
+            }
+            ClientEvent::Room => shared.run(Some(Event::Room(link))),
+            ClientEvent::Up(welcome) => {
+                tracing::info!(%endpoint, node = %welcome.node, "connected");
+                shared.run(Some(Event::Up(link)));
+            }
+            ClientEvent::Down(reason) => {
+                tracing::info!(%endpoint, %reason, "connection lost: operations are held");
+                shared.run(Some(Event::Down(link)));
+            }
+            ClientEvent::Refused(refusal) => {
+                tracing::error!(%endpoint, %refusal, "the peer refuses this service");
+                shared.run(Some(Event::Refused { link, refusal }));
+                return;
+            }
+        }
+    }
+}
+
+/// Tells the core when its time has come. Waiting does not keep the router alive: whoever drops it ends this task.
+async fn keep_time(shared: Weak<Shared>) {
+    while let Some(strong) = shared.upgrade() {
+        let next = strong.state.borrow().core.next_wake();
+        strong.armed.set(next);
+        let due = next.map(|at| strong.started + Duration::from_micros(at));
+        let rearm = strong.rearm.clone();
+        drop(strong);
+        let is_due = wait_until(due, &rearm).await;
+        if is_due && let Some(strong) = shared.upgrade() {
+            strong.run(Some(Event::Tick));
+        }
+    }
+}
+
+async fn wait_until(due: Option<Instant>, rearm: &Notify) -> bool {
+    match due {
+        None => {
+            rearm.notified().await;
+            false
+        }
+        Some(due) => tokio::select! {
+            () = tokio::time::sleep_until(due) => true,
+            () = rearm.notified() => false,
+        },
+    }
+}
+
+impl Mailbox {
+    fn put(&mut self, token: Token, outcome: Outcome) {
+        match self {
+            Mailbox::Queue {
+                completions, waker, ..
+            } => {
+                completions.push_back(Completion { token, outcome });
+                if let Some(waker) = waker.take() {
+                    waker.wake();
+                }
+            }
+            Mailbox::Futures(waiters) => waiters.put(token, outcome),
+        }
+    }
+
+    fn tell_room(&mut self) {
+        match self {
+            Mailbox::Queue { room, waker, .. } => {
+                *room = true;
+                if let Some(waker) = waker.take() {
+                    waker.wake();
+                }
+            }
+            Mailbox::Futures(waiters) => waiters.tell_room(),
+        }
+    }
+}
