@@ -1,0 +1,296 @@
+//! Stored formats: golden files decode to what they meant when they were written and encode to the same bytes; arbitrary
+//! and damaged bytes are refused without a panic.
+//!
+//! `SCONCE_WRITE_GOLDEN=1` writes files that are missing; a file that exists is never changed.
+
+use bytes as _;
+use proptest::prelude::*;
+use sconce_schemas::checkpoint::{
+    Bitmap, CheckpointBuilder, NodePlace, NodeRecord, NodeRef, TreeKind, decode_index, decode_node,
+};
+use sconce_schemas::geometry::VolumeSize;
+use sconce_schemas::manifest::{Manifest, SessionState, TreeRoot};
+use sconce_schemas::records::EpochStart;
+use sconce_schemas::sco::{Batch, BatchBuilder, Entry, EntryKind, ScoHeader};
+use sconce_schemas::{
+    BatchSeq, CheckpointId, ClusterAddress, Epoch, LineageIndex, ManifestSeq, ObjectName, ScoId, ScoSize,
+    Slot, VolumeId,
+};
+
+const VOLUME: VolumeId = VolumeId([0xab; 16]);
+
+fn golden(name: &str, bytes: &[u8]) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    if !path.exists() && std::env::var_os("SCONCE_WRITE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let stored = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(stored, bytes, "{name}: what is stored must never change meaning");
+}
+
+fn header() -> ScoHeader {
+    ScoHeader {
+        volume: VOLUME,
+        id: ScoId(77),
+        epoch: Epoch(3),
+        size: ScoSize::default(),
+        first_batch: BatchSeq(4711),
+        synced_below: ScoId(75),
+    }
+}
+
+fn entries() -> Vec<Entry> {
+    let kinds = [
+        EntryKind::Session {
+            id: 0x1122_3344_5566_7788,
+        },
+        EntryKind::Write {
+            address: ClusterAddress(5),
+            crc: 0xdead_beef,
+        },
+        EntryKind::Discard {
+            address: ClusterAddress(1 << 33),
+            count: u32::MAX,
+        },
+        EntryKind::Zero {
+            address: ClusterAddress(9),
+            count: 2,
+        },
+        EntryKind::Resize { size: 12_345 },
+    ];
+    kinds
+        .into_iter()
+        .zip(0..)
+        .map(|(kind, n)| Entry {
+            kind,
+            session: 2,
+            number: 40 + n,
+            last: n % 2 == 1,
+        })
+        .collect()
+}
+
+fn batch() -> Vec<u8> {
+    let mut builder = BatchBuilder::default();
+    entries().iter().for_each(|entry| builder.push(entry));
+    builder.close(header().salt(), BatchSeq(4711), Slot(8), 1_700_000_000_000_000)
+}
+
+fn reference() -> NodeRef {
+    NodeRef {
+        checkpoint: CheckpointId(6),
+        epoch: Epoch(2),
+        offset: 48,
+        length: 200,
+        crc: 1,
+        lineage: LineageIndex(0),
+        chain: 2,
+    }
+}
+
+fn node(base: Option<NodeRef>) -> NodeRecord {
+    let (mut present, mut emptied) = (Bitmap::EMPTY, Bitmap::EMPTY);
+    [0, 63, 64, 511].into_iter().for_each(|slot| present.set(slot));
+    if base.is_some() {
+        emptied.set(100);
+    }
+    let place = NodePlace {
+        tree: TreeKind::Map,
+        level: 0,
+        index: 12,
+    };
+    NodeRecord {
+        place,
+        base,
+        present,
+        emptied,
+        width: 12,
+        values: (0..48).collect(),
+    }
+}
+
+fn checkpoint() -> (Vec<u8>, Vec<(NodeRef, NodeRecord)>) {
+    let mut builder = CheckpointBuilder::new(VOLUME, CheckpointId(7), Epoch(3));
+    let nodes = [node(None), node(Some(reference()))];
+    let placed = nodes.map(|node| (builder.push(&node, LineageIndex(0)).unwrap(), node));
+    (builder.finish(), placed.to_vec())
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        volume: VOLUME,
+        seq: ManifestSeq(5),
+        epoch: Epoch(3),
+        path: "/vm1/disk.raw".into(),
+        pool: "default".into(),
+        size: VolumeSize::new(1 << 40).unwrap(),
+        sco_size: ScoSize::default(),
+        read_only: false,
+        allocated_clusters: 99,
+        map: TreeRoot {
+            height: 2,
+            node: Some(reference()),
+        },
+        scos: TreeRoot::default(),
+        covered: BatchSeq(4710),
+        covered_sco: ScoId(76),
+        checkpoint: CheckpointId(7),
+        lineage: vec![VOLUME],
+        epochs: vec![EpochStart {
+            epoch: Epoch(3),
+            first_sco: ScoId(70),
+        }],
+        sessions: vec![SessionState {
+            slot: 2,
+            id: 9,
+            below: 40,
+            applied: vec![41, 43],
+        }],
+    }
+}
+
+#[test]
+fn golden_files_keep_their_meaning() {
+    golden("sco-header-1.bin", &header().to_bytes());
+    golden("tlog-batch-1.bin", &batch());
+    golden("checkpoint-1.bin", &checkpoint().0);
+    golden("manifest-1.bin", &manifest().to_bytes());
+    golden("node-ref-1.bin", &reference().to_bytes());
+}
+
+#[test]
+fn what_is_encoded_decodes_to_itself() {
+    assert_eq!(ScoHeader::from_bytes(&header().to_bytes()), Ok(header()));
+    let decoded = Batch::from_bytes(&batch(), header().salt()).unwrap();
+    assert_eq!(
+        (decoded.entries, decoded.seq, decoded.first_slot),
+        (entries(), BatchSeq(4711), Slot(8))
+    );
+    let (object, nodes) = checkpoint();
+    for (at, record) in &nodes {
+        let bytes = &object[at.offset as usize..][..at.length as usize];
+        assert_eq!(decode_node(VOLUME, at, bytes).as_ref(), Ok(record));
+    }
+    assert_eq!(decode_index(VOLUME, &object).unwrap().len(), 2);
+    assert_eq!(Manifest::from_bytes(&manifest().to_bytes()), Ok(manifest()));
+    assert_eq!(NodeRef::from_bytes(&reference().to_bytes()), Ok(reference()));
+}
+
+#[test]
+fn a_batch_holds_only_in_its_own_sco() {
+    let other = [
+        ScoHeader {
+            volume: VolumeId([1; 16]),
+            ..header()
+        },
+        ScoHeader {
+            id: ScoId(78),
+            ..header()
+        },
+        ScoHeader {
+            epoch: Epoch(4),
+            ..header()
+        },
+    ];
+    for header in other {
+        assert!(Batch::from_bytes(&batch(), header.salt()).is_err(), "{header:?}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    let (object, nodes) = checkpoint();
+    let (at, _) = nodes[1];
+    let node = object[at.offset as usize..][..at.length as usize].to_vec();
+    type Check = Box<dyn Fn(&[u8]) -> bool>;
+    let formats: Vec<(&str, Vec<u8>, Check)> = vec![
+        (
+            "header",
+            header().to_bytes().to_vec(),
+            Box::new(|b| ScoHeader::from_bytes(b).is_err()),
+        ),
+        (
+            "batch",
+            batch(),
+            Box::new(|b| Batch::from_bytes(b, header().salt()).is_err()),
+        ),
+        (
+            "manifest",
+            manifest().to_bytes(),
+            Box::new(|b| Manifest::from_bytes(b).is_err()),
+        ),
+        (
+            "node",
+            node,
+            Box::new(move |b| decode_node(VOLUME, &at, b).is_err()),
+        ),
+    ];
+    for (name, bytes, refuses) in formats {
+        assert!(!refuses(&bytes), "{name} is good before it is damaged");
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(refuses(&damaged), "{name}: flipped bit {bit} went unnoticed");
+        }
+    }
+}
+
+#[test]
+fn object_names_read_back_and_sort() {
+    let name = |id, epoch| ObjectName::Sco {
+        volume: VOLUME,
+        id: ScoId(id),
+        epoch: Epoch(epoch),
+        version: 0,
+    };
+    let names = [name(1, 9), name(2, 1), name(15, 1), name(16, 0), name(4096, 3)];
+    for name in names {
+        assert_eq!(name.to_string().parse(), Ok(name));
+    }
+    assert!(names.map(|name| name.to_string()).is_sorted());
+    for wrong in [
+        "",
+        "x/sco/1.1.0",
+        "abababababababababababababababab/sco/1.1.0",
+        "../../etc/passwd",
+    ] {
+        assert!(wrong.parse::<ObjectName>().is_err(), "{wrong:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        let _ = ScoHeader::from_bytes(&bytes);
+        let _ = Batch::from_bytes(&bytes, header().salt());
+        let _ = Manifest::from_bytes(&bytes);
+        let _ = decode_index(VOLUME, &bytes);
+        let at = NodeRef { length: u32::try_from(bytes.len()).unwrap(), ..reference() };
+        prop_assert!(decode_node(VOLUME, &at, &bytes).is_err());
+    }
+
+    #[test]
+    fn cut_off_bytes_are_refused(keep in 0.0..1.0f64) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
+                 reason = "a share of a small length")]
+        let cut = |bytes: &[u8]| bytes[..(bytes.len() as f64 * keep) as usize].to_vec();
+        prop_assert!(ScoHeader::from_bytes(&cut(&header().to_bytes())).is_err());
+        prop_assert!(Batch::from_bytes(&cut(&batch()), header().salt()).is_err());
+        prop_assert!(Manifest::from_bytes(&cut(&manifest().to_bytes())).is_err());
+        prop_assert!(decode_index(VOLUME, &cut(&checkpoint().0)).is_err());
+    }
+
+    #[test]
+    fn bitmaps_rank_as_a_list_would(slots in proptest::collection::btree_set(0usize..512, 0..80)) {
+        let mut bitmap = Bitmap::EMPTY;
+        slots.iter().for_each(|slot| bitmap.set(*slot));
+        prop_assert_eq!(bitmap.iter().collect::<Vec<_>>(), slots.iter().copied().collect::<Vec<_>>());
+        for at in 0..512 {
+            prop_assert_eq!(bitmap.has(at), slots.contains(&at));
+            prop_assert_eq!(bitmap.rank(at), slots.range(..at).count());
+        }
+    }
+}
