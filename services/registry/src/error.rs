@@ -13,14 +13,22 @@ use sconce_schemas::wire::registry::{LeaseId, Revision};
 
 /// A request that no registry takes. The text names the thing, the value and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is {found}; it has to be {expected}")]
+#[error("{text}")]
 pub struct Invalid {
-    /// What is wrong.
-    pub what: &'static str,
-    /// What it is.
-    pub found: String,
-    /// What would be right.
-    pub expected: String,
+    /// For people.
+    pub text: String,
+}
+
+impl Invalid {
+    pub(crate) fn new(
+        what: impl std::fmt::Display,
+        found: impl std::fmt::Display,
+        expected: impl std::fmt::Display,
+    ) -> Self {
+        Self {
+            text: format!("{what} is {found}; it has to be {expected}"),
+        }
+    }
 }
 
 /// Why a request other than a commit has no answer.
@@ -153,9 +161,7 @@ impl From<RegistryError> for CommitError {
             RegistryError::LeaseGone { lease } => CommitError::LeaseGone { lease },
             RegistryError::Unavailable { registry, detail } => CommitError::Unavailable { registry, detail },
             RegistryError::Damaged { key, source } => CommitError::Invalid(Invalid {
-                what: "record",
-                found: format!("{source} (key {key:?})"),
-                expected: "a good record".to_owned(),
+                text: RegistryError::Damaged { key, source }.to_string(),
             }),
         }
     }

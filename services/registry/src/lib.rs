@@ -8,11 +8,13 @@
 
 mod embedded;
 mod error;
+mod etcd;
 mod history;
 mod home;
 mod image;
 mod lease;
 pub mod limits;
+mod own_runtime;
 pub mod record;
 mod registry;
 mod state;

@@ -48,11 +48,12 @@ pub(crate) fn check_key(key: &str) -> Result<(), Invalid> {
         return Ok(());
     }
     let start = &key[..key.floor_char_boundary(40)];
-    Err(Invalid {
-        what: "key",
-        found: format!("{} bytes long ({start:?}…)", key.len()),
-        expected: format!("1 to {KEY_BYTES_MAX} bytes long"),
-    })
+    let found = format!("{} bytes long ({start:?}…)", key.len());
+    Err(Invalid::new(
+        "key",
+        found,
+        format!("1 to {KEY_BYTES_MAX} bytes long"),
+    ))
 }
 
 pub(crate) fn check_prefix(prefix: &str) -> Result<(), Invalid> {
@@ -67,32 +68,22 @@ pub(crate) fn check_limit(limit: usize) -> Result<(), Invalid> {
     if limit > 0 {
         return Ok(());
     }
-    Err(Invalid {
-        what: "limit of a listing",
-        found: "0".to_owned(),
-        expected: "at least 1".to_owned(),
-    })
+    Err(Invalid::new("limit of a listing", 0, "at least 1"))
 }
 
 pub(crate) fn check_ttl(ttl: Duration) -> Result<(), Invalid> {
     if (TTL_MIN..=TTL_MAX).contains(&ttl) {
         return Ok(());
     }
-    Err(Invalid {
-        what: "time to live of a lease",
-        found: format!("{} ms", ttl.as_millis()),
-        expected: format!("{} to {} ms", TTL_MIN.as_millis(), TTL_MAX.as_millis()),
-    })
+    let (found, expected) = (
+        format!("{} ms", ttl.as_millis()),
+        format!("{} to {} ms", TTL_MIN.as_millis(), TTL_MAX.as_millis()),
+    );
+    Err(Invalid::new("time to live of a lease", found, expected))
 }
 
 pub(crate) fn check_changes(changes: &[Change]) -> Result<(), Invalid> {
-    let wrong = |what, found, expected| {
-        Err(Invalid {
-            what,
-            found,
-            expected,
-        })
-    };
+    let wrong = |what: &str, found: String, expected: String| Err(Invalid::new(what, found, expected));
     if !(1..=CHANGES_MAX).contains(&changes.len()) {
         let found = format!("of {} changes", changes.len());
         return wrong("commit", found, format!("of 1 to {CHANGES_MAX} changes"));

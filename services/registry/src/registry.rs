@@ -13,6 +13,7 @@ use sconce_schemas::wire::registry::{Change, Entry, Revision, WatchEvent};
 use tokio::time::Instant;
 
 use crate::embedded::Embedded;
+use crate::etcd::Etcd;
 use crate::home::{Found, Home, Page};
 use crate::lease::Lease;
 use crate::limits::{LIST_MAX, WAIT_MAX, check_changes, check_key, check_limit, check_prefix, check_ttl};
@@ -55,6 +56,15 @@ impl Registry {
     /// The directory cannot be used or is another process's; both copies are damaged.
     pub fn sled(dir: &Path) -> Result<Self, OpenError> {
         Ok(Self::at(Embedded::in_directory(dir)?))
+    }
+
+    /// The registry in etcd, at any of `endpoints` (`http://host:port`), with all its keys below `prefix`, which
+    /// ends with `/`. Returns once etcd has answered.
+    ///
+    /// # Errors
+    /// None of the endpoints answers; the prefix is not one.
+    pub async fn etcd(endpoints: &[String], prefix: &str) -> Result<Self, OpenError> {
+        Ok(Self::at(Etcd::connect(endpoints, prefix).await?))
     }
 
     pub(crate) fn home(&self) -> &dyn Home {

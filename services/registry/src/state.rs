@@ -117,11 +117,13 @@ impl State {
     fn stored_lease(&self, id: LeaseId) -> Result<StoredLease, CommitError> {
         let lease = self.leases.get(&id).ok_or(CommitError::LeaseGone { lease: id })?;
         if lease.keys.len() >= LEASE_KEYS_MAX {
-            return Err(CommitError::Invalid(Invalid {
-                what: "lease",
-                found: format!("{id} with {} keys", lease.keys.len()),
-                expected: format!("one with fewer than {LEASE_KEYS_MAX} keys"),
-            }));
+            let found = format!("one with {} keys", lease.keys.len());
+            let expected = format!("one with fewer than {LEASE_KEYS_MAX}");
+            return Err(CommitError::Invalid(Invalid::new(
+                format!("lease {id}"),
+                found,
+                expected,
+            )));
         }
         let ttl_ms = u32::try_from(lease.ttl.as_millis()).unwrap_or(u32::MAX);
         Ok(StoredLease { id, ttl_ms })

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use sconce_registry::{Change, Registry};
 
+use crate::etcd_server::EtcdServer;
+
 use crate::suite::{self, Subject};
 
 /// The suite's cases, each a test of its own, against one home.
@@ -32,6 +34,7 @@ macro_rules! conformance {
 
 conformance!(memory, Embedded::in_memory());
 conformance!(sled, Embedded::in_directory());
+conformance!(etcd, Etcd::start().await);
 
 struct Embedded {
     registry: Registry,
@@ -91,4 +94,34 @@ fn assert_nothing_set_aside(dir: &Path) {
         .iter()
         .find(|name| name.to_string_lossy().contains("damaged"));
     assert!(aside.is_none() || std::thread::panicking(), "{names:?}");
+}
+
+struct Etcd {
+    server: EtcdServer,
+    registry: Registry,
+}
+
+impl Etcd {
+    async fn start() -> Self {
+        let server = EtcdServer::start();
+        let registry = server.registry().await;
+        Self { server, registry }
+    }
+}
+
+impl Subject for Etcd {
+    fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
+    async fn forget_events(&self) {
+        let newest = self.registry.revision().await.unwrap();
+        let mut client = etcd_client::Client::connect([self.server.endpoint()], None)
+            .await
+            .unwrap();
+        client
+            .compact(i64::try_from(newest.0).unwrap(), None)
+            .await
+            .unwrap();
+    }
 }

@@ -6,5 +6,6 @@
     reason = "a test fails by panicking"
 )]
 
+mod etcd_server;
 mod homes;
 mod suite;

@@ -1,0 +1,112 @@
+//! etcd's errors, by what the caller has to do about them.
+//!
+//! Keeps: which of etcd's errors mean that nothing was changed.
+//! Order: none.
+//! Crash: nothing.
+//! Knows no requests.
+
+use std::time::Duration;
+
+use etcd_client::Error;
+use sconce_schemas::wire::registry::{Change, LeaseId};
+
+use crate::{CommitError, Invalid, RegistryError};
+
+// gRPC status codes, https://grpc.io/docs/guides/status-codes/.
+const INVALID_ARGUMENT: i32 = 3;
+const NOT_FOUND: i32 = 5;
+const RESOURCE_EXHAUSTED: i32 = 8;
+const FAILED_PRECONDITION: i32 = 9;
+const OUT_OF_RANGE: i32 = 11;
+const UNAUTHENTICATED: i32 = 16;
+const PERMISSION_DENIED: i32 = 7;
+
+/// A request that failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: Option<i32>,
+    lease_gone: bool,
+    text: String,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::GRpcStatus(status) => Some(i32::from(status.code())),
+            _ => None,
+        };
+        let text = error.to_string();
+        let not_found = code == Some(NOT_FOUND) && text.contains("lease");
+        Self {
+            code,
+            lease_gone: not_found || matches!(error, Error::LeaseKeepAliveError(_)),
+            text,
+        }
+    }
+}
+
+impl Failure {
+    pub(super) fn late(deadline: Duration) -> Self {
+        Self::other(format!("no answer within {} ms", deadline.as_millis()))
+    }
+
+    pub(super) fn ended() -> Self {
+        Self::other("its thread ended".to_owned())
+    }
+
+    pub(super) fn other(text: String) -> Self {
+        Self {
+            code: None,
+            lease_gone: false,
+            text,
+        }
+    }
+
+    /// An answer larger than a message may be.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.code == Some(OUT_OF_RANGE)
+    }
+}
+
+/// What errors call this registry.
+#[derive(Debug)]
+pub(super) struct Named {
+    registry: String,
+}
+
+impl Named {
+    pub(super) fn new(endpoints: &[String]) -> Self {
+        Self {
+            registry: format!("etcd at {}", endpoints.join(", ")),
+        }
+    }
+
+    pub(super) fn unavailable(&self, failure: Failure) -> RegistryError {
+        RegistryError::Unavailable {
+            registry: self.registry.clone(),
+            detail: failure.text,
+        }
+    }
+
+    pub(super) fn lease_error(&self, failure: Failure, lease: LeaseId) -> RegistryError {
+        if failure.lease_gone {
+            return RegistryError::LeaseGone { lease };
+        }
+        self.unavailable(failure)
+    }
+
+    pub(super) fn commit_error(&self, failure: Failure, changes: &[Change]) -> CommitError {
+        let leases: Vec<LeaseId> = changes.iter().filter_map(|change| change.lease).collect();
+        let registry = self.registry.clone();
+        let detail = failure.text;
+        match (failure.lease_gone, leases.first(), failure.code) {
+            (true, Some(lease), _) => CommitError::LeaseGone { lease: *lease },
+            (_, _, Some(INVALID_ARGUMENT)) => CommitError::Invalid(Invalid { text: detail }),
+            // etcd says so before it does anything: out of space, no right to, no leader yet.
+            (_, _, Some(RESOURCE_EXHAUSTED | FAILED_PRECONDITION | PERMISSION_DENIED | UNAUTHENTICATED)) => {
+                CommitError::Unavailable { registry, detail }
+            }
+            _ => CommitError::Unknown { registry, detail },
+        }
+    }
+}

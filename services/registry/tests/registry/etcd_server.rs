@@ -1,0 +1,107 @@
+//! A real etcd, Debian's, started by the test on a free port of loopback.
+
+use std::net::TcpListener;
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sconce_registry::{OpenError, Registry};
+
+use crate::suite::SOON;
+
+/// An etcd; killed when dropped.
+pub(crate) struct EtcdServer {
+    process: Option<Child>,
+    dir: tempfile::TempDir,
+    client_port: u16,
+    peer_port: u16,
+}
+
+impl EtcdServer {
+    pub(crate) fn start() -> Self {
+        let mut server = Self {
+            process: None,
+            dir: tempfile::tempdir().unwrap(),
+            client_port: free_port(),
+            peer_port: free_port(),
+        };
+        server.start_again();
+        server
+    }
+
+    /// Starts the process on the data that is there.
+    pub(crate) fn start_again(&mut self) {
+        let (client, peer) = (self.endpoint(), format!("http://127.0.0.1:{}", self.peer_port));
+        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", "test", "--data-dir"])
+            .arg(self.dir.path().join("data"))
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
+            .args(["--initial-cluster", &format!("test={peer}")])
+            // The shortest that etcd takes: a lone member elects itself sooner.
+            .args(["--heartbeat-interval", "20", "--election-timeout", "200"])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.process = Some(command.spawn().expect("Debian's etcd-server is installed"));
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client_port)
+    }
+
+    /// The registry in this etcd, as soon as it answers.
+    pub(crate) async fn registry(&self) -> Registry {
+        let give_up = Instant::now() + SOON;
+        loop {
+            match Registry::etcd(&[self.endpoint()], "/sconce/").await {
+                Ok(registry) => return registry,
+                Err(OpenError::Etcd { .. }) if Instant::now() < give_up => {
+                    // A refused connection tells nothing to wait for.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{error}\n{}", self.log()),
+            }
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for EtcdServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
