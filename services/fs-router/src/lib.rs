@@ -5,6 +5,7 @@
 //! Crash: a client that reconnects sends again what was not acknowledged.
 //! Knows no stored format and no back end.
 
+pub mod fuse;
 pub mod io_thread;
 pub mod names;
 pub mod routing;

@@ -1,0 +1,233 @@
+//! Keeps: the front end on its IO thread: the tree, the volumes, the open files.
+//! Order: each request is a task of its own; what belongs together in the tree is one commit there.
+//! Crash: files that are open without a name become orphans that the next start removes.
+//! Knows no kernel messages: requests come as calls, answers go as values or an errno.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use fuser::{Errno, FileAttr};
+use sconce_runtime::Clock;
+use sconce_schemas::records::{InodeKind, InodeRecord};
+use sconce_schemas::wire::{Refusal, Remedy};
+use sconce_schemas::{NodeName, VolumeId};
+use slab::Slab;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::attributes::attributes;
+use super::errno::{of_names, of_refusal};
+use super::listing::Listing;
+use super::table::{OpenFile, OpenFiles};
+use super::volumes::{Extent, Told, Volumes};
+use crate::names::{Keep, Names, Removed};
+
+/// How long the size of a file that is not open is waited for when its owner does not answer.
+const EXTENT_PATIENCE: Duration = Duration::from_secs(60);
+/// Pause before an owner is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// An answer to the kernel.
+pub(super) type Answer<T> = Result<T, Errno>;
+
+/// The FUSE front end.
+pub(super) struct Front<V> {
+    pub(super) names: Names,
+    pub(super) volumes: V,
+    pub(super) files: RefCell<OpenFiles>,
+    pub(super) listings: RefCell<Slab<Rc<Mutex<Listing>>>>,
+    pub(super) clock: Clock,
+    node: NodeName,
+    /// Requests that were taken and have not been answered.
+    pub(super) underway: Cell<usize>,
+}
+
+impl<V: Volumes> Front<V> {
+    pub(super) fn new(names: Names, volumes: V, node: NodeName, clock: Clock) -> Self {
+        Self {
+            names,
+            volumes,
+            files: RefCell::default(),
+            listings: RefCell::default(),
+            clock,
+            node,
+            underway: Cell::new(0),
+        }
+    }
+
+    pub(super) fn now_ns(&self) -> i64 {
+        i64::try_from(self.clock.unix_micros().saturating_mul(1000)).unwrap_or(i64::MAX)
+    }
+
+    /// The open file of an inode.
+    pub(super) fn file(&self, inode: u64) -> Answer<OpenFile> {
+        self.files.borrow().get(inode).copied().ok_or(Errno::EBADF)
+    }
+
+    /// Attributes of an inode.
+    pub(super) async fn attributes(&self, inode: u64) -> Answer<FileAttr> {
+        let record = self
+            .names
+            .attributes(inode)
+            .await
+            .map_err(|error| of_names(&error))?;
+        self.attributes_of(inode, record).await
+    }
+
+    /// Attributes of an inode whose record is known.
+    pub(super) async fn attributes_of(&self, inode: u64, record: InodeRecord) -> Answer<FileAttr> {
+        let extent = match record.kind {
+            InodeKind::Directory => Extent {
+                size: 0,
+                allocated: None,
+            },
+            InodeKind::File(volume) => self.extent(inode, volume).await?,
+        };
+        Ok(self.shown(inode, record, extent))
+    }
+
+    /// Attributes with what this mount knows better than the record: the last write.
+    pub(super) fn shown(&self, inode: u64, mut record: InodeRecord, extent: Extent) -> FileAttr {
+        let files = self.files.borrow();
+        let file = files.get(inode);
+        if let Some(written) = file.and_then(|file| file.written_ns) {
+            record.mtime_ns = written;
+            record.ctime_ns = record.ctime_ns.max(written);
+        }
+        attributes(inode, &record, extent, !file.is_some_and(|file| file.orphan))
+    }
+
+    /// Size and space of a file. An open file's size is known here, so its owner's restart does not hold it up.
+    async fn extent(&self, inode: u64, volume: VolumeId) -> Answer<Extent> {
+        let give_up = Instant::now() + EXTENT_PATIENCE;
+        loop {
+            let error = match self.ask_extent(inode, volume).await {
+                Ok(extent) => return Ok(extent),
+                Err(error) => error,
+            };
+            if let Some(file) = self.files.borrow().get(inode) {
+                return Ok(Extent {
+                    size: file.size,
+                    allocated: None,
+                });
+            }
+            if !passes(&error) || Instant::now() >= give_up {
+                return Err(of_refusal(&error));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask_extent(&self, inode: u64, volume: VolumeId) -> Result<Extent, Refusal> {
+        let mark = self.files.borrow().mark(inode);
+        let extent = self.volumes.extent(volume).await?;
+        let size = self.files.borrow_mut().told(inode, mark, extent.size);
+        Ok(Extent { size, ..extent })
+    }
+
+    /// An open file's size as its owner has it, however long that takes.
+    pub(super) async fn size_now(&self, inode: u64, volume: VolumeId) -> Answer<u64> {
+        loop {
+            match self.ask_extent(inode, volume).await {
+                Ok(extent) => return Ok(extent.size),
+                Err(error) if passes(&error) => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(of_refusal(&error)),
+            }
+        }
+    }
+
+    /// Opens the file of an inode once more.
+    pub(super) async fn open(&self, inode: u64) -> Answer<()> {
+        let record = self
+            .names
+            .attributes(inode)
+            .await
+            .map_err(|error| of_names(&error))?;
+        let InodeKind::File(volume) = record.kind else {
+            return Err(Errno::EISDIR);
+        };
+        self.open_volume(inode, volume).await
+    }
+
+    /// Opens a file whose volume is known once more.
+    pub(super) async fn open_volume(&self, inode: u64, volume: VolumeId) -> Answer<()> {
+        self.files.borrow_mut().enter(inode, volume);
+        match self.volumes.open(volume).await {
+            Ok(opened) => {
+                self.files.borrow_mut().opened(inode, opened);
+                Ok(())
+            }
+            Err(refusal) => {
+                self.close(inode).await;
+                Err(of_refusal(&refusal))
+            }
+        }
+    }
+
+    /// Closes a file once. The last close writes down when it was last written to, and removes a file without a name.
+    pub(super) async fn close(&self, inode: u64) {
+        let Some(file) = self.files.borrow_mut().leave(inode) else {
+            return;
+        };
+        self.volumes.close(file.volume);
+        if file.orphan {
+            self.remove_orphan(inode).await;
+        } else if let Some(mtime_ns) = file.written_ns {
+            let set = crate::names::SetAttributes {
+                mtime_ns: Some(mtime_ns),
+                ..Default::default()
+            };
+            if let Err(error) = self.names.set_attributes(inode, set).await {
+                tracing::debug!(%error, "the time of a file's last write is not kept");
+            }
+        }
+    }
+
+    /// Removes what an earlier process of this node had open without a name.
+    pub(super) async fn remove_orphans(&self) -> Result<(), crate::names::NamesError> {
+        loop {
+            let orphans = self.names.orphans(&self.node).await?;
+            if orphans.is_empty() {
+                return Ok(());
+            }
+            for orphan in orphans {
+                if let Some(removed) = self.names.remove_orphan(&self.node, orphan.inode).await? {
+                    self.volumes.tell(vec![removed.volume], Told::Deleted);
+                }
+            }
+        }
+    }
+
+    async fn remove_orphan(&self, inode: u64) {
+        match self.names.remove_orphan(&self.node, inode).await {
+            Ok(Some(removed)) => self.volumes.tell(vec![removed.volume], Told::Deleted),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "a removed file's space comes back at the next start"),
+        }
+    }
+
+    /// Runs a change of the tree that keeps the files that are open here when their names go.
+    pub(super) async fn keeping<T>(&self, change: impl AsyncFnOnce(Keep<'_>) -> T) -> T {
+        let is_open = |inode: u64| self.files.borrow().is_open(inode);
+        change(Keep::Open {
+            holder: &self.node,
+            is_open: &is_open,
+        })
+        .await
+    }
+
+    /// What follows when a file's name is gone.
+    pub(super) fn removed(&self, removed: Removed) {
+        if !removed.kept {
+            self.volumes.tell(vec![removed.volume], Told::Deleted);
+        } else if self.files.borrow().is_open(removed.inode) {
+            self.files.borrow_mut().orphaned(removed.inode);
+        }
+    }
+}
+
+/// Whether asking again can help.
+fn passes(refusal: &Refusal) -> bool {
+    matches!(refusal.remedy, Remedy::Retry | Remedy::Reroute)
+}

@@ -1,0 +1,152 @@
+//! Starts, stops and restarts: of the mount, of owners, of files without a name.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::rc::Rc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, mount};
+
+use super::volumes::MemoryVolumes;
+use super::{Mounted, block_on, node, registry};
+use crate::fuse::Told;
+use crate::fuse::mount::mounted_at;
+use crate::names::{Keep, Names, NewEntry, NewVolume};
+
+#[test]
+fn a_removed_file_lives_until_its_last_close() {
+    let mounted = Mounted::new();
+    fs::write(mounted.path("f"), "content").unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(mounted.path("f"))
+        .unwrap();
+    fs::remove_file(mounted.path("f")).unwrap();
+    assert!(fs::metadata(mounted.path("f")).is_err());
+    file.write_all_at(b"C", 0).unwrap();
+    let mut found = [0; 7];
+    file.read_exact_at(&mut found, 0).unwrap();
+    assert_eq!(&found, b"Content");
+    assert_eq!(file.metadata().unwrap().nlink(), 0);
+    assert_eq!(mounted.volumes.told(), []);
+    drop(file);
+    // The kernel tells of the close after it: the next request waits behind it only by chance.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while mounted.volumes.told().is_empty() && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert!(matches!(mounted.volumes.told()[..], [(_, Told::Deleted)]));
+}
+
+#[test]
+fn files_that_were_open_without_a_name_are_removed_at_the_next_start() {
+    let registry = registry();
+    let names = Names::new(
+        registry.clone(),
+        sconce_runtime::Clock::system(),
+        sconce_runtime::Chance::seeded(1),
+    );
+    let volume = block_on(async {
+        let path = "/f".parse().unwrap();
+        let made = names
+            .create_volume(&path, &NewVolume::default(), NewEntry::FILE, false)
+            .await
+            .unwrap();
+        let keep = Keep::Open {
+            holder: &node(),
+            is_open: &|_| true,
+        };
+        names
+            .unlink(sconce_schemas::records::ROOT_INODE, "f", keep)
+            .await
+            .unwrap();
+        made.volume
+    });
+    let mut mounted = Mounted::over(
+        registry,
+        MemoryVolumes::default(),
+        Rc::new(tempfile::tempdir().unwrap()),
+    );
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while mounted.volumes.told().is_empty() && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    mounted.stop();
+    assert_eq!(mounted.volumes.told(), [(volume, Told::Deleted)]);
+    assert_eq!(block_on(names.orphans(&node())).unwrap(), []);
+}
+
+#[test]
+fn what_an_owner_does_not_answer_is_held_and_the_rest_goes_on() {
+    let mounted = Mounted::new();
+    fs::write(mounted.path("f"), [0; 5000]).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(mounted.path("f"))
+        .unwrap();
+    mounted.volumes.answer(false);
+    let (done, is_done) = channel();
+    let writing = std::thread::spawn(move || {
+        file.write_all_at(&[1; 10], 4990).unwrap();
+        done.send(()).unwrap();
+        file
+    });
+    // Names do not need the owner, and an open file's size is known.
+    fs::create_dir(mounted.path("d")).unwrap();
+    assert_eq!(fs::metadata(mounted.path("f")).unwrap().len(), 5000);
+    assert_eq!(
+        is_done.recv_timeout(Duration::from_millis(100)),
+        Err(RecvTimeoutError::Timeout)
+    );
+    mounted.volumes.answer(true);
+    is_done.recv().unwrap();
+    let mut found = [0; 10];
+    writing.join().unwrap().read_exact_at(&mut found, 4990).unwrap();
+    assert_eq!(found, [1; 10]);
+}
+
+#[test]
+fn a_mount_that_a_killed_process_left_is_replaced() {
+    let dir = Rc::new(tempfile::tempdir().unwrap());
+    let point = dir.path().join("mnt");
+    fs::create_dir(&point).unwrap();
+    for _ in 0..2 {
+        // As after `kill -9`: the mount is there, its device is closed.
+        let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&device);
+        let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
+        let options = std::ffi::CString::new(options).unwrap();
+        mount(
+            "sconce",
+            &point,
+            "fuse.sconce",
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .unwrap();
+    }
+    assert_eq!(
+        fs::read_dir(&point).unwrap_err().raw_os_error(),
+        Some(libc::ENOTCONN)
+    );
+    let mut mounted = Mounted::over(registry(), MemoryVolumes::default(), dir);
+    fs::write(mounted.path("f"), "alive").unwrap();
+    mounted.stop();
+    assert_eq!(mounted_at(&point).unwrap(), None);
+}
+
+#[test]
+fn names_and_content_are_there_after_a_stop_with_open_files() {
+    let dir = Rc::new(tempfile::tempdir().unwrap());
+    let mut first = Mounted::over(registry(), MemoryVolumes::default(), Rc::clone(&dir));
+    fs::write(first.path("f"), "content").unwrap();
+    let open = File::open(first.path("f")).unwrap();
+    first.stop();
+    assert_eq!(mounted_at(first.point()).unwrap(), None);
+    drop(open);
+    let second = Mounted::over(first.registry.clone(), first.volumes.clone(), dir);
+    assert_eq!(fs::read_to_string(second.path("f")).unwrap(), "content");
+}

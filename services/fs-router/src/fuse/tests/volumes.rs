@@ -1,0 +1,230 @@
+//! Volumes in memory, with the rules of an owner: what is beyond the end is refused, a hole reads as zeros.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use sconce_schemas::wire::volume::{ExtentKind, ExtentStatus, IoCode, IoFlags};
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
+use sconce_schemas::{CLUSTER_BYTES, Epoch, VolumeId, VolumeSize};
+use tokio::sync::watch;
+
+use crate::fuse::{Extent, Space, Told, Volumes};
+use crate::routing::{Opened, Operation, Outcome, Piece, ReadData};
+
+/// A volume: its size and its clusters that are not holes.
+#[derive(Default)]
+struct Volume {
+    size: u64,
+    clusters: BTreeMap<u64, Vec<u8>>,
+}
+
+#[derive(Default)]
+struct State {
+    volumes: HashMap<VolumeId, Volume>,
+    told: Vec<(VolumeId, Told)>,
+    flushes: usize,
+    durable_writes: usize,
+    open: HashMap<VolumeId, usize>,
+}
+
+/// Volumes that come to be when they are opened.
+#[derive(Clone)]
+pub(super) struct MemoryVolumes {
+    state: Arc<Mutex<State>>,
+    /// Whether owners answer.
+    answers: Arc<watch::Sender<bool>>,
+}
+
+impl Default for MemoryVolumes {
+    fn default() -> Self {
+        Self {
+            state: Arc::default(),
+            answers: Arc::new(watch::Sender::new(true)),
+        }
+    }
+}
+
+impl MemoryVolumes {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(super) fn told(&self) -> Vec<(VolumeId, Told)> {
+        self.state().told.clone()
+    }
+
+    pub(super) fn flushes(&self) -> usize {
+        self.state().flushes
+    }
+
+    pub(super) fn durable_writes(&self) -> usize {
+        self.state().durable_writes
+    }
+
+    pub(super) fn open_volumes(&self) -> usize {
+        self.state().open.values().filter(|opens| **opens > 0).count()
+    }
+
+    /// Owners stop answering, or answer again.
+    pub(super) fn answer(&self, answers: bool) {
+        self.answers.send_replace(answers);
+    }
+
+    async fn answering(&self) {
+        self.answers
+            .subscribe()
+            .wait_for(|answers| *answers)
+            .await
+            .unwrap();
+    }
+}
+
+fn refusal(code: RefusalCode, remedy: Remedy) -> Refusal {
+    Refusal {
+        remedy,
+        code,
+        text: format!("{code:?}"),
+    }
+}
+
+impl Volume {
+    fn fill(&mut self, offset: u64, data: &[u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            let cluster = self
+                .clusters
+                .entry(at / CLUSTER_BYTES)
+                .or_insert_with(|| vec![0; 4096]);
+            cluster[usize::try_from(at % CLUSTER_BYTES).unwrap()] = *byte;
+        }
+    }
+
+    fn discard(&mut self, offset: u64, length: u64) {
+        let (first, last) = (offset.div_ceil(CLUSTER_BYTES), (offset + length) / CLUSTER_BYTES);
+        let whole: Vec<u64> = match first < last {
+            true => self
+                .clusters
+                .range(first..last)
+                .map(|(cluster, _)| *cluster)
+                .collect(),
+            false => Vec::new(),
+        };
+        whole.iter().for_each(|cluster| _ = self.clusters.remove(cluster));
+        for at in offset..offset + length {
+            if let Some(cluster) = self.clusters.get_mut(&(at / CLUSTER_BYTES)) {
+                cluster[usize::try_from(at % CLUSTER_BYTES).unwrap()] = 0;
+            }
+        }
+    }
+
+    fn read(&self, offset: u64, length: u64) -> ReadData {
+        let byte = |at: u64| {
+            let cluster = self.clusters.get(&(at / CLUSTER_BYTES));
+            cluster.map_or(0, |cluster| cluster[usize::try_from(at % CLUSTER_BYTES).unwrap()])
+        };
+        let mut data = ReadData::default();
+        data.push(Piece::Data(
+            (offset..offset + length).map(byte).collect::<Vec<_>>().into(),
+        ));
+        data
+    }
+
+    /// One extent at a time, so that callers have to go on asking.
+    fn extents(&self, offset: u64) -> Vec<ExtentStatus> {
+        let cluster = offset / CLUSTER_BYTES;
+        let kind = if self.clusters.contains_key(&cluster) {
+            ExtentKind::Data
+        } else {
+            ExtentKind::Hole
+        };
+        vec![ExtentStatus {
+            length: (cluster + 1) * CLUSTER_BYTES - offset,
+            kind,
+        }]
+    }
+
+    fn resize(&mut self, size: u64) {
+        if size < self.size {
+            self.discard(size, self.size.next_multiple_of(CLUSTER_BYTES) - size);
+        }
+        self.size = size;
+    }
+
+    fn run(&mut self, operation: &Operation) -> Outcome {
+        let (offset, length, data): (u64, u64, &Bytes) =
+            (operation.offset, operation.length, &operation.data);
+        if operation.code == IoCode::Write && operation.flags.has(IoFlags::EXTEND) {
+            self.size = self.size.max(offset + length);
+        }
+        let ranged = !matches!(operation.code, IoCode::Flush | IoCode::Resize);
+        if ranged && offset + length > self.size {
+            return Outcome::Refused(refusal(RefusalCode::OutOfRange, Remedy::Reject));
+        }
+        match operation.code {
+            IoCode::Read => return Outcome::Read(self.read(offset, length)),
+            IoCode::Extents => return Outcome::Extents(self.extents(offset)),
+            IoCode::Write => self.fill(offset, data),
+            IoCode::Discard => self.discard(offset, length),
+            IoCode::WriteZeroes => self.fill(offset, &vec![0; usize::try_from(length).unwrap()]),
+            IoCode::Resize => self.resize(offset),
+            IoCode::Flush => {}
+        }
+        Outcome::Done
+    }
+}
+
+impl Volumes for MemoryVolumes {
+    async fn open(&self, volume: VolumeId) -> Result<Opened, Refusal> {
+        self.answering().await;
+        let mut state = self.state();
+        *state.open.entry(volume).or_default() += 1;
+        let size = VolumeSize::new(state.volumes.entry(volume).or_default().size).unwrap();
+        Ok(Opened {
+            epoch: Epoch::FIRST,
+            size,
+            read_only: false,
+        })
+    }
+
+    async fn run(&self, volume: VolumeId, operation: Operation) -> Outcome {
+        self.answering().await;
+        let mut state = self.state();
+        state.flushes += usize::from(operation.code == IoCode::Flush);
+        state.durable_writes += usize::from(operation.flags.has(IoFlags::FUA));
+        assert!(
+            state.open.get(&volume).is_some_and(|opens| *opens > 0),
+            "an operation on a volume that is not open"
+        );
+        state.volumes.get_mut(&volume).unwrap().run(&operation)
+    }
+
+    fn close(&self, volume: VolumeId) {
+        // The front end says it once, for all the opens of a file.
+        self.state().open.remove(&volume);
+    }
+
+    async fn extent(&self, volume: VolumeId) -> Result<Extent, Refusal> {
+        if !*self.answers.borrow() {
+            return Err(refusal(RefusalCode::Unavailable, Remedy::Retry));
+        }
+        let mut state = self.state();
+        let volume = state.volumes.entry(volume).or_default();
+        Ok(Extent {
+            size: volume.size,
+            allocated: Some(volume.clusters.len() as u64 * CLUSTER_BYTES),
+        })
+    }
+
+    fn tell(&self, volumes: Vec<VolumeId>, told: Told) {
+        self.state()
+            .told
+            .extend(volumes.into_iter().map(|volume| (volume, told)));
+    }
+
+    async fn space(&self) -> Space {
+        Space {
+            capacity: 1 << 40,
+            free: 1 << 39,
+        }
+    }
+}

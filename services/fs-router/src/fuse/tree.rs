@@ -1,0 +1,206 @@
+//! Keeps: requests on names and attributes.
+//! Order: a volume's size is set before the attributes that came with it.
+//! Crash: as the tree says.
+//! Knows no kernel messages.
+
+use std::ffi::OsStr;
+use std::rc::Rc;
+
+use fuser::{Errno, FileAttr};
+use sconce_schemas::records::{InodeKind, ROOT_INODE};
+use tokio::sync::Mutex;
+
+use super::errno::of_names;
+use super::front::{Answer, Front};
+use super::listing::Listing;
+use super::volumes::{Extent, Told, Volumes};
+use crate::names::{Entry, NamesError, NewEntry, NewVolume, PathError, PoolPath, Replace, SetAttributes};
+
+/// A name as the tree has it.
+fn text(name: &OsStr) -> Answer<&str> {
+    let wrong = || PathError::NotUtf8 {
+        name: name.to_string_lossy().into_owned(),
+    };
+    name.to_str().ok_or_else(|| of_names(&NamesError::Path(wrong())))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
+fn failed(error: NamesError) -> Errno {
+    of_names(&error)
+}
+
+impl<V: Volumes> Front<V> {
+    pub(super) async fn lookup(&self, parent: u64, name: &OsStr) -> Answer<FileAttr> {
+        let entry = self.names.lookup(parent, text(name)?).await.map_err(failed)?;
+        self.attributes(entry.inode).await
+    }
+
+    pub(super) async fn make_directory(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        entry: NewEntry,
+    ) -> Answer<FileAttr> {
+        let inode = self
+            .names
+            .make_directory(parent, text(name)?, entry)
+            .await
+            .map_err(failed)?;
+        self.attributes(inode).await
+    }
+
+    /// Makes an empty file.
+    pub(super) async fn make_file(&self, parent: u64, name: &OsStr, entry: NewEntry) -> Answer<FileAttr> {
+        let made = self
+            .names
+            .create_file(parent, text(name)?, &NewVolume::default(), entry)
+            .await;
+        let (inode, _) = made.map_err(failed)?;
+        self.empty_file(inode).await
+    }
+
+    /// Makes a file and opens it; opens one that somebody made first, unless it had to be new.
+    pub(super) async fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        entry: NewEntry,
+        exclusive: bool,
+    ) -> Answer<FileAttr> {
+        let made = self
+            .names
+            .create_file(parent, text(name)?, &NewVolume::default(), entry)
+            .await;
+        match made {
+            Ok((inode, volume)) => {
+                self.open_volume(inode, volume).await?;
+                self.empty_file(inode).await
+            }
+            Err(NamesError::Exists { .. }) if !exclusive => {
+                let entry = self.names.lookup(parent, text(name)?).await.map_err(failed)?;
+                self.open(entry.inode).await?;
+                self.attributes(entry.inode).await
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Attributes of a file that was made just now: its owner need not be asked for its size.
+    async fn empty_file(&self, inode: u64) -> Answer<FileAttr> {
+        let record = self.names.attributes(inode).await.map_err(failed)?;
+        Ok(self.shown(
+            inode,
+            record,
+            Extent {
+                size: 0,
+                allocated: Some(0),
+            },
+        ))
+    }
+
+    pub(super) async fn unlink(&self, parent: u64, name: &OsStr) -> Answer<()> {
+        let name = text(name)?;
+        let removed = self
+            .keeping(async |keep| self.names.unlink(parent, name, keep).await)
+            .await;
+        self.removed(removed.map_err(failed)?);
+        Ok(())
+    }
+
+    pub(super) async fn remove_directory(&self, parent: u64, name: &OsStr) -> Answer<()> {
+        self.names
+            .remove_directory(parent, text(name)?)
+            .await
+            .map(drop)
+            .map_err(failed)
+    }
+
+    pub(super) async fn rename(
+        self: Rc<Self>,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        replace: Replace,
+    ) -> Answer<()> {
+        let (from, to) = ((from.0, text(from.1)?), (to.0, text(to.1)?));
+        let moved = self
+            .keeping(async |keep| self.names.rename(from, to, replace, keep).await)
+            .await;
+        let moved = moved.map_err(failed)?;
+        if let Some(replaced) = moved.replaced {
+            self.removed(replaced);
+        }
+        match moved.kind {
+            InodeKind::File(volume) => self.volumes.tell(vec![volume], Told::Renamed),
+            // Telling the owners of a whole tree takes a while; the rename is done before that.
+            InodeKind::Directory => _ = tokio::task::spawn_local(self.tell_below(moved.inode)),
+        }
+        Ok(())
+    }
+
+    async fn tell_below(self: Rc<Self>, directory: u64) {
+        let found = async {
+            let path: PoolPath = self.names.path_of(directory).await?;
+            self.names.files(&path, usize::MAX).await
+        };
+        match found.await {
+            Ok(files) => self
+                .volumes
+                .tell(files.into_iter().map(|file| file.volume).collect(), Told::Renamed),
+            Err(error) => tracing::debug!(%error, "owners are not told of a moved directory"),
+        }
+    }
+
+    pub(super) async fn set_attributes(
+        &self,
+        inode: u64,
+        set: SetAttributes,
+        size: Option<u64>,
+    ) -> Answer<FileAttr> {
+        if let Some(size) = size {
+            self.resize(inode, size).await?;
+        }
+        if set != SetAttributes::default() {
+            self.names.set_attributes(inode, set).await.map_err(failed)?;
+        }
+        if set.mtime_ns.is_some() {
+            self.files.borrow_mut().time_set(inode);
+        }
+        self.attributes(inode).await
+    }
+
+    /// Starts reading a directory; answers the handle.
+    pub(super) async fn open_directory(&self, inode: u64) -> Answer<usize> {
+        let record = self.names.attributes(inode).await.map_err(failed)?;
+        if record.kind != InodeKind::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        Ok(self
+            .listings
+            .borrow_mut()
+            .insert(Rc::new(Mutex::new(Listing::new(inode)))))
+    }
+
+    pub(super) fn close_directory(&self, handle: usize) {
+        self.listings.borrow_mut().try_remove(handle);
+    }
+
+    /// The directory above.
+    pub(super) async fn parent(&self, inode: u64) -> Answer<u64> {
+        if inode == ROOT_INODE {
+            return Ok(ROOT_INODE);
+        }
+        self.names
+            .attributes(inode)
+            .await
+            .map(|record| record.parent)
+            .map_err(failed)
+    }
+
+    /// Entries of an open directory from the `place`-th on, at most `limit`.
+    pub(super) async fn entries(&self, handle: usize, place: u64, limit: usize) -> Answer<Vec<Entry>> {
+        let listing = self.listings.borrow().get(handle).cloned().ok_or(Errno::EBADF)?;
+        let mut listing = listing.lock().await;
+        let entries = listing.from(&self.names, place).await.map_err(failed)?;
+        Ok(entries.iter().take(limit).cloned().collect())
+    }
+}
