@@ -233,5 +233,20 @@ fn a_copy_on_another_back_end_answers_for_a_flipped_one() -> Result<()> {
 
 /// Settings with two back ends and every object on both.
 fn two_copies(cluster: &Cluster) -> Result<()> {
-    edit::set(cluster.run_dir(), "storage-router", "pool.replicas", 2)
+    let backend = |name: &str| {
+        let dir = cluster.path("backend").join(name).display().to_string();
+        toml::Table::from_iter([("name".to_owned(), name.into()), ("dir".to_owned(), dir.into())])
+    };
+    let pool = toml::Table::from_iter([
+        ("name".to_owned(), "default".into()),
+        ("replicas".to_owned(), 2.into()),
+        ("backends".to_owned(), vec!["first", "second"].into()),
+    ]);
+    edit::set(
+        cluster.run_dir(),
+        "storage-router",
+        "backends",
+        vec![backend("first"), backend("second")],
+    )?;
+    edit::set(cluster.run_dir(), "storage-router", "pools", vec![pool])
 }
