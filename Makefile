@@ -44,7 +44,7 @@ docs: ## the documentation builds without a warning
 
 deny: ## licences, sources and banned crates (not advisories: their database is fetched, which a test must not need)
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
-	@cargo deny --all-features --locked check bans licenses sources
+	@cargo deny --all-features --locked check --hide-inclusion-graph bans licenses sources
 
 bench: build ## measures against qemu-nbd and writes docs/benchmarks.md
 	@scripts/packages test
