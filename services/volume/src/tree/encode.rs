@@ -126,25 +126,30 @@ fn record<T>(
     node: &Packed<T>,
     mut put: impl FnMut(usize, &T, &mut Vec<u8>) -> Result<(), DecodeError>,
 ) -> Result<NodeRecord, DecodeError> {
-    let state = &node.state;
-    let (mut changed, mut emptied) = (Bitmap::EMPTY, Bitmap::EMPTY);
-    for slot in state.changed.iter() {
-        if node.present.has(slot) {
-            changed.set(slot);
-        } else {
-            emptied.set(slot);
+    let width_of = |slots: usize| slots * usize::from(width);
+    let delta = node
+        .state
+        .delta
+        .as_deref()
+        .filter(|delta| delta.base.chain < DELTA_CHAIN_MAX);
+    let split = delta.map(|delta| {
+        let (mut changed, mut emptied) = (Bitmap::EMPTY, Bitmap::EMPTY);
+        for slot in delta.changed.iter() {
+            if node.present.has(slot) {
+                changed.set(slot)
+            } else {
+                emptied.set(slot)
+            }
         }
-    }
-    let saved = (node.items.len() - changed.count()) * usize::from(width);
-    let base = state
-        .base
-        .filter(|base| base.chain < DELTA_CHAIN_MAX && saved > DELTA_OVERHEAD);
-    let (present, emptied) = if base.is_some() {
-        (changed, emptied)
-    } else {
-        (node.present, Bitmap::EMPTY)
+        (delta.base, changed, emptied)
+    });
+    // A delta only where it is smaller than the whole.
+    let worth = |changed: &Bitmap| width_of(node.items.len() - changed.count()) > DELTA_OVERHEAD;
+    let (base, present, emptied) = match split {
+        Some((base, changed, emptied)) if worth(&changed) => (Some(base), changed, emptied),
+        _ => (None, node.present, Bitmap::EMPTY),
     };
-    let mut values = Vec::with_capacity(present.count() * usize::from(width));
+    let mut values = Vec::with_capacity(width_of(present.count()));
     for (slot, item) in node.iter().filter(|(slot, _)| present.has(*slot)) {
         put(slot, item, &mut values)?;
     }

@@ -8,6 +8,8 @@
 mod encode;
 mod node;
 mod range;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -16,6 +16,9 @@ use super::{Value, slot_of, span};
 /// Stored bytes of an inner node's slot: the child's reference and the number of values below it.
 pub(super) const CHILD_WIDTH: u8 = 40;
 
+/// What an `Arc` adds to its content.
+const ARC_COUNTS: usize = 16;
+
 /// A subtree: how many values it has, and where it is.
 #[derive(Debug, Clone)]
 pub(super) struct Child<V> {
@@ -43,21 +46,27 @@ pub(super) struct Packed<T> {
     pub(super) state: Stored,
 }
 
-/// What of a node is stored: `saved` names the node as it is; else it is `base` with the `changed` slots anew.
+/// What of a node is stored: `saved` names the node as it is; else, if it was ever stored, `delta` says what it was and
+/// what changed since. Small: every leaf in memory has one.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) saved: OnceLock<NodeRef>,
-    pub(super) base: Option<NodeRef>,
-    pub(super) changed: Bitmap,
+    pub(super) delta: Option<Box<Delta>>,
     used: AtomicBool,
+}
+
+/// A stored node, and the slots that changed since.
+#[derive(Debug, Clone)]
+pub(super) struct Delta {
+    pub(super) base: NodeRef,
+    pub(super) changed: Bitmap,
 }
 
 impl Clone for Stored {
     fn clone(&self) -> Self {
         Self {
             saved: self.saved.clone(),
-            base: self.base,
-            changed: self.changed,
+            delta: self.delta.clone(),
             used: AtomicBool::new(self.used.load(Ordering::Relaxed)),
         }
     }
@@ -67,8 +76,7 @@ impl Stored {
     fn new() -> Self {
         Self {
             saved: OnceLock::new(),
-            base: None,
-            changed: Bitmap::EMPTY,
+            delta: None,
             used: AtomicBool::new(true),
         }
     }
@@ -82,11 +90,15 @@ impl Stored {
 
     /// Notes a change of `slot`: from here on the stored node is only a base.
     fn change(&mut self, slot: usize) {
-        if let Some(saved) = self.saved.take() {
-            self.base = Some(saved);
-            self.changed = Bitmap::EMPTY;
+        if let Some(base) = self.saved.take() {
+            self.delta = Some(Box::new(Delta {
+                base,
+                changed: Bitmap::EMPTY,
+            }));
         }
-        self.changed.set(slot);
+        if let Some(delta) = &mut self.delta {
+            delta.changed.set(slot);
+        }
     }
 
     /// Notes a use, for the sweep.
@@ -135,12 +147,12 @@ impl<T> Packed<T> {
         }
     }
 
-    /// Grows by an eighth, not by doubling: what the map takes in memory stays near what it holds.
+    /// Grows by a sixteenth, not by doubling: what the map takes in memory stays near what it holds.
     fn reserve_one(&mut self) {
         let len = self.items.len();
         if len == self.items.capacity() {
             self.items
-                .reserve_exact((len / 8 + 4).min(FANOUT.saturating_sub(len).max(1)));
+                .reserve_exact((len / 16 + 4).min(FANOUT.saturating_sub(len).max(1)));
         }
     }
 
@@ -149,7 +161,12 @@ impl<T> Packed<T> {
     }
 
     fn memory(&self) -> u64 {
-        (self.items.capacity() * size_of::<T>() + size_of::<Self>() + 16) as u64
+        let delta = if self.state.delta.is_some() {
+            size_of::<Delta>()
+        } else {
+            0
+        };
+        (self.items.capacity() * size_of::<T>() + size_of::<Self>() + delta + ARC_COUNTS) as u64
     }
 }
 

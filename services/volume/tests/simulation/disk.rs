@@ -21,7 +21,7 @@ struct File {
 }
 
 /// The write buffer.
-pub struct Disk {
+pub(crate) struct Disk {
     size: ScoSize,
     files: Vec<File>,
     /// Which file holds which SCO; after a crash found again from the headers.
@@ -32,7 +32,7 @@ pub struct Disk {
 
 impl Disk {
     /// A write buffer of `count` files.
-    pub fn new(size: ScoSize, count: usize) -> Self {
+    pub(crate) fn new(size: ScoSize, count: usize) -> Self {
         let file = || File {
             bytes: vec![0; usize::try_from(size.file_len()).unwrap()],
             unsynced: BTreeMap::new(),
@@ -47,12 +47,12 @@ impl Disk {
         }
     }
 
-    pub fn free_files(&self) -> usize {
+    pub(crate) fn free_files(&self) -> usize {
         self.free.len()
     }
 
     /// A moment: everything written up to now is older than what comes.
-    pub fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.clock
     }
 
@@ -73,7 +73,7 @@ impl Disk {
     }
 
     /// Takes a file for a SCO, if there is one.
-    pub fn open(&mut self, header: &ScoHeader) -> bool {
+    pub(crate) fn open(&mut self, header: &ScoHeader) -> bool {
         let Some(file) = self.free.pop() else { return false };
         self.write(file, 0, &header.to_bytes());
         self.table.insert(header.id, file);
@@ -81,7 +81,7 @@ impl Disk {
     }
 
     /// Carries out a batch; `steps` of its writes (data parts, then the TLog) happen, for a crash in between.
-    pub fn append(&mut self, append: &Append, steps: usize) {
+    pub(crate) fn append(&mut self, append: &Append, steps: usize) {
         let file = self.table[&append.sco];
         let mut at = usize::try_from(self.size.slot_offset(append.first_slot)).unwrap();
         for (step, part) in append.data.iter().enumerate() {
@@ -97,7 +97,7 @@ impl Disk {
     }
 
     /// Everything written up to `moment` is on the platter; in one SCO's file, or in all.
-    pub fn sync(&mut self, sco: Option<ScoId>, moment: u64) {
+    pub(crate) fn sync(&mut self, sco: Option<ScoId>, moment: u64) {
         let only = sco.map(|sco| self.table.get(&sco).copied());
         for (at, file) in self.files.iter_mut().enumerate() {
             if only.is_none_or(|only| only == Some(at)) {
@@ -113,7 +113,7 @@ impl Disk {
         }
     }
 
-    pub fn seal(&mut self, seal: &Seal) {
+    pub(crate) fn seal(&mut self, seal: &Seal) {
         let file = self.table[&seal.sco];
         let from = ScoSize::HEADER_AREA + seal.tlog_len;
         let zeros = vec![0; usize::try_from(self.size.data_offset() - from).unwrap()];
@@ -122,25 +122,25 @@ impl Disk {
     }
 
     /// The first `length` bytes of a SCO's file.
-    pub fn image(&self, sco: ScoId, length: u64) -> Option<&[u8]> {
+    pub(crate) fn image(&self, sco: ScoId, length: u64) -> Option<&[u8]> {
         let file = self.table.get(&sco)?;
         Some(&self.files[*file].bytes[..usize::try_from(length).unwrap()])
     }
 
-    pub fn cluster(&self, sco: ScoId, slot: Slot) -> Option<&[u8]> {
+    pub(crate) fn cluster(&self, sco: ScoId, slot: Slot) -> Option<&[u8]> {
         let at = usize::try_from(self.size.slot_offset(slot)).unwrap();
         Some(&self.files[*self.table.get(&sco)?].bytes[at..at + 4096])
     }
 
     /// Takes a SCO's file away; what it holds stays until it is used again.
-    pub fn recycle(&mut self, sco: ScoId) {
+    pub(crate) fn recycle(&mut self, sco: ScoId) {
         if let Some(file) = self.table.remove(&sco) {
             self.free.insert(0, file);
         }
     }
 
     /// The power fails: of what was not synced an arbitrary subset of sectors survives.
-    pub fn power_loss(&mut self, chance: &mut fastrand::Rng) {
+    pub(crate) fn power_loss(&mut self, chance: &mut fastrand::Rng) {
         let mostly = chance.f64();
         for file in &mut self.files {
             for (sector, writes) in std::mem::take(&mut file.unsynced) {
@@ -153,7 +153,7 @@ impl Disk {
     }
 
     /// Finds out from the headers what the files hold, as a start does; gives the headers.
-    pub fn scan(&mut self, current: impl Fn(ScoId) -> Option<Epoch>) -> Vec<ScoHeader> {
+    pub(crate) fn scan(&mut self, current: impl Fn(ScoId) -> Option<Epoch>) -> Vec<ScoHeader> {
         self.table.clear();
         self.free.clear();
         let mut headers: Vec<ScoHeader> = Vec::new();

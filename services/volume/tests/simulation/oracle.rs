@@ -9,17 +9,17 @@ use sconce_schemas::sco::{Batch, EntryKind, ScoHeader};
 use sconce_volume::Append;
 
 /// Stamps of a cluster's 8 sectors.
-pub type Stamps = [u64; 8];
+pub(crate) type Stamps = [u64; 8];
 
 /// Contents of a volume: clusters that are not all zeros, and the size.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct State {
-    pub clusters: BTreeMap<u64, Stamps>,
-    pub size: u64,
+pub(crate) struct State {
+    pub(crate) clusters: BTreeMap<u64, Stamps>,
+    pub(crate) size: u64,
 }
 
 impl State {
-    pub fn set(&mut self, cluster: u64, stamps: Stamps) {
+    pub(crate) fn set(&mut self, cluster: u64, stamps: Stamps) {
         if stamps == [0; 8] {
             self.clusters.remove(&cluster);
         } else {
@@ -27,13 +27,13 @@ impl State {
         }
     }
 
-    pub fn set_sector(&mut self, sector: u64, stamp: u64) {
+    pub(crate) fn set_sector(&mut self, sector: u64, stamp: u64) {
         let mut stamps = self.clusters.get(&(sector / 8)).copied().unwrap_or_default();
         stamps[usize::try_from(sector % 8).unwrap()] = stamp;
         self.set(sector / 8, stamps);
     }
 
-    pub fn resize(&mut self, size: u64) {
+    pub(crate) fn resize(&mut self, size: u64) {
         if size < self.size {
             self.clusters.retain(|cluster, _| cluster * 4096 < size);
             for sector in size / 512..size.div_ceil(4096) * 8 {
@@ -45,7 +45,7 @@ impl State {
 }
 
 /// A sector's stamp; panics on a torn one, which no read may give.
-pub fn stamp_of(sector: &[u8]) -> u64 {
+pub(crate) fn stamp_of(sector: &[u8]) -> u64 {
     let word = |at: usize| u64::from_le_bytes(sector[at..at + 8].try_into().unwrap());
     assert!(
         (0..512).step_by(8).all(|at| word(at) == word(0)),
@@ -54,11 +54,11 @@ pub fn stamp_of(sector: &[u8]) -> u64 {
     word(0)
 }
 
-pub fn stamps_of(cluster: &[u8]) -> Stamps {
+pub(crate) fn stamps_of(cluster: &[u8]) -> Stamps {
     std::array::from_fn(|at| stamp_of(&cluster[at * 512..(at + 1) * 512]))
 }
 
-pub fn fill(bytes: &mut Vec<u8>, stamp: u64, sectors: usize) {
+pub(crate) fn fill(bytes: &mut Vec<u8>, stamp: u64, sectors: usize) {
     for _ in 0..sectors * 64 {
         bytes.extend_from_slice(&stamp.to_le_bytes());
     }
@@ -66,7 +66,7 @@ pub fn fill(bytes: &mut Vec<u8>, stamp: u64, sectors: usize) {
 
 /// The log as the engine gave it to the disk, from the volume's first batch.
 #[derive(Default)]
-pub struct LogOracle {
+pub(crate) struct LogOracle {
     size: u64,
     batches: Vec<Vec<Change>>,
     /// Batch in which each operation ended.
@@ -80,7 +80,7 @@ enum Change {
 }
 
 impl LogOracle {
-    pub fn new(size: u64) -> Self {
+    pub(crate) fn new(size: u64) -> Self {
         Self {
             size,
             ..Self::default()
@@ -88,13 +88,13 @@ impl LogOracle {
     }
 
     /// Recovery gave the log up to `upto`: what came after it never was.
-    pub fn truncate(&mut self, upto: BatchSeq) {
+    pub(crate) fn truncate(&mut self, upto: BatchSeq) {
         self.batches.truncate(usize::try_from(upto.0).unwrap());
         self.ends.retain(|_, seq| *seq <= upto);
     }
 
     /// The batch in which an operation ended, if it is in the log.
-    pub fn end_of(&self, number: u64) -> Option<BatchSeq> {
+    pub(crate) fn end_of(&self, number: u64) -> Option<BatchSeq> {
         self.ends.get(&number).copied()
     }
 
@@ -102,7 +102,7 @@ impl LogOracle {
         BatchSeq(self.batches.len() as u64)
     }
 
-    pub fn append(&mut self, header: &ScoHeader, append: &Append) {
+    pub(crate) fn append(&mut self, header: &ScoHeader, append: &Append) {
         let batch = Batch::from_bytes(&append.tlog, header.salt()).expect("the engine's own batch");
         assert_eq!(batch.seq, append.seq);
         let data = append.data.concat();
@@ -128,7 +128,7 @@ impl LogOracle {
     }
 
     /// The state after batch `upto`.
-    pub fn state_at(&self, upto: BatchSeq) -> State {
+    pub(crate) fn state_at(&self, upto: BatchSeq) -> State {
         assert!(upto <= self.last(), "{upto} batches came back of {}", self.last());
         let mut state = State {
             size: self.size,

@@ -1,0 +1,203 @@
+//! The tree against a plain map: random changes, ranges, checkpoints, evictions and reloads from what was encoded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use sconce_schemas::checkpoint::{NodeRecord, decode_node};
+use sconce_schemas::ids::Location;
+use sconce_schemas::{CheckpointId, Epoch, LineageIndex, ScoId, Slot, VolumeId};
+
+use super::{Encoder, FrozenTree, Missing, Tree};
+
+const VOLUME: VolumeId = VolumeId([3; 16]);
+
+/// A tree, what it must hold, and the objects that its checkpoints made.
+struct Model {
+    chance: fastrand::Rng,
+    tree: Tree<Location>,
+    plain: BTreeMap<u64, Location>,
+    objects: HashMap<CheckpointId, Bytes>,
+    next: CheckpointId,
+    chains: u8,
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        Self {
+            chance: fastrand::Rng::with_seed(seed),
+            tree: Tree::default(),
+            plain: BTreeMap::new(),
+            objects: HashMap::new(),
+            next: CheckpointId::FIRST,
+            chains: 0,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        let base = [0, 400, 512 * 512 - 100, 1 << 33][self.chance.usize(0..4)];
+        base + self.chance.u64(0..700)
+    }
+
+    fn load(&mut self, missing: Missing) {
+        let mut records: Vec<NodeRecord> = Vec::new();
+        let mut at = Some(missing.reference);
+        while let Some(reference) = at {
+            self.chains = self.chains.max(reference.chain);
+            let object = &self.objects[&reference.checkpoint];
+            let from = reference.offset as usize;
+            let stored = &object[from..from + reference.length as usize];
+            let record = decode_node(VOLUME, &reference, stored).unwrap();
+            at = record.base;
+            records.push(record);
+        }
+        self.tree.adopt(&missing, &records).unwrap();
+    }
+
+    fn retry<T>(&mut self, mut operation: impl FnMut(&mut Tree<Location>) -> Result<T, Missing>) -> T {
+        loop {
+            match operation(&mut self.tree) {
+                Ok(value) => return value,
+                Err(missing) => self.load(missing),
+            }
+        }
+    }
+
+    fn encode(&mut self, frozen: &FrozenTree<Location>) {
+        let mut encoder = Encoder::new(VOLUME, Epoch(1), LineageIndex(0), self.next);
+        let root = encoder.tree(frozen).unwrap();
+        let (objects, last) = encoder.finish();
+        self.objects
+            .extend(objects.into_iter().map(|object| (object.id, object.bytes)));
+        self.next = last.next();
+        if self.chance.u32(0..4) == 0 {
+            // A restart: only what is stored is known. Changes since the freeze are made again, as replay does.
+            self.tree = Tree::stored(root, self.plain.len() as u64);
+        }
+    }
+
+    fn step(&mut self) {
+        match self.chance.u32(0..100) {
+            0..70 => {
+                let (number, sco) = (self.number(), self.chance.u64(1..1000));
+                let value = Location::new(LineageIndex(0), ScoId(sco), Slot(self.chance.u16(0..1024)), 7);
+                let value = (self.chance.u32(0..5) > 0).then_some(value);
+                let before = self.retry(|tree| tree.set(number, value));
+                let expected = match value {
+                    Some(value) => self.plain.insert(number, value),
+                    None => self.plain.remove(&number),
+                };
+                assert_eq!(before, expected);
+            }
+            70..80 => {
+                let from = self.number();
+                let to = from + self.chance.u64(1..1500);
+                let mut dropped = 0;
+                let gone = self.retry(|tree| tree.clear(from..to, |_| dropped += 1));
+                let before = self.plain.len();
+                self.plain.retain(|number, _| !(from..to).contains(number));
+                assert_eq!(gone, (before - self.plain.len()) as u64);
+                assert!(dropped <= gone);
+            }
+            80..90 => {
+                let frozen = self.tree.freeze();
+                self.encode(&frozen);
+            }
+            90..95 => {
+                self.tree.evict(0);
+            }
+            _ => self.compare(),
+        }
+        assert_eq!(self.tree.count(), self.plain.len() as u64);
+    }
+
+    fn compare(&mut self) {
+        let seen = self.retry(|tree| {
+            let mut seen = Vec::new();
+            let whole = tree.visit(0..u64::MAX, |number, value| {
+                seen.push((number, value));
+                ControlFlow::Continue(())
+            });
+            whole.map(|()| seen)
+        });
+        assert_eq!(seen, self.plain.iter().map(|(n, v)| (*n, *v)).collect::<Vec<_>>());
+        let number = self.number();
+        assert_eq!(
+            self.retry(|tree| tree.get(number)),
+            self.plain.get(&number).copied()
+        );
+    }
+}
+
+#[test]
+fn a_tree_is_what_a_plain_map_would_be() {
+    let mut chains = 0;
+    for seed in 0..40 {
+        let mut model = Model::new(seed);
+        (0..600).for_each(|_| model.step());
+        model.compare();
+        chains = chains.max(model.chains);
+    }
+    assert!(chains > 1, "no node was ever read through a chain of deltas");
+}
+
+#[test]
+fn a_frozen_tree_stays_as_it_was() {
+    let place = |sco| Some(Location::new(LineageIndex(0), ScoId(sco), Slot(0), 0));
+    let mut model = Model::new(1);
+    (0..2000).for_each(|number| assert_eq!(model.tree.set(number, place(1)), Ok(None)));
+    let frozen = model.tree.freeze();
+    (0..2000).for_each(|number| assert_eq!(model.tree.set(number, place(2)), Ok(place(1))));
+    let mut encoder = Encoder::new(VOLUME, Epoch(1), LineageIndex(0), model.next);
+    let root = encoder.tree(&frozen).unwrap();
+    model.objects.extend(
+        encoder
+            .finish()
+            .0
+            .into_iter()
+            .map(|object| (object.id, object.bytes)),
+    );
+    model.tree = Tree::stored(root, 2000);
+    (0..2000).for_each(|number| assert_eq!(model.retry(|tree| tree.get(number)), place(1)));
+}
+
+#[test]
+fn map_memory_is_at_most_16_bytes_a_written_cluster() {
+    let mut tree: Tree<Location> = Tree::default();
+    let mut chance = fastrand::Rng::with_seed(5);
+    // A volume of 1 GiB of which random writes have reached more and more.
+    let mut written = std::collections::HashSet::new();
+    for _ in 0..600_000 {
+        let number = chance.u64(0..262_144);
+        written.insert(number);
+        tree.set(number, Some(Location::new(LineageIndex(0), ScoId(1), Slot(1), 1)))
+            .unwrap();
+        if written.len() % 20_000 == 0 && written.len() >= 40_000 {
+            let bytes = tree.resident_bytes() as f64 / written.len() as f64;
+            assert!(
+                bytes <= 16.0,
+                "{bytes:.1} bytes a cluster with {} written",
+                written.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn clearing_an_empty_or_stored_tree_loads_nothing() {
+    let mut tree: Tree<Location> = Tree::default();
+    assert_eq!(tree.clear(0..1 << 34, |_| panic!("nothing to drop")), Ok(0));
+    let mut model = Model::new(2);
+    (0..4096).for_each(|number| {
+        let place = Location::new(LineageIndex(0), ScoId(1), Slot(0), 0);
+        model.tree.set(number, Some(place)).unwrap();
+    });
+    let frozen = model.tree.freeze();
+    let mut encoder = Encoder::new(VOLUME, Epoch(1), LineageIndex(0), model.next);
+    let root = encoder.tree(&frozen).unwrap();
+    let mut stored: Tree<Location> = Tree::stored(root, 4096);
+    assert_eq!(
+        stored.clear(0..1 << 34, |_| panic!("nothing is resident")),
+        Ok(4096)
+    );
+}
