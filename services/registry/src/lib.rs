@@ -6,21 +6,27 @@
 //! Crash: a commit that was acknowledged is there afterwards, whole; another is there whole or not at all.
 //! Knows no IO path: what a volume writes never comes here.
 
+pub mod announce;
 mod embedded;
 mod error;
 mod etcd;
 mod history;
 mod home;
+mod host;
 mod image;
 mod lease;
 pub mod limits;
 mod own_runtime;
 pub mod record;
 mod registry;
+mod remote;
+mod settings;
 mod state;
 mod store;
 
 pub use error::{CommitError, Invalid, OpenError, RegistryError};
+pub use host::host;
 pub use lease::Lease;
 pub use registry::{Registry, Watched};
 pub use sconce_schemas::wire::registry::{Change, Entry, LeaseId, Revision, WatchEvent};
+pub use settings::RegistrySettings;

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sconce_bus::{Endpoint, Hello, Network};
 use sconce_schemas::wire::registry::{Change, Entry, Revision, WatchEvent};
 use tokio::time::Instant;
 
@@ -17,6 +18,7 @@ use crate::etcd::Etcd;
 use crate::home::{Found, Home, Page};
 use crate::lease::Lease;
 use crate::limits::{LIST_MAX, WAIT_MAX, check_changes, check_key, check_limit, check_prefix, check_ttl};
+use crate::remote::Remote;
 use crate::{CommitError, OpenError, RegistryError};
 
 /// A registry, wherever its home is. Clones share it; it may be used from any thread that runs tokio.
@@ -49,7 +51,7 @@ impl Registry {
     }
 
     /// The registry in a directory, made if it is not there: kept in sled, with a checked snapshot and journal
-    /// beside it. One process has it open; it serves others over the bus. Reads the whole registry:
+    /// beside it. One process has it open; it serves others with [`host`](crate::host()). Reads the whole registry:
     /// call it at the start of a service.
     ///
     /// # Errors
@@ -65,6 +67,15 @@ impl Registry {
     /// None of the endpoints answers; the prefix is not one.
     pub async fn etcd(endpoints: &[String], prefix: &str) -> Result<Self, OpenError> {
         Ok(Self::at(Etcd::connect(endpoints, prefix).await?))
+    }
+
+    /// The registry that another process hosts at `endpoint`. Does not wait for that process: requests do. Starts a
+    /// small thread for the connection, which ends with the last handle.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn remote(network: &Network, endpoint: &Endpoint, hello: Hello) -> Result<Self, OpenError> {
+        Ok(Self::at(Remote::start(network, endpoint, hello)?))
     }
 
     pub(crate) fn home(&self) -> &dyn Home {

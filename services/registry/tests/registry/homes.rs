@@ -4,6 +4,7 @@ use std::path::Path;
 
 use sconce_registry::{Change, Registry};
 
+use crate::bus_host::BusHost;
 use crate::etcd_server::EtcdServer;
 
 use crate::suite::{self, Subject};
@@ -35,6 +36,7 @@ macro_rules! conformance {
 conformance!(memory, Embedded::in_memory());
 conformance!(sled, Embedded::in_directory());
 conformance!(etcd, Etcd::start().await);
+conformance!(remote, Remote::start().await);
 
 struct Embedded {
     registry: Registry,
@@ -123,5 +125,35 @@ impl Subject for Etcd {
             .compact(i64::try_from(newest.0).unwrap(), None)
             .await
             .unwrap();
+    }
+}
+
+/// An embedded registry that a thread of this process hosts, reached over a real bus.
+struct Remote {
+    // Before the host, so that its connection goes first.
+    registry: Registry,
+    hosted: Embedded,
+    _host: BusHost,
+}
+
+impl Remote {
+    async fn start() -> Self {
+        let hosted = Embedded::in_directory();
+        let host = BusHost::start(hosted.registry()).await;
+        Self {
+            registry: host.connect("remote"),
+            hosted,
+            _host: host,
+        }
+    }
+}
+
+impl Subject for Remote {
+    fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
+    async fn forget_events(&self) {
+        fill_history(&self.hosted.registry).await;
     }
 }

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod bus_host;
 mod etcd_server;
 mod homes;
 mod suite;
