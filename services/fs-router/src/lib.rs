@@ -8,4 +8,5 @@
 pub mod fuse;
 pub mod io_thread;
 pub mod names;
+pub mod peers;
 pub mod routing;

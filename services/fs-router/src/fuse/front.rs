@@ -128,13 +128,13 @@ impl<V: Volumes> Front<V> {
 
     /// An open file's size as its owner has it, however long that takes.
     pub(super) async fn size_now(&self, inode: u64, volume: VolumeId) -> Answer<u64> {
-        loop {
-            match self.ask_extent(inode, volume).await {
-                Ok(extent) => return Ok(extent.size),
-                Err(error) if passes(&error) => tokio::time::sleep(PAUSE).await,
-                Err(error) => return Err(of_refusal(&error)),
-            }
-        }
+        let mark = self.files.borrow().mark(inode);
+        let opened = self
+            .volumes
+            .open(volume)
+            .await
+            .map_err(|refusal| of_refusal(&refusal))?;
+        Ok(self.files.borrow_mut().told(inode, mark, opened.size.bytes()))
     }
 
     /// Opens the file of an inode once more.

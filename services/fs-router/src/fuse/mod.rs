@@ -13,6 +13,7 @@ mod errno;
 mod front;
 mod listing;
 mod mount;
+mod routed;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use bridge::{Bridge, Queued};
 use front::Front;
 pub use mount::MountError;
+pub use routed::RoutedVolumes;
 pub use volumes::{Extent, Space, Told, Volumes};
 
 use crate::names::Names;

@@ -9,12 +9,11 @@ mod attributes;
 mod changes;
 mod create;
 mod error;
-mod owners;
+mod nodes;
 mod path;
 mod read;
 mod remove;
 mod rename;
-mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +31,6 @@ pub use error::NamesError;
 pub use path::{DEPTH_MAX, NAME_BYTES_MAX, PathError, PoolPath, check_name};
 pub use remove::{Keep, Removed};
 pub use rename::{Renamed, Replace};
-pub use tell::{OwnerError, Owners};
 
 /// How long an unreachable registry is waited for before a call fails, unless [`Names::patient`] says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(5);

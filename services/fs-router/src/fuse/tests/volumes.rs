@@ -1,6 +1,6 @@
 //! Volumes in memory, with the rules of an owner: what is beyond the end is refused, a hole reads as zeros.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ struct State {
     told: Vec<(VolumeId, Told)>,
     flushes: usize,
     durable_writes: usize,
-    open: HashMap<VolumeId, usize>,
+    open: HashSet<VolumeId>,
 }
 
 /// Volumes that come to be when they are opened.
@@ -63,7 +63,7 @@ impl MemoryVolumes {
     }
 
     pub(super) fn open_volumes(&self) -> usize {
-        self.state().open.values().filter(|opens| **opens > 0).count()
+        self.state().open.len()
     }
 
     /// Owners stop answering, or answer again.
@@ -177,7 +177,7 @@ impl Volumes for MemoryVolumes {
     async fn open(&self, volume: VolumeId) -> Result<Opened, Refusal> {
         self.answering().await;
         let mut state = self.state();
-        *state.open.entry(volume).or_default() += 1;
+        state.open.insert(volume);
         let size = VolumeSize::new(state.volumes.entry(volume).or_default().size).unwrap();
         Ok(Opened {
             epoch: Epoch::FIRST,
@@ -192,15 +192,17 @@ impl Volumes for MemoryVolumes {
         state.flushes += usize::from(operation.code == IoCode::Flush);
         state.durable_writes += usize::from(operation.flags.has(IoFlags::FUA));
         assert!(
-            state.open.get(&volume).is_some_and(|opens| *opens > 0),
+            state.open.contains(&volume),
             "an operation on a volume that is not open"
         );
         state.volumes.get_mut(&volume).unwrap().run(&operation)
     }
 
     fn close(&self, volume: VolumeId) {
-        // The front end says it once, for all the opens of a file.
-        self.state().open.remove(&volume);
+        assert!(
+            self.state().open.remove(&volume),
+            "a volume is closed once, for all the opens of a file"
+        );
     }
 
     async fn extent(&self, volume: VolumeId) -> Result<Extent, Refusal> {

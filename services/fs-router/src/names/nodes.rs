@@ -25,6 +25,15 @@ impl Names {
         Ok(found.into_iter().map(|seen| seen.record).collect())
     }
 
+    /// A service, if it runs.
+    ///
+    /// # Errors
+    /// The registry is unreachable.
+    pub async fn node(&self, name: &NodeName) -> Result<Option<NodeRecord>, NamesError> {
+        let found = self.read::<NodeRecord>(keys::node(name)).await?;
+        Ok(found.map(|seen| seen.record))
+    }
+
     /// The storage pools, sorted by name.
     ///
     /// # Errors

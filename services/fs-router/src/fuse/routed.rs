@@ -1,0 +1,245 @@
+//! Keeps: the volumes that files have open, each with its session at the routing core of this thread.
+//! Order, crash: as the routing core says.
+//! Knows no file.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use sconce_schemas::VolumeId;
+use sconce_schemas::records::{PoolRecord, Protection};
+use sconce_schemas::wire::storage::BackendStatus;
+use sconce_schemas::wire::volume::{IoCode, VolumeControl, VolumeControlReply};
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::volumes::{Extent, Space, Told, Volumes};
+use crate::names::Names;
+use crate::peers::{Identity, Owners, PeerError, StorageRouters};
+use crate::routing::{Opened, Operation, Outcome, Router, Volume};
+
+/// How long an owner is waited for when a program asks for a file's size.
+const EXTENT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a storage-router is waited for when a program asks for space.
+const SPACE_DEADLINE: Duration = Duration::from_secs(1);
+/// How long an answer about space holds: space changes slowly, and programs ask often.
+const SPACE_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Volumes behind the routing core.
+pub struct RoutedVolumes {
+    router: Router,
+    names: Names,
+    owners: Rc<Owners>,
+    storage: StorageRouters,
+    open: RefCell<HashMap<VolumeId, Volume>>,
+    space: RefCell<Option<(Instant, Space)>>,
+}
+
+impl RoutedVolumes {
+    /// Volumes of the pool that `names` shows, through the router of this thread.
+    #[must_use]
+    pub fn new(router: Router, names: Names, identity: Identity) -> Self {
+        Self {
+            router,
+            owners: Rc::new(Owners::new(names.clone(), identity.clone())),
+            storage: StorageRouters::new(names.clone(), identity),
+            names,
+            open: RefCell::default(),
+            space: RefCell::default(),
+        }
+    }
+
+    fn handle(&self, volume: VolumeId) -> Volume {
+        let mut open = self.open.borrow_mut();
+        let attach = || self.router.attach_volume(volume);
+        open.entry(volume).or_insert_with(attach).clone()
+    }
+
+    async fn ask_space(&self) -> Result<Space, PeerError> {
+        let pools = self.names.pools().await?;
+        let mut backends = Vec::new();
+        for node in self.storage.running().await? {
+            backends.extend(self.storage.status(&node, SPACE_DEADLINE).await?.backends);
+        }
+        Ok(space_of(&pools, &backends))
+    }
+}
+
+/// Space for volumes: that of each pool's back ends, divided by the copies that it keeps. A back end that several
+/// storage-routers or pools have counts once.
+fn space_of(pools: &[PoolRecord], backends: &[BackendStatus]) -> Space {
+    let mut counted = BTreeSet::new();
+    let mut space = Space::default();
+    for pool in pools {
+        let Protection::Replicas(copies) = pool.protection;
+        for placed in &pool.backends {
+            let found = backends.iter().find(|backend| backend.name == placed.backend);
+            if let Some(backend) = found.filter(|_| counted.insert(&placed.backend)) {
+                let share = |bytes: Option<sconce_schemas::ByteLen>| {
+                    bytes.map_or(0, |b| b.0) / u64::from(copies.max(1))
+                };
+                space.capacity = space.capacity.saturating_add(share(backend.capacity));
+                space.free = space.free.saturating_add(share(backend.free));
+            }
+        }
+    }
+    space
+}
+
+fn unavailable(error: PeerError) -> Refusal {
+    match error {
+        PeerError::Refused(refusal) => refusal,
+        PeerError::Names(crate::names::NamesError::NotFound { at }) => {
+            Refusal::reject(RefusalCode::NotFound, format!("{at} does not exist"))
+        }
+        error => Refusal {
+            remedy: Remedy::Retry,
+            code: RefusalCode::Unavailable,
+            text: error.to_string(),
+        },
+    }
+}
+
+impl Volumes for RoutedVolumes {
+    async fn open(&self, volume: VolumeId) -> Result<Opened, Refusal> {
+        self.router.orphans().settled(volume).await;
+        self.handle(volume).opened().await
+    }
+
+    async fn run(&self, volume: VolumeId, operation: Operation) -> Outcome {
+        let volume = self.handle(volume);
+        let Operation {
+            code,
+            flags,
+            offset,
+            length,
+            data,
+        } = operation;
+        let done = match code {
+            IoCode::Read => {
+                return volume
+                    .read(offset, length)
+                    .await
+                    .map_or_else(Outcome::Refused, Outcome::Read);
+            }
+            IoCode::Extents => {
+                return volume
+                    .extents(offset, length)
+                    .await
+                    .map_or_else(Outcome::Refused, Outcome::Extents);
+            }
+            IoCode::Write => volume.write(offset, data, flags).await,
+            IoCode::Discard => volume.discard(offset, length, flags).await,
+            IoCode::WriteZeroes => volume.write_zeroes(offset, length, flags).await,
+            IoCode::Flush => volume.flush().await,
+            IoCode::Resize => match sconce_schemas::VolumeSize::new(offset) {
+                Ok(size) => volume.resize(size).await,
+                Err(error) => Err(Refusal::reject(RefusalCode::Invalid, error.to_string())),
+            },
+        };
+        done.map_or_else(Outcome::Refused, |()| Outcome::Done)
+    }
+
+    fn close(&self, volume: VolumeId) {
+        self.open.borrow_mut().remove(&volume);
+    }
+
+    async fn extent(&self, volume: VolumeId) -> Result<Extent, Refusal> {
+        let show = VolumeControl::Show { volume };
+        match self.owners.call(volume, show, EXTENT_DEADLINE).await {
+            Ok(VolumeControlReply::Volume(status)) => Ok(Extent {
+                size: status.size.bytes(),
+                allocated: Some(status.allocated.0),
+            }),
+            Ok(_) => Err(Refusal::reject(
+                RefusalCode::Internal,
+                "the owner gave another answer",
+            )),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    fn tell(&self, volumes: Vec<VolumeId>, told: Told) {
+        let owners = Rc::clone(&self.owners);
+        spawn_local(async move {
+            let untold = owners
+                .tell(&volumes, |volume| match told {
+                    Told::Renamed => VolumeControl::Renamed { volume },
+                    Told::Deleted => VolumeControl::Delete { volume },
+                })
+                .await;
+            if untold > 0 {
+                tracing::info!(
+                    untold,
+                    ?told,
+                    "owners that did not answer find it in the registry later"
+                );
+            }
+        });
+    }
+
+    async fn space(&self) -> Space {
+        let known = *self.space.borrow();
+        if let Some((_, space)) = known.filter(|(at, _)| at.elapsed() < SPACE_AGE_MAX) {
+            return space;
+        }
+        match self.ask_space().await {
+            Ok(space) => {
+                self.space.replace(Some((Instant::now(), space)));
+                space
+            }
+            Err(error) => {
+                tracing::debug!(%error, "space is shown as it was");
+                known.map(|(_, space)| space).unwrap_or_default()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sconce_schemas::ByteLen;
+    use sconce_schemas::records::PlacementEntry;
+
+    use super::*;
+
+    #[test]
+    fn space_is_that_of_each_back_end_once_by_the_copies_kept() {
+        let backend = |name: &str, capacity: u64| BackendStatus {
+            name: name.to_owned(),
+            state: "ok".to_owned(),
+            capacity: Some(ByteLen(capacity)),
+            free: Some(ByteLen(capacity / 2)),
+            requests: 0,
+            errors: 0,
+        };
+        let pool = |copies, backends: &[&str]| PoolRecord {
+            name: String::new(),
+            protection: Protection::Replicas(copies),
+            backends: backends
+                .iter()
+                .map(|backend| PlacementEntry {
+                    backend: (*backend).to_owned(),
+                    weight: 1,
+                })
+                .collect(),
+            placement_version: 1,
+        };
+        let seen = [
+            backend("a", 100),
+            backend("b", 100),
+            backend("a", 100),
+            backend("c", 1000),
+        ];
+        let pools = [pool(2, &["a", "b"]), pool(1, &["b", "c", "absent"])];
+        assert_eq!(
+            space_of(&pools, &seen),
+            Space {
+                capacity: 1100,
+                free: 550
+            }
+        );
+    }
+}
