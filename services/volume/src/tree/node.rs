@@ -5,6 +5,7 @@
 //! Crash: nothing survives.
 //! Knows no storage.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -158,6 +159,15 @@ impl<T> Packed<T> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.present.iter().zip(&self.items)
+    }
+
+    /// The items of the slots in `slots`: a narrow range of a full node costs what it holds, not what the node holds.
+    pub(super) fn range(&self, slots: Range<usize>) -> impl Iterator<Item = (usize, &T)> {
+        let items = self
+            .items
+            .get(self.present.rank(slots.start)..)
+            .unwrap_or_default();
+        slots.filter(|slot| self.present.has(*slot)).zip(items)
     }
 
     fn memory(&self) -> u64 {

@@ -5,8 +5,10 @@
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
+use sconce_schemas::checkpoint::FANOUT;
+
 use super::node::{Child, Link, Node};
-use super::{Missing, Tree, Value, place_of, slot_of, span};
+use super::{Missing, Tree, Value, place_of, span};
 
 /// Visits `(number, value)` pairs; `Break` ends the visit.
 type Visit<'a, V> = dyn FnMut(u64, V) -> ControlFlow<()> + 'a;
@@ -44,6 +46,15 @@ fn overlaps(first: u64, height: u8, range: &Range<u64>) -> bool {
     first < range.end && first.saturating_add(span(height)) > range.start
 }
 
+/// The slots of the node at `first` that the range touches.
+fn slots_in(first: u64, height: u8, range: &Range<u64>) -> Range<usize> {
+    let width = if height == 0 { 1 } else { span(height - 1) };
+    let from = range.start.saturating_sub(first) / width;
+    let to = (range.end - first).div_ceil(width).min(FANOUT as u64);
+    let to_index = |slot: u64| usize::try_from(slot).unwrap_or(FANOUT);
+    to_index(from)..to_index(to)
+}
+
 fn inside(first: u64, height: u8, range: &Range<u64>) -> bool {
     range.start <= first && first.saturating_add(span(height)) <= range.end
 }
@@ -70,20 +81,14 @@ fn visit_child<V: Value>(
     match &**node {
         Node::Leaf(leaf) => {
             leaf.state.touch();
-            // A lone cluster is the common case: find it by its rank.
-            if range.end - range.start == 1 {
-                let value = leaf.get(slot_of(range.start, 0));
-                return Ok(value.map_or(ControlFlow::Continue(()), |value| visit(range.start, value)));
-            }
-            for (slot, value) in leaf.iter() {
-                let number = first + slot as u64;
-                if range.contains(&number) && visit(number, *value).is_break() {
+            for (slot, value) in leaf.range(slots_in(first, 0, range)) {
+                if visit(first + slot as u64, *value).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
         }
         Node::Inner(inner) => {
-            for (slot, below) in inner.iter() {
+            for (slot, below) in inner.range(slots_in(first, height, range)) {
                 let at = first + slot as u64 * span(height - 1);
                 if visit_child(below, height - 1, at, range, visit)?.is_break() {
                     return Ok(ControlFlow::Break(()));
@@ -111,9 +116,13 @@ fn require_edges<V: Value>(
         }),
         Link::Resident(node) => match &**node {
             Node::Leaf(_) => Ok(()),
-            Node::Inner(inner) => inner.iter().try_for_each(|(slot, below)| {
-                require_edges(below, height - 1, first + slot as u64 * span(height - 1), range)
-            }),
+            Node::Inner(inner) => {
+                inner
+                    .range(slots_in(first, height, range))
+                    .try_for_each(|(slot, below)| {
+                        require_edges(below, height - 1, first + slot as u64 * span(height - 1), range)
+                    })
+            }
         },
     }
 }
@@ -156,14 +165,12 @@ fn clear_child<V: Value>(
         }
         Node::Inner(inner) => {
             let slots = inner.present;
-            for slot in slots.iter() {
+            for slot in slots_in(first, height, range).filter(|slot| slots.has(*slot)) {
                 let at = first + slot as u64 * span(height - 1);
-                if overlaps(at, height - 1, range) {
-                    let mut below = inner.get(slot).cloned();
-                    inner.put(slot, None);
-                    freed += clear_child(&mut below, height - 1, at, range, dropped);
-                    inner.put(slot, below);
-                }
+                let mut below = inner.get(slot).cloned();
+                inner.put(slot, None);
+                freed += clear_child(&mut below, height - 1, at, range, dropped);
+                inner.put(slot, below);
             }
             count += inner.items.iter().map(|below| below.count).sum::<u64>();
         }

@@ -221,12 +221,11 @@ impl World {
     fn submit_change(&mut self) {
         let sectors = self.range();
         // Concurrent overlapping writes have no order; the model needs one.
-        let clusters = |r: &std::ops::Range<u64>| r.start / 8..r.end.div_ceil(8);
-        let wanted = clusters(&sectors);
-        let free = self.outstanding.values().all(|o| {
-            let taken = clusters(&o.sectors);
-            taken.end <= wanted.start || wanted.end <= taken.start
-        });
+        // Different sectors of one cluster may be written at the same time.
+        let free = self
+            .outstanding
+            .values()
+            .all(|o| o.sectors.end <= sectors.start || sectors.end <= o.sectors.start);
         if !free || self.outstanding.len() > 12 {
             return;
         }
@@ -766,7 +765,8 @@ impl World {
         if loss != Loss::Nothing {
             // A growth that was lost takes the writes behind it along.
             let size = state.size;
-            self.outstanding.retain(|_, o| o.request.code == IoCode::Resize || o.sectors.end * 512 <= size);
+            self.outstanding
+                .retain(|_, o| o.request.code == IoCode::Resize || o.sectors.end * 512 <= size);
             self.model = state;
         }
         self.log.truncate(upto);
