@@ -48,6 +48,14 @@ impl Endpoint {
         Self(Place::InProcess(name.to_owned()))
     }
 
+    /// The endpoint with the port that it was given, where it said 0: any.
+    pub(crate) fn with_port(mut self, given: Option<u16>) -> Self {
+        if let (Place::Tls { port, .. }, Some(given)) = (&mut self.0, given) {
+            *port = given;
+        }
+        self
+    }
+
     pub(crate) fn place(&self) -> &Place {
         &self.0
     }

@@ -9,6 +9,7 @@
 //! [`tokio::task::LocalSet`] on a current-thread runtime (an actix arbiter is one). What travels how is told by a
 //! [`Network`]: ZeroMQ over unix sockets, with mutual TLS between hosts, or an in-process network with seeded faults.
 
+pub mod authority;
 mod batch;
 mod bell;
 mod caller;
@@ -21,6 +22,7 @@ mod link;
 mod network;
 mod refuse;
 mod server;
+mod tls;
 mod tolerant;
 mod zeromq;
 
@@ -34,3 +36,4 @@ pub use network::{BindError, Network, ZeromqSettings};
 pub use refuse::Refuse;
 pub use sconce_schemas::wire::{Body, Hello, Protocol, Refusal, RefusalCode, Remedy, Role, Version, Welcome};
 pub use server::{Identity, PeerId, Reply, RequestIn, Server, ServerEvent, bind};
+pub use tls::TlsSettings;

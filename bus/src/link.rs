@@ -121,6 +121,14 @@ pub(crate) enum ListenReceiver {
 }
 
 impl ListenReceiver {
+    /// The TCP port where remote clients are taken, where they are.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            ListenReceiver::Zeromq(receiver) => receiver.port(),
+            ListenReceiver::InProcess(_) => None,
+        }
+    }
+
     /// The next event. Dropping the future loses none.
     pub(crate) async fn recv(&mut self) -> (PeerKey, Arrival) {
         match self {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sconce_schemas::NodeName;
 
@@ -9,6 +10,7 @@ use crate::endpoint::{Endpoint, Place};
 use crate::in_process::{self, InProcess};
 use crate::link::{LinkReceiver, LinkSender, ListenReceiver, ListenSender};
 use crate::server::Identity;
+use crate::tls::{self, TlsSettings};
 use crate::zeromq;
 
 /// How messages travel: chosen once by whoever starts a service, and passed to everything that connects or binds.
@@ -17,16 +19,26 @@ pub struct Network(Arc<Kind>);
 
 #[derive(Debug)]
 enum Kind {
-    #[expect(dead_code, reason = "read by the TLS bridge, which follows")]
-    Zeromq(ZeromqSettings),
+    Zeromq(ZeromqSettings, Option<TlsSettings>),
     InProcess(InProcess),
 }
 
 /// What the ZeroMQ network needs to know of this service.
 #[derive(Debug, Clone)]
 pub struct ZeromqSettings {
-    /// A directory for private sockets; made with mode 0700 where it is missing.
+    /// A directory for private sockets: `tls` within it is made with mode 0700 where it is missing.
     pub run_dir: PathBuf,
+}
+
+const NO_TLS: &str = "tls:// needs the node's certificates in its settings (`sconce pool` makes them)";
+
+impl ZeromqSettings {
+    /// The directory of the sockets that lead to and from TLS.
+    fn tls_dir(&self) -> Result<PathBuf, BindError> {
+        let dir = self.run_dir.join("tls");
+        zeromq::private_directory(&dir)?;
+        Ok(dir)
+    }
 }
 
 /// Why a service cannot listen.
@@ -80,10 +92,16 @@ pub(crate) enum DialError {
 }
 
 impl Network {
-    /// ZeroMQ over unix sockets; between hosts through mutual TLS.
+    /// ZeroMQ over unix sockets: for a service that does not leave its host.
     #[must_use]
     pub fn zeromq(settings: ZeromqSettings) -> Self {
-        Self(Arc::new(Kind::Zeromq(settings)))
+        Self(Arc::new(Kind::Zeromq(settings, None)))
+    }
+
+    /// ZeroMQ over unix sockets, and between hosts through mutual TLS.
+    #[must_use]
+    pub fn zeromq_and_tls(settings: ZeromqSettings, tls: TlsSettings) -> Self {
+        Self(Arc::new(Kind::Zeromq(settings, Some(tls))))
     }
 
     /// A network within the process, for tests and for services that share one.
@@ -95,7 +113,7 @@ impl Network {
     /// The dice of one client of this network.
     pub(crate) fn chance(&self) -> fastrand::Rng {
         match &*self.0 {
-            Kind::Zeromq(_) => fastrand::Rng::new(),
+            Kind::Zeromq(..) => fastrand::Rng::new(),
             Kind::InProcess(network) => network.chance(),
         }
     }
@@ -107,8 +125,15 @@ impl Network {
         node: &NodeName,
     ) -> Result<(LinkSender, LinkReceiver), DialError> {
         match (&*self.0, endpoint.place()) {
-            (Kind::Zeromq(_), Place::Ipc(path)) => {
+            (Kind::Zeromq(..), Place::Ipc(path)) => {
                 let (sender, receiver) = zeromq::dial(path).await?;
+                Ok((LinkSender::Zeromq(sender), LinkReceiver::Zeromq(receiver)))
+            }
+            (Kind::Zeromq(settings, tls), Place::Tls { host, port, node }) => {
+                let tls = tls.as_ref().ok_or(DialError::Never(NO_TLS.to_owned()))?;
+                let dir = settings.tls_dir().map_err(|e| DialError::Never(e.to_string()))?;
+                let tunnel = tls::tunnel(tls, (host, *port, node), &dir).await?;
+                let (sender, receiver) = zeromq::dial_tunnel(tunnel).await?;
                 Ok((LinkSender::Zeromq(sender), LinkReceiver::Zeromq(receiver)))
             }
             (Kind::InProcess(network), Place::InProcess(name)) => {
@@ -118,7 +143,7 @@ impl Network {
             (Kind::InProcess(_), _) => Err(DialError::Never(format!(
                 "{endpoint}: the in-process network reaches inproc:// endpoints"
             ))),
-            (Kind::Zeromq(_), _) => Err(DialError::Never(format!(
+            (Kind::Zeromq(..), Place::InProcess(_)) => Err(DialError::Never(format!(
                 "{endpoint}: the ZeroMQ network reaches ipc:// and tls:// endpoints"
             ))),
         }
@@ -130,8 +155,24 @@ impl Network {
         identity: &Identity,
     ) -> Result<(ListenSender, ListenReceiver), BindError> {
         match (&*self.0, endpoint.place()) {
-            (Kind::Zeromq(_), Place::Ipc(path)) => {
+            (Kind::Zeromq(..), Place::Ipc(path)) => {
                 let (sender, receiver) = zeromq::listen(endpoint, path).await?;
+                Ok((ListenSender::Zeromq(sender), ListenReceiver::Zeromq(receiver)))
+            }
+            (Kind::Zeromq(settings, tls), Place::Tls { host, port, node }) => {
+                let tls = tls.as_ref().ok_or(BindError::Unsupported {
+                    endpoint: endpoint.clone(),
+                    expected: NO_TLS,
+                })?;
+                static NEXT: AtomicU32 = AtomicU32::new(0);
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                let local = settings
+                    .tls_dir()?
+                    .join(format!("at-{}-{number}", std::process::id()));
+                let (sender, mut receiver) = zeromq::listen(endpoint, &local).await?;
+                let limit = identity.limits.message_bytes_max;
+                let bridge = tls::serve(endpoint, tls, (host, *port, node), local, limit).await?;
+                receiver.keep(bridge);
                 Ok((ListenSender::Zeromq(sender), ListenReceiver::Zeromq(receiver)))
             }
             (Kind::InProcess(network), Place::InProcess(name)) => {
@@ -145,7 +186,7 @@ impl Network {
                 endpoint: endpoint.clone(),
                 expected: "the in-process network binds inproc:// endpoints",
             }),
-            (Kind::Zeromq(_), _) => Err(BindError::Unsupported {
+            (Kind::Zeromq(..), Place::InProcess(_)) => Err(BindError::Unsupported {
                 endpoint: endpoint.clone(),
                 expected: "the ZeroMQ network binds ipc:// and tls:// endpoints",
             }),

@@ -73,6 +73,7 @@ pub struct Server<Q: Body, R: Body + Refuse> {
     shared: Rc<Shared>,
     receiver: ListenReceiver,
     sender: ListenSender,
+    endpoint: Endpoint,
     pump: tokio::task::JoinHandle<()>,
     body: PhantomData<fn(Q) -> R>,
 }
@@ -87,12 +88,14 @@ pub async fn bind<Q: Body, R: Body + Refuse>(
     identity: Identity,
 ) -> Result<Server<Q, R>, BindError> {
     let (sender, receiver) = network.listen(endpoint, &identity).await?;
+    let endpoint = endpoint.clone().with_port(receiver.port());
     let shared = Rc::new(Shared::new(identity));
     let pump = tokio::task::spawn_local(pump(shared.clone(), sender.clone()));
     Ok(Server {
         shared,
         receiver,
         sender,
+        endpoint,
         pump,
         body: PhantomData,
     })
@@ -130,6 +133,12 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
                 return event;
             }
         }
+    }
+
+    /// Where clients reach this server: as it was bound, with the port that a `tls://` endpoint was given for 0.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// What a client said of itself; `None` once it is gone.

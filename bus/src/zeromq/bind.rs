@@ -14,6 +14,7 @@ use super::{socket_options, to_frames, to_message};
 use crate::endpoint::Endpoint;
 use crate::link::{Arrival, Frames, PeerKey};
 use crate::network::BindError;
+use crate::tls::Bridge;
 
 #[derive(Clone)]
 pub(crate) struct ListenSender {
@@ -27,6 +28,8 @@ pub(crate) struct ListenReceiver {
     /// Tells which peers are gone, of which `recv` says nothing.
     monitor: BoxStream<'static, SocketEvent>,
     _name: SocketName,
+    /// What leads remote clients here.
+    bridge: Option<Bridge>,
 }
 
 /// Listens at `path`.
@@ -55,6 +58,7 @@ pub(crate) async fn listen(
         messages,
         monitor,
         _name: name,
+        bridge: None,
     };
     Ok((sender, receiver))
 }
@@ -76,6 +80,16 @@ impl ListenSender {
 }
 
 impl ListenReceiver {
+    /// Keeps the bridge that leads here for as long as this listens.
+    pub(crate) fn keep(&mut self, bridge: Bridge) {
+        self.bridge = Some(bridge);
+    }
+
+    /// The TCP port of the bridge.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.bridge.as_ref().map(Bridge::port)
+    }
+
     pub(crate) async fn recv(&mut self) -> (PeerKey, Arrival) {
         loop {
             tokio::select! {

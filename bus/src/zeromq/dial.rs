@@ -9,6 +9,7 @@ use zeromq::{DealerRecvHalf, DealerSendHalf, DealerSocket, Socket, SocketEvent, 
 use super::{socket_options, to_frames, to_message};
 use crate::link::{Frames, LostReason};
 use crate::network::DialError;
+use crate::tls::Tunnel;
 
 /// How long a server may take to answer ZeroMQ's own handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -20,30 +21,41 @@ pub(crate) struct DialReceiver {
     /// Tells of a lost peer, of which `recv` says nothing.
     monitor: futures_util::stream::BoxStream<'static, SocketEvent>,
     lost: bool,
+    /// What leads to a remote server.
+    _tunnel: Option<Tunnel>,
 }
 
 /// Connects to the server that listens at `path`.
 pub(crate) async fn dial(path: &Path) -> Result<(DialSender, DialReceiver), DialError> {
-    let absent = |e: &dyn std::fmt::Display| DialError::Absent(format!("{}: {e}", path.display()));
     // The crate retries an absent server with pauses of its own. A plain connection tells at once whether anybody
     // listens, so that the bus keeps its own, shorter pauses.
-    drop(
-        tokio::net::UnixStream::connect(path)
-            .await
-            .map_err(|e| absent(&e))?,
-    );
+    let probe = tokio::net::UnixStream::connect(path).await;
+    drop(probe.map_err(|e| DialError::Absent(format!("{}: {e}", path.display())))?);
+    connect(path, None).await
+}
 
+/// Connects to the remote server that a tunnel leads to.
+pub(crate) async fn dial_tunnel(tunnel: Tunnel) -> Result<(DialSender, DialReceiver), DialError> {
+    let path = tunnel.path().to_owned();
+    connect(&path, Some(tunnel)).await
+}
+
+async fn connect(path: &Path, tunnel: Option<Tunnel>) -> Result<(DialSender, DialReceiver), DialError> {
     let mut options = socket_options();
     options.connect_timeout(HANDSHAKE);
     let mut socket = DealerSocket::with_options(options);
     let monitor = socket.monitor().boxed();
     let address = format!("ipc://{}", path.display());
-    socket.connect(&address).await.map_err(|e| absent(&e))?;
+    socket
+        .connect(&address)
+        .await
+        .map_err(|e| DialError::Absent(format!("{address}: {e}")))?;
     let (sender, messages) = socket.split();
     let receiver = DialReceiver {
         messages,
         monitor,
         lost: false,
+        _tunnel: tunnel,
     };
     Ok((DialSender(sender), receiver))
 }

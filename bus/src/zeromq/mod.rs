@@ -11,7 +11,8 @@ mod dial;
 mod directory;
 
 pub(crate) use bind::{ListenReceiver, ListenSender, listen};
-pub(crate) use dial::{DialReceiver, DialSender, dial};
+pub(crate) use dial::{DialReceiver, DialSender, dial, dial_tunnel};
+pub(crate) use directory::private_directory;
 
 use zeromq::SocketOptions;
 

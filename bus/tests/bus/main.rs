@@ -6,4 +6,5 @@ mod common;
 mod connection;
 mod hostile;
 mod in_process;
+mod tls;
 mod zmtp;
