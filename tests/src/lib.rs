@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod containers;
 pub mod edit;
 pub mod fsx;
 pub mod guest;

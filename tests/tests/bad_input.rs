@@ -82,7 +82,7 @@ fn a_wrong_settings_file_is_refused_with_key_and_value() -> Result<()> {
         for (text, wanted) in cases {
             std::fs::write(&settings, &text)?;
             let mut command = client::command(Cluster::binaries()?.join(service.name()), SOON);
-            let output = client::output(command.arg(&settings))?;
+            let output = client::output(command.arg("--config").arg(&settings))?;
             let told = String::from_utf8_lossy(&output.stderr).into_owned()
                 + &String::from_utf8_lossy(&output.stdout);
             ensure!(!output.status.success(), "{} took {text:?}", service.name());
