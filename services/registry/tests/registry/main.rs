@@ -6,7 +6,11 @@
     reason = "a test fails by panicking"
 )]
 
+mod announced;
 mod bus_host;
+mod damage;
 mod etcd_server;
 mod homes;
+mod kill;
+mod refused;
 mod suite;
