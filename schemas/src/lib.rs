@@ -19,8 +19,8 @@ pub mod wire;
 
 pub use geometry::{ByteLen, CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, ClusterCount, ScoSize, VolumeSize};
 pub use ids::{
-    BatchSeq, CheckpointId, Epoch, LineageIndex, Location, ManifestSeq, NodeName, ScoId, SessionId, Slot,
-    VolumeId,
+    BackendId, BatchSeq, CheckpointId, Epoch, LineageIndex, Location, ManifestSeq, NodeName, ScoId,
+    SessionId, Slot, VolumeId,
 };
 pub use object::ObjectName;
 

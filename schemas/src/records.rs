@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
 use crate::geometry::{ScoSize, VolumeSize};
-use crate::ids::{Epoch, ManifestSeq, NodeName, ScoId, VolumeId};
+use crate::ids::{BackendId, Epoch, ManifestSeq, NodeName, ScoId, VolumeId};
 use crate::wire::Role;
 use crate::wire::msgpack::{put_named, take_named};
 
@@ -228,6 +228,20 @@ pub struct PlacementEntry {
     pub weight: u32,
 }
 
+/// A back end that was set up: key `backend/<name>`. By it a directory that was mounted over, or begun anew
+/// elsewhere, is told from the one that holds the objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendRecord {
+    /// Its name, as placement maps use it.
+    pub name: String,
+    /// The identity that the back end itself must show.
+    pub id: BackendId,
+}
+
+impl Record for BackendRecord {
+    const WHAT: &'static str = "back end record";
+}
+
 /// The registry's keys.
 pub mod keys {
     use crate::ids::{NodeName, VolumeId};
@@ -255,6 +269,12 @@ pub mod keys {
     #[must_use]
     pub fn pool(name: &str) -> String {
         format!("{POOLS}{name}")
+    }
+
+    /// A back end's key.
+    #[must_use]
+    pub fn backend(name: &str) -> String {
+        format!("backend/{name}")
     }
 
     /// An inode's key.

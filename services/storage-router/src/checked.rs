@@ -1,12 +1,12 @@
 //! A back end whose answers were checked: bytes that come out of here are the bytes that went in.
 //!
-//! Keeps: counters of requests and errors; how long a back end may take to answer.
+//! Keeps: counters of requests and errors, and whether the back end worked last time.
 //! Order: none; each request stands for itself.
 //! Crash: a put whose answer was lost is found done when it is sent again.
 //! Knows the envelope; no kind of back end, no policy.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +30,8 @@ pub struct Checked {
     deadline: Duration,
     requests: AtomicU64,
     errors: AtomicU64,
+    /// The last request found it at work: a change is logged, and not each request.
+    works: AtomicBool,
 }
 
 impl Checked {
@@ -43,6 +45,7 @@ impl Checked {
             deadline,
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            works: AtomicBool::new(true),
         }
     }
 
@@ -195,12 +198,28 @@ impl Checked {
     }
 
     fn counted<T>(&self, answer: Result<T, BackendError>) -> Result<T, BackendError> {
-        if let Err(error) = &answer
-            && !matches!(error, BackendError::NotFound | BackendError::Exists)
-        {
-            self.errors.fetch_add(1, Ordering::Relaxed);
+        match &answer {
+            Ok(_) | Err(BackendError::NotFound | BackendError::Exists) => self.tell(None),
+            Err(BackendError::Damaged { .. }) => {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+                self.tell(Some(error));
+            }
         }
         answer
+    }
+
+    fn tell(&self, error: Option<&BackendError>) {
+        if self.works.load(Ordering::Relaxed) == error.is_none() {
+            return;
+        }
+        self.works.store(error.is_none(), Ordering::Relaxed);
+        match error {
+            Some(error) => tracing::warn!(backend = self.name(), %error, "back end fails"),
+            None => tracing::info!(backend = self.name(), "back end works again"),
+        }
     }
 
     fn too_late(&self) -> BackendError {

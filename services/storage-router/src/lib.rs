@@ -4,13 +4,21 @@
 //! Order: an object is durable on all back ends of its policy before its put is answered.
 //! Crash: an object is on a back end whole or not at all; a put that was not answered is sent again.
 //! Knows no volumes beyond their ids in names.
+//!
+//! From the bus to the disk: [`run`] takes requests and finds their [`pool`], which knows where an object belongs
+//! ([`placement`]) and how many copies it has; each copy goes through [`checked`], which puts it into its envelope's
+//! care, to a [`backend`], of which [`directory`] is one kind.
 
 pub mod backend;
 pub mod checked;
 pub mod directory;
 pub mod placement;
 pub mod pool;
+mod service;
+pub mod settings;
 pub mod testing;
 pub mod workers;
 
 pub use backend::{Backend, BackendError};
+pub use service::{Components, run};
+pub use settings::Settings;

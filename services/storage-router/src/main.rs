@@ -1,1 +1,56 @@
-fn main() {}
+//! The storage-router process: settings, logs, pid file, signals; the service itself is the library's [`run`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use sconce_bus::{Network, ZeromqSettings};
+use sconce_runtime::{Stop, crash, pidfile, settings};
+use sconce_storage_router::{Components, Settings, run};
+use tokio::task::LocalSet;
+
+/// Stores Sconce's objects on back ends.
+#[derive(Debug, Parser)]
+#[command(name = "storage-router", version)]
+struct Arguments {
+    /// The settings file.
+    #[arg(value_name = "FILE", required_unless_present = "config")]
+    settings: Option<PathBuf>,
+    /// The same, by name.
+    #[arg(long, value_name = "FILE", conflicts_with = "settings")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Logs may not be set up yet.
+            eprintln!("storage-router: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = arguments.settings.as_ref().or(arguments.config.as_ref());
+    let settings: Settings = settings::load(path.context("no settings file")?)?;
+    sconce_tracing::init(&settings.log)?;
+    crash::arm_from_env()?;
+    let run_dir = settings.node.run_dir.clone();
+    let _pid_file = pidfile::write(&run_dir.join("storage-router.pid"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let components = Components {
+            network: Network::zeromq(ZeromqSettings {
+                run_dir: run_dir.join("bus"),
+            }),
+            stop: Stop::on_signals()?,
+        };
+        run(settings, components).await
+    })
+}

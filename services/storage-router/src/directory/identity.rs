@@ -5,48 +5,17 @@
 //! Crash: it is there whole or not at all.
 //! Knows no registry, where the identity is remembered as well.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::str::FromStr;
+
+use sconce_schemas::BackendId;
 
 /// Name of the file in the back end's directory.
 pub const IDENTITY_FILE: &str = "sconce-backend";
 
 /// Longest file that can be one: a name, an id and two words.
 const IDENTITY_BYTES_MAX: u64 = 256;
-
-/// A back end's identity: 128 random bits, given at its first start.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BackendId(pub u128);
-
-impl fmt::Display for BackendId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for BackendId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BackendId({self})")
-    }
-}
-
-impl FromStr for BackendId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("{text:?} is no back end's identity, which is 32 hexadecimal digits in lower case");
-        let id = u128::from_str_radix(text, 16).map(Self).map_err(|_| wrong())?;
-        if id.to_string() == text {
-            Ok(id)
-        } else {
-            Err(wrong())
-        }
-    }
-}
 
 /// What the identity file says.
 #[derive(Debug, PartialEq, Eq)]

@@ -19,13 +19,13 @@ use std::sync::Arc;
 use sconce_runtime::Chance;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::stored_object::SealedObject;
-use sconce_schemas::{ByteLen, NodeName, ObjectName, VolumeId};
+use sconce_schemas::{BackendId, ByteLen, NodeName, ObjectName, VolumeId};
 
 use crate::backend::{Backend, BackendError, Pending, Space, StoredRange};
 use crate::workers::Workers;
 use root::Root;
 
-pub use identity::{BackendId, IDENTITY_FILE};
+pub use identity::IDENTITY_FILE;
 
 /// How a directory back end is set up.
 #[derive(Debug)]

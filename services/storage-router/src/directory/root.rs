@@ -14,10 +14,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
+use sconce_schemas::BackendId;
 
 use super::DirectorySettings;
 use super::durable_dirs::DurableDirs;
-use super::identity::{BackendId, IDENTITY_FILE, Identity};
+use super::identity::{IDENTITY_FILE, Identity};
 use crate::backend::BackendError;
 
 /// Folder of temporary files, one folder in it for each service.

@@ -1,0 +1,127 @@
+//! What each request means: the protocol on one side, pools on the other.
+//!
+//! Keeps: nothing but what it was given.
+//! Order: each request stands for itself.
+//! Crash: nothing.
+//! Knows no sockets and no back ends.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use sconce_schemas::wire::storage::{
+    GET_BYTES_MAX, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
+};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{NodeName, ObjectName};
+
+use super::pools::Pools;
+
+/// Most names or volumes in one answer.
+const LIST_MAX: u32 = 1000;
+
+/// Answers requests.
+pub(super) struct Handler {
+    pub(super) node: NodeName,
+    pub(super) pools: Pools,
+}
+
+impl Handler {
+    /// The answer to a request, with the data that goes with it. `reply_bytes` is what the client has room for.
+    pub(super) async fn answer(
+        &self,
+        request: StorageRequest,
+        data: Bytes,
+        reply_bytes: u32,
+    ) -> (StorageReply, Bytes) {
+        let done = match request {
+            StorageRequest::Put { pool, name } => self.put(&pool, name, data).await,
+            StorageRequest::Get {
+                pool,
+                name,
+                offset,
+                length,
+            } => self.get(&pool, name, offset, length, reply_bytes).await,
+            StorageRequest::Control(control) => self.control(control).await,
+        };
+        done.unwrap_or_else(|refusal| (StorageReply::Refused(refusal), Bytes::new()))
+    }
+
+    async fn put(&self, pool: &str, name: ObjectName, data: Bytes) -> Result<(StorageReply, Bytes), Refusal> {
+        self.pools.find(pool).await?.put(name, data).await?;
+        Ok((StorageReply::Done, Bytes::new()))
+    }
+
+    async fn get(
+        &self,
+        pool: &str,
+        name: ObjectName,
+        offset: u64,
+        length: u32,
+        reply_bytes: u32,
+    ) -> Result<(StorageReply, Bytes), Refusal> {
+        let most = GET_BYTES_MAX.min(reply_bytes);
+        if length > most {
+            let text = format!("get of {length} bytes of {name}; right would be at most {most}");
+            return Err(Refusal::reject(RefusalCode::Invalid, text));
+        }
+        let pool = self.pools.find(pool).await?;
+        let data = pool.get(name, offset, u64::from(length)).await?;
+        Ok((StorageReply::Data, data))
+    }
+
+    async fn control(&self, control: StorageControl) -> Result<(StorageReply, Bytes), Refusal> {
+        let reply = match control {
+            StorageControl::Stat { pool, name } => StorageControlReply::Stat {
+                length: self.pools.find(&pool).await?.stat(name).await?,
+            },
+            StorageControl::Delete { pool, name } => {
+                self.pools.find(&pool).await?.delete(name).await?;
+                return Ok((StorageReply::Done, Bytes::new()));
+            }
+            StorageControl::List {
+                pool,
+                volume,
+                kind,
+                after,
+                limit,
+            } => {
+                let limit = check_limit(limit)?;
+                if after.is_some_and(|after| after.volume() != volume || after.kind() != kind) {
+                    let text = format!(
+                        "list of {volume}/{} after an object of another list",
+                        kind.as_str()
+                    );
+                    return Err(Refusal::reject(RefusalCode::Invalid, text));
+                }
+                let pool = self.pools.find(&pool).await?;
+                StorageControlReply::Names {
+                    names: pool.list(volume, kind, after, limit).await?,
+                }
+            }
+            StorageControl::ListVolumes { pool, after, limit } => {
+                let limit = check_limit(limit)?;
+                let pool = self.pools.find(&pool).await?;
+                StorageControlReply::Volumes {
+                    volumes: pool.list_volumes(after, limit).await?,
+                }
+            }
+            StorageControl::NodeStatus => StorageControlReply::Node(self.status().await),
+        };
+        Ok((StorageReply::Control(reply), Bytes::new()))
+    }
+
+    async fn status(&self) -> StorageNodeStatus {
+        let backends = self.pools.backends();
+        StorageNodeStatus {
+            node: self.node.clone(),
+            backends: join_all(backends.iter().map(|backend| backend.status())).await,
+        }
+    }
+}
+
+fn check_limit(limit: u32) -> Result<usize, Refusal> {
+    if (1..=LIST_MAX).contains(&limit) {
+        return Ok(limit as usize);
+    }
+    let text = format!("a list of {limit} names was asked for; right would be 1 to {LIST_MAX}");
+    Err(Refusal::reject(RefusalCode::Invalid, text))
+}

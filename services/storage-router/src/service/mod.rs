@@ -1,0 +1,128 @@
+//! The service: everything that a storage-router process does, on one thread beside the blocking ones.
+//!
+//! Keeps: its parts as supervised tasks; where its settings say so, the pool's registry too.
+//! Order: registry, back ends, pools, socket, announcement; a client finds it when it can answer.
+//! Crash: nothing to recover: the next start finds objects on the back ends and records in the registry.
+//! Knows no signals and no files of settings: those are `main`'s.
+
+mod handler;
+mod pools;
+mod serving;
+mod setup;
+
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sconce_bus::{Endpoint, Hello, Identity, Limits, Network, Protocol, Role, Version, bind};
+use sconce_registry::announce::{Announcement, NODE_TTL};
+use sconce_registry::{Registry, RegistrySettings};
+use sconce_runtime::{Stop, Tasks};
+use sconce_schemas::NodeName;
+use sconce_schemas::records::NodeRecord;
+
+use crate::settings::Settings;
+use crate::workers::Workers;
+use handler::Handler;
+use pools::Pools;
+
+/// How long a stop waits for requests and repairs under way: longer than a put to a slow disk.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// Bytes of objects whose checksums are computed at once.
+const CHECK_BYTES_AT_ONCE: u64 = 256 << 20;
+
+/// What a storage-router is given besides its settings.
+#[derive(Debug, Clone)]
+pub struct Components {
+    /// How its messages travel.
+    pub network: Network,
+    /// Asks it to stop.
+    pub stop: Stop,
+}
+
+/// Runs a storage-router until the stop is requested. Call it within a [`tokio::task::LocalSet`] on a
+/// current-thread runtime.
+///
+/// # Errors
+/// It cannot start: the registry, a back end that was never set up, or the endpoint; the text names it and the
+/// setting. Or a part of it ended by itself, or did not stop in time.
+pub async fn run(settings: Settings, components: Components) -> anyhow::Result<()> {
+    let Components { network, stop } = components;
+    let node = settings.node.name.clone();
+    let registry = Registry::open(&settings.registry, &network, hello(&node)).await?;
+    let mut tasks = Tasks::new(&stop);
+    if let RegistrySettings::Sled { listen, .. } = &settings.registry {
+        let endpoint = endpoint("registry.listen", listen)?;
+        let server = bind(&network, &endpoint, identity(&node, Protocol::Registry)).await?;
+        tasks.spawn_local(
+            "registry host",
+            sconce_registry::host(registry.clone(), server, stop.clone()),
+        );
+    }
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let workers = Workers::bounded(threads, CHECK_BYTES_AT_ONCE);
+    let backends = setup::backends(&settings, &registry, &workers).await?;
+    setup::pools(&settings, &registry).await?;
+    let handler = Rc::new(Handler {
+        node: node.clone(),
+        pools: Pools::new(registry.clone(), backends, workers),
+    });
+    let listen = endpoint("node.endpoints", settings.endpoint())?;
+    let server = bind(&network, &listen, identity(&node, Protocol::Storage)).await?;
+    let limits = settings.limits.clone();
+    tasks.spawn_local(
+        "storage server",
+        serving::serve(server, handler, limits, stop.clone()),
+    );
+    tasks.spawn_local("announcement", announce(registry, &settings, stop.clone()));
+    tracing::info!(%node, endpoint = %listen, "storage-router serves");
+    tasks.finish(STOP_WITHIN).await?;
+    Ok(())
+}
+
+/// Announces the node for as long as it serves. Ends early, and with that the service, when another process has its
+/// name.
+fn announce(registry: Registry, settings: &Settings, stop: Stop) -> impl Future<Output = ()> + 'static {
+    let record = NodeRecord {
+        name: settings.node.name.clone(),
+        role: Role::StorageRouter,
+        endpoints: settings.node.endpoints.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+    };
+    async move {
+        let announced = async {
+            Announcement::register(&registry, &record, NODE_TTL)
+                .await?
+                .keep(stop)
+                .await
+        };
+        if let Err(error) = announced.await {
+            tracing::error!(node = %record.name, %error, "not announced");
+        }
+    }
+}
+
+fn hello(node: &NodeName) -> Hello {
+    Hello {
+        version: Version::CURRENT,
+        protocol: Protocol::Registry,
+        role: Role::StorageRouter,
+        node: node.clone(),
+    }
+}
+
+fn identity(node: &NodeName, protocol: Protocol) -> Identity {
+    Identity {
+        node: node.clone(),
+        role: Role::StorageRouter,
+        protocol,
+        limits: Limits::of(protocol),
+    }
+}
+
+fn endpoint(key: &str, text: &str) -> anyhow::Result<Endpoint> {
+    text.parse()
+        .with_context(|| format!("settings: {key} = {text:?}"))
+}

@@ -1,0 +1,111 @@
+//! The start of a storage-router: back ends are recognised, pools are made where they are not there.
+//!
+//! Keeps: in the registry, each back end's identity and each pool's record.
+//! Order: a back end has its identity before the registry knows it; whoever comes later compares.
+//! Crash: a start that ended in between is completed by the next.
+//! Knows no requests.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use sconce_registry::{CommitError, Registry, Revision};
+use sconce_schemas::BackendId;
+use sconce_schemas::records::{BackendRecord, Record, keys};
+
+use crate::backend::Backend as _;
+use crate::checked::Checked;
+use crate::directory::{DirectoryBackend, DirectorySettings};
+use crate::settings::{BackendSettings, Settings};
+use crate::workers::Workers;
+
+/// Opens the back ends of the settings. One that is known and absent now is served as absent, until it is back.
+pub(super) async fn backends(
+    settings: &Settings,
+    registry: &Registry,
+    workers: &Workers,
+) -> anyhow::Result<HashMap<String, Arc<Checked>>> {
+    let mut open = HashMap::new();
+    for backend in &settings.backends {
+        let directory = recognised(settings, backend, registry)
+            .await
+            .with_context(|| format!("back end {}", backend.name))?;
+        let deadline = settings.limits.backend_deadline.duration();
+        let checked = Checked::new(Arc::new(directory), workers.clone(), deadline);
+        open.insert(backend.name.to_string(), Arc::new(checked));
+    }
+    Ok(open)
+}
+
+async fn recognised(
+    settings: &Settings,
+    backend: &BackendSettings,
+    registry: &Registry,
+) -> anyhow::Result<DirectoryBackend> {
+    let name = backend.name.to_string();
+    let key = keys::backend(&name);
+    let known = registry.get_record::<BackendRecord>(&key).await?;
+    let directory = DirectoryBackend::new(DirectorySettings {
+        name: name.clone(),
+        root: backend.dir.clone(),
+        node: settings.node.name.clone(),
+        expected: known.as_ref().map(|(record, _)| record.id),
+    });
+    match (directory.attach().await, known) {
+        (Ok(id), None) => {
+            let registered = register(registry, &key, BackendRecord { name, id }).await?.id;
+            use_registered(&directory, id, registered);
+        }
+        (Ok(_), Some(_)) => {}
+        // Nothing was ever stored there: most likely a wrong directory in the settings.
+        (Err(error), None) => bail!("{error}"),
+        (Err(error), Some(_)) => {
+            tracing::warn!(backend = directory.name(), %error, "serving without a back end until it is back");
+        }
+    }
+    Ok(directory)
+}
+
+fn use_registered(directory: &DirectoryBackend, ours: BackendId, registered: BackendId) {
+    if ours != registered {
+        directory.expect(registered);
+        tracing::warn!(
+            backend = directory.name(), %ours, %registered,
+            "another storage-router registered this back end with another directory: serving without ours"
+        );
+    }
+}
+
+/// Makes the pools of the settings that the registry does not have.
+pub(super) async fn pools(settings: &Settings, registry: &Registry) -> anyhow::Result<()> {
+    for pool in &settings.pools {
+        let wanted = pool.record();
+        let found = register(registry, &keys::pool(&wanted.name), wanted.clone())
+            .await
+            .with_context(|| format!("pool {}", pool.name))?;
+        if found != wanted {
+            tracing::warn!(
+                pool = %pool.name, registry = ?found, settings = ?wanted,
+                "the settings describe the pool differently from the registry; the registry's record counts"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The record at `key`; `record` where there is none yet.
+async fn register<R: Record>(registry: &Registry, key: &str, record: R) -> anyhow::Result<R> {
+    match registry
+        .put_record(key, Some(Revision::ABSENT), &record, None)
+        .await
+    {
+        Ok(_) => return Ok(record),
+        // Somebody else was first, or it was us and the answer was lost.
+        Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let found = registry.get_record::<R>(key).await?;
+    found
+        .map(|(record, _)| record)
+        .context("the registry lost the record; start again")
+}

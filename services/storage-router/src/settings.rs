@@ -1,0 +1,333 @@
+//! The settings of a storage-router.
+//!
+//! Keeps: which back ends and pools there are, and how much may be under way.
+//! Order: none.
+//! Crash: nothing; settings are only read.
+//! Knows no registry content: a pool that is there already is not changed by settings.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sconce_registry::RegistrySettings;
+use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
+use sconce_schemas::NodeName;
+use sconce_schemas::records::{PlacementEntry, PoolRecord, Protection};
+use sconce_tracing::LogSettings;
+use serde::Deserialize;
+
+use crate::pool::{FIRST_PLACEMENT, REPLICAS_MAX};
+
+/// The settings file, checked.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Typed")]
+pub struct Settings {
+    /// Section `[node]`.
+    pub node: NodeSettings,
+    /// Section `[registry]`.
+    pub registry: RegistrySettings,
+    /// Section `[log]`.
+    pub log: LogSettings,
+    /// `[[backends]]`: at least one.
+    pub backends: Vec<BackendSettings>,
+    /// `[[pools]]`: made at the first start; later the registry's record counts.
+    pub pools: Vec<PoolSettings>,
+    /// Section `[limits]`.
+    pub limits: LimitSettings,
+}
+
+/// What a person typed, before the sections are checked against each other.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Typed {
+    node: NodeSettings,
+    registry: RegistrySettings,
+    #[serde(default)]
+    log: LogSettings,
+    #[serde(default)]
+    backends: Vec<BackendSettings>,
+    #[serde(default)]
+    pools: Vec<PoolSettings>,
+    #[serde(default)]
+    limits: LimitSettings,
+}
+
+/// A back end: a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendSettings {
+    /// Its name in the whole pool: 1 to 63 of `a-z 0-9 - .`.
+    pub name: NodeName,
+    /// Its directory: empty or missing at its first start.
+    pub dir: PathBuf,
+}
+
+/// A pool.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolSettings {
+    /// Its name: as a back end's.
+    pub name: NodeName,
+    /// Copies of each object, each on a back end of its own.
+    pub replicas: u8,
+    /// Names of its back ends.
+    pub backends: Vec<NodeName>,
+}
+
+/// How much may be under way at once.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Requests.
+    pub requests: usize,
+    /// Bytes of objects that they bring or ask for. At least the largest object.
+    pub bytes: ByteSize,
+    /// How long a back end may take for one request before it counts as absent.
+    pub backend_deadline: Interval,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            requests: 1024,
+            bytes: ByteSize::new(512 << 20),
+            backend_deadline: Interval::new(Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Settings {
+    /// Where the service listens.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        // Checked when the settings were read: there is exactly one.
+        self.node.endpoints.first().map_or("", String::as_str)
+    }
+}
+
+impl PoolSettings {
+    /// The record that these settings make: all back ends with the same weight.
+    #[must_use]
+    pub fn record(&self) -> PoolRecord {
+        let entry = |backend: &NodeName| PlacementEntry {
+            backend: backend.to_string(),
+            weight: 1,
+        };
+        PoolRecord {
+            name: self.name.to_string(),
+            protection: Protection::Replicas(self.replicas),
+            backends: self.backends.iter().map(entry).collect(),
+            placement_version: FIRST_PLACEMENT,
+        }
+    }
+}
+
+impl TryFrom<Typed> for Settings {
+    type Error = String;
+
+    fn try_from(typed: Typed) -> Result<Self, String> {
+        let Typed {
+            node,
+            registry,
+            log,
+            backends,
+            pools,
+            limits,
+        } = typed;
+        if node.endpoints.len() != 1 {
+            return Err(format!(
+                "node.endpoints has {} endpoints; a storage-router listens at one",
+                node.endpoints.len()
+            ));
+        }
+        check_backends(&backends)?;
+        pools.iter().try_for_each(|pool| check_pool(pool, &backends))?;
+        if let Some(twice) = first_twice(pools.iter().map(|pool| &pool.name)) {
+            return Err(format!(
+                "pools: {twice} is there twice; each pool has a name of its own"
+            ));
+        }
+        check_limits(&limits)?;
+        Ok(Self {
+            node,
+            registry,
+            log,
+            backends,
+            pools,
+            limits,
+        })
+    }
+}
+
+fn check_backends(backends: &[BackendSettings]) -> Result<(), String> {
+    if backends.is_empty() {
+        return Err(
+            "backends: there is none; at least one [[backends]] with name and dir is needed".to_owned(),
+        );
+    }
+    if let Some(twice) = first_twice(backends.iter().map(|backend| &backend.name)) {
+        return Err(format!(
+            "backends: {twice} is there twice; each back end has a name of its own"
+        ));
+    }
+    match first_twice(backends.iter().map(|backend| &backend.dir)) {
+        Some(twice) => Err(format!(
+            "backends: dir = {twice:?} is there twice; each back end has a directory of its own"
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_pool(pool: &PoolSettings, backends: &[BackendSettings]) -> Result<(), String> {
+    let name = &pool.name;
+    let is_known = |wanted: &&NodeName| backends.iter().any(|backend| backend.name == **wanted);
+    if let Some(unknown) = pool.backends.iter().find(|wanted| !is_known(wanted)) {
+        return Err(format!(
+            "pool {name}: backends has {unknown}, which no [[backends]] has as its name"
+        ));
+    }
+    if let Some(twice) = first_twice(pool.backends.iter()) {
+        return Err(format!("pool {name}: backends has {twice} twice"));
+    }
+    let most = usize::from(REPLICAS_MAX).min(pool.backends.len());
+    if !(1..=most).contains(&usize::from(pool.replicas)) {
+        return Err(format!(
+            "pool {name}: replicas = {}; right would be 1 to {most} (each copy on a back end of its own, \
+             {REPLICAS_MAX} at most)",
+            pool.replicas
+        ));
+    }
+    Ok(())
+}
+
+fn check_limits(limits: &LimitSettings) -> Result<(), String> {
+    /// Tokio's semaphores count up to an eighth of a usize; more than this makes no sense either.
+    const BYTES_MAX: u64 = 1 << 40;
+    let bytes = limits.bytes.bytes();
+    if !(1..=1_000_000).contains(&limits.requests) {
+        return Err(format!(
+            "limits: requests = {}; right would be 1 to 1000000",
+            limits.requests
+        ));
+    }
+    if !(sconce_schemas::wire::storage::OBJECT_BYTES_MAX..=BYTES_MAX).contains(&bytes) {
+        return Err(format!(
+            "limits: bytes = \"{}\"; right would be 96 MiB to 1 TiB",
+            limits.bytes
+        ));
+    }
+    if limits.backend_deadline.duration() < Duration::from_secs(1) {
+        return Err(format!(
+            "limits: backend_deadline = \"{}\"; right would be 1s or more",
+            limits.backend_deadline
+        ));
+    }
+    Ok(())
+}
+
+fn first_twice<T: Copy + Eq + std::hash::Hash>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    let mut seen = HashSet::new();
+    items.find(|item| !seen.insert(*item))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[node]
+name = "sr-1"
+run_dir = "run"
+endpoints = ["ipc:///run/sr.sock"]
+[registry]
+TAG = "sled"
+dir = "run/registry"
+listen = "ipc:///run/registry.sock"
+[[backends]]
+name = "disk-1"
+dir = "/disk/1"
+[[backends]]
+name = "disk-2"
+dir = "/disk/2"
+[[pools]]
+name = "default"
+replicas = 2
+backends = ["disk-1", "disk-2"]
+"#;
+
+    fn load(text: &str) -> Result<Settings, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("storage-router.toml");
+        std::fs::write(&path, text.replace("TAG", REGISTRY_TAG)).unwrap();
+        sconce_runtime::settings::load(&path).map_err(|error| error.to_string())
+    }
+
+    /// The key by which the registry's home is chosen.
+    const REGISTRY_TAG: &str = "home";
+
+    #[test]
+    fn good_settings_are_taken_with_defaults() {
+        let settings = load(GOOD).unwrap();
+        assert_eq!(settings.endpoint(), "ipc:///run/sr.sock");
+        assert_eq!(settings.limits, LimitSettings::default());
+        let record = settings.pools[0].record();
+        assert_eq!(record.protection, Protection::Replicas(2));
+        assert_eq!(record.placement_version, 1);
+        assert!(record.backends.iter().all(|entry| entry.weight == 1));
+        let limits = "[limits]\nrequests = 10\nbytes = \"96 MiB\"\nbackend_deadline = \"2s\"\n";
+        assert_eq!(load(&format!("{GOOD}{limits}")).unwrap().limits.requests, 10);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_is_right() {
+        for (right, wrong, wanted) in [
+            (
+                "replicas = 2",
+                "replicas = 3",
+                vec!["pool default", "replicas = 3", "1 to 2"],
+            ),
+            ("replicas = 2", "replicas = 0", vec!["replicas = 0", "1 to 2"]),
+            ("replicas = 2", "replica = 2", vec!["replica", "line 18"]),
+            (
+                "\"disk-1\", \"disk-2\"",
+                "\"disk-1\", \"disk-3\"",
+                vec!["pool default", "disk-3", "[[backends]]"],
+            ),
+            (
+                "\"disk-1\", \"disk-2\"",
+                "\"disk-1\", \"disk-1\"",
+                vec!["disk-1 twice"],
+            ),
+            (
+                "name = \"disk-2\"",
+                "name = \"disk-1\"",
+                vec!["disk-1 is there twice"],
+            ),
+            ("/disk/2", "/disk/1", vec!["/disk/1", "twice"]),
+            ("name = \"disk-2\"", "name = \"Disk 2\"", vec!["Disk 2", "a-z"]),
+            ("[\"ipc:///run/sr.sock\"]", "[]", vec!["node.endpoints", "one"]),
+        ] {
+            assert!(GOOD.contains(right), "{right}");
+            let error = load(&GOOD.replace(right, wrong)).unwrap_err();
+            for part in wanted {
+                assert!(error.contains(part), "{part:?} is not in {error}");
+            }
+        }
+        for (limits, wanted) in [
+            ("bytes = \"1 MiB\"", "96 MiB to 1 TiB"),
+            ("requests = 0", "1 to 1000000"),
+            ("backend_deadline = \"10ms\"", "1s or more"),
+        ] {
+            let error = load(&format!("{GOOD}[limits]\n{limits}\n")).unwrap_err();
+            assert!(error.contains(wanted), "{wanted:?} is not in {error}");
+        }
+        let twice = GOOD[GOOD.find("[[pools]]").unwrap()..].to_owned();
+        assert!(
+            load(&format!("{GOOD}{twice}"))
+                .unwrap_err()
+                .contains("default is there twice")
+        );
+        let none = GOOD[..GOOD.find("[[backends]]").unwrap()].to_owned();
+        assert!(load(&none).unwrap_err().contains("at least one [[backends]]"));
+    }
+}

@@ -1,0 +1,552 @@
+//! The whole service over the real bus: one process's parts on one thread, and the process itself.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sconce_bus::{Caller, Hello, Network, Protocol, Role, Version, ZeromqSettings};
+use sconce_registry::Registry;
+use sconce_runtime::{Chance, Stop};
+use sconce_schemas::object::ObjectKind;
+use sconce_schemas::records::{BackendRecord, NodeRecord, PoolRecord, keys};
+use sconce_schemas::wire::storage::{
+    GET_BYTES_MAX, StorageControl, StorageControlReply, StorageReply, StorageRequest,
+};
+use sconce_schemas::wire::{RefusalCode, Remedy};
+use sconce_schemas::{Epoch, ObjectName, ScoId, VolumeId};
+use sconce_storage_router::{Components, Settings, run};
+use tokio::task::{JoinHandle, LocalSet};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A run directory with settings for one storage-router that hosts its registry.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn endpoint(&self, name: &str) -> String {
+        format!("ipc://{}", self.path("bus").join(name).display())
+    }
+
+    fn write_settings(&self, replicas: u8, more: &str) -> PathBuf {
+        let text = format!(
+            r#"
+[node]
+name = "sr-1"
+run_dir = "{run}"
+endpoints = ["{storage}"]
+[registry]
+home = "sled"
+dir = "{run}/registry"
+listen = "{registry}"
+[[backends]]
+name = "disk-1"
+dir = "{run}/backend/1"
+[[backends]]
+name = "disk-2"
+dir = "{run}/backend/2"
+[[pools]]
+name = "default"
+replicas = {replicas}
+backends = ["disk-1", "disk-2"]
+{more}
+"#,
+            run = self.dir.path().display(),
+            storage = self.endpoint("storage-router.sock"),
+            registry = self.endpoint("registry.sock"),
+        );
+        let file = self.path("storage-router.toml");
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn settings(&self, replicas: u8, more: &str) -> Settings {
+        sconce_runtime::settings::load(&self.write_settings(replicas, more)).unwrap()
+    }
+
+    fn network(&self) -> Network {
+        Network::zeromq(ZeromqSettings {
+            run_dir: self.path("bus"),
+        })
+    }
+
+    fn hello(protocol: Protocol) -> Hello {
+        Hello {
+            version: Version::CURRENT,
+            protocol,
+            role: Role::Client,
+            node: "test".parse().unwrap(),
+        }
+    }
+
+    fn client(&self) -> Client {
+        let endpoint = self.endpoint("storage-router.sock").parse().unwrap();
+        Client(Caller::new(
+            &self.network(),
+            &endpoint,
+            Self::hello(Protocol::Storage),
+        ))
+    }
+
+    fn registry(&self) -> Registry {
+        let endpoint = self.endpoint("registry.sock").parse().unwrap();
+        Registry::remote(&self.network(), &endpoint, Self::hello(Protocol::Registry)).unwrap()
+    }
+
+    fn start(&self, settings: Settings) -> (Stop, JoinHandle<anyhow::Result<()>>) {
+        let stop = Stop::new();
+        let components = Components {
+            network: self.network(),
+            stop: stop.clone(),
+        };
+        (stop, tokio::task::spawn_local(run(settings, components)))
+    }
+}
+
+#[derive(Clone)]
+struct Client(Caller<StorageRequest, StorageReply>);
+
+impl Client {
+    async fn ask(&self, request: StorageRequest, data: Bytes, reply_bytes: u32) -> (StorageReply, Bytes) {
+        self.0.call(&request, data, reply_bytes, DEADLINE).await.unwrap()
+    }
+
+    async fn put(&self, name: ObjectName, data: Bytes) -> StorageReply {
+        let pool = "default".to_owned();
+        self.ask(StorageRequest::Put { pool, name }, data, 0).await.0
+    }
+
+    async fn get(&self, name: ObjectName, offset: u64, length: u32) -> (StorageReply, Bytes) {
+        let pool = "default".to_owned();
+        let request = StorageRequest::Get {
+            pool,
+            name,
+            offset,
+            length,
+        };
+        self.ask(request, Bytes::new(), length).await
+    }
+
+    async fn control(&self, control: StorageControl) -> StorageReply {
+        self.ask(StorageRequest::Control(control), Bytes::new(), 0)
+            .await
+            .0
+    }
+}
+
+fn name(id: u64) -> ObjectName {
+    ObjectName::Sco {
+        volume: VolumeId::from_u128(0xabc),
+        id: ScoId(id),
+        epoch: Epoch(1),
+        version: 0,
+    }
+}
+
+fn content(seed: u64, len: usize) -> Bytes {
+    let mut bytes = vec![0; len];
+    Chance::seeded(seed).fill(&mut bytes);
+    bytes.into()
+}
+
+fn locally<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, test)
+}
+
+fn refused(reply: StorageReply) -> sconce_schemas::wire::Refusal {
+    let StorageReply::Refused(refusal) = reply else {
+        panic!("not refused: {reply:?}")
+    };
+    refusal
+}
+
+#[test]
+fn every_request_is_answered_over_the_bus() {
+    locally(async {
+        let place = Place::new();
+        let (stop, running) = place.start(place.settings(2, ""));
+        let client = place.client();
+        let large = content(1, (12 << 20) + 5);
+        assert_eq!(client.put(name(1), large.clone()).await, StorageReply::Done);
+        assert_eq!(
+            client.put(name(1), large.clone()).await,
+            StorageReply::Done,
+            "a resend"
+        );
+        assert_eq!(
+            refused(client.put(name(1), content(2, 9)).await).code,
+            RefusalCode::Exists
+        );
+        assert_eq!(client.put(name(2), content(2, 10_000)).await, StorageReply::Done);
+        let (reply, data) = client.get(name(1), 5 << 20, GET_BYTES_MAX).await;
+        assert_eq!(
+            (reply, data),
+            (StorageReply::Data, large.slice(5 << 20..)),
+            "fewer where the object ends"
+        );
+        assert_eq!(
+            client.get(name(2), 4096, 4096).await.1,
+            content(2, 10_000).slice(4096..8192)
+        );
+        let too_much = refused(client.get(name(1), 0, GET_BYTES_MAX + 1).await.0);
+        assert!(
+            too_much.code == RefusalCode::Invalid && too_much.text.contains("8388608"),
+            "{too_much}"
+        );
+
+        let pool = || "default".to_owned();
+        let stat = |name| StorageControl::Stat { pool: pool(), name };
+        let length = large.len() as u64;
+        let expected = StorageReply::Control(StorageControlReply::Stat { length });
+        assert_eq!(client.control(stat(name(1))).await, expected);
+        assert_eq!(
+            refused(client.control(stat(name(9))).await).code,
+            RefusalCode::NotFound
+        );
+        let list = |after, limit| StorageControl::List {
+            pool: pool(),
+            volume: name(1).volume(),
+            kind: ObjectKind::Sco,
+            after,
+            limit,
+        };
+        let names = |ids: &[u64]| {
+            StorageReply::Control(StorageControlReply::Names {
+                names: ids.iter().map(|id| name(*id)).collect(),
+            })
+        };
+        assert_eq!(client.control(list(None, 10)).await, names(&[1, 2]));
+        assert_eq!(client.control(list(Some(name(1)), 1)).await, names(&[2]));
+        for limit in [0, 1001] {
+            assert!(
+                refused(client.control(list(None, limit)).await)
+                    .text
+                    .contains("1 to 1000")
+            );
+        }
+        let volumes = StorageControl::ListVolumes {
+            pool: pool(),
+            after: None,
+            limit: 10,
+        };
+        let expected = StorageControlReply::Volumes {
+            volumes: vec![name(1).volume()],
+        };
+        assert_eq!(client.control(volumes).await, StorageReply::Control(expected));
+        let delete = |name| StorageControl::Delete { pool: pool(), name };
+        for _ in 0..2 {
+            assert_eq!(client.control(delete(name(2))).await, StorageReply::Done);
+        }
+        assert_eq!(
+            refused(client.get(name(2), 0, 1).await.0).code,
+            RefusalCode::NotFound
+        );
+        let elsewhere = StorageRequest::Put {
+            pool: "nowhere".to_owned(),
+            name: name(3),
+        };
+        let unknown = refused(client.ask(elsewhere, Bytes::new(), 0).await.0);
+        assert!(
+            unknown.remedy == Remedy::Reject && unknown.text.contains("\"nowhere\""),
+            "{unknown}"
+        );
+
+        let StorageReply::Control(StorageControlReply::Node(status)) =
+            client.control(StorageControl::NodeStatus).await
+        else {
+            panic!("no status")
+        };
+        assert_eq!(status.node.as_str(), "sr-1");
+        let states: Vec<_> = status
+            .backends
+            .iter()
+            .map(|b| (b.name.as_str(), b.state.as_str()))
+            .collect();
+        assert_eq!(states, [("disk-1", "ok"), ("disk-2", "ok")]);
+        assert!(
+            status
+                .backends
+                .iter()
+                .all(|b| b.requests > 0 && b.errors == 0 && b.free < b.capacity)
+        );
+        let StorageReply::Control(StorageControlReply::Node(again)) =
+            client.control(StorageControl::NodeStatus).await
+        else {
+            panic!("no status")
+        };
+        assert_eq!(
+            again.backends[0].requests, status.backends[0].requests,
+            "asking costs no back-end request"
+        );
+
+        let registry = place.registry();
+        let (node, _) = registry
+            .get_record::<NodeRecord>("node/sr-1")
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (node.role, node.endpoints),
+            (Role::StorageRouter, vec![place.endpoint("storage-router.sock")])
+        );
+        let (backend, _) = registry
+            .get_record::<BackendRecord>(&keys::backend("disk-1"))
+            .await
+            .unwrap()
+            .unwrap();
+        let identity = std::fs::read_to_string(place.path("backend/1/sconce-backend")).unwrap();
+        assert!(identity.contains(&backend.id.to_string()));
+        stop.request();
+        running.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_flood_is_held_back_and_answered_and_a_stop_finishes_what_is_under_way() {
+    locally(async {
+        let place = Place::new();
+        let (stop, running) = place.start(place.settings(2, "[limits]\nrequests = 3\nbytes = \"96 MiB\"\n"));
+        let client = place.client();
+        let puts = (0..60).map(|id| client.put(name(id), content(id, 100_000)));
+        for reply in futures_util::future::join_all(puts).await {
+            assert_eq!(reply, StorageReply::Done);
+        }
+        let late = (100..130).map(|id| {
+            let client = client.clone();
+            tokio::task::spawn_local(async move {
+                let put = StorageRequest::Put {
+                    pool: "default".to_owned(),
+                    name: name(id),
+                };
+                (
+                    id,
+                    client
+                        .0
+                        .call(&put, content(id, 100_000), 0, Duration::from_secs(3))
+                        .await,
+                )
+            })
+        });
+        let late: Vec<_> = late.collect();
+        client.get(name(1), 0, 10).await;
+        stop.request();
+        running.await.unwrap().unwrap();
+        let (_stop, again) = place.start(place.settings(2, ""));
+        for put in late {
+            let (id, answer) = put.await.unwrap();
+            match answer {
+                Ok((StorageReply::Done, _)) => {
+                    assert_eq!(client.get(name(id), 0, 200_000).await.1, content(id, 100_000));
+                }
+                Ok((reply, _)) => assert_eq!(refused(reply).remedy, Remedy::Retry),
+                Err(_) => {}
+            }
+            assert_eq!(
+                client.put(name(id), content(id, 100_000)).await,
+                StorageReply::Done
+            );
+        }
+        again.abort();
+    });
+}
+
+#[test]
+fn a_lost_mount_is_told_and_served_again_when_it_is_back() {
+    locally(async {
+        let place = Place::new();
+        let (stop, running) = place.start(place.settings(2, ""));
+        let client = place.client();
+        assert_eq!(client.put(name(1), content(1, 9000)).await, StorageReply::Done);
+        stop.request();
+        running.await.unwrap().unwrap();
+
+        let (mounted, away) = (place.path("backend/2"), place.path("away"));
+        std::fs::rename(&mounted, &away).unwrap();
+        std::fs::create_dir(&mounted).unwrap();
+        let (stop, running) = place.start(place.settings(2, ""));
+        assert_eq!(
+            client.get(name(1), 0, 9000).await.1,
+            content(1, 9000),
+            "the other copy"
+        );
+        let refusal = refused(client.put(name(2), content(2, 9000)).await);
+        assert_eq!(refusal.remedy, Remedy::Retry);
+        assert!(
+            refusal.text.contains("disk-2") && refusal.text.contains("mounted"),
+            "{refusal}"
+        );
+        assert_eq!(
+            std::fs::read_dir(&mounted).unwrap().count(),
+            0,
+            "nothing is made there"
+        );
+
+        std::fs::remove_dir(&mounted).unwrap();
+        std::fs::rename(&away, &mounted).unwrap();
+        assert_eq!(client.put(name(2), content(2, 9000)).await, StorageReply::Done);
+        stop.request();
+        running.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn the_registrys_pool_counts_and_a_wrong_start_says_what_is_wrong() {
+    locally(async {
+        let place = Place::new();
+        let (stop, running) = place.start(place.settings(2, ""));
+        let client = place.client();
+        assert_eq!(client.put(name(1), content(1, 9)).await, StorageReply::Done);
+        stop.request();
+        running.await.unwrap().unwrap();
+
+        let (stop, running) = place.start(place.settings(1, ""));
+        assert_eq!(client.put(name(2), content(2, 9)).await, StorageReply::Done);
+        let (pool, _) = place
+            .registry()
+            .get_record::<PoolRecord>("pool/default")
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(pool, place.settings(2, "").pools[0].record());
+        for disk in ["backend/1", "backend/2"] {
+            assert!(
+                place.path(disk).join(name(2).to_string()).exists(),
+                "two replicas still"
+            );
+        }
+        stop.request();
+        running.await.unwrap().unwrap();
+
+        let foreign = place.path("photos");
+        std::fs::create_dir(&foreign).unwrap();
+        std::fs::write(foreign.join("photo.jpg"), "x").unwrap();
+        let more = format!(
+            "[[backends]]\nname = \"disk-3\"\ndir = \"{}\"\n",
+            foreign.display()
+        );
+        let (_stop, running) = place.start(place.settings(2, &more));
+        let error = format!("{:#}", running.await.unwrap().unwrap_err());
+        assert!(
+            error.contains("back end disk-3") && error.contains("photo.jpg"),
+            "{error}"
+        );
+    });
+}
+
+/// The process itself; killed when the test ends early.
+struct Process(Child);
+
+impl Process {
+    fn start(settings: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_storage-router"));
+        Self(command.arg(settings).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_process_starts_fast_survives_kill_9_and_stops_in_order() {
+    let place = Place::new();
+    let settings = place.write_settings(2, "");
+    let mut slowest = Duration::ZERO;
+    for round in 0..4_u64 {
+        let begun = Instant::now();
+        let process = Process::start(&settings);
+        locally(async {
+            let client = place.client();
+            for id in 0..round {
+                assert_eq!(
+                    client.get(name(id), 0, 9000).await.1,
+                    content(id, 9000),
+                    "answered before the kill"
+                );
+            }
+            assert_eq!(
+                client.put(name(round), content(round, 9000)).await,
+                StorageReply::Done
+            );
+        });
+        slowest = slowest.max(begun.elapsed());
+        process.signal("-KILL");
+    }
+    assert!(
+        slowest < Duration::from_secs(5),
+        "restart to first answers took {slowest:?}"
+    );
+
+    let mut process = Process::start(&settings);
+    locally(async { place.client().get(name(0), 0, 1).await });
+    let pid = std::fs::read_to_string(place.path("storage-router.pid")).unwrap();
+    assert_eq!(pid.trim(), process.0.id().to_string());
+    process.signal("-TERM");
+    assert!(
+        process.0.wait().unwrap().success(),
+        "an orderly stop is a success"
+    );
+    assert!(!place.path("storage-router.pid").exists());
+}
+
+#[test]
+fn a_wrong_command_line_or_settings_file_is_told_and_fails() {
+    let place = Place::new();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_storage-router"));
+        let output = command.args(arguments).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(run(&[]).contains("FILE"));
+    assert!(run(&["--config", "/nowhere.toml"]).contains("/nowhere.toml"));
+    let file = place.write_settings(3, "");
+    let error = run(&[file.to_str().unwrap()]);
+    assert!(
+        error.contains("replicas = 3") && error.contains("1 to 2"),
+        "{error}"
+    );
+    let file = place.write_settings(2, "");
+    let text = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("ipc://", "tcp://");
+    std::fs::write(&file, text).unwrap();
+    let error = run(&[file.to_str().unwrap()]);
+    assert!(
+        error.contains("registry.listen = \"tcp://") && error.contains("plain TCP does not exist"),
+        "{error}"
+    );
+}
