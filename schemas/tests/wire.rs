@@ -1,0 +1,503 @@
+//! Messages: golden files decode to what they meant when they were written and encode to the same bytes; what a newer
+//! minor version adds is passed over.
+//!
+//! `SCONCE_WRITE_GOLDEN=1` writes files that are missing; a file that exists is never changed.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+use sconce_schemas::object::ObjectKind;
+use sconce_schemas::records::DtlState;
+use sconce_schemas::wire::envelope::{Header, Protocol, Reply, Request, Role};
+use sconce_schemas::wire::msgpack::{put_array, put_str, put_uint};
+use sconce_schemas::wire::registry::{
+    Change, Entry, LeaseId, RegistryReply, RegistryRequest, Revision, WatchEvent,
+};
+use sconce_schemas::wire::storage::{
+    BackendStatus, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
+};
+use sconce_schemas::wire::volume::{
+    ExtentKind, ExtentStatus, IoCode, IoFlags, IoRequest, NodeStatus, ReadExtent, VolumeControl,
+    VolumeControlReply, VolumeReply, VolumeRequest, VolumeStatus,
+};
+use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
+use sconce_schemas::{
+    ByteLen, CheckpointId, Epoch, ManifestSeq, NodeName, ObjectName, ScoId, ScoSize, SessionId, Slot,
+    VolumeId, VolumeSize,
+};
+
+const VOLUME: VolumeId = VolumeId([0xab; 16]);
+const VERSION: Version = Version { major: 1, minor: 0 };
+
+/// Checks a header against its golden file, both ways.
+fn golden<B: Body + Debug + PartialEq>(name: &str, data_len: usize, header: &Header<B>) {
+    let mut bytes = Vec::new();
+    header.encode(&mut bytes);
+    let file = format!("tests/golden/wire-{name}-1.bin");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    if !path.exists() && std::env::var_os("SCONCE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let stored = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(
+        stored, bytes,
+        "{name}: a message must never change meaning within a major version"
+    );
+    assert_eq!(Header::decode(&stored, data_len).as_ref(), Ok(header), "{name}");
+}
+
+fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+fn refusals() -> Vec<Refusal> {
+    vec![
+        Refusal::reroute(RefusalCode::NotOwner, "node-b owns it"),
+        Refusal::retry(RefusalCode::Unavailable, "starting"),
+        Refusal::reject(RefusalCode::OutOfRange, "beyond the end"),
+        Refusal::damaged("slot 7"),
+    ]
+}
+
+/// A batch with ids from 1 on; each request has as much data as its index, so that shares differ.
+fn requests<B>(bodies: Vec<B>) -> (usize, Header<B>) {
+    let requests: Vec<Request<B>> = (1u32..)
+        .zip(bodies)
+        .map(|(i, body)| Request {
+            id: u64::from(i),
+            data_len: i - 1,
+            reply_len: i * 4096,
+            trace: u64::from(i) << 40,
+            body,
+        })
+        .collect();
+    let data_len = requests.iter().map(|r| r.data_len as usize).sum();
+    let mark = 0x1234_5678_9abc;
+    (data_len, Header::Requests { mark, requests })
+}
+
+fn replies<B>(bodies: Vec<B>) -> (usize, Header<B>) {
+    let replies: Vec<Reply<B>> = (1u32..)
+        .zip(bodies)
+        .map(|(i, body)| Reply {
+            id: u64::from(i) << 20,
+            data_len: i - 1,
+            body,
+        })
+        .collect();
+    let data_len = replies.iter().map(|r| r.data_len as usize).sum();
+    let mark = u64::MAX;
+    (data_len, Header::Replies { mark, replies })
+}
+
+fn golden_batch<B: Body + Debug + PartialEq>(name: &str, (data_len, header): (usize, Header<B>)) {
+    golden(name, data_len, &header);
+}
+
+#[test]
+fn greetings_keep_their_meaning() {
+    let hello = Hello {
+        version: VERSION,
+        protocol: Protocol::Volume,
+        role: Role::FsRouter,
+        node: node("node-a"),
+    };
+    golden::<RegistryReply>("hello", 0, &Header::Hello(hello));
+    let welcome = Welcome {
+        version: VERSION,
+        role: Role::VolumeRouter,
+        node: node("node-b"),
+        credit_bytes: 128 << 20,
+        message_bytes_max: 40 << 20,
+    };
+    golden::<RegistryReply>("welcome", 0, &Header::Welcome(welcome));
+    golden::<RegistryReply>("ping", 0, &Header::Ping(77));
+    golden::<RegistryReply>("pong", 0, &Header::Pong(u64::MAX));
+    let refusal = Refusal::reject(RefusalCode::Unsupported, "upgrade the older of the two");
+    golden::<RegistryReply>("goodbye", 0, &Header::Goodbye(refusal));
+}
+
+const CODES: [IoCode; 7] = [
+    IoCode::Read,
+    IoCode::Write,
+    IoCode::Discard,
+    IoCode::WriteZeroes,
+    IoCode::Flush,
+    IoCode::Extents,
+    IoCode::Resize,
+];
+
+fn io(code: IoCode) -> IoRequest {
+    IoRequest {
+        handle: 3,
+        number: 70_000,
+        below: 69_000,
+        code,
+        flags: IoFlags(IoFlags::FUA | IoFlags::NO_HOLE),
+        offset: 5 << 40,
+        length: 4096,
+    }
+}
+
+#[test]
+fn volume_messages_keep_their_meaning() {
+    let volume = VOLUME;
+    let handle = 9;
+    let mut bodies: Vec<VolumeRequest> = CODES.into_iter().map(|c| VolumeRequest::Io(io(c))).collect();
+    bodies.extend(
+        [
+            VolumeControl::Open {
+                volume,
+                session: SessionId(u64::MAX),
+            },
+            VolumeControl::Close { handle },
+            VolumeControl::Show { volume },
+            VolumeControl::Sync { volume },
+            VolumeControl::Renamed { volume },
+            VolumeControl::Delete { volume },
+            VolumeControl::TakeOver { volume, force: true },
+            VolumeControl::NodeStatus,
+        ]
+        .map(VolumeRequest::Control),
+    );
+    golden_batch("volume-requests", requests(bodies));
+    golden_batch("volume-replies", replies(volume_replies()));
+}
+
+fn volume_replies() -> Vec<VolumeReply> {
+    let located = ReadExtent::Located {
+        volume: VOLUME,
+        sco: ScoId(77),
+        epoch: Epoch(3),
+        version: 2,
+        first_slot: Slot(1000),
+        crcs: vec![0, 1, u32::MAX],
+    };
+    let extents = [ExtentKind::Data, ExtentKind::Zeros, ExtentKind::Hole];
+    let extents = extents.map(|kind| ExtentStatus {
+        length: 1 << 33,
+        kind,
+    });
+    let status = VolumeStatus {
+        id: VOLUME,
+        size: VolumeSize::new(2 << 40).unwrap(),
+        allocated: ByteLen(1 << 30),
+        owner: node("node-b"),
+        epoch: Epoch(3),
+        dtl_state: DtlState::Degraded,
+        sco_size: ScoSize::default(),
+        unstored: ByteLen(4 << 20),
+        map_memory: ByteLen(16 << 10),
+        state: "serving".to_owned(),
+    };
+    let node = NodeStatus {
+        node: node("node-b"),
+        buffer_size: ByteLen(1 << 34),
+        buffer_unstored: ByteLen(4 << 20),
+        volumes: vec![status.clone()],
+    };
+    let opened = VolumeControlReply::Opened {
+        handle: 9,
+        epoch: Epoch(3),
+        size: status.size,
+        read_only: false,
+    };
+    let read = vec![
+        ReadExtent::Data { length: 8192 },
+        ReadExtent::Zeros { length: 4096 },
+        located,
+    ];
+    let mut bodies = vec![
+        VolumeReply::Done,
+        VolumeReply::Read(read),
+        VolumeReply::Extents(extents.to_vec()),
+        VolumeReply::Control(opened),
+        VolumeReply::Control(VolumeControlReply::Done),
+        VolumeReply::Control(VolumeControlReply::Volume(status)),
+        VolumeReply::Control(VolumeControlReply::Node(node)),
+    ];
+    bodies.extend(refusals().into_iter().map(VolumeReply::Refused));
+    bodies
+}
+
+#[test]
+fn storage_messages_keep_their_meaning() {
+    let pool = || "fast".to_owned();
+    let sco = ObjectName::Sco {
+        volume: VOLUME,
+        id: ScoId(77),
+        epoch: Epoch(3),
+        version: 2,
+    };
+    let map = ObjectName::Map {
+        volume: VOLUME,
+        id: CheckpointId(5),
+        epoch: Epoch(3),
+    };
+    let manifest = ObjectName::Manifest {
+        volume: VOLUME,
+        seq: ManifestSeq(12),
+        epoch: Epoch(3),
+    };
+    let mut bodies = vec![
+        StorageRequest::Put {
+            pool: pool(),
+            name: sco,
+        },
+        StorageRequest::Get {
+            pool: pool(),
+            name: map,
+            offset: 1 << 33,
+            length: 4096,
+        },
+    ];
+    let controls = [
+        StorageControl::Stat {
+            pool: pool(),
+            name: manifest,
+        },
+        StorageControl::Delete {
+            pool: pool(),
+            name: sco,
+        },
+        StorageControl::List {
+            pool: pool(),
+            volume: VOLUME,
+            kind: ObjectKind::Sco,
+            after: Some(sco),
+            limit: 1000,
+        },
+        StorageControl::ListVolumes {
+            pool: pool(),
+            after: None,
+            limit: 10,
+        },
+        StorageControl::NodeStatus,
+    ];
+    bodies.extend(controls.map(StorageRequest::Control));
+    golden_batch("storage-requests", requests(bodies));
+
+    let backend = BackendStatus {
+        name: "disk-1".to_owned(),
+        state: "ok".to_owned(),
+        capacity: Some(ByteLen(1 << 40)),
+        free: None,
+        requests: 10,
+        errors: 1,
+    };
+    let status = StorageNodeStatus {
+        node: node("node-c"),
+        backends: vec![backend],
+    };
+    let controls = [
+        StorageControlReply::Stat { length: 4 << 20 },
+        StorageControlReply::Names {
+            names: vec![sco, map, manifest],
+        },
+        StorageControlReply::Volumes {
+            volumes: vec![VOLUME],
+        },
+        StorageControlReply::Node(status),
+    ];
+    let mut bodies = vec![StorageReply::Done, StorageReply::Data];
+    bodies.extend(controls.map(StorageReply::Control));
+    bodies.extend(refusals().into_iter().map(StorageReply::Refused));
+    golden_batch("storage-replies", replies(bodies));
+}
+
+#[test]
+fn registry_messages_keep_their_meaning() {
+    let lease = LeaseId(77);
+    let key = || "volume/x".to_owned();
+    let change = Change {
+        key: key(),
+        expected: Some(Revision(41)),
+        value: Some(vec![1, 2, 255]),
+        lease: Some(lease),
+    };
+    let deletion = Change {
+        key: key(),
+        expected: None,
+        value: None,
+        lease: None,
+    };
+    let bodies = vec![
+        RegistryRequest::Get { key: key() },
+        RegistryRequest::List {
+            prefix: "volume/".to_owned(),
+            after: Some(key()),
+            limit: 1000,
+        },
+        RegistryRequest::Commit {
+            changes: vec![change, deletion],
+        },
+        RegistryRequest::Watch {
+            prefix: String::new(),
+            after: Revision(41),
+            wait_ms: 30_000,
+        },
+        RegistryRequest::LeaseGrant { ttl_ms: 5000 },
+        RegistryRequest::LeaseKeepAlive { lease },
+        RegistryRequest::LeaseRevoke { lease },
+    ];
+    golden_batch("registry-requests", requests(bodies));
+
+    let revision = Revision(42);
+    let entry = Entry {
+        key: key(),
+        value: vec![1, 2, 255],
+        revision: Revision(41),
+    };
+    let event = WatchEvent {
+        key: key(),
+        entry: Some(entry.clone()),
+        revision: Revision(41),
+    };
+    let deleted = WatchEvent {
+        key: key(),
+        entry: None,
+        revision,
+    };
+    let mut bodies = vec![
+        RegistryReply::Entry {
+            entry: Some(entry.clone()),
+            revision,
+        },
+        RegistryReply::Entry {
+            entry: None,
+            revision,
+        },
+        RegistryReply::Entries {
+            entries: vec![entry],
+            more: true,
+            revision,
+        },
+        RegistryReply::Committed { revision },
+        RegistryReply::Conflict {
+            key: key(),
+            found: revision,
+        },
+        RegistryReply::Events {
+            events: vec![event, deleted],
+            revision,
+            lost: true,
+        },
+        RegistryReply::Lease { lease },
+        RegistryReply::Done,
+    ];
+    bodies.extend(
+        refusals()
+            .into_iter()
+            .map(|refusal| RegistryReply::Refused { refusal }),
+    );
+    golden_batch("registry-replies", replies(bodies));
+}
+
+#[test]
+fn what_a_newer_minor_version_adds_is_passed_over() {
+    // Requests with a field more, in a header with a field more.
+    let mut frame = Vec::new();
+    put_array(&mut frame, 4);
+    put_uint(&mut frame, 2);
+    put_uint(&mut frame, 9);
+    put_array(&mut frame, 1);
+    put_array(&mut frame, 6);
+    [1, 0, 0, 5]
+        .into_iter()
+        .for_each(|field| put_uint(&mut frame, field));
+    put_array(&mut frame, 9);
+    [0, 3, 70_000, 69_000, 1, 5, 5 << 40, 4096]
+        .into_iter()
+        .for_each(|field| put_uint(&mut frame, field));
+    put_str(&mut frame, "a field of tomorrow");
+    put_array(&mut frame, 0);
+    put_uint(&mut frame, 1);
+    let header = Header::decode(&frame, 0).unwrap();
+    let request = Request {
+        id: 1,
+        data_len: 0,
+        reply_len: 0,
+        trace: 5,
+        body: VolumeRequest::Io(io(IoCode::Write)),
+    };
+    let requests = vec![request];
+    assert_eq!(header, Header::Requests { mark: 9, requests });
+}
+
+#[test]
+fn shares_that_do_not_add_up_to_the_data_frame_are_refused() {
+    let (data_len, header) = replies(volume_replies());
+    let mut frame = Vec::new();
+    header.encode(&mut frame);
+    for wrong in [0, data_len - 1, data_len + 1] {
+        let error = Header::<VolumeReply>::decode(&frame, wrong)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(&format!("{wrong} bytes long")), "{error}");
+    }
+}
+
+prop_compose! {
+    fn any_io()(
+        handle: u32, number: u64, below: u64, code in 0..CODES.len(), flags: u8, offset: u64, length: u64,
+    ) -> VolumeRequest {
+        VolumeRequest::Io(IoRequest { handle, number, below, code: CODES[code], flags: IoFlags(flags), offset, length })
+    }
+}
+
+fn any_extent() -> impl Strategy<Value = ReadExtent> {
+    let located = (
+        any::<[u8; 16]>(),
+        any::<[u64; 2]>(),
+        any::<u16>(),
+        any::<u16>(),
+        any::<Vec<u32>>(),
+    );
+    prop_oneof![
+        any::<u32>().prop_map(|length| ReadExtent::Data { length }),
+        any::<u32>().prop_map(|length| ReadExtent::Zeros { length }),
+        located.prop_map(
+            |(volume, [sco, epoch], version, slot, crcs)| ReadExtent::Located {
+                volume: VolumeId(volume),
+                sco: ScoId(sco),
+                epoch: Epoch(epoch),
+                version,
+                first_slot: Slot(slot),
+                crcs,
+            }
+        ),
+    ]
+}
+
+fn round_trip<B: Body + Debug + PartialEq + Clone>(data_len: usize, header: &Header<B>) {
+    let mut frame = Vec::new();
+    header.encode(&mut frame);
+    assert_eq!(Header::decode(&frame, data_len).as_ref(), Ok(header));
+}
+
+proptest! {
+    #[test]
+    fn requests_decode_to_what_was_encoded(bodies in prop::collection::vec(any_io(), 0..50)) {
+        let (data_len, header) = requests(bodies);
+        round_trip(data_len, &header);
+    }
+
+    #[test]
+    fn replies_decode_to_what_was_encoded(
+        reads in prop::collection::vec(prop::collection::vec(any_extent(), 0..20), 0..20), text: String,
+    ) {
+        let mut bodies: Vec<VolumeReply> = reads.into_iter().map(VolumeReply::Read).collect();
+        let cut = text.floor_char_boundary(Refusal::TEXT_MAX);
+        bodies.push(VolumeReply::Refused(Refusal::retry(RefusalCode::NoSpace, &text[..cut])));
+        let (data_len, header) = replies(bodies);
+        round_trip(data_len, &header);
+    }
+
+    #[test]
+    fn registry_values_of_any_bytes_survive(key: String, value: Vec<u8>) {
+        let change = Change { key, expected: None, value: Some(value), lease: None };
+        let (data_len, header) = requests(vec![RegistryRequest::Commit { changes: vec![change] }]);
+        round_trip(data_len, &header);
+    }
+}
