@@ -1,1 +1,17 @@
-fn main() {}
+//! The `sconce` command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // A wrong command line ends here, with exit code 2.
+    let cli = sconce_cli::args::Cli::parse();
+    match sconce_cli::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sconce: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -172,15 +172,63 @@ impl Names {
         entry: NewEntry,
     ) -> Result<(u64, VolumeId), NamesError> {
         check_name(name)?;
-        let pool = self.choose_pool(new.pool.as_deref()).await?;
-        let owner = self.choose_owner(new.owner.as_ref()).await?;
-        let (mut inode, id) = (self.random_inode(), self.random_volume());
+        let record = VolumeRecord {
+            id: self.random_volume(),
+            inode: 0,
+            initial_size: new.size,
+            sco_size: new.sco_size,
+            pool: self.choose_pool(new.pool.as_deref()).await?,
+            phase: VolumePhase::Active,
+            owner: self.choose_owner(new.owner.as_ref()).await?,
+            epoch: Epoch::NONE,
+            buffer: None,
+            dtl_host: None,
+            dtl_state: DtlState::Off,
+            manifest: None,
+            epochs: Vec::new(),
+        };
+        let id = record.id;
+        let inode = self.add_file(parent, name, record, entry).await?;
+        Ok((inode, id))
+    }
+
+    /// Gives a volume that exists on the back ends a file at `path` and its record; directories that are missing are
+    /// made. The record's inode is chosen here.
+    ///
+    /// # Errors
+    /// The path is taken, or one of its directories is a file; the registry is unreachable.
+    pub async fn adopt(
+        &self,
+        path: &PoolPath,
+        record: VolumeRecord,
+        entry: NewEntry,
+    ) -> Result<Resolved, NamesError> {
+        let (parent, name) = path.split()?;
+        let parent = self.make_directories(&parent).await?;
+        let volume = record.id;
+        let added = self.add_file(parent, name, record, entry).await;
+        let inode = added.map_err(|error| error.placed(path))?;
+        Ok(Resolved {
+            inode,
+            volume,
+            path: path.clone(),
+        })
+    }
+
+    async fn add_file(
+        &self,
+        parent: u64,
+        name: &str,
+        mut record: VolumeRecord,
+        entry: NewEntry,
+    ) -> Result<u64, NamesError> {
+        record.inode = self.random_inode();
         self.change(
             || place(parent, name),
             async |attempt| {
                 match self.name(parent, name).await? {
-                    Some(seen) if attempt.unsure && seen.record.inode == inode => {
-                        return Ok(Plan::done((inode, id)));
+                    Some(seen) if attempt.unsure && seen.record.inode == record.inode => {
+                        return Ok(Plan::done(record.inode));
                     }
                     Some(_) => {
                         return Err(NamesError::Exists {
@@ -188,30 +236,16 @@ impl Names {
                         });
                     }
                     None if attempt.unsure => {}
-                    None => inode = self.random_inode(),
+                    None => record.inode = self.random_inode(),
                 }
                 let mut changes = Changes::default();
-                self.add_entry(&mut changes, parent, name, inode, InodeKind::File(id), entry)
+                let kind = InodeKind::File(record.id);
+                self.add_entry(&mut changes, parent, name, record.inode, kind, entry)
                     .await?;
-                let record = VolumeRecord {
-                    id,
-                    inode,
-                    initial_size: new.size,
-                    sco_size: new.sco_size,
-                    pool: pool.clone(),
-                    phase: VolumePhase::Active,
-                    owner: owner.clone(),
-                    epoch: Epoch::NONE,
-                    buffer: None,
-                    dtl_host: None,
-                    dtl_state: DtlState::Off,
-                    manifest: None,
-                    epochs: Vec::new(),
-                };
-                changes.create(keys::volume(id), &record);
+                changes.create(keys::volume(record.id), &record);
                 Ok(Plan {
                     changes,
-                    outcome: (inode, id),
+                    outcome: record.inode,
                 })
             },
         )

@@ -60,8 +60,12 @@ impl Names {
             })
     }
 
-    /// The volume-router that is to own a new volume. While none runs it is waited for: one may be restarting.
-    pub(super) async fn choose_owner(&self, wanted: Option<&NodeName>) -> Result<NodeName, NamesError> {
+    /// The volume-router that is to own a new volume: `wanted`, else the running one with the fewest. While none runs
+    /// it is waited for: one may be restarting.
+    ///
+    /// # Errors
+    /// None runs, or not the one that is wanted; the registry is unreachable.
+    pub async fn choose_owner(&self, wanted: Option<&NodeName>) -> Result<NodeName, NamesError> {
         let give_up = Instant::now() + self.patience;
         let mut tried = 0;
         loop {

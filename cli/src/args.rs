@@ -1,0 +1,291 @@
+//! Keeps: the command line: its words, options and what they may be.
+//! Order, crash: nothing; arguments are values.
+//! Knows no cluster.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use sconce_fs_router::names::PoolPath;
+use sconce_schemas::{NodeName, ScoSize, VolumeSize};
+
+use crate::size::{parse_sco_size, parse_volume_size};
+
+const AFTER_HELP: &str = "\
+Examples:
+  sconce volume create /vm1/disk.raw --size 10G
+  sconce volume list
+  sconce import debian.raw /vm1/debian.raw
+  sconce export /vm1/debian.raw copy.raw
+  sconce status
+
+Without --cluster, the cluster is the one of $SCONCE_CLUSTER, else of run/sconce.toml in this directory or one above
+it, else of the checkout that this command was built in. docs/operating/cli.md has the JSON output and exit codes.";
+
+/// Virtual disks on object storage.
+#[derive(Debug, Parser)]
+#[command(name = "sconce", version, about, after_help = AFTER_HELP, propagate_version = true)]
+pub struct Cli {
+    /// Client settings of the cluster to talk to.
+    #[arg(long, global = true, value_name = "FILE", alias = "settings", value_hint = ValueHint::FilePath)]
+    pub cluster: Option<PathBuf>,
+
+    /// How to print what a command found.
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub output: Format,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: documented and stable.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create, list, show, resize and delete volumes.
+    #[command(subcommand)]
+    Volume(Volume),
+
+    /// Copy a raw disk image into a new volume.
+    ///
+    /// Holes and runs of zeros take no space in the volume. The volume is stored on the back ends before the command
+    /// returns.
+    Import(Import),
+
+    /// Copy a volume into a raw disk image.
+    ///
+    /// What the volume never wrote becomes a hole in the file.
+    Export(Export),
+
+    /// Show the services, pools and back ends, and whether they answer.
+    ///
+    /// Exits with 1 when something does not answer.
+    Status,
+
+    /// Write names and volume records again from what is on the back ends, after the registry was lost.
+    ///
+    /// Volumes that the registry knows stay as they are, so it can be run again.
+    Recover(Recover),
+
+    /// Prepare what the nodes of a pool share.
+    #[command(subcommand)]
+    Pool(Pool),
+
+    /// Print a completion script for a shell.
+    ///
+    /// For bash: source <(sconce completion bash)
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Commands on volumes.
+#[derive(Debug, Subcommand)]
+pub enum Volume {
+    /// Create an empty volume; directories of its path that are missing are made.
+    Create(Create),
+    /// List volumes.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only those below this directory.
+        #[arg(default_value = "/")]
+        directory: PoolPath,
+    },
+    /// Show one volume.
+    Show {
+        /// The volume's path.
+        path: PoolPath,
+    },
+    /// Change a volume's size.
+    Resize {
+        /// The volume's path.
+        path: PoolPath,
+        /// The new size.
+        #[arg(value_parser = parse_volume_size)]
+        size: VolumeSize,
+        /// Allow a smaller size: what lies beyond is lost.
+        #[arg(long)]
+        shrink: bool,
+    },
+    /// Delete a volume: its name goes at once, its space comes back in time.
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// The volume's path.
+        path: PoolPath,
+    },
+    /// Wait until all that was written to a volume is on the back ends.
+    Sync {
+        /// The volume's path.
+        path: PoolPath,
+    },
+    /// Let another volume-router own a volume.
+    Takeover {
+        /// The volume's path.
+        path: PoolPath,
+        /// The new owner. Default: a running volume-router other than the owner, else the owner itself.
+        #[arg(long, value_name = "NODE")]
+        to: Option<NodeName>,
+        /// Accept the loss of acknowledged writes that are only in the old owner's write buffer.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Arguments of `sconce volume create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The volume's path: /vm1/disk.raw.
+    pub path: PoolPath,
+    /// Its size: 10G, 512M, 1TiB.
+    #[arg(long, short, value_parser = parse_volume_size)]
+    pub size: VolumeSize,
+    /// Where it lies.
+    #[command(flatten)]
+    pub placement: Placement,
+}
+
+/// Where a new volume lies.
+#[derive(Debug, Args)]
+pub struct Placement {
+    /// Its storage pool. Default: the pool named `default`, or the only one.
+    #[arg(long, value_name = "POOL")]
+    pub pool: Option<String>,
+    /// Size of its SCOs, 256K to 64M. Default: 4M.
+    #[arg(long, value_parser = parse_sco_size, value_name = "SIZE")]
+    pub sco_size: Option<ScoSize>,
+    /// The volume-router that owns it. Default: the one with the fewest volumes.
+    #[arg(long, value_name = "NODE")]
+    pub owner: Option<NodeName>,
+}
+
+/// Arguments of `sconce import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The raw image.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// The path of the volume that is made.
+    pub path: PoolPath,
+    /// Size of the volume. Default: that of the file; a larger one leaves the rest empty.
+    #[arg(long, short, value_parser = parse_volume_size)]
+    pub size: Option<VolumeSize>,
+    /// Where it lies.
+    #[command(flatten)]
+    pub placement: Placement,
+}
+
+/// Arguments of `sconce export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The volume's path.
+    pub path: PoolPath,
+    /// The raw image that is made.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Overwrite the file if it exists.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `sconce recover`.
+#[derive(Debug, Args)]
+pub struct Recover {
+    /// Only this storage pool. Default: all.
+    #[arg(long, value_name = "POOL")]
+    pub pool: Option<String>,
+    /// Only say what would be written.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Commands on what the nodes of a pool share.
+#[derive(Debug, Subcommand)]
+pub enum Pool {
+    /// Make the pool's certificate authority, or a node's certificate from it.
+    ///
+    /// The first call makes the authority in DIR. With --node, a certificate for that node is made in DIR/NODE, which
+    /// is to be copied to the node; the authority's key stays where it is.
+    Init {
+        /// Where the authority is kept.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// What the authority calls the pool.
+        #[arg(long, value_name = "POOL", default_value = "default")]
+        name: String,
+        /// A node that gets a certificate.
+        #[arg(long, value_name = "NAME")]
+        node: Option<NodeName>,
+        /// Host name or address at which the node is reached; may be given more than once.
+        #[arg(long = "host", value_name = "HOST", requires = "node")]
+        hosts: Vec<String>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_stand_anywhere() {
+        let cli = parse("sconce volume show /vm1/disk.raw --output json --cluster /run/x.toml").unwrap();
+        assert_eq!(
+            (cli.output, cli.cluster),
+            (Format::Json, Some("/run/x.toml".into()))
+        );
+        let cli = parse("sconce --settings a.toml volume create /d --size 10G --sco-size 1M").unwrap();
+        let Command::Volume(Volume::Create(create)) = cli.command else {
+            panic!("{:?}", cli.command)
+        };
+        assert_eq!(create.size.bytes(), 10 << 30);
+        assert_eq!(create.placement.sco_size.map(ScoSize::slots), Some(256));
+    }
+
+    #[test]
+    fn what_is_wrong_is_a_usage_error_that_names_it() {
+        for (line, said) in [
+            (
+                "sconce volume create disk.raw --size 1G",
+                "write it as \"/disk.raw\"",
+            ),
+            ("sconce volume create /disk.raw --size 10GB", "write GiB"),
+            ("sconce volume create /disk.raw", "--size <SIZE>"),
+            ("sconce volume create /disk@x --size 1G", "kept for snapshots"),
+            ("sconce volume resize /disk.raw 65T", "at most 64 TiB"),
+            ("sconce volume takeover /disk.raw --to VR_1", "node name"),
+            ("sconce pool init /ca --host 10.0.0.7", "--node"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(said), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Keeps: the way to a cluster: its registry, its names, its services.
+//! Order: everything connects when it is first needed.
+//! Crash: nothing is kept here.
+//! Knows no command.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
+use sconce_fs_router::names::{Names, NamesError, PoolPath, Resolved};
+use sconce_fs_router::peers::{Identity, Owners, PeerError, StorageRouters};
+use sconce_fs_router::routing::{Components, Limits, Orphans, Router, Volume};
+use sconce_registry::{Registry, RegistrySettings};
+use sconce_runtime::{Chance, Clock};
+use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply, VolumeStatus};
+
+use crate::settings::{self, Settings};
+use crate::view::VolumeView;
+
+/// How long an owner is waited for where live figures are only nice to have.
+pub const LIVE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a volume that is to be read or written is waited for before the command says what it waits for.
+const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A cluster.
+pub struct Cluster {
+    /// What the client settings say.
+    pub settings: Settings,
+    /// The pool's tree.
+    pub names: Names,
+    /// Volume-routers.
+    pub owners: Owners,
+    /// Storage-routers.
+    pub storage: StorageRouters,
+    identity: Identity,
+    registry: Registry,
+}
+
+impl Cluster {
+    /// The cluster whose settings `option` or the usual places name. In a `LocalSet`.
+    ///
+    /// # Errors
+    /// There are no settings, or they are wrong.
+    pub async fn open(option: Option<&Path>) -> Result<Cluster> {
+        let file = settings::find(option)?;
+        let settings = Settings::load(&file)?;
+        if let RegistrySettings::Sled { dir, .. } = &settings.registry {
+            bail!(
+                "settings file {}: the registry in {} belongs to the service that hosts it; clients reach it with \
+                 home = \"remote\" and that service's endpoint",
+                file.display(),
+                dir.display()
+            );
+        }
+        let node = match &settings.node {
+            Some(node) => node.clone(),
+            None => format!("sconce-{}", std::process::id()).parse()?,
+        };
+        let zeromq = ZeromqSettings {
+            run_dir: settings.run_dir.join("bus"),
+        };
+        let network = match settings.tls.clone() {
+            Some(tls) => Network::zeromq_and_tls(zeromq, tls),
+            None => Network::zeromq(zeromq),
+        };
+        let hello = Hello {
+            version: Version::CURRENT,
+            protocol: Protocol::Registry,
+            role: Role::Client,
+            node: node.clone(),
+        };
+        let registry = Registry::open(&settings.registry, &network, hello)
+            .await
+            .with_context(|| format!("settings file {}", file.display()))?;
+        Ok(Self::over(
+            settings,
+            registry,
+            Identity {
+                network,
+                role: Role::Client,
+                node,
+            },
+        ))
+    }
+
+    /// The cluster behind a registry.
+    #[must_use]
+    pub fn over(settings: Settings, registry: Registry, identity: Identity) -> Cluster {
+        let names = Names::new(registry.clone(), Clock::system(), Chance::from_os());
+        Cluster {
+            settings,
+            owners: Owners::new(names.clone(), identity.clone()),
+            storage: StorageRouters::new(names.clone(), identity.clone()),
+            names,
+            identity,
+            registry,
+        }
+    }
+
+    /// The file at `path`, with an error that says where to look.
+    ///
+    /// # Errors
+    /// There is none, or the registry is unreachable.
+    pub async fn resolve(&self, path: &PoolPath) -> Result<Resolved> {
+        self.names.resolve(path).await.map_err(explained)
+    }
+
+    /// What is known of a volume: from its owner if that answers soon, else from the registry.
+    ///
+    /// # Errors
+    /// There is no record of it, or the registry is unreachable.
+    pub async fn view(&self, file: &Resolved) -> Result<VolumeView> {
+        let record = self.names.volume(file.volume).await.map_err(explained)?;
+        let path = file.path.as_str();
+        let mount_path = self.settings.mount_path(path);
+        let mut view = VolumeView {
+            path: path.to_owned(),
+            id: file.volume.to_string(),
+            size_bytes: record.initial_size.bytes(),
+            allocated_bytes: None,
+            owner: record.owner.to_string(),
+            epoch: record.epoch.0,
+            dtl_state: record.dtl_state,
+            nbd_uri: self.settings.nbd_uri(path),
+            mount_path: mount_path.map(|path| path.display().to_string()),
+            pool: record.pool,
+            sco_size_bytes: u64::from(record.sco_size.slots()) * sconce_schemas::CLUSTER_BYTES,
+            unstored_bytes: None,
+            state: "unknown".to_owned(),
+            live: false,
+        };
+        if let Ok(status) = self.status(file, LIVE_DEADLINE).await {
+            view.size_bytes = status.size.bytes();
+            view.allocated_bytes = Some(status.allocated.0);
+            view.owner = status.owner.to_string();
+            view.epoch = status.epoch.0;
+            view.dtl_state = status.dtl_state;
+            view.unstored_bytes = Some(status.unstored.0);
+            view.state = status.state;
+            view.live = true;
+        }
+        Ok(view)
+    }
+
+    async fn status(&self, file: &Resolved, deadline: Duration) -> Result<VolumeStatus, PeerError> {
+        let volume = file.volume;
+        match self
+            .owners
+            .call(volume, VolumeControl::Show { volume }, deadline)
+            .await?
+        {
+            VolumeControlReply::Volume(status) => Ok(status),
+            _ => Err(PeerError::Answer {
+                node: self.identity.node.clone(),
+            }),
+        }
+    }
+
+    /// Opens a volume for reading and writing. Its owner is waited for; what it waits for is told meanwhile.
+    ///
+    /// # Errors
+    /// The volume is gone, or its owner will not open it.
+    pub async fn volume(&self, file: &Resolved) -> Result<Volume> {
+        let components = Components {
+            node: self.identity.node.clone(),
+            role: self.identity.role,
+            network: self.identity.network.clone(),
+            registry: self.registry.clone(),
+            clock: Clock::system(),
+            limits: Limits::default(),
+            orphans: Orphans::default(),
+        };
+        let volume = Router::new(components, 0, Chance::from_os()).attach_volume(file.volume);
+        let opening = volume.opened();
+        tokio::pin!(opening);
+        loop {
+            match tokio::time::timeout(OPEN_PATIENCE, &mut opening).await {
+                Ok(opened) => {
+                    opened.with_context(|| format!("cannot open {}", file.path))?;
+                    return Ok(volume.clone());
+                }
+                Err(_) => {
+                    let trouble = volume
+                        .trouble()
+                        .unwrap_or_else(|| "its owner does not answer".to_owned());
+                    eprintln!(
+                        "waiting for {}: {trouble} (`sconce status` shows the services)",
+                        file.path
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// An error of the tree with what to do about it.
+#[must_use]
+pub fn explained(error: NamesError) -> anyhow::Error {
+    let advice = match &error {
+        NamesError::NotFound { .. } => "`sconce volume list` shows the volumes that there are",
+        NamesError::Exists { .. } => "choose another path, or remove it first: sconce volume delete PATH",
+        NamesError::Unavailable { .. } => {
+            "is the cluster running? start it with `make up`, or name another one: --cluster FILE"
+        }
+        NamesError::NoPool { .. } => "choose one with --pool",
+        _ => return error.into(),
+    };
+    anyhow::anyhow!("{error}\n{advice}")
+}

@@ -1,0 +1,68 @@
+//! The `sconce` command: see docs/operating/cli.md.
+//!
+//! Keeps: nothing between calls.
+//! Order: arguments are checked before anything is asked.
+//! Crash: a command that was cut short can be given again.
+//! Knows no storage: it talks to the services as their other clients do.
+
+pub mod args;
+pub mod cluster;
+pub mod pool;
+pub mod recover;
+pub mod settings;
+pub mod size;
+pub mod status;
+pub mod transfer;
+pub mod view;
+pub mod volume;
+
+use anyhow::Result;
+use clap::CommandFactory;
+use tokio::task::LocalSet;
+
+use args::{Cli, Command, Format};
+use cluster::Cluster;
+
+/// Does what a command line says.
+///
+/// # Errors
+/// It could not be done; the text says what to do next.
+pub fn run(cli: Cli) -> Result<()> {
+    let Cli {
+        cluster,
+        output,
+        command,
+    } = cli;
+    match command {
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sconce", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Pool(command) => pool::run(&command, output),
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            LocalSet::new().block_on(&runtime, async {
+                let cluster = Cluster::open(cluster.as_deref()).await?;
+                on_cluster(&cluster, command, output).await
+            })
+        }
+    }
+}
+
+/// Does what a command that concerns a cluster says. In a `LocalSet`.
+///
+/// # Errors
+/// It could not be done; the text says what to do next.
+pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> Result<()> {
+    match command {
+        Command::Volume(command) => volume::run(cluster, command, output).await,
+        Command::Import(import) => transfer::import(cluster, &import, output).await,
+        Command::Export(export) => transfer::export(cluster, &export, output).await,
+        Command::Status => status::run(cluster, output).await,
+        Command::Recover(recover) => recover::run(cluster, &recover, output).await,
+        Command::Pool(command) => pool::run(&command, output),
+        Command::Completion { .. } => Ok(()),
+    }
+}

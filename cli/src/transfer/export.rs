@@ -1,0 +1,185 @@
+//! Keeps: `sconce export`: a volume into a raw image.
+//! Order: the file is there under its name from the start, and complete when the command ends.
+//! Crash: a file that is written in part stays when the command is killed.
+//! Knows no volume-router.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use futures_util::stream::{StreamExt, iter};
+use sconce_fs_router::routing::{Piece, ReadData, Volume};
+use sconce_schemas::wire::volume::ExtentKind;
+use tokio::sync::mpsc;
+
+use super::progress::bar;
+use super::{CHUNK, UNDERWAY_MAX};
+use crate::args::{Export, Format};
+use crate::cluster::Cluster;
+use crate::size::shown;
+use crate::view::{CopiedView, print};
+
+/// Bytes of one listing of extents: bounds the list of chunks, however large the volume is.
+const LISTING: u64 = 16 << 30;
+
+/// What a read found at an offset.
+type Found = (u64, ReadData);
+
+/// Runs `sconce export`.
+///
+/// # Errors
+/// There is no such volume, it cannot be read, or the file cannot be written.
+pub async fn run(cluster: &Cluster, export: &Export, format: Format) -> Result<()> {
+    let from = cluster.resolve(&export.path).await?;
+    let volume = cluster.volume(&from).await?;
+    let size = volume.opened().await?.size.bytes();
+    let file = create(&export.file, export.force)?;
+    let name = export.file.display();
+    let copied = match copy(&volume, file, size).await {
+        Ok(copied) => copied,
+        Err(error) => {
+            std::fs::remove_file(&export.file).with_context(|| format!("{name} is incomplete"))?;
+            return Err(error.context(format!("exporting to {name}, which was removed again")));
+        }
+    };
+    let view = CopiedView {
+        path: export.path.to_string(),
+        file: name.to_string(),
+        size_bytes: size,
+        copied_bytes: copied,
+    };
+    print(format, &view, |view| {
+        format!(
+            "{} holds {} ({} of data)",
+            view.file,
+            view.path,
+            shown(view.copied_bytes)
+        )
+    })
+}
+
+fn create(path: &Path, force: bool) -> Result<File> {
+    let name = path.display();
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_file() => bail!("{name} exists and is no regular file; choose another"),
+        Ok(_) if !force => bail!("{name} exists; choose another file, or add --force to overwrite it"),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true);
+    options.open(path).with_context(|| format!("cannot write {name}"))
+}
+
+/// Reads all data of the volume into the file; answers how many bytes that was.
+async fn copy(volume: &Volume, file: File, size: u64) -> Result<u64> {
+    let progress = bar("exporting", size);
+    let (found, to_write) = mpsc::channel(UNDERWAY_MAX);
+    let writing = std::thread::spawn(move || write_all(&file, size, to_write));
+    let mut copied = 0;
+    let mut at = 0;
+    while at < size {
+        // A listing covers at least the start of the range; its data is read before the next one.
+        let (chunks, end) = data_from(volume, at, size).await?;
+        let reads = chunks
+            .into_iter()
+            .map(async |(offset, length)| (offset, volume.read(offset, length).await));
+        let mut reads = iter(reads).buffer_unordered(UNDERWAY_MAX);
+        while let Some((offset, data)) = reads.next().await {
+            let data = data?;
+            copied += data.len();
+            progress.inc(data.len());
+            if found.send((offset, data)).await.is_err() {
+                break;
+            }
+        }
+        at = end;
+        progress.set_position(at);
+    }
+    drop(found);
+    match writing.join() {
+        Ok(written) => written?,
+        Err(_) => bail!("the thread that writes the file panicked"),
+    }
+    progress.finish_and_clear();
+    Ok(copied)
+}
+
+/// What of the volume from `at` on holds data, in chunks, and up to where that was told.
+async fn data_from(volume: &Volume, at: u64, size: u64) -> Result<(Vec<(u64, u64)>, u64)> {
+    let mut chunks = Vec::new();
+    let mut end = at;
+    for extent in volume.extents(at, LISTING.min(size - at)).await? {
+        let next = end.saturating_add(extent.length).min(size);
+        if extent.kind == ExtentKind::Data {
+            let mut offset = end;
+            while offset < next {
+                let length = CHUNK.min(next - offset);
+                chunks.push((offset, length));
+                offset += length;
+            }
+        }
+        end = next;
+    }
+    if end == at {
+        bail!("the volume's owner tells nothing of what lies at byte {at}");
+    }
+    Ok((chunks, end))
+}
+
+/// Writes what comes; zeros stay holes. The file is on disk when this ends.
+fn write_all(file: &File, size: u64, mut found: mpsc::Receiver<Found>) -> Result<()> {
+    file.set_len(size)?;
+    while let Some((mut offset, data)) = found.blocking_recv() {
+        for piece in data.into_pieces() {
+            let length = piece.len();
+            if let Piece::Data(bytes) = piece {
+                file.write_all_at(&bytes, offset)
+                    .with_context(|| format!("writing at byte {offset}"))?;
+            }
+            offset += length;
+        }
+    }
+    file.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_there_is_only_overwritten_when_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.raw");
+        create(&path, false).unwrap();
+        let error = create(&path, false).unwrap_err().to_string();
+        assert!(error.contains("--force"), "{error}");
+        create(&path, true).unwrap();
+        let error = create(dir.path(), true).unwrap_err().to_string();
+        assert!(error.contains("no regular file"), "{error}");
+    }
+
+    #[test]
+    fn zeros_stay_holes() {
+        use std::os::unix::fs::MetadataExt;
+        let file = tempfile::tempfile().unwrap();
+        let (sender, found) = mpsc::channel(4);
+        let mut data = ReadData::default();
+        data.push(Piece::Zeros(1 << 20));
+        data.push(Piece::Data(vec![9; 4096].into()));
+        sender.try_send((1 << 20, data)).unwrap();
+        drop(sender);
+        write_all(&file, 10 << 20, found).unwrap();
+        let metadata = file.metadata().unwrap();
+        assert_eq!(metadata.len(), 10 << 20);
+        assert!(
+            metadata.blocks() * 512 <= 64 << 10,
+            "{} blocks",
+            metadata.blocks()
+        );
+        let mut read = [0; 4096];
+        file.read_exact_at(&mut read, 2 << 20).unwrap();
+        assert_eq!(read, [9; 4096]);
+    }
+}

@@ -1,0 +1,449 @@
+//! Keeps: what commands print, as JSON and as tables. The JSON is documented in docs/operating/cli.md and stable:
+//! fields are added, never renamed or removed.
+//! Order, crash: nothing; views are values.
+//! Knows no cluster.
+
+use comfy_table::{CellAlignment, Table, presets};
+use sconce_schemas::records::DtlState;
+use serde::{Serialize, Serializer};
+
+use crate::args::Format;
+use crate::size::shown;
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VolumeView {
+    /// Path in the pool's tree.
+    pub path: String,
+    /// The volume's id.
+    pub id: String,
+    /// Size as the guest sees it; that at creation where `live` is false.
+    pub size_bytes: u64,
+    /// Bytes of clusters that are mapped; null where `live` is false.
+    pub allocated_bytes: Option<u64>,
+    /// The volume-router that serves it.
+    pub owner: String,
+    /// Number of the ownership; 0 before the first.
+    pub epoch: u64,
+    /// `in_sync`, `degraded` or `off`.
+    #[serde(serialize_with = "dtl_state")]
+    pub dtl_state: DtlState,
+    /// For NBD clients; null where the settings name no NBD socket.
+    pub nbd_uri: Option<String>,
+    /// Path in the FUSE mount; null where the settings name no mount.
+    pub mount_path: Option<String>,
+    /// Storage pool.
+    pub pool: String,
+    /// Data bytes of a SCO.
+    pub sco_size_bytes: u64,
+    /// Acknowledged bytes that are only in the write buffer; null where `live` is false.
+    pub unstored_bytes: Option<u64>,
+    /// `serving`, or what the volume waits for; `unknown` where `live` is false.
+    pub state: String,
+    /// Whether the owner answered; otherwise this is what the registry has.
+    pub live: bool,
+}
+
+fn dtl_state<S: Serializer>(state: &DtlState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(dtl_name(*state))
+}
+
+fn dtl_name(state: DtlState) -> &'static str {
+    match state {
+        DtlState::InSync => "in_sync",
+        DtlState::Degraded => "degraded",
+        DtlState::Off => "off",
+    }
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// `fs-router`, `volume-router` or `storage-router`.
+    pub role: String,
+    /// Build version.
+    pub version: String,
+    /// Process id on its host.
+    pub pid: u32,
+    /// Where it is reached.
+    pub endpoints: Vec<String>,
+    /// `running`, `answers` or what is wrong.
+    pub state: String,
+    /// Volumes that it serves; null where it is no volume-router or does not answer.
+    pub volumes: Option<usize>,
+    /// Size of its write buffer; null likewise.
+    pub buffer_bytes: Option<u64>,
+    /// What of it is not on the back ends yet; null likewise.
+    pub buffer_unstored_bytes: Option<u64>,
+}
+
+/// A back end, as a storage-router sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackendView {
+    /// Its name.
+    pub name: String,
+    /// The storage-router.
+    pub node: String,
+    /// `ok`, or what is wrong.
+    pub state: String,
+    /// Space that it can hold; null where unknown.
+    pub capacity_bytes: Option<u64>,
+    /// Space that is left; null where unknown.
+    pub free_bytes: Option<u64>,
+    /// Requests that it served since the storage-router started.
+    pub requests: u64,
+    /// Requests that failed since then.
+    pub errors: u64,
+}
+
+/// A storage pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PoolView {
+    /// Its name.
+    pub name: String,
+    /// How objects are protected: `replicas 1`.
+    pub protection: String,
+    /// Names of its back ends.
+    pub backends: Vec<String>,
+}
+
+/// What `sconce status` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StatusView {
+    /// Whether a service of each role runs and all that run answer, and all back ends are `ok`.
+    pub healthy: bool,
+    /// What is not, for people; empty when healthy.
+    pub problems: Vec<String>,
+    /// The services.
+    pub nodes: Vec<NodeView>,
+    /// The storage pools.
+    pub pools: Vec<PoolView>,
+    /// The back ends.
+    pub backends: Vec<BackendView>,
+}
+
+/// What `sconce recover` did with a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RecoveredView {
+    /// The volume's id.
+    pub id: String,
+    /// The path that it has now; null where `action` is `failed`.
+    pub path: Option<String>,
+    /// Its storage pool.
+    pub pool: String,
+    /// Its size; null where `action` is `failed`.
+    pub size_bytes: Option<u64>,
+    /// `recovered`, `would recover`, `known` or `failed`.
+    pub action: String,
+    /// Why it failed, or what a person should know; null otherwise.
+    pub note: Option<String>,
+}
+
+/// What `sconce import` and `sconce export` copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CopiedView {
+    /// The volume's path.
+    pub path: String,
+    /// The file.
+    pub file: String,
+    /// Size of the image.
+    pub size_bytes: u64,
+    /// Bytes that were not skipped as holes or zeros.
+    pub copied_bytes: u64,
+}
+
+/// Prints a value as JSON, or what `table` makes of it.
+pub fn print<T: Serialize>(
+    format: Format,
+    value: &T,
+    table: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    let text = match format {
+        Format::Json => serde_json::to_string_pretty(value)?,
+        Format::Table => table(value),
+    };
+    write_out(text.trim_end())
+}
+
+/// Writes a line to standard output; a reader that has gone (`| head`) is no error.
+fn write_out(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    if text.is_empty() {
+        return Ok(());
+    }
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+/// Volumes as rows.
+#[must_use]
+pub fn volume_table(volumes: &[VolumeView]) -> String {
+    let mut table = columns(
+        &["PATH", "SIZE", "ALLOCATED", "OWNER", "EPOCH", "DTL", "STATE"],
+        &[1, 2, 4],
+    );
+    for volume in volumes {
+        table.add_row([
+            volume.path.clone(),
+            shown(volume.size_bytes),
+            volume.allocated_bytes.map_or_else(unknown, shown),
+            volume.owner.clone(),
+            volume.epoch.to_string(),
+            dtl_name(volume.dtl_state).to_owned(),
+            volume.state.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// One volume, a line for each thing.
+#[must_use]
+pub fn volume_lines(volume: &VolumeView) -> String {
+    let mut table = columns(&[], &[]);
+    let size = format!("{} ({} bytes)", shown(volume.size_bytes), volume.size_bytes);
+    let mut line = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    line("path", volume.path.clone());
+    line("id", volume.id.clone());
+    line(
+        "size",
+        if volume.live {
+            size
+        } else {
+            format!("{size} at creation")
+        },
+    );
+    line("allocated", volume.allocated_bytes.map_or_else(unknown, shown));
+    line(
+        "not stored yet",
+        volume.unstored_bytes.map_or_else(unknown, shown),
+    );
+    line("state", volume.state.clone());
+    line("owner", volume.owner.clone());
+    line("epoch", volume.epoch.to_string());
+    line("DTL", dtl_name(volume.dtl_state).to_owned());
+    line("pool", volume.pool.clone());
+    line("SCO size", shown(volume.sco_size_bytes));
+    line("NBD", volume.nbd_uri.clone().unwrap_or_else(unknown));
+    line("mounted at", volume.mount_path.clone().unwrap_or_else(unknown));
+    table.to_string()
+}
+
+/// The status as tables.
+#[must_use]
+pub fn status_tables(status: &StatusView) -> String {
+    let mut nodes = columns(
+        &[
+            "SERVICE",
+            "ROLE",
+            "VERSION",
+            "PID",
+            "STATE",
+            "VOLUMES",
+            "BUFFER",
+            "NOT STORED",
+        ],
+        &[5, 6, 7],
+    );
+    for node in &status.nodes {
+        nodes.add_row([
+            node.name.clone(),
+            node.role.clone(),
+            node.version.clone(),
+            node.pid.to_string(),
+            node.state.clone(),
+            node.volumes.map_or_else(unknown, |count| count.to_string()),
+            node.buffer_bytes.map_or_else(unknown, shown),
+            node.buffer_unstored_bytes.map_or_else(unknown, shown),
+        ]);
+    }
+    let mut pools = columns(&["POOL", "PROTECTION", "BACK ENDS"], &[]);
+    for pool in &status.pools {
+        pools.add_row([
+            pool.name.clone(),
+            pool.protection.clone(),
+            pool.backends.join(", "),
+        ]);
+    }
+    let mut backends = columns(
+        &[
+            "BACK END", "SEEN BY", "STATE", "CAPACITY", "FREE", "REQUESTS", "ERRORS",
+        ],
+        &[3, 4, 5, 6],
+    );
+    for backend in &status.backends {
+        backends.add_row([
+            backend.name.clone(),
+            backend.node.clone(),
+            backend.state.clone(),
+            backend.capacity_bytes.map_or_else(unknown, shown),
+            backend.free_bytes.map_or_else(unknown, shown),
+            backend.requests.to_string(),
+            backend.errors.to_string(),
+        ]);
+    }
+    let problems: String = status
+        .problems
+        .iter()
+        .map(|problem| format!("\n! {problem}"))
+        .collect();
+    format!("{nodes}\n\n{pools}\n\n{backends}\n{problems}")
+}
+
+/// What was recovered, as rows.
+#[must_use]
+pub fn recovered_table(volumes: &[RecoveredView]) -> String {
+    let mut table = columns(&["VOLUME", "POOL", "PATH", "SIZE", "ACTION", "NOTE"], &[3]);
+    for volume in volumes {
+        table.add_row([
+            volume.id.clone(),
+            volume.pool.clone(),
+            volume.path.clone().unwrap_or_else(unknown),
+            volume.size_bytes.map_or_else(unknown, shown),
+            volume.action.clone(),
+            volume.note.clone().unwrap_or_default(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn columns(names: &[&str], right: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if !names.is_empty() {
+        table.set_header(names);
+    }
+    for column in right {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume() -> VolumeView {
+        VolumeView {
+            path: "/vm1/disk.raw".into(),
+            id: "000102030405060708090a0b0c0d0e0f".into(),
+            size_bytes: 10 << 30,
+            allocated_bytes: Some(4096),
+            owner: "vr-1".into(),
+            epoch: 3,
+            dtl_state: DtlState::InSync,
+            nbd_uri: Some("nbd+unix:////vm1/disk.raw?socket=/run/nbd.sock".into()),
+            mount_path: Some("/run/mnt/vm1/disk.raw".into()),
+            pool: "default".into(),
+            sco_size_bytes: 4 << 20,
+            unstored_bytes: Some(0),
+            state: "serving".into(),
+            live: true,
+        }
+    }
+
+    /// The golden form: what programs rely on. A field may be added here, never changed or taken away.
+    #[test]
+    fn the_json_of_a_volume_is_as_documented() {
+        let golden = r#"{
+  "path": "/vm1/disk.raw",
+  "id": "000102030405060708090a0b0c0d0e0f",
+  "size_bytes": 10737418240,
+  "allocated_bytes": 4096,
+  "owner": "vr-1",
+  "epoch": 3,
+  "dtl_state": "in_sync",
+  "nbd_uri": "nbd+unix:////vm1/disk.raw?socket=/run/nbd.sock",
+  "mount_path": "/run/mnt/vm1/disk.raw",
+  "pool": "default",
+  "sco_size_bytes": 4194304,
+  "unstored_bytes": 0,
+  "state": "serving",
+  "live": true
+}"#;
+        assert_eq!(serde_json::to_string_pretty(&volume()).unwrap(), golden);
+    }
+
+    #[test]
+    fn what_the_owner_did_not_tell_is_null_or_a_dash() {
+        let silent = VolumeView {
+            allocated_bytes: None,
+            unstored_bytes: None,
+            state: "unknown".into(),
+            live: false,
+            ..volume()
+        };
+        let json = serde_json::to_value(&silent).unwrap();
+        assert!(json["allocated_bytes"].is_null() && json["live"] == false);
+        assert!(volume_lines(&silent).contains("at creation"));
+        let table = volume_table(&[silent]);
+        let mut lines = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(
+            lines.next().unwrap(),
+            ["PATH", "SIZE", "ALLOCATED", "OWNER", "EPOCH", "DTL", "STATE"]
+        );
+        let row = lines.next().unwrap();
+        assert_eq!(
+            row,
+            [
+                "/vm1/disk.raw",
+                "10",
+                "GiB",
+                "-",
+                "vr-1",
+                "3",
+                "in_sync",
+                "unknown"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_json_of_the_status_is_as_documented() {
+        let status = StatusView {
+            healthy: true,
+            problems: Vec::new(),
+            nodes: vec![NodeView {
+                name: "vr-1".into(),
+                role: "volume-router".into(),
+                version: "0.1.0".into(),
+                pid: 7,
+                endpoints: vec!["ipc:///run/bus/vr.sock".into()],
+                state: "answers".into(),
+                volumes: Some(2),
+                buffer_bytes: Some(1 << 30),
+                buffer_unstored_bytes: Some(0),
+            }],
+            pools: vec![PoolView {
+                name: "default".into(),
+                protection: "replicas 1".into(),
+                backends: vec!["local".into()],
+            }],
+            backends: vec![BackendView {
+                name: "local".into(),
+                node: "sr-1".into(),
+                state: "ok".into(),
+                capacity_bytes: Some(100),
+                free_bytes: None,
+                requests: 1,
+                errors: 0,
+            }],
+        };
+        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0}]}"#;
+        assert_eq!(serde_json::to_string(&status).unwrap(), golden);
+        assert!(status_tables(&status).contains("1 GiB"));
+    }
+}

@@ -1,0 +1,221 @@
+//! Keeps: `sconce volume …`.
+//! Order: a name is made before its volume is opened, and gone before its volume is deleted.
+//! Crash: a command that was cut short can be given again.
+//! Knows no back end.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use futures_util::StreamExt;
+use sconce_fs_router::names::{NewEntry, NewVolume, PoolPath, Resolved};
+use sconce_fs_router::peers::PeerError;
+use sconce_schemas::wire::volume::VolumeControl;
+use sconce_schemas::wire::{RefusalCode, Role};
+use sconce_schemas::{NodeName, VolumeSize};
+use serde::Serialize;
+
+use crate::args::{Create, Format, Placement, Volume};
+use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
+use crate::size::shown;
+use crate::view::{VolumeView, print, volume_lines, volume_table};
+
+/// Volumes whose owners are asked at the same time.
+const SHOW_CONCURRENCY: usize = 16;
+/// How long a volume is given to store everything: a full write buffer on a slow back end.
+pub const SYNC_DEADLINE: Duration = Duration::from_secs(3600);
+/// How long a takeover is given: it replays what the checkpoints do not cover.
+const TAKEOVER_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a command did to a volume.
+#[derive(Debug, Serialize)]
+struct DoneView {
+    /// The volume's path.
+    path: String,
+    /// The volume's id.
+    id: String,
+    /// `deleted` or `synced`.
+    action: &'static str,
+}
+
+/// Runs `sconce volume …`.
+///
+/// # Errors
+/// The command could not be done; the text says what to do next.
+pub async fn run(cluster: &Cluster, command: Volume, format: Format) -> Result<()> {
+    match command {
+        Volume::Create(create) => self::create(cluster, &create, format).await,
+        Volume::List { directory } => list(cluster, &directory, format).await,
+        Volume::Show { path } => {
+            let file = cluster.resolve(&path).await?;
+            show(cluster, &file, format).await
+        }
+        Volume::Resize { path, size, shrink } => resize(cluster, &path, size, shrink, format).await,
+        Volume::Delete { path } => delete(cluster, &path, format).await,
+        Volume::Sync { path } => sync(cluster, &path, format).await,
+        Volume::Takeover { path, to, force } => takeover(cluster, &path, to, force, format).await,
+    }
+}
+
+/// Makes a volume and its file.
+///
+/// # Errors
+/// The path is taken; no such pool or owner.
+pub async fn make(
+    cluster: &Cluster,
+    path: &PoolPath,
+    size: VolumeSize,
+    placement: &Placement,
+) -> Result<Resolved> {
+    let new = NewVolume {
+        size,
+        sco_size: placement.sco_size.unwrap_or_default(),
+        pool: placement.pool.clone(),
+        owner: placement.owner.clone(),
+    };
+    cluster
+        .names
+        .create_volume(path, &new, NewEntry::FILE, true)
+        .await
+        .map_err(explained)
+}
+
+async fn create(cluster: &Cluster, create: &Create, format: Format) -> Result<()> {
+    let file = make(cluster, &create.path, create.size, &create.placement).await?;
+    show(cluster, &file, format).await
+}
+
+async fn show(cluster: &Cluster, file: &Resolved, format: Format) -> Result<()> {
+    let view = cluster.view(file).await?;
+    warn_silent(std::slice::from_ref(&view));
+    print(format, &view, volume_lines)
+}
+
+async fn list(cluster: &Cluster, directory: &PoolPath, format: Format) -> Result<()> {
+    let mut files = cluster
+        .names
+        .files(directory, usize::MAX)
+        .await
+        .map_err(explained)?;
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    let views = files.iter().map(|file| cluster.view(file));
+    let views: Vec<Result<VolumeView>> = futures_util::stream::iter(views)
+        .buffered(SHOW_CONCURRENCY)
+        .collect()
+        .await;
+    let views = views.into_iter().collect::<Result<Vec<_>>>()?;
+    warn_silent(&views);
+    print(format, &views, |views| volume_table(views))
+}
+
+fn warn_silent(views: &[VolumeView]) {
+    let silent: Vec<&str> = views
+        .iter()
+        .filter(|view| !view.live)
+        .map(|view| view.path.as_str())
+        .collect();
+    match silent[..] {
+        [] => {}
+        [path] => eprintln!(
+            "the owner of {path} did not answer within {} s: this is what the registry has",
+            LIVE_DEADLINE.as_secs()
+        ),
+        [..] => eprintln!(
+            "the owners of {} volumes did not answer within {} s: for those this is what the registry has",
+            silent.len(),
+            LIVE_DEADLINE.as_secs()
+        ),
+    }
+}
+
+async fn resize(
+    cluster: &Cluster,
+    path: &PoolPath,
+    size: VolumeSize,
+    shrink: bool,
+    format: Format,
+) -> Result<()> {
+    let file = cluster.resolve(path).await?;
+    let volume = cluster.volume(&file).await?;
+    let now = volume.opened().await?.size;
+    if size < now && !shrink {
+        bail!(
+            "{path} has {}: what lies beyond {} would be lost\nadd --shrink if that is meant",
+            shown(now.bytes()),
+            shown(size.bytes())
+        );
+    }
+    volume.resize(size).await?;
+    show(cluster, &file, format).await
+}
+
+async fn delete(cluster: &Cluster, path: &PoolPath, format: Format) -> Result<()> {
+    let removed = cluster.names.remove_file(path).await.map_err(explained)?;
+    // An owner that does not hear of it finds it in the registry; the name is gone in any case.
+    cluster
+        .owners
+        .tell(&[removed.volume], |volume| VolumeControl::Delete { volume })
+        .await;
+    done(path, removed.volume.to_string(), "deleted", format)
+}
+
+async fn sync(cluster: &Cluster, path: &PoolPath, format: Format) -> Result<()> {
+    let file = cluster.resolve(path).await?;
+    store(cluster, &file).await?;
+    done(path, file.volume.to_string(), "synced", format)
+}
+
+/// Waits until all that was written to a volume is on the back ends.
+///
+/// # Errors
+/// Its owner does not answer or cannot store it.
+pub async fn store(cluster: &Cluster, file: &Resolved) -> Result<()> {
+    let volume = file.volume;
+    cluster
+        .owners
+        .call(volume, VolumeControl::Sync { volume }, SYNC_DEADLINE)
+        .await?;
+    Ok(())
+}
+
+fn done(path: &PoolPath, id: String, action: &'static str, format: Format) -> Result<()> {
+    let view = DoneView {
+        path: path.to_string(),
+        id,
+        action,
+    };
+    print(format, &view, |view| format!("{} {}", view.path, view.action))
+}
+
+async fn takeover(
+    cluster: &Cluster,
+    path: &PoolPath,
+    to: Option<NodeName>,
+    force: bool,
+    format: Format,
+) -> Result<()> {
+    let file = cluster.resolve(path).await?;
+    let volume = file.volume;
+    let to = match to {
+        Some(node) => node,
+        None => successor(cluster, &file).await?,
+    };
+    let request = VolumeControl::TakeOver { volume, force };
+    match cluster.owners.ask(&to, volume, request, TAKEOVER_DEADLINE).await {
+        Ok(_) => show(cluster, &file, format).await,
+        Err(PeerError::Refused(refusal)) if refusal.code == RefusalCode::WaitsForOwner && !force => {
+            bail!("{refusal}\nadd --force to accept that loss")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Who is to own a volume next: a running volume-router other than its owner, else its owner.
+async fn successor(cluster: &Cluster, file: &Resolved) -> Result<NodeName> {
+    let owner = cluster.names.volume(file.volume).await.map_err(explained)?.owner;
+    let nodes = cluster.names.nodes().await.map_err(explained)?;
+    let mut running = nodes
+        .into_iter()
+        .filter(|node| node.role == Role::VolumeRouter)
+        .map(|node| node.name);
+    Ok(running.find(|node| *node != owner).unwrap_or(owner))
+}
