@@ -140,3 +140,67 @@ impl<T: Default> Outbox<T> {
         self.waiting.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MESSAGE_MAX: u64 = 300 << 10;
+
+    fn messages(entries: &[(usize, usize)]) -> Vec<(usize, usize, Bytes)> {
+        let mut outbox = Outbox::<usize>::default();
+        for (i, (entry, data)) in entries.iter().enumerate() {
+            let fill = u8::try_from(i % 251).unwrap_or(0);
+            *outbox.push(vec![0; *entry], Bytes::from(vec![fill; *data]), MESSAGE_MAX) += 1;
+        }
+        let mut found = Vec::new();
+        while let Some(mut batch) = outbox.pop() {
+            assert_eq!(batch.tally, batch.count);
+            found.push((batch.count, batch.entries.len(), batch.take_data()));
+        }
+        assert!(outbox.is_empty());
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_put_in_comes_out_in_order_within_the_limits(
+            entries in prop::collection::vec((1usize..200, prop_oneof![Just(0usize), 1usize..10_000, 1usize..250_000]), 0..60)
+        ) {
+            let found = messages(&entries);
+            let all: Vec<u8> = found.iter().flat_map(|(_, _, data)| data.to_vec()).collect();
+            let wanted: Vec<u8> = (0usize..).zip(&entries)
+                .flat_map(|(i, (_, data))| vec![u8::try_from(i % 251).unwrap_or(0); *data])
+                .collect();
+            prop_assert_eq!(all, wanted);
+            prop_assert_eq!(found.iter().map(|(count, ..)| count).sum::<usize>(), entries.len());
+            for (count, entries, data) in &found {
+                prop_assert!((1..=BATCH_MAX).contains(count));
+                let bytes = (entries + data.len() + HEADER_ROOM) as u64;
+                prop_assert!(bytes <= MESSAGE_MAX, "{} bytes in a message", bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_lone_entrys_data_is_not_copied() {
+        let data = Bytes::from(vec![7; 4096]);
+        let mut outbox = Outbox::<()>::default();
+        outbox.push(vec![1], Bytes::new(), MESSAGE_MAX);
+        outbox.push(vec![2], data.clone(), MESSAGE_MAX);
+        outbox.push(vec![3], Bytes::new(), MESSAGE_MAX);
+        let mut batch = outbox.pop().expect("one message");
+        assert_eq!((batch.count, &batch.entries[..]), (3, &[1, 2, 3][..]));
+        assert_eq!(batch.take_data().as_ptr(), data.as_ptr());
+        assert!(outbox.pop().is_none());
+    }
+
+    #[test]
+    fn a_batch_has_so_many_entries_and_no_more() {
+        let found = messages(&vec![(1, 0); BATCH_MAX + 1]);
+        let counts: Vec<usize> = found.iter().map(|(count, ..)| *count).collect();
+        assert_eq!(counts, [BATCH_MAX, 1]);
+    }
+}

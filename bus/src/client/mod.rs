@@ -87,7 +87,8 @@ impl<Q> Clone for Sender<Q> {
 
 impl<Q: Body> Sender<Q> {
     /// Queues a request; all that is queued when the socket is free leaves as one message. `id` comes back with the
-    /// reply; `trace` is the operation's id in traces (0: none); `reply_bytes` is the largest data that may come back.
+    /// reply; `trace` is the operation's id in traces (0: none); `reply_bytes` is the largest data that may come back: an
+    /// answer with more (beyond whole clusters) is refused.
     ///
     /// # Errors
     /// No credit is left or the connection is down: the caller keeps the request and tries again on the next event.

@@ -58,7 +58,7 @@ pub struct RequestIn<Q, R: Body + Refuse> {
     /// Operation id for traces; 0 for none.
     pub trace: u64,
     /// Data that the client expects back, in bytes, and for which it took credit: refuse a request whose answer would
-    /// be larger.
+    /// be larger, before making it.
     pub reply_bytes: u32,
     /// What is asked.
     pub body: Q,

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use sconce_schemas::CLUSTER_BYTES;
 use sconce_schemas::wire::envelope::{Request, put_reply};
 use sconce_schemas::wire::{Body, Refusal, RefusalCode};
 
@@ -24,6 +25,7 @@ pub struct Reply<R: Body + Refuse> {
     peer: PeerId,
     id: u64,
     charge: u64,
+    reply_bytes: u32,
     answered: bool,
     body: PhantomData<fn(R)>,
 }
@@ -41,12 +43,15 @@ impl<R: Body + Refuse> Reply<R> {
             peer,
             id: request.id,
             charge: charge(request.body.len, request.data_len as usize, request.reply_len),
+            reply_bytes: request.reply_len,
             answered: false,
             body: PhantomData,
         }
     }
 
-    /// Answers. What is sent to a client that is gone is thrown away.
+    /// Answers. What is sent to a client that is gone is thrown away. An answer with more data than the request took
+    /// credit for (and two clusters, since reads are answered cluster-aligned) is refused in its place: a client that
+    /// asks for much and announces little would have it kept here at no cost to itself.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "the answer is handed over with the duty"
@@ -57,14 +62,19 @@ impl<R: Body + Refuse> Reply<R> {
 
     fn answer(&mut self, body: &R, data: Bytes) {
         self.answered = true;
-        let fits = data.len() as u64 + BODY_ROOM <= Limits::MESSAGE_BYTES_CEILING;
-        let Some(data_len) = u32::try_from(data.len()).ok().filter(|_| fits) else {
+        let room = u64::from(self.reply_bytes) + DATA_SLACK;
+        let room = room.min(Limits::MESSAGE_BYTES_CEILING - BODY_ROOM);
+        let fits = u32::try_from(data.len())
+            .ok()
+            .filter(|len| u64::from(*len) <= room);
+        let Some(data_len) = fits else {
             let text = format!(
-                "the answer has {} bytes of data; a message takes {}",
+                "the answer has {} bytes of data; the request announced {}, and a message takes {}",
                 data.len(),
-                Limits::MESSAGE_BYTES_CEILING
+                self.reply_bytes,
+                Limits::MESSAGE_BYTES_CEILING - BODY_ROOM
             );
-            let refusal = R::refused(Refusal::reject(RefusalCode::Internal, text));
+            let refusal = R::refused(Refusal::reject(RefusalCode::Invalid, text));
             return self.put(&refusal, 0, Bytes::new());
         };
         self.put(body, data_len, data);
@@ -81,6 +91,10 @@ impl<R: Body + Refuse> Reply<R> {
             .answer(answer, |entry| put_reply(entry, self.id, data_len, body));
     }
 }
+
+/// What an answer may have beyond the data that its request announced: a read of any range is answered with the whole
+/// clusters that hold it.
+const DATA_SLACK: u64 = 2 * CLUSTER_BYTES;
 
 /// Room for a reply's body beside its data in the largest message.
 const BODY_ROOM: u64 = (1 << 20) + HEADER_ROOM as u64;

@@ -81,13 +81,12 @@ impl Held {
 pub(crate) async fn carry<S: AsyncRead + AsyncWrite>(
     peer: S,
     local: UnixStream,
-    message_bytes_max: u64,
+    mut filter: Filter,
     budget: Budget,
 ) -> Ended {
     let (mut from_peer, mut to_peer) = split(peer);
     let (mut from_local, mut to_local) = local.into_split();
     let inward = async {
-        let mut filter = Filter::new(message_bytes_max);
         let mut held = Held { budget, units: None };
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {

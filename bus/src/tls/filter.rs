@@ -1,7 +1,7 @@
 //! What may pass to a ZeroMQ socket.
 //!
 //! Keeps: where in the ZMTP 3 stream we are: greeting, handshake, frames.
-//! Order: bytes are looked at once, in order; nothing is buffered but the handshake command.
+//! Order: bytes are looked at once, in order; nothing is kept of them but the handshake command and the first message.
 //! Crash: nothing.
 //! Knows no sockets and no bodies: it reads frame headers.
 //!
@@ -19,13 +19,16 @@ const MORE: u8 = 1;
 const LONG: u8 = 2;
 const COMMAND: u8 = 4;
 
+/// Says whether the bus's first message may pass.
+pub(crate) type Admit = Box<dyn Fn(&[u8]) -> Result<(), String>>;
+
 /// Looks at the bytes of one direction.
-#[derive(Debug)]
 pub(crate) struct Filter {
+    admit: Admit,
     message_bytes_max: u64,
     state: State,
-    /// The bus's first message was seen.
-    greeted: bool,
+    /// The bus's first message, until all of it was seen.
+    greeting: Option<Vec<u8>>,
     /// Parts of the current message, and the sum of their announced lengths.
     parts: u32,
     announced: u64,
@@ -60,14 +63,18 @@ pub(crate) enum Violation {
     Size { announced: u64, limit: u64 },
     #[error("a message of more than two parts")]
     Parts,
+    #[error("a greeting that is refused: {0}")]
+    Refused(String),
 }
 
 impl Filter {
-    pub(crate) fn new(message_bytes_max: u64) -> Self {
+    /// A filter of messages up to a size; `admit` judges the first.
+    pub(crate) fn new(message_bytes_max: u64, admit: Admit) -> Self {
         Self {
+            admit,
             message_bytes_max,
             state: State::Greeting(Vec::with_capacity(64)),
-            greeted: false,
+            greeting: Some(Vec::new()),
             parts: 0,
             announced: 0,
         }
@@ -86,8 +93,12 @@ impl Filter {
                     let flags = *flags;
                     let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                     *left -= taken as u64;
-                    if *left == 0 {
-                        self.end_frame(flags);
+                    let ended = *left == 0;
+                    if let Some(greeting) = &mut self.greeting {
+                        greeting.extend_from_slice(&bytes[..taken]);
+                    }
+                    if ended {
+                        self.end_frame(flags)?;
                     }
                     taken
                 }
@@ -161,10 +172,9 @@ impl Filter {
             return Err(Violation::Parts);
         }
         self.announced = self.announced.saturating_add(length);
-        let limit = if self.greeted {
-            self.message_bytes_max
-        } else {
-            FIRST_MESSAGE_MAX
+        let limit = match self.greeting {
+            Some(_) => FIRST_MESSAGE_MAX,
+            None => self.message_bytes_max,
         };
         if self.announced > limit {
             return Err(Violation::Size {
@@ -174,18 +184,21 @@ impl Filter {
         }
         self.state = State::Content { flags, left: length };
         if length == 0 {
-            self.end_frame(flags);
+            self.end_frame(flags)?;
         }
         Ok(())
     }
 
-    fn end_frame(&mut self, flags: u8) {
+    fn end_frame(&mut self, flags: u8) -> Result<(), Violation> {
         if flags & MORE == 0 {
-            self.greeted = true;
+            if let Some(greeting) = self.greeting.take() {
+                (self.admit)(&greeting).map_err(Violation::Refused)?;
+            }
             self.parts = 0;
             self.announced = 0;
         }
         self.state = State::Flags { handshake: false };
+        Ok(())
     }
 }
 
@@ -231,8 +244,16 @@ mod tests {
         bytes
     }
 
+    fn filter() -> Filter {
+        let admit = |greeting: &[u8]| match greeting {
+            b"stranger" => Err("who?".to_owned()),
+            _ => Ok(()),
+        };
+        Filter::new(10_000, Box::new(admit))
+    }
+
     fn look(bytes: &[u8]) -> Result<(), Violation> {
-        Filter::new(10_000).look(bytes)
+        filter().look(bytes)
     }
 
     fn after_hello(bytes: &[u8]) -> Result<(), Violation> {
@@ -244,6 +265,19 @@ mod tests {
     fn an_honest_stream_passes() {
         let two_parts = [&long(MORE, 300)[..], &[7; 300], &long(0, 9700), &[7; 9700]].concat();
         assert_eq!(after_hello(&two_parts.repeat(3)), Ok(()));
+    }
+
+    #[test]
+    fn who_greets_wrong_does_not_pass() {
+        let stranger = [&handshake()[..], &[0, 8], b"stranger"].concat();
+        assert_eq!(look(&stranger), Err(Violation::Refused("who?".to_owned())));
+        let parts = [&handshake()[..], &[MORE, 5], b"stran", &[0, 3], b"ger"].concat();
+        assert_eq!(look(&parts), Err(Violation::Refused("who?".to_owned())));
+        assert_eq!(
+            after_hello(&[&[0, 8], &b"stranger"[..]].concat()),
+            Ok(()),
+            "only the first counts"
+        );
     }
 
     #[test]
@@ -295,7 +329,7 @@ mod tests {
         ) {
             let bytes = [&handshake()[..], &[0, 2, 9, 9], &tail].concat();
             let whole = look(&bytes);
-            let mut filter = Filter::new(10_000);
+            let mut filter = filter();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
             cuts.extend([0, bytes.len()]);
             cuts.sort_unstable();

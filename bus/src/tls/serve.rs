@@ -12,8 +12,12 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustls::client::verify_server_name;
+use rustls::server::ParsedCertificate;
 use rustls_pki_types::CertificateDer;
 use sconce_schemas::NodeName;
+use sconce_schemas::wire::envelope::Header;
+use sconce_schemas::wire::registry::RegistryRequest;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -21,7 +25,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::carry::{Budget, Ended, carry};
-use super::{HANDSHAKE, TlsSettings, tune};
+use super::filter::Filter;
+use super::{HANDSHAKE, TlsSettings, server_name, tune};
 use crate::endpoint::Endpoint;
 use crate::network::BindError;
 
@@ -190,7 +195,8 @@ async fn lead(shared: Rc<Shared>, stream: TlsStream<TcpStream>, address: SocketA
     let Some(certificate) = certificates.and_then(|chain| chain.first()).cloned() else {
         return;
     };
-    let Some((_counted, budget)) = Counted::new(&shared, certificate.into_owned()) else {
+    let certificate = certificate.into_owned();
+    let Some((_counted, budget)) = Counted::new(&shared, certificate.clone()) else {
         tracing::info!(%address, "turned away: {CONNECTIONS_OF_NODE_MAX} connections with its certificate");
         return;
     };
@@ -201,8 +207,22 @@ async fn lead(shared: Rc<Shared>, stream: TlsStream<TcpStream>, address: SocketA
             return;
         }
     };
-    match carry(stream, local, shared.message_bytes_max, budget).await {
+    let admit = move |greeting: &[u8]| admit(&certificate, greeting);
+    let filter = Filter::new(shared.message_bytes_max, Box::new(admit));
+    match carry(stream, local, filter, budget).await {
         Ended::ByPeer | Ended::ByUs => tracing::debug!(%address, "closed"),
         reason => tracing::info!(%address, %reason, "cut the connection"),
     }
+}
+
+/// Lets a peer greet only as a node that its certificate is for.
+fn admit(certificate: &CertificateDer<'static>, greeting: &[u8]) -> Result<(), String> {
+    let hello = match Header::<RegistryRequest>::decode(greeting, 0) {
+        Ok(Header::Hello(hello)) => hello,
+        Ok(_) => return Err("it is no greeting".to_owned()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let parsed = ParsedCertificate::try_from(certificate).map_err(|e| e.to_string())?;
+    verify_server_name(&parsed, &server_name(&hello.node))
+        .map_err(|_| format!("it says {}, which its certificate is not for", hello.node))
 }

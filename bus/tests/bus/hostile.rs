@@ -45,7 +45,7 @@ async fn serve_as(place: &Place, service: Service) {
                 ServerEvent::Requests(requests) => requests.into_iter().for_each(|request| match service {
                     Service::Hold if request.body == get("hold") => held.push(request),
                     Service::Amplify if request.body == get("hold") => {
-                        request.reply.send(entry(0), bytes(100 << 10, 1));
+                        request.reply.send(entry(0), bytes(AMPLIFIED as usize, 1));
                     }
                     _ => request.reply.send(entry(0), request.data),
                 }),
@@ -64,11 +64,13 @@ async fn connected(place: &Place) -> UnixStream {
     UnixStream::connect(path).await.expect("connected")
 }
 
+const AMPLIFIED: u32 = 100 << 10;
+
 fn request(id: u64, mark: u64, data_len: usize) -> Header<RegistryRequest> {
     let requests = vec![Request {
         id,
         data_len: u32::try_from(data_len).expect("small"),
-        reply_len: 0,
+        reply_len: if data_len == 0 { AMPLIFIED } else { 0 },
         trace: 0,
         body: get("hold"),
     }];
@@ -184,6 +186,27 @@ fn who_pretends_to_read_is_found_out() {
         let reason = raw.hear_goodbye().await.expect("a goodbye");
         assert!(reason.contains("was never given out"), "{reason}");
     }));
+}
+
+#[test]
+fn who_asks_for_much_and_announces_little_is_refused() {
+    run(async {
+        let place = ipc_place();
+        serve_as(&place, Service::Amplify).await;
+        let caller: Caller<_, RegistryReply> = Caller::new(&place.network, &place.endpoint, hello());
+        let soon = Duration::from_secs(20);
+        let clusters = AMPLIFIED - 8192;
+        let answer = caller.call(&get("hold"), Bytes::new(), clusters, soon).await;
+        assert_eq!(answer, Ok((entry(0), bytes(AMPLIFIED as usize, 1))));
+        let answer = caller.call(&get("hold"), Bytes::new(), clusters - 1, soon).await;
+        let Ok((RegistryReply::Refused { refusal }, data)) = answer else {
+            panic!("expected a refusal, found {answer:?}");
+        };
+        assert!(
+            refusal.text.contains("the request announced 94207") && data.is_empty(),
+            "{refusal}"
+        );
+    });
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use sconce_bus::{
-    CallError, Caller, ClientEvent, Endpoint, Faults, InProcess, LostReason, Network, SendError, ServerEvent,
-    bind, connect,
+    CallError, Caller, ClientEvent, Endpoint, Faults, Hello, InProcess, LostReason, Network, SendError,
+    ServerEvent, bind, connect,
 };
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::registry::{RegistryReply, RegistryRequest};
@@ -161,6 +161,34 @@ fn a_broken_connection_ends_calls_with_lost() {
             caller.call(&request, Bytes::new(), 0, SOON).await,
             Ok((entry(1), Bytes::new()))
         );
+    });
+}
+
+#[test]
+fn a_full_server_finds_out_that_a_client_left_before_it_is_told() {
+    simulate(async {
+        let w = wired(6);
+        let mut identity = identity();
+        identity.limits.peers_max = 1;
+        let mut server: TestServer = bind(&w.network, &w.endpoint, identity).await.expect("bind");
+        let (first, mut receiver) =
+            connect::<RegistryRequest, RegistryReply>(&w.network, &w.endpoint, hello());
+        greet(&mut server, &mut receiver).await;
+        // The news that it left does not come through.
+        w.wires.cut(&name("tester"), &name("server"));
+        drop((first, receiver));
+        let other = Hello {
+            node: name("other"),
+            ..hello()
+        };
+        let (_second, mut receiver) =
+            connect::<RegistryRequest, RegistryReply>(&w.network, &w.endpoint, other);
+        let event = tokio::select! {
+            event = server.next() => event,
+            () = up(&mut receiver) => panic!("the server tells of the first client first"),
+        };
+        assert!(matches!(event, ServerEvent::PeerGone(_)));
+        greet(&mut server, &mut receiver).await;
     });
 }
 

@@ -10,7 +10,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sconce_bus::authority::{Authority, Validity};
 use sconce_bus::{
-    CallError, Caller, ClientEvent, Endpoint, Network, SendError, TlsSettings, ZeromqSettings, bind, connect,
+    CallError, Caller, ClientEvent, Endpoint, Hello, Network, SendError, TlsSettings, ZeromqSettings, bind,
+    connect,
 };
 use sconce_schemas::wire::envelope::{Header, Request};
 use sconce_schemas::wire::registry::{RegistryReply, RegistryRequest};
@@ -75,8 +76,16 @@ impl Pool {
     }
 }
 
+/// A greeting of a node that has a certificate.
+fn hello_of(node: &str) -> Hello {
+    Hello {
+        node: node.parse().expect("a name"),
+        ..hello()
+    }
+}
+
 async fn call(network: &Network, endpoint: &Endpoint, deadline: Duration) -> Result<Bytes, CallError> {
-    let caller: Caller<_, RegistryReply> = Caller::new(network, endpoint, hello());
+    let caller: Caller<_, RegistryReply> = Caller::new(network, endpoint, hello_of("client"));
     let answer = caller.call(&get("a"), bytes(100_000, 4), 100_000, deadline).await;
     answer.map(|(_, data)| data)
 }
@@ -129,7 +138,7 @@ fn nodes_with_certificates_of_the_pool_talk() {
 
         // Large messages and many of them; the connection is one, over TLS.
         let network = pool.client();
-        let (sender, mut receiver) = connect::<_, RegistryReply>(&network, &endpoint, hello());
+        let (sender, mut receiver) = connect::<_, RegistryReply>(&network, &endpoint, hello_of("client"));
         up(&mut receiver).await;
         let mut sent = 0;
         let mut answered = 0;
@@ -169,7 +178,7 @@ fn a_client_connects_again_when_its_server_comes_back() {
         let mut server: TestServer = bind(&network, &any, identity()).await.expect("bound");
         let endpoint = server.endpoint().clone();
         let (_sender, mut receiver) =
-            connect::<RegistryRequest, RegistryReply>(&pool.client(), &endpoint, hello());
+            connect::<RegistryRequest, RegistryReply>(&pool.client(), &endpoint, hello_of("client"));
         greet(&mut server, &mut receiver).await;
         drop(server);
         let event = receiver.next().await;
@@ -308,7 +317,7 @@ fn a_hostile_node_of_the_pool_takes_no_memory_and_ends_nothing_but_its_connectio
         let before = resident();
 
         // Before the handshake, at it, and after the greeting; each is cut.
-        let hello = message(&Header::Hello(hello()), &[]);
+        let hello = message(&Header::Hello(hello_of("hostile")), &[]);
         let greeted = [greeting(), ready(&[]), hello].concat();
         let with_identity = [greeting(), ready(&[("Identity", b"somebody")])].concat();
         let parts = [frame(MORE, b"a"), frame(MORE, b"b"), frame(MORE, b"c")].concat();
@@ -322,6 +331,13 @@ fn a_hostile_node_of_the_pool_takes_no_memory_and_ends_nothing_but_its_connectio
             [&greeted[..], &announce(0, u64::MAX)].concat(),
             [&greeted[..], &announce(MORE, 5 << 20)].concat(),
             [&greeted[..], &parts].concat(),
+            [
+                greeting(),
+                ready(&[]),
+                message(&Header::Hello(hello_of("client")), &[]),
+            ]
+            .concat(),
+            [greeting(), ready(&[]), message(&Header::Ping(0), &[])].concat(),
         ] {
             let mut stream = stream(&endpoint, &tls, true).await;
             let _ = stream.write_all(&attack).await;
@@ -354,7 +370,7 @@ fn a_hostile_node_of_the_pool_takes_no_memory_and_ends_nothing_but_its_connectio
         drop(unfinished);
 
         // What the bus itself refuses is refused here as well.
-        let mut raw = Raw::greet(stream(&endpoint, &tls, true).await, crate::common::hello()).await;
+        let mut raw = Raw::greet(stream(&endpoint, &tls, true).await, hello_of("hostile")).await;
         let request = Request {
             id: 1,
             data_len: 0,
