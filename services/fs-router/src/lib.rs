@@ -8,5 +8,8 @@
 pub mod fuse;
 pub mod io_thread;
 pub mod names;
+pub mod nbd;
 pub mod peers;
 pub mod routing;
+pub mod service;
+pub mod settings;

@@ -1,2 +1,60 @@
-//! The fs-router service.
-fn main() {}
+//! `fs-router --config FILE`
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
+use sconce_fs_router::service::{self, Components};
+use sconce_fs_router::settings::Settings;
+use sconce_registry::{Registry, RegistrySettings};
+use sconce_runtime::{Clock, Stop, pidfile};
+
+/// Shows a pool's volumes to clients: over NBD, and as files.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The settings file.
+    #[arg(long)]
+    config: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let settings: Settings = sconce_runtime::settings::load(&arguments.config)?;
+    anyhow::ensure!(
+        !matches!(settings.registry, RegistrySettings::Sled { .. }),
+        "settings file {}: [registry] home is \"sled\", which a storage-router hosts; \
+         right here would be \"remote\" with its endpoint, or \"etcd\"",
+        arguments.config.display()
+    );
+    sconce_tracing::init(&settings.log)?;
+    let _pid = pidfile::write(&settings.node.run_dir.join("fs-router.pid"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, start(settings))
+}
+
+async fn start(settings: Settings) -> anyhow::Result<()> {
+    let stop = Stop::on_signals()?;
+    let network = Network::zeromq(ZeromqSettings {
+        run_dir: settings.node.run_dir.clone(),
+    });
+    let hello = Hello {
+        version: Version::CURRENT,
+        protocol: Protocol::Registry,
+        role: Role::FsRouter,
+        node: settings.node.name.clone(),
+    };
+    let registry = Registry::open(&settings.registry, &network, hello)
+        .await
+        .context("registry")?;
+    let components = Components {
+        network,
+        registry,
+        clock: Clock::system(),
+    };
+    Ok(service::run(settings, components, stop).await?)
+}

@@ -81,8 +81,10 @@ impl Tasks {
                 () = self.stop.requested() => break,
                 ended = self.running.join_next_with_id() => ended,
             };
+            // A part may see a stop that another thread requests a moment before this task is told of it.
+            let early = !self.stop.is_requested();
             match ended {
-                Some(ended) => first_error = Some(self.judge(ended, true)).flatten(),
+                Some(ended) => first_error = Some(self.judge(ended, early)).flatten(),
                 None => self.stop.requested().await,
             }
             self.stop.request();

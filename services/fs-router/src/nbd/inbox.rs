@@ -1,0 +1,222 @@
+//! What a client sent: a buffer that one read fills with many requests.
+//!
+//! Keeps: bytes that were read and not taken as requests yet.
+//! Order: requests are taken in the order in which they were sent.
+//! Crash: nothing.
+//! Knows no socket: its owner reads into what [`Inbox::target`] gives.
+//!
+//! A write's data is a slice of the buffer, so that nothing is copied; a large write has a buffer of its own, so
+//! that the rest of it is read to where it stays.
+
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::protocol::request::{REQUEST_LEN, Request};
+use super::protocol::{PAYLOAD_MAX, Violation};
+
+/// Size of a buffer.
+const BUFFER: usize = 256 << 10;
+/// Room that a read is given at least: with less left, another buffer is begun.
+const READ_MIN: usize = 32 << 10;
+/// Data of at least this length gets a buffer of its own.
+const OWN_BUFFER_MIN: usize = 64 << 10;
+
+/// Bytes of a client, on their way to be requests.
+pub(super) struct Inbox {
+    buffer: BytesMut,
+    state: State,
+}
+
+enum State {
+    /// A header is next.
+    Header,
+    /// The data of a large write is being read.
+    Payload(Request, BytesMut),
+    /// The data of a write that is too large is being thrown away: this much is left.
+    Skipping(Request, u32),
+}
+
+/// What is at the front.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// A request with its data.
+    Request(Request, Bytes),
+    /// Not enough bytes yet.
+    More,
+    /// A request that carries more than there is room for.
+    NoRoom,
+}
+
+impl Inbox {
+    /// Begins with what was read during the handshake.
+    pub(super) fn new(buffer: BytesMut) -> Self {
+        Self {
+            buffer,
+            state: State::Header,
+        }
+    }
+
+    /// Where the next bytes go, with its limit.
+    pub(super) fn target(&mut self) -> Limit<&mut BytesMut> {
+        match &mut self.state {
+            State::Payload(request, data) => {
+                let left = request.payload() as usize - data.len();
+                data.limit(left)
+            }
+            State::Header | State::Skipping(..) => {
+                if self.buffer.capacity() - self.buffer.len() < READ_MIN {
+                    self.buffer.reserve(BUFFER);
+                }
+                let room = self.buffer.capacity() - self.buffer.len();
+                (&mut self.buffer).limit(room)
+            }
+        }
+    }
+
+    /// Takes the next request, if it carries no more than `room` bytes.
+    ///
+    /// # Errors
+    /// What comes next is no request.
+    pub(super) fn take(&mut self, room: u64) -> Result<Taken, Violation> {
+        loop {
+            match std::mem::replace(&mut self.state, State::Header) {
+                State::Header => {
+                    let Some(request) = Request::parse(&self.buffer)? else {
+                        return Ok(Taken::More);
+                    };
+                    if u64::from(request.carried().min(PAYLOAD_MAX)) > room {
+                        return Ok(Taken::NoRoom);
+                    }
+                    if let Some(taken) = self.begin(request) {
+                        return Ok(taken);
+                    }
+                }
+                State::Payload(request, data) => {
+                    if data.len() < request.payload() as usize {
+                        self.state = State::Payload(request, data);
+                        return Ok(Taken::More);
+                    }
+                    return Ok(Taken::Request(request, data.freeze()));
+                }
+                State::Skipping(request, left) => {
+                    let here = self.buffer.len().min(left as usize);
+                    let _ = self.buffer.split_to(here);
+                    let left = left - u32::try_from(here).unwrap_or(left);
+                    if left > 0 {
+                        self.state = State::Skipping(request, left);
+                        return Ok(Taken::More);
+                    }
+                    return Ok(Taken::Request(request, Bytes::new()));
+                }
+            }
+        }
+    }
+
+    /// Begins with a request whose header is at the front; `None`: look at the state again.
+    fn begin(&mut self, request: Request) -> Option<Taken> {
+        let payload = request.payload() as usize;
+        if request.payload() > PAYLOAD_MAX {
+            let _ = self.buffer.split_to(REQUEST_LEN);
+            self.state = State::Skipping(request, request.payload());
+            return None;
+        }
+        let all = REQUEST_LEN + payload;
+        if self.buffer.len() >= all {
+            let mut data = self.buffer.split_to(all);
+            let data = data.split_off(REQUEST_LEN);
+            return Some(Taken::Request(request, data.freeze()));
+        }
+        if payload < OWN_BUFFER_MIN {
+            // The rest may not fit behind what is here.
+            self.buffer.reserve(all - self.buffer.len());
+            return Some(Taken::More);
+        }
+        let _ = self.buffer.split_to(REQUEST_LEN);
+        let mut data = BytesMut::with_capacity(payload);
+        data.extend_from_slice(&self.buffer.split());
+        self.state = State::Payload(request, data);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encode(kind: u16, cookie: u64, length: u32) -> Vec<u8> {
+        let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
+        bytes.extend(0_u16.to_be_bytes());
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend(cookie.to_be_bytes());
+        bytes.extend(0_u64.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        bytes
+    }
+
+    /// Feeds `stream` in pieces, as a socket would, and gives what comes out.
+    fn feed(stream: &[u8], pieces: &[usize]) -> Vec<(u64, Bytes)> {
+        let mut inbox = Inbox::new(BytesMut::new());
+        let (mut out, mut rest, mut turn) = (Vec::new(), stream, 0);
+        loop {
+            match inbox.take(u64::MAX).unwrap() {
+                Taken::Request(request, data) => out.push((request.cookie, data)),
+                Taken::NoRoom => unreachable!("there is room without end"),
+                Taken::More if rest.is_empty() => return out,
+                Taken::More => {
+                    let mut target = inbox.target();
+                    let room = target.remaining_mut();
+                    assert!(room > 0, "a read has room");
+                    let some = pieces[turn % pieces.len()].min(rest.len()).min(room);
+                    turn += 1;
+                    target.put_slice(&rest[..some]);
+                    rest = &rest[some..];
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_a_stream_is_cut_the_same_requests_come_out(
+            lengths in proptest::collection::vec(prop_oneof![Just(0_usize), 1_usize..300, 60_000_usize..70_000], 1..12),
+            pieces in proptest::collection::vec(1_usize..100_000, 1..10),
+        ) {
+            let (mut stream, mut wanted) = (Vec::new(), Vec::new());
+            for (cookie, length) in lengths.into_iter().enumerate() {
+                let cookie = cookie as u64;
+                let data = vec![u8::try_from(cookie).unwrap(); length];
+                stream.extend(encode(1, cookie, u32::try_from(length).unwrap()));
+                stream.extend(&data);
+                stream.extend(encode(0, cookie + 100, 4096));
+                wanted.push((cookie, Bytes::from(data)));
+                wanted.push((cookie + 100, Bytes::new()));
+            }
+            prop_assert_eq!(feed(&stream, &pieces), wanted);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_requests_or_a_violation(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut inbox = Inbox::new(BytesMut::from(&bytes[..]));
+            while let Ok(Taken::Request(..)) = inbox.take(u64::MAX) {}
+        }
+    }
+
+    #[test]
+    fn a_write_that_is_too_large_is_thrown_away_and_told_of() {
+        let length = PAYLOAD_MAX + 7;
+        let mut stream = encode(1, 1, length);
+        stream.resize(stream.len() + length as usize, 9);
+        stream.extend(encode(3, 2, 0));
+        let out = feed(&stream, &[1 << 20]);
+        assert_eq!(out, vec![(1, Bytes::new()), (2, Bytes::new())]);
+    }
+
+    #[test]
+    fn a_request_waits_for_room_without_a_buffer() {
+        let mut inbox = Inbox::new(BytesMut::from(&encode(1, 1, 1 << 20)[..]));
+        assert_eq!(inbox.take((1 << 20) - 1), Ok(Taken::NoRoom));
+        assert_eq!(inbox.take(1 << 20), Ok(Taken::More));
+        assert_eq!(inbox.target().remaining_mut(), 1 << 20);
+    }
+}

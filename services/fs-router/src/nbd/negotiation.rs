@@ -1,0 +1,369 @@
+//! The handshake of a connection: from the greeting to an export, or to the end.
+//!
+//! Keeps: what the client has chosen so far.
+//! Order: options are answered in the order in which they came.
+//! Crash: nothing is opened that a dropped connection does not close.
+//! Knows no owner: it asks the router to open a volume, and waits.
+
+use std::future::poll_fn;
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use sconce_schemas::wire::Refusal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::protocol::handshake::{self, ClientOption, ContextQuery, ExportQuery, OptionReply};
+use super::protocol::request::Agreed;
+use super::protocol::{BASE_ALLOCATION_ID, Export, Violation};
+use super::stream::Stream;
+use crate::names::{Names, NamesError, PoolPath};
+use crate::routing::{FrontEnd, Outcome, Router, SessionHandle, Token};
+
+/// How long a client may take for its part of the handshake, all of it.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long a client waits for a volume whose owner is not there; then it is told why.
+const OPEN_MAX: Duration = Duration::from_secs(30);
+/// Most exports of a listing.
+const LISTED_MAX: usize = 10_000;
+/// Most options of a handshake: enough for every use, too few to keep a thread busy.
+const OPTIONS_MAX: usize = 64;
+
+/// A handshake that led to an export.
+pub(super) struct Chosen {
+    pub(super) agreed: Agreed,
+    pub(super) front_end: FrontEnd,
+    pub(super) session: SessionHandle,
+    /// What the client sent behind it.
+    pub(super) rest: BytesMut,
+    pub(super) name: String,
+}
+
+/// A handshake that led nowhere.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// The client aborted, or had only questions.
+    #[error("the client went before it chose an export")]
+    Aborted,
+    /// The client took too long.
+    #[error("the client did not finish its handshake within {} s", HANDSHAKE_MAX.as_secs())]
+    Slow,
+    /// The client sent option after option.
+    #[error("the client sent more than {OPTIONS_MAX} options")]
+    Options,
+    /// The export that the client chose in the old way cannot be had.
+    #[error("export {name:?}: {why}")]
+    Export {
+        /// Its name.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// The client does not keep to the protocol.
+    #[error("the client broke the protocol: {0}")]
+    Protocol(#[from] Violation),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(#[from] io::Error),
+}
+
+/// Where exports come from.
+#[derive(Clone)]
+pub(super) struct Exports {
+    pub(super) names: Names,
+    pub(super) router: Router,
+}
+
+struct Opened {
+    export: Export,
+    front_end: FrontEnd,
+    session: SessionHandle,
+}
+
+pub(super) struct Negotiation<'a> {
+    stream: &'a mut Stream,
+    exports: Exports,
+    buffer: BytesMut,
+    deadline: Instant,
+    structured: bool,
+    /// The export name that `base:allocation` was selected for.
+    context_for: Option<String>,
+}
+
+impl<'a> Negotiation<'a> {
+    pub(super) fn new(stream: &'a mut Stream, exports: Exports) -> Self {
+        Self {
+            stream,
+            exports,
+            buffer: BytesMut::new(),
+            deadline: Instant::now() + HANDSHAKE_MAX,
+            structured: false,
+            context_for: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Result<Chosen, Failed> {
+        self.write(&handshake::greeting()).await?;
+        let flags = self.take(handshake::take_client_flags).await?;
+        for _ in 0..OPTIONS_MAX {
+            let (number, option) = self
+                .take(|bytes| {
+                    let taken = handshake::take_option(bytes)?;
+                    Ok(taken.map(|(number, option, length)| ((number, option), length)))
+                })
+                .await?;
+            let mut out = Vec::new();
+            let chosen = match option {
+                ClientOption::ExportName(name) => {
+                    let opened = match self.open(&name).await {
+                        Ok(opened) => opened,
+                        Err(why) => return Err(Failed::Export { name, why: why.text }),
+                    };
+                    handshake::put_export_name(&mut out, opened.export, flags.no_zeroes);
+                    Some((name, opened))
+                }
+                ClientOption::Go(query) => self
+                    .export(number, &query, &mut out)
+                    .await
+                    .map(|o| (query.name, o)),
+                ClientOption::Info(query) => {
+                    self.export(number, &query, &mut out).await;
+                    None
+                }
+                ClientOption::Abort => {
+                    handshake::put_reply(&mut out, number, OptionReply::Ack, &[]);
+                    self.write(&out).await?;
+                    return Err(Failed::Aborted);
+                }
+                other => {
+                    self.answer(number, other, &mut out).await;
+                    None
+                }
+            };
+            self.write(&out).await?;
+            if let Some((name, opened)) = chosen {
+                return Ok(self.choose(name, opened));
+            }
+        }
+        Err(Failed::Options)
+    }
+
+    fn choose(self, name: String, opened: Opened) -> Chosen {
+        let agreed = Agreed {
+            export: opened.export,
+            structured: self.structured,
+            base_allocation: self.context_for.as_ref() == Some(&name),
+        };
+        Chosen {
+            agreed,
+            front_end: opened.front_end,
+            session: opened.session,
+            rest: self.buffer,
+            name,
+        }
+    }
+
+    /// Takes something off what the client sends, reading until it is whole.
+    async fn take<T>(
+        &mut self,
+        parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, Violation>,
+    ) -> Result<T, Failed> {
+        loop {
+            if let Some((taken, length)) = parse(&self.buffer)? {
+                let _ = self.buffer.split_to(length);
+                return Ok(taken);
+            }
+            let reading = self.stream.read_buf(&mut self.buffer);
+            match timeout_at(self.deadline, reading).await {
+                Ok(Ok(0)) => return Err(Failed::Aborted),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => return Err(Failed::Slow),
+            }
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Failed> {
+        match timeout_at(self.deadline, self.stream.write_all(bytes)).await {
+            Ok(written) => Ok(written?),
+            Err(_) => Err(Failed::Slow),
+        }
+    }
+
+    /// Answers what chooses no export.
+    async fn answer(&mut self, number: u32, option: ClientOption, out: &mut Vec<u8>) {
+        match option {
+            ClientOption::List => self.list(number, out).await,
+            ClientOption::StructuredReply => {
+                self.structured = true;
+                handshake::put_reply(out, number, OptionReply::Ack, &[]);
+            }
+            ClientOption::ListMetaContext(query) => {
+                let wanted = query.queries == 0 || query.base_allocation || query.base_wildcard;
+                self.contexts(number, &query, wanted, 0, out).await;
+            }
+            ClientOption::SetMetaContext(query) => {
+                self.context_for = None;
+                if !self.structured {
+                    let text = "negotiate structured replies before metadata contexts";
+                    return handshake::put_error(out, number, OptionReply::ErrInvalid, text);
+                }
+                let selected = query.base_allocation;
+                if self
+                    .contexts(number, &query, selected, BASE_ALLOCATION_ID, out)
+                    .await
+                    && selected
+                {
+                    self.context_for = Some(query.name);
+                }
+            }
+            ClientOption::Malformed(why) => handshake::put_error(out, number, OptionReply::ErrInvalid, why),
+            _ => {
+                let text = format!("option {number} is not known here");
+                handshake::put_error(out, number, OptionReply::ErrUnsupported, &text);
+            }
+        }
+    }
+
+    async fn list(&mut self, number: u32, out: &mut Vec<u8>) {
+        let started = Instant::now();
+        let files = self.exports.names.files(&PoolPath::root(), LISTED_MAX).await;
+        self.deadline += started.elapsed();
+        match files {
+            Ok(files) => {
+                files
+                    .iter()
+                    .for_each(|file| handshake::put_listed(out, file.path.as_str()));
+                handshake::put_reply(out, number, OptionReply::Ack, &[]);
+            }
+            Err(error) => handshake::put_error(out, number, OptionReply::ErrShutdown, &error.to_string()),
+        }
+    }
+
+    /// Names `base:allocation` if it is wanted; whether the export exists.
+    async fn contexts(
+        &mut self,
+        number: u32,
+        query: &ContextQuery,
+        wanted: bool,
+        id: u32,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let started = Instant::now();
+        let resolved = self.exports.resolve(&query.name).await;
+        self.deadline += started.elapsed();
+        match resolved {
+            Ok(_) => {
+                if wanted {
+                    handshake::put_context(out, number, id);
+                }
+                handshake::put_reply(out, number, OptionReply::Ack, &[]);
+                true
+            }
+            Err(why) => {
+                handshake::put_error(out, number, why.reply, &why.text);
+                false
+            }
+        }
+    }
+
+    async fn export(&mut self, number: u32, query: &ExportQuery, out: &mut Vec<u8>) -> Option<Opened> {
+        match self.open(&query.name).await {
+            Ok(opened) => {
+                handshake::put_export(out, number, query, opened.export, self.structured);
+                Some(opened)
+            }
+            Err(why) => {
+                handshake::put_error(out, number, why.reply, &why.text);
+                None
+            }
+        }
+    }
+
+    /// Opens an export. What that takes is not the client's time.
+    async fn open(&mut self, name: &str) -> Result<Opened, NoExport> {
+        let started = Instant::now();
+        let opened = self.exports.open(name).await;
+        self.deadline += started.elapsed();
+        opened
+    }
+}
+
+/// Why there is no such export, or not now.
+struct NoExport {
+    reply: OptionReply,
+    text: String,
+}
+
+impl From<NamesError> for NoExport {
+    fn from(error: NamesError) -> Self {
+        let reply = match error {
+            NamesError::Unavailable { .. } | NamesError::Busy { .. } => OptionReply::ErrShutdown,
+            _ => OptionReply::ErrUnknown,
+        };
+        let text = error.to_string();
+        Self { reply, text }
+    }
+}
+
+impl From<Refusal> for NoExport {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            reply: OptionReply::ErrUnknown,
+            text: refusal.text,
+        }
+    }
+}
+
+impl Exports {
+    /// The volume of an export name: a path of the pool, with or without the slash in front.
+    async fn resolve(&self, name: &str) -> Result<crate::names::Resolved, NoExport> {
+        let absolute = if name.starts_with('/') {
+            name.to_owned()
+        } else {
+            format!("/{name}")
+        };
+        let path: PoolPath = absolute.parse().map_err(NamesError::from)?;
+        Ok(self.names.resolve(&path).await?)
+    }
+
+    async fn open(&self, name: &str) -> Result<Opened, NoExport> {
+        let volume = self.resolve(name).await?.volume;
+        let front_end = self.router.attach();
+        let session = front_end.session(volume);
+        let opening = async {
+            // What the client's last connection left behind must not overtake what it sends on this one.
+            self.router.orphans().settled(volume).await;
+            front_end.open(&session, Token(0));
+            self.router.send();
+            let mut completions = Vec::new();
+            poll_fn(|cx| front_end.poll(cx, &mut completions)).await;
+            completions.pop().map(|completion| completion.outcome)
+        };
+        match timeout(OPEN_MAX, opening).await {
+            Ok(Some(Outcome::Opened(opened))) => Ok(Opened {
+                export: Export {
+                    size: opened.size.bytes(),
+                    read_only: opened.read_only,
+                },
+                front_end,
+                session,
+            }),
+            Ok(Some(Outcome::Refused(refusal))) => Err(refusal.into()),
+            Ok(_) => Err(NoExport {
+                reply: OptionReply::ErrUnknown,
+                text: "the owner did not open the volume (a bug)".to_owned(),
+            }),
+            Err(_) => Err(NoExport {
+                reply: OptionReply::ErrShutdown,
+                text: format!(
+                    "{name}: not served now: {}; try again",
+                    session
+                        .trouble()
+                        .unwrap_or_else(|| "its owner does not answer".to_owned())
+                ),
+            }),
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The transmission phase of a connection: requests in, replies out, on one thread and in one task.
+//!
+//! Keeps: the client's requests that are under way, and their bytes.
+//! Order: requests go to the router in the order in which they came; replies leave in the order in which their
+//! operations end.
+//! Crash: a client that is gone leaves operations behind, which are abandoned; one that breaks the protocol is gone.
+//! Knows no owner and no other client. What a client can make this process hold is bounded here.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use sconce_schemas::wire::volume::IoFlags;
+use slab::Slab;
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
+
+use super::inbox::{Inbox, Taken};
+use super::outbox::{Outbox, SLICES};
+use super::protocol::request::{Agreed, Command, Request};
+use super::protocol::{PAYLOAD_MAX, Violation};
+use super::replies::{self, Pending};
+use super::stream::Stream;
+use crate::routing::{Completion, FrontEnd, Operation, SessionHandle, Token};
+
+/// Requests of a connection that are under way at most.
+const REQUESTS_MAX: usize = 1024;
+/// Bytes that they carry at most; a request alone may carry [`PAYLOAD_MAX`].
+const BYTES_MAX: u64 = 64 << 20;
+/// With more replies than this not written, no more requests are taken: the client does not read.
+const UNWRITTEN_MAX: usize = 8 << 20;
+
+const _: () = assert!(BYTES_MAX >= PAYLOAD_MAX as u64);
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    /// The client said goodbye, and has all its answers.
+    #[error("the client disconnected")]
+    Disconnected,
+    /// The client closed the connection without a word.
+    #[error("the client closed the connection")]
+    Closed,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(#[from] io::Error),
+    /// The client does not keep to the protocol.
+    #[error("the client broke the protocol: {0}")]
+    Protocol(#[from] Violation),
+}
+
+pub(super) struct Transmission {
+    stream: Stream,
+    agreed: Agreed,
+    front_end: FrontEnd,
+    session: SessionHandle,
+    inbox: Inbox,
+    outbox: Outbox,
+    pending: Slab<Pending>,
+    bytes: u64,
+    /// An operation that found no room at the router.
+    stalled: Option<(Token, Operation)>,
+    /// No more requests are taken: the client disconnects, or the service stops.
+    closing: bool,
+    /// Reused.
+    completions: Vec<Completion>,
+}
+
+impl Transmission {
+    pub(super) fn new(
+        stream: Stream,
+        rest: BytesMut,
+        agreed: Agreed,
+        front_end: FrontEnd,
+        session: SessionHandle,
+    ) -> Self {
+        Self {
+            stream,
+            agreed,
+            front_end,
+            session,
+            inbox: Inbox::new(rest),
+            outbox: Outbox::default(),
+            pending: Slab::new(),
+            bytes: 0,
+            stalled: None,
+            closing: false,
+            completions: Vec::new(),
+        }
+    }
+
+    /// Serves the client until it goes, or until `stop` is ready and all that it had asked for is answered.
+    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) -> Ended {
+        let mut stop = pin!(stop);
+        let ended = poll_fn(|cx| {
+            if !self.closing && stop.as_mut().poll(cx).is_ready() {
+                self.closing = true;
+            }
+            self.poll(cx)
+        });
+        match ended.await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<std::convert::Infallible, Ended>> {
+        loop {
+            let mut progress = self.take_requests(cx)?;
+            progress |= self.take_completions(cx);
+            progress |= self.write(cx)?;
+            if self.closing && self.pending.is_empty() && self.outbox.is_empty() {
+                return Poll::Ready(Err(Ended::Disconnected));
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads and takes requests until nothing more is there or nothing more may be; then all that were taken leave
+    /// together.
+    fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        let mut submitted = self.resubmit();
+        while self.may_take() {
+            let room = if self.pending.is_empty() {
+                u64::MAX
+            } else {
+                BYTES_MAX.saturating_sub(self.bytes)
+            };
+            match self.inbox.take(room)? {
+                Taken::Request(request, data) => {
+                    self.begin(&request, data);
+                    submitted = true;
+                }
+                Taken::NoRoom => break,
+                Taken::More => match self.read(cx)? {
+                    Poll::Ready(()) => {}
+                    Poll::Pending => break,
+                },
+            }
+        }
+        if submitted {
+            self.front_end.router().send();
+        }
+        Ok(submitted)
+    }
+
+    fn may_take(&self) -> bool {
+        !self.closing
+            && self.stalled.is_none()
+            && self.pending.len() < REQUESTS_MAX
+            && self.outbox.len() < UNWRITTEN_MAX
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
+        let mut target = self.inbox.target();
+        let reading = pin!(self.stream.read_buf(&mut target));
+        match reading.poll(cx) {
+            Poll::Ready(Ok(0)) => Err(Ended::Closed),
+            Poll::Ready(Ok(_)) => Ok(Poll::Ready(())),
+            Poll::Ready(Err(error)) => Err(error.into()),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+
+    fn begin(&mut self, request: &Request, data: Bytes) {
+        let (cookie, structured) = (request.cookie, self.agreed.structured);
+        let command = match request.judge(&self.agreed) {
+            Ok(Command::Disconnect) => {
+                self.closing = true;
+                return;
+            }
+            Ok(command) => command,
+            Err(wrong) => {
+                return replies::put_error(&mut self.outbox, structured, cookie, wrong.code, wrong.why);
+            }
+        };
+        let token = Token(self.pending.insert(Pending {
+            cookie,
+            command,
+            offset: request.offset,
+            length: request.length,
+        }) as u64);
+        self.bytes += u64::from(request.carried());
+        self.submit(token, operation(command, request, data));
+    }
+
+    fn submit(&mut self, token: Token, operation: Operation) {
+        if let Err(back) = self.front_end.submit(&self.session, token, operation) {
+            self.stalled = Some((token, back));
+        }
+    }
+
+    fn resubmit(&mut self) -> bool {
+        match self.stalled.take() {
+            Some((token, operation)) => {
+                self.submit(token, operation);
+                self.stalled.is_none()
+            }
+            None => false,
+        }
+    }
+
+    fn take_completions(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut completions = std::mem::take(&mut self.completions);
+        let ready = self.front_end.poll(cx, &mut completions).is_ready();
+        for Completion { token, outcome } in completions.drain(..) {
+            let key = usize::try_from(token.0).unwrap_or(usize::MAX);
+            if let Some(request) = self.pending.try_remove(key) {
+                self.bytes -= carried(&request);
+                replies::put(&mut self.outbox, self.agreed.structured, request, outcome);
+            }
+        }
+        self.completions = completions;
+        ready
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        let mut progress = false;
+        while !self.outbox.is_empty() {
+            match self.write_some(cx) {
+                Poll::Ready(Ok(0)) => return Err(Ended::Closed),
+                Poll::Ready(Ok(written)) => self.outbox.advance(written),
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => break,
+            }
+            progress = true;
+        }
+        Ok(progress)
+    }
+
+    fn write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = self.outbox.slices(&mut slices);
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]))?;
+        Poll::Ready(Ok(written))
+    }
+}
+
+fn carried(request: &Pending) -> u64 {
+    match request.command {
+        Command::Read { .. } | Command::Write { .. } => u64::from(request.length),
+        _ => 0,
+    }
+}
+
+fn operation(command: Command, request: &Request, data: Bytes) -> Operation {
+    let (offset, length) = (request.offset, u64::from(request.length));
+    let flag = |set, flag| if set { flag } else { 0 };
+    match command {
+        Command::Read { .. } => Operation::read(offset, length),
+        Command::Write { fua } => Operation::write(offset, data, flag(fua, IoFlags::FUA)),
+        Command::Trim { fua } => Operation::discard(offset, length, flag(fua, IoFlags::FUA)),
+        Command::WriteZeroes { fua, no_hole } => {
+            let flags = flag(fua, IoFlags::FUA) | flag(no_hole, IoFlags::NO_HOLE);
+            Operation::write_zeroes(offset, length, flags)
+        }
+        Command::BlockStatus { .. } => Operation::extents(offset, length),
+        Command::Flush | Command::Disconnect => Operation::flush(),
+    }
+}

@@ -1,0 +1,189 @@
+//! The service: its front ends on its IO threads, from start to stop.
+//!
+//! Keeps: what was started, until it has ended.
+//! Order: sockets and the mount first, so that what cannot be used is told before anyone relies on it; then the
+//! announcement; at the stop front ends go first, IO threads last.
+//! Crash: the sockets and the mount stay behind, dead, until the next start.
+//! Knows no protocol.
+
+use std::io;
+use std::time::Duration;
+
+use sconce_bus::Network;
+use sconce_registry::Registry;
+use sconce_registry::announce::{AnnounceError, Announcement, NODE_TTL};
+use sconce_runtime::tasks::TasksError;
+use sconce_runtime::{Backoff, Chance, Clock, Stop, Tasks};
+use sconce_schemas::records::NodeRecord;
+use sconce_schemas::wire::Role;
+use tokio::sync::oneshot;
+
+use crate::fuse::{FuseSettings, Mount, MountError, RoutedVolumes};
+use crate::io_thread::{IoThread, IoThreads, Stopped};
+use crate::names::Names;
+use crate::nbd::{ListenError, Listener};
+use crate::peers::Identity;
+use crate::routing::{self, Limits, Orphans};
+use crate::settings::Settings;
+
+/// What the service is given.
+#[derive(Clone)]
+pub struct Components {
+    /// How messages travel.
+    pub network: Network,
+    /// Who owns what.
+    pub registry: Registry,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Why the service did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A socket cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The tree cannot be mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The system gives no thread.
+    #[error("cannot start an IO thread: {0}")]
+    Threads(#[from] io::Error),
+    /// An IO thread ended.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// A part ended that should not have.
+    #[error(transparent)]
+    Tasks(#[from] TasksError),
+}
+
+/// How long the parts have to end after the stop was requested.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// Runs the service until the stop is requested. On a current-thread runtime, within a `LocalSet`.
+///
+/// # Errors
+/// A front end cannot start; a part ended by itself.
+pub async fn run(settings: Settings, components: Components, stop: Stop) -> Result<(), RunError> {
+    let names = Names::new(
+        components.registry.clone(),
+        components.clock.clone(),
+        Chance::from_os(),
+    );
+    let listener = match &settings.nbd {
+        Some(nbd) => Some(Listener::bind(nbd).await?),
+        None => None,
+    };
+    let threads = IoThreads::start(
+        settings.routing.thread_count(),
+        &routing::Components {
+            node: settings.node.name.clone(),
+            role: Role::FsRouter,
+            network: components.network.clone(),
+            registry: components.registry.clone(),
+            clock: components.clock.clone(),
+            limits: Limits::default(),
+            orphans: Orphans::default(),
+        },
+    )?;
+    let mut tasks = Tasks::new(&stop);
+    if let Some(fuse) = &settings.fuse {
+        let mount = MountPart {
+            settings: fuse.clone(),
+            names: names.clone(),
+            identity: Identity {
+                network: components.network.clone(),
+                role: Role::FsRouter,
+                node: settings.node.name.clone(),
+            },
+            clock: components.clock.clone(),
+        };
+        let served = mount.start(&threads.pick(), &stop).await?;
+        tasks.spawn_local("the mount", async move {
+            // An error means that the thread is gone; so is the mount then.
+            let _ = served.await;
+        });
+    }
+    if let Some(listener) = listener {
+        let (all, names, stop) = (threads.all().to_vec(), names, stop.clone());
+        tasks.spawn_local("NBD", async move { listener.serve(&all, &names, &stop).await });
+    }
+    let record = NodeRecord {
+        name: settings.node.name.clone(),
+        role: Role::FsRouter,
+        // Nobody calls an fs-router.
+        endpoints: Vec::new(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+    };
+    tasks.spawn_local(
+        "the announcement",
+        announce(components.registry, record, stop.clone()),
+    );
+    tracing::info!(node = %settings.node.name, threads = threads.all().len(), "serving");
+    let finished = tasks.finish(STOP_MAX).await;
+    threads.finish();
+    Ok(finished?)
+}
+
+/// The FUSE front end before it is on its thread.
+struct MountPart {
+    settings: FuseSettings,
+    names: Names,
+    identity: Identity,
+    clock: Clock,
+}
+
+impl MountPart {
+    /// Mounts, and serves the mount on `thread`; what it gives is ready when serving has ended.
+    async fn start(self, thread: &IoThread, stop: &Stop) -> Result<oneshot::Receiver<()>, RunError> {
+        let (mounted, is_mounted) = oneshot::channel();
+        let (ended, has_ended) = oneshot::channel();
+        let stop = stop.clone();
+        thread
+            .spawn(move |router| async move {
+                let node = self.identity.node.clone();
+                let volumes = RoutedVolumes::new(router, self.names.clone(), self.identity);
+                match Mount::new(&self.settings, self.names, volumes, node, self.clock).await {
+                    Ok(mount) => {
+                        // Whoever waits for these is gone only when the service is.
+                        let _ = mounted.send(Ok(()));
+                        mount.serve(&stop).await;
+                        let _ = ended.send(());
+                    }
+                    Err(error) => {
+                        let _ = mounted.send(Err(error));
+                    }
+                }
+            })
+            .await?;
+        is_mounted.await.map_err(|_| Stopped)??;
+        Ok(has_ended)
+    }
+}
+
+/// Announces the node as soon as the registry is there, and keeps it announced until the stop.
+async fn announce(registry: Registry, record: NodeRecord, stop: Stop) {
+    let mut backoff = Backoff::new(
+        Duration::from_millis(50),
+        Duration::from_secs(1),
+        Chance::from_os(),
+    );
+    let announcement = loop {
+        let registered = tokio::select! {
+            registered = Announcement::register(&registry, &record, NODE_TTL) => registered,
+            () = stop.requested() => return,
+        };
+        match registered {
+            Ok(announcement) => break announcement,
+            Err(error) => tracing::info!(%error, "not announced yet: trying again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.wait()) => {}
+            () = stop.requested() => return,
+        }
+    };
+    if let Err(error @ AnnounceError::Replaced { .. }) = announcement.keep(stop).await {
+        tracing::error!(%error, "stopping");
+    }
+}
