@@ -95,10 +95,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         if self.log.is_broken() {
             // A journal that failed once is not written again: what it holds at its end is not known.
-            self.log = self
-                .log
-                .rewrite(&before())
-                .map_err(|error| StoreError::Unchanged(error.to_string()))?;
+            let rewritten = self.log.rewrite(&before());
+            rewritten.map_err(|error| StoreError::Unchanged(error.to_string()))?;
             tracing::info!(dir = %self.dir.display(), "registry journal works again");
         }
         let appended = self.log.append(commit);
@@ -120,11 +118,8 @@ impl Store {
         crash::hit(Point::AfterApply);
         if self.log.is_large() {
             let image = after();
-            match self.log.rewrite(&image) {
-                Ok(log) => self.log = log,
-                Err(error) => {
-                    tracing::warn!(%error, "registry journal not compacted: tried again after the next commit");
-                }
+            if let Err(error) = self.log.rewrite(&image) {
+                tracing::warn!(%error, "registry journal not compacted: tried again before the next commit");
             }
             if self.copy.is_none() {
                 self.rebuild_copy(&image);
@@ -227,5 +222,74 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { dir: dir.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(files::told(&path, "lock")(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sconce_schemas::registry_log::StoredChange;
+    use sconce_schemas::wire::registry::Revision;
+
+    use super::*;
+
+    fn commit(revision: u64) -> StoredCommit {
+        let change = StoredChange {
+            key: format!("k{revision}"),
+            value: Some(vec![1; 10]),
+            lease: None,
+        };
+        StoredCommit {
+            revision: Revision(revision),
+            changes: vec![change],
+        }
+    }
+
+    /// What the embedded home does with a commit.
+    fn store(store: &mut Store, image: &mut Image, revision: u64) -> Result<(), StoreError> {
+        let commit = commit(revision);
+        store.append(&commit, || image.clone())?;
+        image.apply(&commit);
+        store.follow(&commit, || image.clone(), &image.head(0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_journal_that_failed_is_written_anew_before_the_next_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut open, mut image) = Store::open(dir.path()).unwrap();
+        store(&mut open, &mut image, 1).unwrap();
+        open.log.break_journal();
+        let failed = store(&mut open, &mut image, 2);
+        assert!(matches!(failed, Err(StoreError::Unknown(text)) if text.contains("journal.1")));
+        std::fs::create_dir(dir.path().join("journal.2")).unwrap();
+        let refused = store(&mut open, &mut image, 2);
+        assert!(matches!(refused, Err(StoreError::Unchanged(text)) if text.contains("journal.2")));
+        store(&mut open, &mut image, 2).unwrap();
+        store(&mut open, &mut image, 3).unwrap();
+        drop(open);
+        let (_open, found) = Store::open(dir.path()).unwrap();
+        assert_eq!(found, image);
+    }
+
+    #[test]
+    fn a_sled_that_fails_while_it_is_used_is_rebuilt() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut open, mut image) = Store::open(dir.path()).unwrap();
+        store(&mut open, &mut image, 1).unwrap();
+        open.copy = None;
+        store(&mut open, &mut image, 2).unwrap();
+        open.rebuild_copy(&image);
+        assert!(open.copy.is_some());
+        store(&mut open, &mut image, 3).unwrap();
+        drop(open);
+        for name in files::names(dir.path())
+            .unwrap()
+            .iter()
+            .filter(|name| log::is_log_file(name))
+        {
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        let (_open, found) = Store::open(dir.path()).unwrap();
+        assert_eq!(found, image, "sled alone has everything");
     }
 }

@@ -41,6 +41,7 @@ pub(super) struct Log {
     /// Where the next commit goes: everything before it is whole and synced.
     len: u64,
     snapshot_len: u64,
+    newest_tried: u64,
     broken: bool,
 }
 
@@ -214,6 +215,20 @@ fn encode_snapshot(generation: u64, image: &Image) -> Result<Vec<u8>, DecodeErro
     Ok(file)
 }
 
+#[cfg(test)]
+impl Logged {
+    /// What a test says was read.
+    pub(super) fn of(image: Image, digests: BTreeMap<Revision, u64>) -> Self {
+        Self {
+            image,
+            generation: 1,
+            digests,
+            len: 0,
+            snapshot_len: 0,
+        }
+    }
+}
+
 impl Logged {
     /// Applies a journal. A last commit that is not whole, with nothing whole behind it, is what a crash leaves.
     fn replay(&mut self, journal: &[u8]) -> Result<(), String> {
@@ -271,9 +286,10 @@ impl Log {
             journal,
             len: logged.len,
             snapshot_len: logged.snapshot_len,
+            newest_tried: logged.generation,
             broken: false,
         };
-        log.remove_others()?;
+        log.remove_others();
         Ok(log)
     }
 
@@ -298,26 +314,34 @@ impl Log {
             journal: file,
             len: journal.len() as u64,
             snapshot_len: snapshot.len() as u64,
+            newest_tried: generation,
             broken: false,
         };
-        log.remove_others()?;
+        log.remove_others();
         Ok(log)
     }
 
-    /// The next generation, which holds `image` and no commits.
-    pub(super) fn rewrite(&self, image: &Image) -> Result<Log, OpenError> {
-        Log::create(&self.dir, self.generation + 1, image)
+    /// Goes over to the next generation, which holds `image` and no commits. After an error the log is broken: which
+    /// generation a restart would find is not known, so nothing is appended to the old one any more.
+    pub(super) fn rewrite(&mut self, image: &Image) -> Result<(), OpenError> {
+        self.broken = true;
+        // A number is used once: what a failed try left behind is never written over.
+        self.newest_tried += 1;
+        *self = Log::create(&self.dir, self.newest_tried, image)?;
+        Ok(())
     }
 
-    fn remove_others(&self) -> Result<(), OpenError> {
+    /// Removes what other generations left. What cannot be removed is in nobody's way: its frames do not validate.
+    fn remove_others(&self) {
         let keep = [SNAPSHOT.to_owned(), journal_name(self.generation)];
-        for name in files::names(&self.dir)? {
+        for name in files::names(&self.dir).unwrap_or_default() {
             if is_log_file(&name) && !keep.contains(&name) {
                 let path = self.dir.join(name);
-                std::fs::remove_file(&path).map_err(told(&path, "remove"))?;
+                if let Err(error) = std::fs::remove_file(&path) {
+                    tracing::warn!(path = %path.display(), %error, "old registry file not removed");
+                }
             }
         }
-        Ok(())
     }
 
     /// Appends a commit and syncs it. After an error the journal is broken: what it ends with is not known.
@@ -335,7 +359,16 @@ impl Log {
         Ok(())
     }
 
-    /// Whether an append failed.
+    /// Makes the next append fail, as a full disk does.
+    #[cfg(test)]
+    pub(super) fn break_journal(&mut self) {
+        let path = self.dir.join(journal_name(self.generation));
+        if let Ok(read_only) = File::open(path) {
+            self.journal = read_only;
+        }
+    }
+
+    /// Whether an append or a change of generation failed.
     pub(super) fn is_broken(&self) -> bool {
         self.broken
     }
