@@ -33,7 +33,7 @@ fn read(stored: &Bytes, offset: u64, length: u64) -> Result<Bytes, sconce_schema
     let end = usize::try_from(span.stored_offset() + span.stored_length())
         .unwrap()
         .min(have);
-    span.open(name(7), stored.len() as u64, &stored.slice(start..end))
+    span.open(name(7), stored.len() as u64, stored.slice(start..end))
 }
 
 fn lengths() -> impl Strategy<Value = usize> {
@@ -53,6 +53,9 @@ proptest! {
         let from = usize::try_from(offset).unwrap().min(len);
         let to = usize::try_from(offset + length).unwrap().min(len);
         prop_assert_eq!(read(&stored, offset, length).unwrap(), data.slice(from..to));
+        let own_buffer = Bytes::from(stored.to_vec());
+        let whole = Span::holding(0, u64::MAX).open(name(7), stored.len() as u64, own_buffer).unwrap();
+        prop_assert_eq!(whole, data, "within the buffer too");
     }
 
     #[test]
@@ -91,10 +94,10 @@ proptest! {
         prop_assert!(StoredHeader::decode(&bytes).is_err());
         let bytes = Bytes::from(bytes);
         let span = Span::holding(offset, length);
-        if let Ok(got) = span.open(name(7), stored_len, &bytes) {
+        if let Ok(got) = span.open(name(7), stored_len, bytes.clone()) {
             prop_assert!(got.is_empty(), "only what is beyond the end reads as nothing");
         }
-        if let Ok(got) = span.open(name(7), bytes.len() as u64, &bytes) {
+        if let Ok(got) = span.open(name(7), bytes.len() as u64, bytes.clone()) {
             prop_assert!(got.is_empty());
         }
     }

@@ -87,7 +87,7 @@ impl Checked {
         let stored = self.timed(read).await?;
         let is_large = stored.bytes.len() > CHECK_HERE_BYTES;
         let check = move || {
-            span.open(name, stored.stored_len, &stored.bytes)
+            span.open(name, stored.stored_len, stored.bytes)
                 .map_err(|error| damaged(&error))
         };
         let checked = if is_large {

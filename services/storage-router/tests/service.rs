@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sconce_bus::{Caller, Hello, Network, Protocol, Role, Version, ZeromqSettings};
+use sconce_bus::{CallError, Caller, Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_registry::Registry;
 use sconce_runtime::{Chance, Stop};
 use sconce_schemas::object::ObjectKind;
@@ -122,8 +122,15 @@ backends = ["disk-1", "disk-2"]
 struct Client(Caller<StorageRequest, StorageReply>);
 
 impl Client {
+    /// Asks; asks again where the connection was lost, as every client of the bus does.
     async fn ask(&self, request: StorageRequest, data: Bytes, reply_bytes: u32) -> (StorageReply, Bytes) {
-        self.0.call(&request, data, reply_bytes, DEADLINE).await.unwrap()
+        loop {
+            match self.0.call(&request, data.clone(), reply_bytes, DEADLINE).await {
+                Ok(answer) => return answer,
+                Err(CallError::Lost) => {}
+                Err(error) => panic!("{request:?}: {error}"),
+            }
+        }
     }
 
     async fn put(&self, name: ObjectName, data: Bytes) -> StorageReply {

@@ -52,6 +52,9 @@ pub struct DirectoryBackend {
 const READS_AT_ONCE: usize = 32;
 /// Puts and deletes at once: each waits for two syncs, which file systems do together.
 const WRITES_AT_ONCE: usize = 16;
+/// Up to this size a read is first tried on the calling thread, without waiting for the disk: from the page cache that
+/// takes 7 µs where two changes of threads take 25. Larger ones would hold up what else the thread has to do.
+const CACHED_READ_BYTES_MAX: u64 = 128 << 10;
 const READ_BYTES_AT_ONCE: u64 = 128 << 20;
 const WRITE_BYTES_AT_ONCE: u64 = 256 << 20;
 
@@ -111,9 +114,17 @@ impl Backend for DirectoryBackend {
     }
 
     fn read(&self, name: ObjectName, offset: u64, length: u64) -> Pending<'_, StoredRange> {
-        Box::pin(self.on_root(&self.readers, length, move |root| {
-            files::read(root, name, offset, length)
-        }))
+        Box::pin(async move {
+            if length <= CACHED_READ_BYTES_MAX
+                && let Some(range) = files::read_cached(&self.root, name, offset, length)
+            {
+                return Ok(range);
+            }
+            self.on_root(&self.readers, length, move |root| {
+                files::read(root, name, offset, length)
+            })
+            .await
+        })
     }
 
     fn list(

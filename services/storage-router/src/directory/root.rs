@@ -84,6 +84,12 @@ impl Root {
         Ok(&self.path)
     }
 
+    /// The same without ever waiting: `None` unless the directory was there last time.
+    pub(super) fn ready_now(&self) -> Option<&Path> {
+        let state = self.state.try_lock().ok()?;
+        state.is_ready.then_some(self.path.as_path())
+    }
+
     /// Looks whether the directory is still the right one: something that should be there is not.
     pub(super) fn look_again(&self) -> Result<(), BackendError> {
         let mut state = self.state();
