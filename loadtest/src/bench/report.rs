@@ -132,10 +132,10 @@ impl Report {
     fn idle_line(&self) -> String {
         self.idle.map_or_else(String::new, |idle| {
             format!(
-                "Idle for {} s: {:.2} % of a core (goal: under 1 %), {} back-end files touched (goal: 0).",
+                "Idle for {} s: {:.2} % of a core (goal: under 1 %), {} back-end requests (goal: 0).",
                 idle.seconds,
                 idle.core_share * 100.0,
-                idle.backend_touches
+                idle.backend_requests
             )
         })
     }

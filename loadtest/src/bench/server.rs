@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -54,8 +54,8 @@ pub(crate) struct Idle {
     pub(crate) seconds: u32,
     /// Share of one core that all services together used.
     pub(crate) core_share: f64,
-    /// Files of the back end that were made, changed, read or removed meanwhile.
-    pub(crate) backend_touches: usize,
+    /// Requests that the back ends served meanwhile.
+    pub(crate) backend_requests: u64,
 }
 
 /// A running server with a disk.
@@ -87,10 +87,12 @@ impl Server {
             stopped: false,
         };
         server.script("up")?;
-        let sconce = binaries()?.join("sconce");
-        let mut create = Command::new(sconce);
-        create.arg("--cluster").arg(run.join("sconce.toml"));
-        succeed(create.args(["volume", "create", VOLUME, "--size", &format!("{size_mib}M")]))?;
+        let size = format!("{size_mib}M");
+        succeed(
+            server
+                .sconce()?
+                .args(["volume", "create", VOLUME, "--size", &size]),
+        )?;
         Ok(server)
     }
 
@@ -171,34 +173,34 @@ impl Server {
     /// Watches Sconce doing nothing.
     pub(super) fn idle(&self, seconds: u32) -> Result<Idle> {
         self.settle()?;
-        let (files, cpu) = (self.backend_files()?, self.cpu_seconds()?);
+        let (requests, cpu) = (self.backend_requests()?, self.cpu_seconds()?);
         thread::sleep(Duration::from_secs(u64::from(seconds)));
         let core_share = (self.cpu_seconds()? - cpu) / f64::from(seconds);
-        let after = self.backend_files()?;
-        let gone = files.iter().filter(|file| !after.contains(file)).count();
-        let come = after.iter().filter(|file| !files.contains(file)).count();
         Ok(Idle {
             seconds,
             core_share,
-            backend_touches: gone.max(come),
+            backend_requests: self.backend_requests()? - requests,
         })
     }
 
-    /// Every file of the back end with the times of its last reading and its last change.
-    fn backend_files(&self) -> Result<Vec<(PathBuf, SystemTime, SystemTime)>> {
-        let mut found = Vec::new();
-        let mut open = vec![self.dir.join("backend")];
-        while let Some(dir) = open.pop() {
-            for entry in fs::read_dir(&dir).with_context(|| format!("directory {}", dir.display()))? {
-                let (path, meta) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
-                if meta.is_dir() {
-                    open.push(path);
-                } else {
-                    found.push((path, meta.accessed()?, meta.modified()?));
-                }
-            }
-        }
-        Ok(found)
+    /// Requests that the back ends served since the storage-router started.
+    fn backend_requests(&self) -> Result<u64> {
+        let text = succeed(self.sconce()?.args(["status", "--output", "json"]))?;
+        let status: serde_json::Value = serde_json::from_str(&text).context("sconce status --output json")?;
+        let backends = status["backends"]
+            .as_array()
+            .context("sconce status has no backends")?;
+        Ok(backends
+            .iter()
+            .filter_map(|backend| backend["requests"].as_u64())
+            .sum())
+    }
+
+    /// The `sconce` command on this cluster.
+    fn sconce(&self) -> Result<Command> {
+        let mut command = Command::new(binaries()?.join("sconce"));
+        command.arg("--cluster").arg(self.dir.join("sconce.toml"));
+        Ok(command)
     }
 
     /// Ends the server in order.
@@ -218,7 +220,7 @@ impl Server {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/local/cluster");
         let mut command = Command::new(script);
         command.arg(what).env("RUN", &self.dir).env("BIN", binaries()?);
-        succeed(&mut command)
+        succeed(&mut command).map(drop)
     }
 }
 
@@ -248,7 +250,8 @@ fn binaries() -> Result<PathBuf> {
         .context("loadtest's own directory")
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
+/// Runs a command to its end and returns what it printed.
+fn succeed(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -260,5 +263,5 @@ fn succeed(command: &mut Command) -> Result<()> {
         output.status,
         said.trim()
     );
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
