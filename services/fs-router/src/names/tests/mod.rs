@@ -2,6 +2,7 @@
 
 mod competitors;
 mod errors;
+mod lossy;
 mod model;
 mod orphans;
 

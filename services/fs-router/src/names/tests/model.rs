@@ -11,7 +11,7 @@ use crate::names::{Keep, Names, NamesError, NewEntry, PoolPath, Replace};
 
 /// Paths and what is there; `None` is a directory. The root is not in it.
 #[derive(Default)]
-struct Model(BTreeMap<String, Option<VolumeId>>);
+pub(super) struct Model(pub(super) BTreeMap<String, Option<VolumeId>>);
 
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
@@ -145,7 +145,7 @@ async fn ends(names: &Names, at: &PoolPath) -> Result<(u64, String), NamesError>
     Ok((names.resolve_directory(&directory).await?, name.to_owned()))
 }
 
-async fn step(names: &Names, model: &mut Model, chance: &mut Chance) {
+pub(super) async fn step(names: &Names, model: &mut Model, chance: &mut Chance) {
     let text = any_path(chance);
     let at = path(&text);
     match chance.below(6) {
