@@ -7,6 +7,8 @@
 
 mod log;
 mod operation;
+mod witness;
 
 pub use log::{LEVEL_ENV, LogError, LogForm, LogSettings, init};
 pub use operation::{OperationId, OperationIds};
+pub use witness::Witness;

@@ -43,14 +43,7 @@ impl Etcd {
     /// Connects, and sees whether etcd answers. Every key is stored below `prefix`.
     pub(crate) async fn connect(endpoints: &[String], prefix: &str) -> Result<Self, OpenError> {
         let keys = Keys::new(prefix)?;
-        if endpoints.is_empty() {
-            return Err(Invalid::new(
-                "endpoints",
-                "empty",
-                "at least one, such as http://127.0.0.1:2379",
-            )
-            .into());
-        }
+        check_endpoints(endpoints)?;
         let unanswered = |detail: String| OpenError::Etcd {
             endpoints: endpoints.to_vec(),
             detail,
@@ -227,6 +220,21 @@ impl Home for Etcd {
                 outcome => outcome,
             }
         })
+    }
+}
+
+fn check_endpoints(endpoints: &[String]) -> Result<(), Invalid> {
+    let expected = "at least one, such as http://127.0.0.1:2379";
+    if endpoints.is_empty() {
+        return Err(Invalid::new("endpoints", "empty", expected));
+    }
+    match endpoints.iter().find(|endpoint| !endpoint.starts_with("http://")) {
+        Some(other) => Err(Invalid::new(
+            "endpoints",
+            format!("{other:?}"),
+            "http://host:port; this build has no TLS to etcd, so etcd belongs on a private network",
+        )),
+        None => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sconce_registry::{Change, Entry, OpenError, Registry, Revision};
 use sconce_runtime::Chance;
+use sconce_tracing::Witness;
 
 /// A registry directory with two generations of history, as an orderly end leaves it, and what is in it.
 async fn written() -> (tempfile::TempDir, Contents) {
@@ -111,13 +112,28 @@ fn damage(path: &Path, chance: &mut Chance) {
 }
 
 /// Opens, compares, and sees that both copies were made good: each alone gives the same again.
+///
+/// Whether something was wrong has to be told, and has to be nothing else that is.
 async fn opens_whole(dir: &Path, wanted: &Contents, what: &str) {
+    let gone = !dir.join("sled").exists() || !dir.join("snapshot").exists();
+    let witness = Witness::of_this_thread();
     let registry = Registry::sled(dir).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let (told, kept) = (
+        witness.announced("rebuilding"),
+        witness.announced("damaged registry files kept"),
+    );
+    drop(witness);
+    assert_eq!(
+        told.is_empty(),
+        kept.is_empty() && !gone,
+        "{what}: {told:?} {kept:?}"
+    );
     assert!(
         contents(&registry).await == *wanted,
         "{what}: what is there differs"
     );
     drop(registry);
+    assert!(kept.is_empty() || !set_aside(dir).is_empty(), "{what}");
     let sets = set_aside(dir).len();
     let (no_sled, no_log) = (copied(dir), copied(dir));
     fs::remove_dir_all(no_sled.path().join("sled")).unwrap();
@@ -126,7 +142,9 @@ async fn opens_whole(dir: &Path, wanted: &Contents, what: &str) {
         let registry = Registry::sled(alone.path()).unwrap();
         assert!(contents(&registry).await == *wanted, "{what}: {which} alone");
     }
+    let witness = Witness::of_this_thread();
     drop(Registry::sled(dir).unwrap());
+    drop(witness);
     assert_eq!(set_aside(dir).len(), sets, "{what}: nothing is damaged any more");
 }
 
@@ -233,6 +251,24 @@ async fn when_both_are_damaged_the_open_is_refused_and_nothing_is_changed() {
         "{text}"
     );
     assert_eq!(names(dir.path()), before);
+}
+
+#[tokio::test]
+async fn a_sled_that_lost_an_entry_by_itself_is_noticed() {
+    let (dir, wanted) = written().await;
+    let db = sled::open(dir.path().join("sled")).unwrap();
+    db.remove(b"esmall/20").unwrap().unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let alone = copied(dir.path());
+    opens_whole(dir.path(), &wanted, "an entry less").await;
+    assert_eq!(set_aside(dir.path()).len(), 1);
+    remove_log(alone.path());
+    let error = Registry::sled(alone.path()).unwrap_err();
+    assert!(
+        matches!(error, OpenError::BothDamaged { .. }),
+        "it is not taken for good: {error}"
+    );
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use sconce_registry::{Change, Registry};
+use sconce_tracing::Witness;
 
 use crate::bus_host::BusHost;
 use crate::etcd_server::EtcdServer;
@@ -41,6 +42,8 @@ conformance!(remote, Remote::start().await);
 struct Embedded {
     registry: Registry,
     dir: Option<tempfile::TempDir>,
+    /// Fails the test for a warning that nobody asked for.
+    _witness: Witness,
 }
 
 impl Embedded {
@@ -48,6 +51,7 @@ impl Embedded {
         Self {
             registry: Registry::memory(),
             dir: None,
+            _witness: Witness::of_this_thread(),
         }
     }
 
@@ -56,6 +60,7 @@ impl Embedded {
         Self {
             registry: Registry::sled(dir.path()).unwrap(),
             dir: Some(dir),
+            _witness: Witness::of_this_thread(),
         }
     }
 }

@@ -49,6 +49,12 @@ async fn an_etcd_that_does_not_answer_is_named() {
     );
     let error = Registry::etcd(&[], "/sconce/").await.unwrap_err().to_string();
     assert!(error.contains("endpoints is empty"), "{error}");
+    let https = ["https://127.0.0.1:1".to_owned()];
+    let error = Registry::etcd(&https, "/sconce/").await.unwrap_err().to_string();
+    assert!(
+        error.contains("https://127.0.0.1:1") && error.contains("no TLS"),
+        "{error}"
+    );
     let error = Registry::etcd(&endpoints, "sconce")
         .await
         .unwrap_err()
