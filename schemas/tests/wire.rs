@@ -196,6 +196,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         buffer_size: ByteLen(1 << 34),
         buffer_unstored: ByteLen(4 << 20),
         volumes: vec![status.clone()],
+        queues: Vec::new(),
     };
     let opened = VolumeControlReply::Opened {
         handle: 9,

@@ -279,6 +279,26 @@ pub struct NodeStatus {
     pub buffer_unstored: ByteLen,
     /// Its volumes.
     pub volumes: Vec<VolumeStatus>,
+    /// What waits in it, against its limits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queues: Vec<QueueStatus>,
+}
+
+/// How full a queue of a service is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// What waits in it.
+    pub name: String,
+    /// Requests that wait for room in it.
+    pub waiting: u64,
+    /// Requests in it.
+    pub requests: u64,
+    /// Most requests that it takes.
+    pub requests_max: u64,
+    /// Their bytes.
+    pub bytes: ByteLen,
+    /// Most bytes that it takes.
+    pub bytes_max: ByteLen,
 }
 
 const IO: u64 = 0;

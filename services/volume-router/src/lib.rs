@@ -4,5 +4,20 @@
 //! Order: a volume's operations are applied on its shard's thread, in the order in which they came.
 //! Crash: the engine's recovery makes a prefix of what the write buffer and the back ends hold.
 //! Knows no front end and no back end.
+//!
+//! Follow one write: `port` → `actor::serving` → `device::file`; what happens beside it: `background`; a volume's
+//! start and end: `actor::life` → `owner`.
 
+mod actor;
+mod background;
 pub mod device;
+mod gate;
+mod node;
+mod owner;
+mod port;
+mod service;
+mod settings;
+mod shard;
+
+pub use service::{Components, RunError, block_on, run};
+pub use settings::{BufferSettings, LimitSettings, SettingError, Settings, UploadSettings, VolumesSettings};

@@ -26,17 +26,22 @@ pub(super) struct BufferFile {
     pub(super) file: File,
     /// Bytes; also its size class.
     pub(super) length: u64,
+    /// Its header and TLog areas are zeros, so that the end of what the next SCO appends shows as an end and not as
+    /// something damaged.
+    blank: AtomicBool,
     /// A sync failed: the system may have dropped what was written and still show it. The next sync writes all
     /// of it again first.
     suspect: AtomicBool,
 }
 
 impl BufferFile {
-    pub(super) fn new(number: u64, file: File, length: u64) -> Self {
+    /// `blank`: all of it is zeros.
+    pub(super) fn new(number: u64, file: File, length: u64, blank: bool) -> Self {
         Self {
             number,
             file,
             length,
+            blank: AtomicBool::new(blank),
             suspect: AtomicBool::new(false),
         }
     }
@@ -100,13 +105,29 @@ impl ScoFile {
         }
     }
 
+    /// Whether its SCO is on the back ends and covered by a manifest, so that the file may go.
+    #[must_use]
+    pub fn is_cache(&self) -> bool {
+        matches!(self.tenure(), Tenure::Cached | Tenure::Evicting)
+    }
+
     /// Callers hold the device's lock, so that two changes do not meet.
     pub(super) fn set_tenure(&self, tenure: Tenure) {
         self.tenure.store(tenure as u8, Ordering::Release);
     }
 
-    pub(super) fn write_header(&self, header: &ScoHeader) -> io::Result<()> {
+    /// Makes the file the SCO's, without any batch.
+    pub(super) fn begin(&self, header: &ScoHeader) -> io::Result<()> {
+        if !self.file.blank.swap(false, Ordering::AcqRel) {
+            self.erase()?;
+        }
         self.write_at(&header.to_bytes(), 0)
+    }
+
+    /// Zeros where header and TLog were: the file holds no SCO.
+    fn erase(&self) -> io::Result<()> {
+        let areas = usize::try_from(self.size.data_offset()).map_err(io::Error::other)?;
+        self.write_at(&vec![0; areas], 0)
     }
 
     /// Appends a batch: one write for its clusters from `first_slot` on, one for its entries at `tlog_offset` of the
@@ -220,10 +241,33 @@ impl ScoFile {
     /// # Errors
     /// The device's; `UnexpectedEof` where the file ends before.
     pub fn image(&self, length: u64) -> io::Result<Bytes> {
+        self.read_from_start(length).map(BytesMut::freeze)
+    }
+
+    /// The SCO's first `length` bytes as they are stored: with zeros where nothing of it is, behind the header and in
+    /// the TLog area from `tlog_len` on, so that the same SCO gives the same object twice. Blocks.
+    ///
+    /// # Errors
+    /// The device's; `UnexpectedEof` where the file ends before.
+    pub fn object(&self, length: u64, tlog_len: u64) -> io::Result<Bytes> {
+        let to_index = |offset: u64| usize::try_from(offset).map_err(io::Error::other);
+        let mut bytes = self.read_from_start(length)?;
+        let header = to_index(ScoSize::HEADER_AREA)?;
+        let used = to_index(ScoSize::HEADER_AREA.saturating_add(tlog_len))?;
+        let data = to_index(self.size.data_offset())?;
+        for unused in [HEADER_LEN..header, used..data] {
+            if let Some(unused) = bytes.get_mut(unused) {
+                unused.fill(0);
+            }
+        }
+        Ok(bytes.freeze())
+    }
+
+    fn read_from_start(&self, length: u64) -> io::Result<BytesMut> {
         let length = usize::try_from(length).map_err(io::Error::other)?;
         let mut out = BytesMut::with_capacity(length);
         self.read_bytes(0, length, &mut out, false)?;
-        Ok(out.freeze())
+        Ok(out)
     }
 
     /// The whole file. Blocks.
@@ -259,12 +303,6 @@ impl ScoFile {
     }
 }
 
-/// Zeros where the header was: the file holds no SCO.
-pub(super) fn erase_header(disk: &dyn Disk, file: &BufferFile) -> io::Result<()> {
-    disk.write(&file.file, &[IoSlice::new(&[0; HEADER_LEN])], 0)
-        .map(drop)
-}
-
 fn is_not_in_memory(error: &io::Error) -> bool {
     // File systems without RWF_NOWAIT say `Unsupported`: the blocking read serves them.
     matches!(
@@ -280,6 +318,14 @@ impl Drop for ScoFile {
             Tenure::RetiredEvicted => true,
             Tenure::Held | Tenure::Cached | Tenure::Evicting => return,
         };
+        match self.erase() {
+            Ok(()) => self.file.blank.store(true, Ordering::Release),
+            // Its old header then stands until the next SCO's: after a restart it counts as found, and its volume
+            // takes it for a cache or gives it back again.
+            Err(error) => {
+                tracing::debug!(file = self.file.number, %error, "a free file could not be erased");
+            }
+        }
         if let Some(device) = self.device.upgrade() {
             device.give_back(&self.file, evicted);
         }

@@ -182,7 +182,7 @@ fn make(shared: &Shared, number: u64, length: u64) -> io::Result<BufferFile> {
         let _ = fs::remove_file(&path);
         return Err(error);
     }
-    Ok(BufferFile::new(number, file, length))
+    Ok(BufferFile::new(number, file, length, true))
 }
 
 /// A file's fixed name.

@@ -130,7 +130,7 @@ impl Device {
             return Ok(None);
         };
         let sco = ScoFile::new(file, header.size, &self.shared.disk, Arc::downgrade(&self.shared));
-        if let Err(error) = sco.write_header(header) {
+        if let Err(error) = sco.begin(header) {
             self.shared.retire(&sco);
             return Err(error);
         }

@@ -15,7 +15,7 @@ use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::{ByteLen, Epoch, ScoId, VolumeId};
 
 use super::disk::Disk;
-use super::file::{BufferFile, ScoFile, Tenure, erase_header};
+use super::file::{BufferFile, ScoFile, Tenure};
 
 /// Who has SCOs in the write buffer: the device asks it for what it may take away. Called from the device's own
 /// thread; an implementation passes it on and returns at once.
@@ -243,11 +243,6 @@ impl Shared {
 
     /// The last reader of a retired file let go of it.
     pub(super) fn give_back(&self, file: &Arc<BufferFile>, evicted: bool) {
-        if let Err(error) = erase_header(&*self.disk, file) {
-            // Its old header then stands until the next SCO's: after a restart it counts as found, and its volume
-            // takes it for a cache or gives it back again.
-            tracing::debug!(file = file.number, %error, "a free file's header could not be erased");
-        }
         let mut state = self.state();
         if evicted {
             state.evicting = state.evicting.saturating_sub(file.length);

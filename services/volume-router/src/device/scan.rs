@@ -59,7 +59,7 @@ fn take(shared: &Arc<Shared>, entry: &DirEntry, number: u64) -> io::Result<()> {
             Ok(())
         }
         header => {
-            shared.found(BufferFile::new(number, file, length), header);
+            shared.found(BufferFile::new(number, file, length, false), header);
             Ok(())
         }
     }

@@ -215,9 +215,12 @@ fn a_file_that_is_read_goes_to_nobody_else() {
     assert_eq!(read(&reader, 0, 1), cluster(1));
     drop(reader);
     let second = obtain(&device, &asked, 2);
-    assert_eq!(
-        ScoHeader::from_bytes(&second.whole().unwrap()).unwrap().id,
-        ScoId(2)
+    let whole = second.whole().unwrap();
+    assert_eq!(ScoHeader::from_bytes(&whole).unwrap().id, ScoId(2));
+    let tlog = 4096..usize::try_from(small().data_offset()).unwrap();
+    assert!(
+        whole[tlog].iter().all(|byte| *byte == 0),
+        "nothing of the SCO before shows"
     );
 }
 
@@ -277,7 +280,7 @@ fn a_restart_finds_by_headers_what_was_held_and_nothing_else() {
         let given_back = obtain(&device, &asked, 2);
         device.retire(&given_back);
         let foreign = obtain(&device, &asked, 3);
-        foreign.write_header(&header(other, 3)).unwrap();
+        foreign.begin(&header(other, 3)).unwrap();
         device.id().to_owned()
     };
     fs::write(dir.path().join("sco/99999990"), [0; 10]).unwrap();
@@ -312,9 +315,7 @@ fn what_no_volume_asked_for_goes_last() {
     {
         let device = open(dir.path(), 2, Arc::new(SystemDisk));
         let asked = tenant(&device, VOLUME);
-        obtain(&device, &asked, 1)
-            .write_header(&header(other, 1))
-            .unwrap();
+        obtain(&device, &asked, 1).begin(&header(other, 1)).unwrap();
     }
     let device = open(dir.path(), 2, Arc::new(SystemDisk));
     let asked = tenant(&device, VOLUME);

@@ -1,0 +1,309 @@
+//! Control requests to a volume.
+//!
+//! Keeps: nothing.
+//! Order: that of the mailbox; what waits for the registry is judged again when it comes back.
+//! Crash: the registry's record says what was decided.
+//! Knows no clients.
+
+use std::time::Duration;
+
+use actix::fut::WrapFuture as _;
+use actix::{ActorFutureExt as _, Context, Handler, MessageResult, ResponseActFuture};
+use bytes::Bytes;
+use sconce_schemas::ByteLen;
+use sconce_schemas::records::{DtlState, VolumePhase};
+use sconce_schemas::wire::volume::{VolumeReply, VolumeStatus};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_volume::Event;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::messages::{
+    CloseSession, Delete, Drain, Followed, OpenSession, Opened, Renamed, Show, Sync, Take, Verify,
+};
+use super::{State, VolumeActor};
+use crate::background::Subject;
+use crate::owner::record::{self, RecordError};
+
+type Answer<T> = ResponseActFuture<VolumeActor, T>;
+
+/// The sender of a wait went away with its actor.
+fn stopped<T>(heard: Result<Result<T, Refusal>, oneshot::error::RecvError>) -> Result<T, Refusal> {
+    heard.unwrap_or_else(|_| {
+        Err(Refusal::retry(
+            RefusalCode::Unavailable,
+            "the volume stopped while it was asked",
+        ))
+    })
+}
+
+fn refusal_of(error: RecordError) -> Refusal {
+    match error {
+        RecordError::Refused(refusal) => refusal,
+        RecordError::Unavailable(text) => Refusal::retry(RefusalCode::Unavailable, text),
+    }
+}
+
+impl Handler<OpenSession> for VolumeActor {
+    type Result = Answer<Result<Opened, Refusal>>;
+
+    fn handle(&mut self, OpenSession(id): OpenSession, ctx: &mut Context<Self>) -> Self::Result {
+        let served = self.served(ctx);
+        let opened = async move { stopped(served.await) }.into_actor(self).map(
+            move |outcome, actor: &mut VolumeActor, _| {
+                outcome?;
+                let generation = actor.generation;
+                match &mut actor.state {
+                    State::Serving(serving) => Ok(Opened {
+                        slot: serving.open_session(id),
+                        generation,
+                        epoch: serving.owner().ownership().epoch,
+                        size: serving.status().size,
+                        read_only: serving.read_only(),
+                    }),
+                    _ => Err(Refusal::retry(
+                        RefusalCode::Unavailable,
+                        "the volume stopped again",
+                    )),
+                }
+            },
+        );
+        Box::pin(opened)
+    }
+}
+
+impl Handler<CloseSession> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, close: CloseSession, _: &mut Context<Self>) {
+        if let State::Serving(serving) = &mut self.state
+            && close.generation == self.generation
+        {
+            serving.close_session(close.slot);
+        }
+    }
+}
+
+impl Handler<Take> for VolumeActor {
+    type Result = Answer<Result<(), Refusal>>;
+
+    fn handle(&mut self, Take(takeover): Take, ctx: &mut Context<Self>) -> Self::Result {
+        match &self.state {
+            State::Refused(_) | State::Pausing(_) => {
+                self.takeover = Some(takeover);
+                self.start_serving(ctx);
+            }
+            // Used by the next start if this one is refused.
+            State::Starting => self.takeover = Some(takeover),
+            State::Serving(_) | State::Halted(_) | State::Gone(_) => {}
+        }
+        let served = self.served(ctx);
+        Box::pin(async move { stopped(served.await) }.into_actor(self))
+    }
+}
+
+impl Handler<Show> for VolumeActor {
+    type Result = MessageResult<Show>;
+
+    fn handle(&mut self, _: Show, _: &mut Context<Self>) -> Self::Result {
+        let state = match &self.state {
+            State::Serving(_) => "serving".to_owned(),
+            State::Starting => "starting".to_owned(),
+            State::Refused(refusal) | State::Pausing(refusal) | State::Gone(refusal) => refusal.text.clone(),
+            State::Halted(reason) => format!("halted: {reason}"),
+        };
+        let mut status = VolumeStatus {
+            id: self.id,
+            size: sconce_schemas::VolumeSize::default(),
+            allocated: ByteLen(0),
+            owner: self.shard.node.name.clone(),
+            epoch: sconce_schemas::Epoch::NONE,
+            dtl_state: DtlState::Off,
+            sco_size: sconce_schemas::ScoSize::default(),
+            unstored: ByteLen(0),
+            map_memory: ByteLen(0),
+            state,
+        };
+        if let State::Serving(serving) = &self.state {
+            let known = serving.status();
+            status.size = known.size;
+            status.allocated = known.allocated;
+            status.unstored = known.unstored;
+            status.map_memory = known.map_memory;
+            status.epoch = serving.owner().ownership().epoch;
+            status.sco_size = serving.sco_size();
+        }
+        MessageResult(status)
+    }
+}
+
+impl Handler<Sync> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, Sync(ticket): Sync, ctx: &mut Context<Self>) {
+        match &mut self.state {
+            State::Serving(serving) => {
+                serving.happened(Event::Sync { ticket });
+                self.after(ctx);
+            }
+            _ => {
+                let text = format!("volume {} is not served now", self.id);
+                let refusal = Refusal::retry(RefusalCode::Unavailable, text);
+                self.shard
+                    .replies
+                    .answer(ticket, VolumeReply::Refused(refusal), Bytes::new());
+            }
+        }
+    }
+}
+
+impl Handler<Renamed> for VolumeActor {
+    type Result = Answer<Result<(), Refusal>>;
+
+    fn handle(&mut self, _: Renamed, _: &mut Context<Self>) -> Self::Result {
+        let (registry, id) = (self.shard.node.registry.clone(), self.id);
+        let path = async move {
+            let (record, _) = record::read(&registry, id).await.map_err(refusal_of)?;
+            let path = crate::owner::path_of(&registry, &record).await;
+            path.map_err(|error| refusal_of(error.into()))
+        };
+        let renamed = path
+            .into_actor(self)
+            .map(|path, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
+                let path = path?;
+                if let State::Serving(serving) = &mut actor.state {
+                    serving.renamed(path);
+                    actor.after(ctx);
+                }
+                Ok(())
+            });
+        Box::pin(renamed)
+    }
+}
+
+impl Handler<Delete> for VolumeActor {
+    type Result = Answer<Result<(), Refusal>>;
+
+    fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
+        let (registry, id) = (self.shard.node.registry.clone(), self.id);
+        let read = async move { record::read(&registry, id).await.map_err(refusal_of) };
+        let deleted = read
+            .into_actor(self)
+            .map(|read, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
+                let (record, _) = read?;
+                if record.phase != VolumePhase::Deleting {
+                    let text = format!(
+                        "volume {} is not being deleted: its name is still there",
+                        actor.id
+                    );
+                    return Err(Refusal::reject(RefusalCode::Invalid, text));
+                }
+                let path = actor.path();
+                let gone = Refusal::reject(RefusalCode::NotFound, format!("volume {path} is deleted"));
+                actor.lost(&gone, ctx);
+                actor.shard.node.background.erase(Subject {
+                    volume: actor.id,
+                    path: path.into(),
+                    pool: record.pool.into(),
+                });
+                Ok(())
+            });
+        Box::pin(deleted)
+    }
+}
+
+impl Handler<Drain> for VolumeActor {
+    type Result = Answer<bool>;
+
+    fn handle(&mut self, Drain(within): Drain, ctx: &mut Context<Self>) -> Self::Result {
+        let State::Serving(serving) = &mut self.state else {
+            return Box::pin(std::future::ready(false).into_actor(self));
+        };
+        let stored = serving.drain();
+        let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
+        self.after(ctx);
+        let drained = async move {
+            let begun = tokio::time::Instant::now();
+            if !matches!(timeout(within, stored).await, Ok(Ok(()))) {
+                return false;
+            }
+            let left = within
+                .saturating_sub(begun.elapsed())
+                .max(Duration::from_millis(500));
+            let release = record::release(&registry, owner.subject().volume, owner.ownership());
+            matches!(timeout(left, release).await, Ok(Ok(())))
+        };
+        let drained =
+            drained
+                .into_actor(self)
+                .map(|released, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
+                    if released {
+                        actor.released(ctx);
+                    }
+                    released
+                });
+        Box::pin(drained)
+    }
+}
+
+impl Handler<Verify> for VolumeActor {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, _: Verify, _: &mut Context<Self>) -> Self::Result {
+        let State::Serving(serving) = &self.state else {
+            return Box::pin(std::future::ready(()).into_actor(self));
+        };
+        let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
+        let generation = self.generation;
+        let verify = async move {
+            let own = owner.ownership();
+            crate::owner::verify(&registry, owner.subject().volume, own).await
+        };
+        let verified = verify.into_actor(self).map(
+            move |verified, actor: &mut VolumeActor, ctx: &mut Context<Self>| match verified {
+                Err(RecordError::Refused(refusal)) if actor.generation == generation => {
+                    actor.lost(&refusal, ctx);
+                }
+                // Without the registry the lease decides.
+                _ => {}
+            },
+        );
+        Box::pin(verified)
+    }
+}
+
+impl Handler<Followed> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, followed: Followed, ctx: &mut Context<Self>) {
+        let State::Serving(serving) = &self.state else {
+            return;
+        };
+        let own = serving.owner().ownership();
+        // What is told late, of an ownership before this one, says nothing.
+        if followed.epoch > own.epoch {
+            let text = format!(
+                "{} owns volume {} in epoch {} now; this node had epoch {}",
+                followed.owner,
+                serving.path(),
+                followed.epoch,
+                own.epoch
+            );
+            self.lost(&Refusal::reroute(RefusalCode::NotOwner, text), ctx);
+        }
+    }
+}
+
+impl VolumeActor {
+    /// Everything is stored and the record says so: the files stay as caches.
+    fn released(&mut self, ctx: &mut Context<Self>) {
+        let text = format!("volume {} was released by an orderly stop", self.id);
+        let refusal = Refusal::retry(RefusalCode::Unavailable, text);
+        if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Gone(refusal.clone())) {
+            tracing::info!(volume = serving.path(), "stored and released");
+            serving.owner().end();
+        }
+        self.shard.replies.refuse_all(self.id, &refusal);
+        self.stop(ctx);
+    }
+}

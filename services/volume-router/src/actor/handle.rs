@@ -1,0 +1,131 @@
+//! A volume's handle: what others may ask of its actor.
+//!
+//! Keeps: the actor's address.
+//! Order: that of the calls of one thread.
+//! Crash: an actor that ended answers nothing; its handle says so.
+//! Knows no engine.
+
+use std::time::Duration;
+
+use actix::dev::ToEnvelope;
+use actix::{Actor, Addr, Handler, MailboxError, Message};
+use sconce_schemas::SessionId;
+use sconce_schemas::records::VolumeRecord;
+use sconce_schemas::wire::volume::VolumeStatus;
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_volume::{SessionSlot, Ticket};
+
+use super::VolumeActor;
+use super::messages::{
+    CloseSession, Delete, Drain, Followed, OpenSession, Opened, Operation, Renamed, Round, Show, Sync, Take,
+    Verify,
+};
+use crate::owner::record::TakeOver;
+
+/// A volume's actor, wherever it runs. Clones share it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VolumeHandle {
+    actor: Addr<VolumeActor>,
+}
+
+impl VolumeHandle {
+    pub(super) fn new(actor: Addr<VolumeActor>) -> Self {
+        Self { actor }
+    }
+
+    /// Whether the actor runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.actor.connected()
+    }
+
+    /// Gives the volume a round of operations; `false`: it takes none now, and whoever answers tickets has to answer
+    /// these.
+    pub(crate) fn round(&self, operations: Vec<Operation>) -> Result<(), Vec<Operation>> {
+        self.actor
+            .try_send(Round(operations))
+            .map_err(|error| match error {
+                actix::prelude::SendError::Full(Round(operations))
+                | actix::prelude::SendError::Closed(Round(operations)) => operations,
+            })
+    }
+
+    /// Opens a session once the volume is served.
+    pub(crate) async fn open(&self, session: SessionId) -> Result<Opened, Refusal> {
+        self.ask(OpenSession(session)).await?
+    }
+
+    /// The session is over.
+    pub(crate) fn close(&self, generation: u32, slot: SessionSlot) {
+        self.tell(CloseSession { generation, slot });
+    }
+
+    /// What the volume knows of itself.
+    pub(crate) async fn show(&self) -> Result<VolumeStatus, Refusal> {
+        self.ask(Show).await
+    }
+
+    /// The ticket is answered when all that was written is stored.
+    pub(crate) fn sync(&self, ticket: Ticket) {
+        self.tell(Sync(ticket));
+    }
+
+    /// The volume's path changed.
+    pub(crate) async fn renamed(&self) -> Result<(), Refusal> {
+        self.ask(Renamed).await?
+    }
+
+    /// The volume is gone from the names: its space comes back from here on.
+    pub(crate) async fn delete(&self) -> Result<(), Refusal> {
+        self.ask(Delete).await?
+    }
+
+    /// Own the volume here.
+    pub(crate) async fn take_over(&self, takeover: TakeOver) -> Result<(), Refusal> {
+        self.ask(Take(takeover)).await?
+    }
+
+    /// Store and release the volume; whether that was done within the time.
+    pub(crate) async fn drain(&self, within: Duration) -> bool {
+        self.actor.send(Drain(within)).await.unwrap_or(false)
+    }
+
+    /// Look whether the volume is still this node's; returns when that is known.
+    pub(crate) async fn verify(&self) {
+        // An actor that ended serves nothing, so there is nothing to verify.
+        let _ = self.actor.send(Verify).await;
+    }
+
+    /// The registry tells who owns the volume.
+    pub(crate) fn follow(&self, record: &VolumeRecord) {
+        self.tell(Followed {
+            owner: record.owner.clone(),
+            epoch: record.epoch,
+        });
+    }
+
+    pub(super) fn tell<M>(&self, message: M)
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        VolumeActor: Handler<M>,
+        <VolumeActor as Actor>::Context: ToEnvelope<VolumeActor, M>,
+    {
+        self.actor.do_send(message);
+    }
+
+    async fn ask<M>(&self, message: M) -> Result<M::Result, Refusal>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        VolumeActor: Handler<M>,
+        <VolumeActor as Actor>::Context: ToEnvelope<VolumeActor, M>,
+    {
+        self.actor.send(message).await.map_err(|error| {
+            let text = match error {
+                MailboxError::Closed => "the volume is served no more",
+                MailboxError::Timeout => "the volume did not answer in time",
+            };
+            Refusal::retry(RefusalCode::Unavailable, text)
+        })
+    }
+}

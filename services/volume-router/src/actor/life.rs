@@ -1,0 +1,289 @@
+//! A volume's life in its actor: started, served, halted, lost, released.
+//!
+//! Keeps: nothing of its own.
+//! Order: a run of the engine ends before the next begins, and its tickets are answered then.
+//! Crash: the next start claims a higher epoch.
+//! Knows no operations.
+
+use std::time::Duration;
+
+use actix::fut::WrapFuture as _;
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use tokio::sync::oneshot;
+
+use super::messages::{Broken, Found, Happened, Lost, Round};
+use super::serving::Serving;
+use super::{Owner, STARTS_MAX, State, VolumeActor, VolumeHandle};
+use crate::owner::{self, Owned, StartError};
+
+/// How often a volume is told the time while it has something to store.
+const TICK: Duration = Duration::from_secs(1);
+
+impl VolumeActor {
+    /// Claims and recovers the volume, beside its mailbox.
+    pub(super) fn start_serving(&mut self, ctx: &mut Context<Self>) {
+        self.state = State::Starting;
+        self.resting.extend(self.shard.node.device.claim(self.id));
+        let (node, id) = (self.shard.node.clone(), self.id);
+        let (takeover, found) = (self.takeover.take(), self.resting.clone());
+        let start = async move { owner::start(&node, id, takeover, &found).await };
+        let started = start
+            .into_actor(self)
+            .map(|outcome, actor, ctx| actor.start_ended(outcome, ctx));
+        ctx.spawn(started);
+    }
+
+    fn start_ended(&mut self, outcome: Result<Owned, StartError>, ctx: &mut Context<Self>) {
+        match outcome {
+            Ok(owned) => self.serve(owned, ctx),
+            // Somebody asked for it with other rights in the meantime.
+            Err(_) if self.takeover.is_some() => self.start_serving(ctx),
+            Err(StartError::Refused(refusal)) => self.refused(refusal, ctx),
+            Err(StartError::Later(refusal)) => {
+                if !std::mem::replace(&mut self.failure_told, true) {
+                    tracing::warn!(volume = %self.id, cause = %refusal, "volume cannot be served now: trying again until it can");
+                }
+                self.tell_waiters(&Err(refusal.clone()));
+                self.pause(refusal, ctx);
+            }
+        }
+    }
+
+    fn serve(&mut self, owned: Owned, ctx: &mut Context<Self>) {
+        self.generation = self.generation.wrapping_add(1);
+        let owner = Owner::new(
+            ctx.address(),
+            self.generation,
+            owned.subject.clone(),
+            owned.ownership.clone(),
+            owned.manifest,
+        );
+        tracing::info!(
+            volume = %owned.subject.path,
+            epoch = %owned.ownership.epoch,
+            replayed = owned.recovered.replayed,
+            next_sco = %owned.recovered.next_sco,
+            "serving"
+        );
+        let (found, me) = (
+            std::mem::take(&mut self.resting),
+            VolumeHandle::new(ctx.address()),
+        );
+        let serving = Serving::new(&self.shard, me, owner, self.generation, owned, found);
+        self.state = State::Serving(Box::new(serving));
+        self.failure_told = false;
+        self.tell_waiters(&Ok(()));
+        self.tick(ctx);
+    }
+
+    /// The volume is not for this node now.
+    fn refused(&mut self, refusal: Refusal, ctx: &mut Context<Self>) {
+        self.tell_waiters(&Err(refusal.clone()));
+        let found = std::mem::take(&mut self.resting);
+        self.shard.node.device.disclaim(self.id, found);
+        if refusal.code == RefusalCode::WaitsForOwner {
+            tracing::warn!(volume = %self.id, "{refusal}");
+            self.state = State::Refused(refusal);
+        } else {
+            self.state = State::Gone(refusal);
+            self.stop(ctx);
+        }
+    }
+
+    /// Tries again after a while.
+    fn pause(&mut self, refusal: Refusal, ctx: &mut Context<Self>) {
+        self.state = State::Pausing(refusal);
+        ctx.run_later(self.backoff.wait(), |actor, ctx| {
+            if matches!(actor.state, State::Pausing(_)) {
+                actor.start_serving(ctx);
+            }
+        });
+    }
+
+    fn tell_waiters(&mut self, outcome: &Result<(), Refusal>) {
+        for waiter in self.waiters.drain(..) {
+            // Who went away does not hear it.
+            let _ = waiter.send(outcome.clone());
+        }
+    }
+
+    /// Hears when the volume is served, or why it is not.
+    pub(super) fn served(&mut self, ctx: &mut Context<Self>) -> oneshot::Receiver<Result<(), Refusal>> {
+        let (waiter, heard) = oneshot::channel();
+        let known = match &self.state {
+            State::Serving(_) => Some(Ok(())),
+            State::Gone(refusal) => Some(Err(refusal.clone())),
+            State::Halted(reason) => Some(Err(self.halted_refusal(reason))),
+            // The cause may have gone: a buffer came back, an operator decided.
+            State::Refused(_) => {
+                self.start_serving(ctx);
+                None
+            }
+            State::Starting | State::Pausing(_) => None,
+        };
+        match known {
+            Some(outcome) => drop(waiter.send(outcome)),
+            None if self.waiters.len() >= STARTS_MAX => {
+                let text = format!("volume {} is being started and many wait for it", self.id);
+                let _ = waiter.send(Err(Refusal::retry(RefusalCode::Unavailable, text)));
+            }
+            None => self.waiters.push_back(waiter),
+        }
+        heard
+    }
+
+    /// After every message that the engine took part in.
+    pub(super) fn after(&mut self, ctx: &mut Context<Self>) {
+        let State::Serving(serving) = &self.state else {
+            return;
+        };
+        if serving.halted().is_some() {
+            return self.halted(ctx);
+        }
+        if let Some(due) = serving.next_due()
+            && !self.pacing
+        {
+            self.pacing = true;
+            ctx.run_later(
+                due.saturating_duration_since(tokio::time::Instant::now()),
+                |actor, ctx| {
+                    actor.pacing = false;
+                    if let State::Serving(serving) = &mut actor.state {
+                        serving.release_due();
+                        actor.after(ctx);
+                    }
+                },
+            );
+        }
+        if !self.ticking && serving.status().dirty {
+            self.ticking = true;
+            ctx.run_later(TICK, |actor, ctx| {
+                actor.ticking = false;
+                actor.tick(ctx);
+            });
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        if let State::Serving(serving) = &mut self.state {
+            serving.tick(false);
+            self.after(ctx);
+        }
+    }
+
+    /// The engine stopped: the files stay, and unless it is a bug the volume is recovered from them.
+    fn halted(&mut self, ctx: &mut Context<Self>) {
+        let State::Serving(serving) = std::mem::replace(&mut self.state, State::Starting) else {
+            return;
+        };
+        let (reason, device_failed) = serving.halted().unwrap_or(("", false));
+        let reason = reason.to_owned();
+        tracing::error!(volume = serving.path(), reason, device_failed, "volume halted");
+        serving.owner().end();
+        self.resting.extend(serving.into_found());
+        if device_failed {
+            let refusal = Refusal::retry(RefusalCode::Unavailable, reason);
+            self.shard.replies.refuse_all(self.id, &refusal);
+            return self.pause(refusal, ctx);
+        }
+        let refusal = self.halted_refusal(&reason);
+        self.shard.replies.refuse_all(self.id, &refusal);
+        self.state = State::Halted(reason);
+    }
+
+    pub(super) fn halted_refusal(&self, reason: &str) -> Refusal {
+        let text = format!(
+            "volume {} stopped because of a bug: {reason}; its data is kept, a restart of the volume-router recovers it",
+            self.id
+        );
+        Refusal::retry(RefusalCode::Internal, text)
+    }
+
+    /// The volume is another's: nothing of it is served from here on.
+    pub(super) fn lost(&mut self, refusal: &Refusal, ctx: &mut Context<Self>) {
+        if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Gone(refusal.clone())) {
+            tracing::warn!(volume = serving.path(), cause = %refusal, "volume is served here no more");
+            serving.owner().end();
+            self.resting.extend(serving.into_found());
+        }
+        self.tell_waiters(&Err(refusal.clone()));
+        self.shard.replies.refuse_all(self.id, refusal);
+        for found in self.resting.drain(..) {
+            self.shard.node.device.retire(&found.file);
+        }
+        self.stop(ctx);
+    }
+}
+
+impl Handler<Round> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, Round(operations): Round, ctx: &mut Context<Self>) {
+        match &mut self.state {
+            State::Serving(serving) => {
+                serving.round(operations);
+                self.after(ctx);
+            }
+            _ => {
+                let text = format!("volume {} is not open here now: open it again", self.id);
+                let refusal = Refusal::reroute(RefusalCode::NotOpen, text);
+                for operation in operations {
+                    self.shard.replies.refuse(operation.ticket, refusal.clone());
+                }
+            }
+        }
+    }
+}
+
+impl Handler<Happened> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, happened: Happened, ctx: &mut Context<Self>) {
+        if happened.generation != self.generation {
+            return;
+        }
+        if let State::Serving(serving) = &mut self.state {
+            serving.happened(happened.event);
+            self.after(ctx);
+        }
+    }
+}
+
+impl Handler<Found> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, found: Found, ctx: &mut Context<Self>) {
+        if found.generation != self.generation {
+            return;
+        }
+        if let State::Serving(serving) = &mut self.state {
+            serving.found(found.read);
+            self.after(ctx);
+        }
+    }
+}
+
+impl Handler<Lost> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, lost: Lost, ctx: &mut Context<Self>) {
+        if lost.generation == self.generation && matches!(self.state, State::Serving(_)) {
+            self.lost(&lost.refusal, ctx);
+        }
+    }
+}
+
+impl Handler<Broken> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, broken: Broken, ctx: &mut Context<Self>) {
+        if broken.generation != self.generation {
+            return;
+        }
+        if let State::Serving(serving) = &mut self.state {
+            serving.broken(broken.reason);
+            self.halted(ctx);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What a volume's actor is told.
+//!
+//! Keeps: nothing; these are values.
+//! Order: that of the mailbox.
+//! Crash: nothing.
+//! Knows no engine beyond its events.
+
+use actix::Message;
+use bytes::Bytes;
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::volume::{IoRequest, VolumeStatus};
+use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, VolumeSize};
+use sconce_volume::{Event, Extent, FetchId, SessionSlot, Ticket};
+use std::time::Duration;
+
+use super::read::Outcome;
+use crate::owner::record::TakeOver;
+
+/// One operation of a round.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    /// For its answer.
+    pub(crate) ticket: Ticket,
+    /// The run of the volume that its session was opened in.
+    pub(crate) generation: u32,
+    /// Its session.
+    pub(crate) session: SessionSlot,
+    /// What to do.
+    pub(crate) request: IoRequest,
+    /// The data of a write.
+    pub(crate) data: Bytes,
+}
+
+/// All operations of one bus message on one volume.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Round(pub(crate) Vec<Operation>);
+
+/// An open session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opened {
+    pub(crate) slot: SessionSlot,
+    pub(crate) generation: u32,
+    pub(crate) epoch: Epoch,
+    pub(crate) size: VolumeSize,
+    pub(crate) read_only: bool,
+}
+
+/// Open a session as soon as the volume is served.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Opened, Refusal>")]
+pub(crate) struct OpenSession(pub(crate) SessionId);
+
+/// The session is over.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct CloseSession {
+    pub(crate) generation: u32,
+    pub(crate) slot: SessionSlot,
+}
+
+/// What the volume knows of itself.
+#[derive(Debug, Message)]
+#[rtype(result = "VolumeStatus")]
+pub(crate) struct Show;
+
+/// Answer the ticket when all that was written is stored.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Sync(pub(crate) Ticket);
+
+/// The path changed.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Refusal>")]
+pub(crate) struct Renamed;
+
+/// The volume is gone from the names.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Refusal>")]
+pub(crate) struct Delete;
+
+/// Own the volume here.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Refusal>")]
+pub(crate) struct Take(pub(crate) TakeOver);
+
+/// Store what is not stored and release the volume, within this time.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(crate) struct Drain(pub(crate) Duration);
+
+/// The record says that the volume may have another owner, or none: look.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Verify;
+
+/// The registry tells who owns the volume.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Followed {
+    pub(crate) owner: NodeName,
+    pub(crate) epoch: Epoch,
+}
+
+/// A job's outcome.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Happened {
+    pub(crate) generation: u32,
+    pub(crate) event: Event,
+}
+
+/// Somebody else owns the volume.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Lost {
+    pub(crate) generation: u32,
+    pub(crate) refusal: Refusal,
+}
+
+/// A bug was noticed beside the engine.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Broken {
+    pub(crate) generation: u32,
+    pub(crate) reason: String,
+}
+
+/// What a blocking read found.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Found {
+    pub(crate) generation: u32,
+    pub(crate) read: FoundRead,
+}
+
+/// Whom a blocking read was for.
+#[derive(Debug)]
+pub(crate) enum FoundRead {
+    /// A client.
+    Client(Ticket, Outcome),
+    /// A change that covers a cluster in part.
+    Fetch(FetchId, Extent, Result<Bytes, BadExtent>),
+}
+
+/// A part of a read whose local copy is not good.
+#[derive(Debug, Clone)]
+pub(crate) struct BadExtent {
+    /// Which SCO it is in.
+    pub(crate) sco: ScoId,
+    /// That SCO's epoch.
+    pub(crate) epoch: Epoch,
+    /// Whether the back ends have it.
+    pub(crate) stored: bool,
+    /// Bytes from the start of the read to the bad cluster.
+    pub(crate) at: u64,
+    /// What is wrong, with the slot.
+    pub(crate) detail: String,
+}
+
+/// The device wants a cache's file.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Evict {
+    pub(crate) sco: ScoId,
+    pub(crate) epoch: Epoch,
+}
+
+/// The device has a free file.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct FileReady;
+
+/// The device has no room left.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Pressed;

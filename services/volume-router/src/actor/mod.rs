@@ -1,0 +1,223 @@
+//! A volume's actor: the engine's host on its shard's thread.
+//!
+//! Keeps: where the volume is in its life here, and its files in the write buffer while it is not served.
+//! Order: one message after the other; what is waited for comes back as a message and is judged again.
+//! Crash: the next owner recovers; a panic here ends this actor alone, and the next `Open` begins another.
+//! Knows no sockets: requests come as tickets.
+
+mod control;
+mod handle;
+mod life;
+mod locals;
+mod messages;
+mod owner;
+mod pace;
+mod read;
+mod replies;
+mod serving;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler};
+use sconce_runtime::{Backoff, Chance};
+use sconce_schemas::VolumeId;
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use tokio::sync::oneshot;
+
+use crate::device::{FoundSco, Tenant};
+use crate::node::Node;
+use crate::owner::record::TakeOver;
+use messages::{Evict, FileReady, Pressed};
+use serving::Serving;
+
+pub(crate) use handle::VolumeHandle;
+pub(crate) use messages::Operation;
+pub(crate) use owner::Owner;
+pub(crate) use replies::{Replies, Waiting};
+
+/// Rounds that may wait in a volume's mailbox; more are told to come again.
+const MAILBOX: usize = 4096;
+/// Control requests that may wait for a volume that is being started.
+const STARTS_MAX: usize = 1024;
+/// How long a volume waits before it is tried again after a failure.
+const AGAIN_FIRST: Duration = Duration::from_millis(20);
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// What a shard's actors share.
+pub(crate) struct Shard {
+    /// The node.
+    pub(crate) node: Arc<Node>,
+    /// Requests that wait for their answers.
+    pub(crate) replies: Replies,
+}
+
+/// Where a volume is in its life here.
+enum State {
+    /// Claimed and recovered, or about to be.
+    Starting,
+    /// Served.
+    Serving(Box<Serving>),
+    /// Not to be had now: what to answer until somebody asks again.
+    Refused(Refusal),
+    /// It failed for now and is tried again by itself.
+    Pausing(Refusal),
+    /// An invariant is broken: stopped, for people to look at.
+    Halted(String),
+    /// Stored and released, or lost to another owner, or deleted: the actor ends.
+    Gone(Refusal),
+}
+
+/// The actor.
+pub(crate) struct VolumeActor {
+    id: VolumeId,
+    shard: Rc<Shard>,
+    state: State,
+    /// Counts the runs of the engine: what belongs to an earlier run is told apart by it.
+    generation: u32,
+    /// The volume's files while it is not served.
+    resting: Vec<FoundSco>,
+    /// How the next start claims the volume.
+    takeover: Option<TakeOver>,
+    /// Who waits for the volume to be served.
+    waiters: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
+    backoff: Backoff,
+    /// A failure was told to people and has not passed.
+    failure_told: bool,
+    /// A tick is coming.
+    ticking: bool,
+    /// Late acknowledgements are about to leave.
+    pacing: bool,
+}
+
+impl VolumeActor {
+    /// Starts an actor for a volume on this thread; it tries to own it at once.
+    pub(crate) fn begin(shard: &Rc<Shard>, id: VolumeId, takeover: Option<TakeOver>) -> VolumeHandle {
+        let actor = VolumeActor {
+            id,
+            shard: Rc::clone(shard),
+            state: State::Starting,
+            generation: 0,
+            resting: Vec::new(),
+            takeover,
+            waiters: VecDeque::new(),
+            backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX, Chance::from_os()),
+            failure_told: false,
+            ticking: false,
+            pacing: false,
+        };
+        let handle = VolumeHandle::new(actor.start());
+        shard.node.volumes.insert(id, handle.clone());
+        handle
+    }
+
+    fn node(&self) -> &Arc<Node> {
+        &self.shard.node
+    }
+
+    /// For messages.
+    fn path(&self) -> String {
+        match &self.state {
+            State::Serving(serving) => serving.path().to_owned(),
+            _ => format!("(volume {})", self.id),
+        }
+    }
+}
+
+impl Actor for VolumeActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        let tenant = FileTenant(VolumeHandle::new(ctx.address()));
+        self.node().device.join(self.id, Arc::new(tenant));
+        self.start_serving(ctx);
+    }
+
+    fn stopped(&mut self, ctx: &mut Context<Self>) {
+        self.node().device.leave(self.id);
+        let handle = VolumeHandle::new(ctx.address());
+        self.node().volumes.remove(self.id, &handle);
+    }
+}
+
+impl Drop for VolumeActor {
+    /// Also where the actor panicked: whoever waits is answered.
+    fn drop(&mut self) {
+        let refusal = match &self.state {
+            State::Gone(refusal) => refusal.clone(),
+            _ => Refusal::retry(RefusalCode::Unavailable, format!("volume {} stopped", self.id)),
+        };
+        if let State::Serving(serving) = &self.state {
+            serving.owner().end();
+        }
+        self.shard.replies.refuse_all(self.id, &refusal);
+    }
+}
+
+/// The device's way to a volume.
+struct FileTenant(VolumeHandle);
+
+impl Tenant for FileTenant {
+    fn evict(&self, sco: sconce_schemas::ScoId, epoch: sconce_schemas::Epoch) {
+        self.0.tell(Evict { sco, epoch });
+    }
+
+    fn file_ready(&self) {
+        self.0.tell(FileReady);
+    }
+
+    fn pressed(&self) {
+        self.0.tell(Pressed);
+    }
+}
+
+impl Handler<Evict> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, evict: Evict, ctx: &mut Context<Self>) {
+        match &mut self.state {
+            State::Serving(serving) => {
+                serving.evict(evict.sco, evict.epoch);
+                self.after(ctx);
+            }
+            _ => {
+                let asked =
+                    |found: &mut FoundSco| found.header.id == evict.sco && found.header.epoch == evict.epoch;
+                for found in self.resting.extract_if(.., asked) {
+                    self.shard.node.device.retire(&found.file);
+                }
+            }
+        }
+    }
+}
+
+impl Handler<FileReady> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, _: FileReady, ctx: &mut Context<Self>) {
+        if let State::Serving(serving) = &mut self.state {
+            serving.file_ready();
+            self.after(ctx);
+        }
+    }
+}
+
+impl Handler<Pressed> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Pressed, ctx: &mut Context<Self>) {
+        if let State::Serving(serving) = &mut self.state {
+            serving.tick(true);
+            self.after(ctx);
+        }
+    }
+}
+
+impl VolumeActor {
+    fn stop(&mut self, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}

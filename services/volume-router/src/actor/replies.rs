@@ -1,0 +1,133 @@
+//! Requests that wait for their answer, of all volumes of a shard.
+//!
+//! Keeps: the duty to answer each, and what is needed to word the answer.
+//! Order: none; a ticket is answered once.
+//! Crash: nothing; clients send again.
+//! Knows no volumes but by id.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use sconce_bus::Reply;
+use sconce_schemas::VolumeId;
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::volume::{IoCode, VolumeReply};
+use sconce_volume::Ticket;
+use slab::Slab;
+
+/// A request that waits.
+pub(crate) struct Waiting {
+    /// The duty to answer it.
+    pub(crate) reply: Reply<VolumeReply>,
+    /// Its volume.
+    pub(crate) volume: VolumeId,
+    /// What it does; `None` for a control request.
+    pub(crate) code: Option<IoCode>,
+    /// Where, for messages.
+    pub(crate) offset: u64,
+    /// Data that came with it and that it expects back.
+    pub(crate) bytes: u64,
+}
+
+/// The requests that wait on one shard, within limits.
+pub(crate) struct Replies {
+    requests_max: usize,
+    bytes_max: u64,
+    waiting: RefCell<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// With each request the number of its place's use: a ticket is never mistaken for a later one's.
+    places: Slab<(u32, Waiting)>,
+    uses: u32,
+    bytes: u64,
+}
+
+impl Replies {
+    pub(crate) fn new(requests_max: usize, bytes_max: u64) -> Self {
+        Self {
+            requests_max,
+            bytes_max,
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Takes a request in; gives it back where the limits are reached.
+    pub(crate) fn put(&self, waiting: Waiting) -> Result<Ticket, Waiting> {
+        let mut table = self.waiting.borrow_mut();
+        if table.places.len() >= self.requests_max || table.bytes + waiting.bytes > self.bytes_max {
+            return Err(waiting);
+        }
+        table.bytes += waiting.bytes;
+        table.uses = table.uses.wrapping_add(1);
+        let uses = table.uses;
+        let place = table.places.insert((uses, waiting));
+        Ok(Ticket(u64::from(uses) << 32 | place as u64))
+    }
+
+    /// Takes a request out, to answer it; `None` where it was answered.
+    pub(crate) fn take(&self, ticket: Ticket) -> Option<Waiting> {
+        let mut table = self.waiting.borrow_mut();
+        let (place, uses) = split(ticket);
+        if table.places.get(place)?.0 != uses {
+            return None;
+        }
+        let (_, waiting) = table.places.remove(place);
+        table.bytes -= waiting.bytes;
+        Some(waiting)
+    }
+
+    /// What is asked by a request that waits: its code and its offset.
+    pub(crate) fn asked(&self, ticket: Ticket) -> Option<(Option<IoCode>, u64)> {
+        let table = self.waiting.borrow();
+        let (place, uses) = split(ticket);
+        let (_, waiting) = table.places.get(place).filter(|(at, _)| *at == uses)?;
+        Some((waiting.code, waiting.offset))
+    }
+
+    /// Answers a request.
+    pub(crate) fn answer(&self, ticket: Ticket, reply: VolumeReply, data: Bytes) {
+        if let Some(waiting) = self.take(ticket) {
+            waiting.reply.send(reply, data);
+        }
+    }
+
+    /// Refuses a request.
+    pub(crate) fn refuse(&self, ticket: Ticket, refusal: Refusal) {
+        self.answer(ticket, VolumeReply::Refused(refusal), Bytes::new());
+    }
+
+    /// Answers every request of a volume that is served no more.
+    pub(crate) fn refuse_all(&self, volume: VolumeId, refusal: &Refusal) {
+        let tickets: Vec<Ticket> = {
+            let table = self.waiting.borrow();
+            let of_volume = table
+                .places
+                .iter()
+                .filter(|(_, (_, waiting))| waiting.volume == volume);
+            of_volume
+                .map(|(place, (uses, _))| Ticket(u64::from(*uses) << 32 | place as u64))
+                .collect()
+        };
+        for ticket in tickets {
+            self.refuse(ticket, refusal.clone());
+        }
+    }
+
+    /// Most requests that wait, and most bytes.
+    pub(crate) const fn limits(&self) -> (usize, u64) {
+        (self.requests_max, self.bytes_max)
+    }
+
+    /// Requests that wait, and their bytes.
+    pub(crate) fn gauge(&self) -> (usize, u64) {
+        let table = self.waiting.borrow();
+        (table.places.len(), table.bytes)
+    }
+}
+
+/// Takes the two halves apart that `put` joined.
+const fn split(ticket: Ticket) -> (usize, u32) {
+    ((ticket.0 & 0xffff_ffff) as usize, (ticket.0 >> 32) as u32)
+}

@@ -1,0 +1,617 @@
+//! The engine's host: events in, effects carried out in order.
+//!
+//! Keeps: the engine, its files, and what is under way for it.
+//! Order: effects are carried out in the order given; a batch is held before the next effect.
+//! Crash: an effect that was not carried out did not happen.
+//! Knows no sockets and no registry. This is the hot path: nothing here waits, boxes or spawns for an operation.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sconce_runtime::crash::{Point, hit};
+use sconce_schemas::checkpoint::{NodePlace, NodeRef};
+use sconce_schemas::records::VolumeRecord;
+use sconce_schemas::sco::ScoHeader;
+use sconce_schemas::wire::volume::{IoCode, VolumeReply};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{
+    BatchSeq, ByteLen, CLUSTER_LEN, ClusterAddress, Epoch, ObjectName, ScoId, ScoSize, SessionId, VolumeId,
+};
+use sconce_volume::{Append, Effect, Event, Extent, FetchId, SessionSlot, Status, Ticket, Volume};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::locals::Locals;
+use super::messages::{BadExtent, Found, FoundRead, Happened, Operation};
+use super::pace::Pace;
+use super::read::{self, Outcome};
+use super::{Owner, Shard, VolumeHandle};
+use crate::background::Upload;
+use crate::device::{Device, FoundSco};
+use crate::owner::{Owned, epoch_at};
+
+/// Data that a read may copy on the volume's thread; a longer one would hold up its neighbours.
+const INLINE_READ_MAX: usize = 2 << 20;
+/// From here on, in thousandths of the write buffer, volumes store what they can: well before writes are slowed down.
+const PRESSED_FROM: u64 = 500;
+/// The ticket of the host's own request to store everything.
+const DRAIN: Ticket = Ticket(u64::MAX);
+
+/// A volume that is served.
+pub(super) struct Serving {
+    volume: Volume,
+    effects: Vec<Effect>,
+    /// Kept for its capacity.
+    spare: Vec<Effect>,
+    /// Something was taken in that has not left as a batch.
+    batch_open: bool,
+    locals: Locals,
+    pace: Pace,
+    shard: Rc<Shard>,
+    owner: Owner,
+    me: VolumeHandle,
+    path: Arc<str>,
+    generation: u32,
+    lineage: Arc<[VolumeId]>,
+    /// The SCO that waits for a file.
+    opening: Option<ScoHeader>,
+    /// The write buffer failed: nothing is written any more.
+    device_failed: bool,
+    halted: Option<String>,
+    drained: Option<oneshot::Sender<()>>,
+    sco_size: ScoSize,
+}
+
+impl Serving {
+    /// Takes a recovered volume over with its files; those that it does not need are given back.
+    pub(super) fn new(
+        shard: &Rc<Shard>,
+        me: VolumeHandle,
+        owner: Owner,
+        generation: u32,
+        owned: Owned,
+        found: Vec<FoundSco>,
+    ) -> Self {
+        let mut serving = Self {
+            volume: owned.volume,
+            effects: Vec::new(),
+            spare: Vec::new(),
+            batch_open: false,
+            locals: Locals::default(),
+            pace: Pace::default(),
+            shard: Rc::clone(shard),
+            owner,
+            me,
+            path: owned.subject.path,
+            generation,
+            lineage: owned.lineage,
+            opening: None,
+            device_failed: false,
+            halted: None,
+            drained: None,
+            sco_size: owned.record.sco_size,
+        };
+        serving.adopt(found, &owned.recovered.unstored, &owned.record);
+        serving
+    }
+
+    fn adopt(&mut self, mut found: Vec<FoundSco>, unstored: &[ScoId], record: &VolumeRecord) {
+        found.sort_unstable_by_key(|found| (found.header.id, found.header.epoch));
+        for FoundSco { header, file } in found {
+            let of_the_log = epoch_at(&record.epochs, header.id) == Some(header.epoch);
+            if of_the_log && unstored.contains(&header.id) {
+                self.locals.insert(header, file, false);
+                self.sync_sco(header.id);
+            } else if self.volume.adopt_local(header.id, header.epoch) {
+                self.device()
+                    .evictable(header.volume, header.id, header.epoch, &file);
+                self.locals.insert(header, file, true);
+            } else {
+                self.device().retire(&file);
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.volume.status()
+    }
+
+    pub(super) fn read_only(&self) -> bool {
+        self.volume.read_only()
+    }
+
+    /// Why the engine stopped, once it has; whether it was the device.
+    pub(super) fn halted(&self) -> Option<(&str, bool)> {
+        self.halted.as_deref().map(|reason| (reason, self.device_failed))
+    }
+
+    /// The volume's files, for the next run of the engine.
+    pub(super) fn into_found(self) -> Vec<FoundSco> {
+        self.locals.into_found()
+    }
+
+    pub(super) fn open_session(&mut self, id: SessionId) -> SessionSlot {
+        self.volume.open_session(id)
+    }
+
+    pub(super) fn close_session(&mut self, slot: SessionSlot) {
+        self.volume.close_session(slot);
+    }
+
+    fn device(&self) -> &Device {
+        &self.shard.node.device
+    }
+
+    /// Applies a round of operations as one batch.
+    pub(super) fn round(&mut self, operations: Vec<Operation>) {
+        for operation in operations {
+            if operation.generation != self.generation {
+                let refusal = not_open(self.path());
+                self.shard
+                    .replies
+                    .answer(operation.ticket, VolumeReply::Refused(refusal), Bytes::new());
+                continue;
+            }
+            let Operation {
+                ticket,
+                session,
+                request,
+                data,
+                ..
+            } = operation;
+            self.take(Event::Io {
+                ticket,
+                session,
+                request,
+                data,
+            });
+        }
+        self.settle();
+    }
+
+    /// Something happened beside the volume.
+    pub(super) fn happened(&mut self, event: Event) {
+        match &event {
+            Event::ScoStored { sco } => self.locals.stored(*sco),
+            Event::DeviceFailed { .. } => self.device_failed = true,
+            _ => {}
+        }
+        self.take(event);
+        self.settle();
+    }
+
+    /// The path changed.
+    pub(super) fn renamed(&mut self, path: String) {
+        self.owner.rename(&path);
+        self.path = path.as_str().into();
+        self.take(Event::Renamed { path });
+        self.settle();
+    }
+
+    /// A bug was noticed beside the engine.
+    pub(super) fn broken(&mut self, reason: String) {
+        self.halted = Some(reason);
+    }
+
+    pub(super) const fn sco_size(&self) -> ScoSize {
+        self.sco_size
+    }
+
+    /// Time passes.
+    pub(super) fn tick(&mut self, pressed: bool) {
+        let now_us = self.shard.node.clock.unix_micros();
+        let pressed = pressed || self.opening.is_some() || self.device().fullness() > PRESSED_FROM;
+        self.take(Event::Tick { now_us, pressed });
+        self.settle();
+    }
+
+    /// Asks the engine to store everything; the receiver hears when it has.
+    pub(super) fn drain(&mut self) -> oneshot::Receiver<()> {
+        let (drained, heard) = oneshot::channel();
+        self.drained = Some(drained);
+        self.take(Event::Sync { ticket: DRAIN });
+        self.settle();
+        heard
+    }
+
+    /// The device has a free file.
+    pub(super) fn file_ready(&mut self) {
+        if let Some(header) = self.opening.take() {
+            self.open_sco(header);
+            self.settle();
+        }
+    }
+
+    /// The device wants a cache's file.
+    pub(super) fn evict(&mut self, sco: ScoId, epoch: Epoch) {
+        if let Some(file) = self.locals.remove(sco, epoch) {
+            self.take(Event::Evicted { sco });
+            self.device().retire(&file);
+            drop(file);
+            hit(Point::AfterRecycle);
+            self.settle();
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        self.batch_open = true;
+        self.volume.apply(event, &mut self.effects);
+    }
+
+    /// Ends the batch and carries effects out until there are none.
+    fn settle(&mut self) {
+        loop {
+            if self.effects.is_empty() {
+                if !std::mem::replace(&mut self.batch_open, false) {
+                    return;
+                }
+                let now_us = self.shard.node.clock.unix_micros();
+                self.volume.apply(Event::BatchEnd { now_us }, &mut self.effects);
+            }
+            let mut effects = std::mem::replace(&mut self.effects, std::mem::take(&mut self.spare));
+            for effect in effects.drain(..) {
+                self.carry_out(effect);
+            }
+            self.spare = effects;
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Reply { ticket, reply } => self.answer(ticket, reply),
+            Effect::Read { ticket, extents } => self.read(ticket, extents),
+            Effect::Halt { reason } => self.halted = Some(reason),
+            // What follows a failure of the device would rely on what is not there.
+            _ if self.device_failed => {}
+            Effect::Append(append) => self.append(&append),
+            Effect::OpenSco { header } => self.open_sco(header),
+            Effect::CloseSco { sco } => self.sync_sco(sco),
+            Effect::Sync { upto } => self.sync(upto),
+            Effect::Fetch { fetch, from } => self.fetch(fetch, from),
+            Effect::LoadNode { place, reference } => self.load_node(place, reference),
+            Effect::Upload {
+                sco,
+                epoch,
+                tlog_len,
+                length,
+            } => self.upload(sco, epoch, tlog_len, length),
+            Effect::StoreCheckpoint { frozen } => {
+                self.shard.node.background.checkpoint(self.owner.clone(), frozen);
+            }
+            Effect::StoreManifest { manifest } => {
+                self.shard.node.background.manifest(self.owner.clone(), manifest);
+            }
+            Effect::Evictable { sco } => self.evictable(sco),
+        }
+    }
+
+    fn append(&mut self, append: &Append) {
+        let appended = match self.locals.append_to(append.sco) {
+            Some(file) => file.append(append.first_slot, &append.data, append.tlog_offset, &append.tlog),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "its SCO has no file")),
+        };
+        match appended {
+            Ok(()) => {
+                hit(Point::AfterAppend);
+                self.volume
+                    .apply(Event::AppendHeld { upto: append.seq }, &mut self.effects);
+            }
+            Err(error) => self.fail(format!("batch {} of SCO {}: {error}", append.seq, append.sco)),
+        }
+    }
+
+    fn fail(&mut self, error: String) {
+        self.device_failed = true;
+        self.take(Event::DeviceFailed { error });
+    }
+
+    fn open_sco(&mut self, header: ScoHeader) {
+        match self.device().open_sco(&header) {
+            Ok(Some(file)) => {
+                if let Some(other) = self.locals.insert(header, file, false) {
+                    self.device().retire(&other.file);
+                }
+                self.take(Event::ScoOpened { sco: header.id });
+            }
+            Ok(None) => {
+                self.opening = Some(header);
+                // Store what can be, so that files come back.
+                let now_us = self.shard.node.clock.unix_micros();
+                self.take(Event::Tick {
+                    now_us,
+                    pressed: true,
+                });
+            }
+            Err(error) => self.fail(format!("SCO {} cannot be opened: {error}", header.id)),
+        }
+    }
+
+    /// Syncs a SCO that takes no more appends.
+    fn sync_sco(&mut self, sco: ScoId) {
+        let Some(local) = self.locals.get(sco) else { return };
+        let file = Arc::clone(&local.file);
+        self.beside(move || match file.sync() {
+            Ok(()) => Event::ScoSynced { sco },
+            Err(error) => Event::DeviceFailed {
+                error: format!("SCO {sco} cannot be synced: {error}"),
+            },
+        });
+    }
+
+    /// Syncs every file with appends that are not synced, for all flushes that wait at this moment.
+    fn sync(&mut self, upto: BatchSeq) {
+        let files = self.locals.take_unsynced();
+        self.beside(move || match files.iter().try_for_each(|file| file.sync()) {
+            Ok(()) => Event::Synced { upto },
+            Err(error) => Event::DeviceFailed {
+                error: format!("the batches up to {upto} cannot be synced: {error}"),
+            },
+        });
+    }
+
+    /// Does what blocks on another thread; its event comes back as a message.
+    fn beside(&self, work: impl FnOnce() -> Event + Send + 'static) {
+        let (me, generation) = (self.me.clone(), self.generation);
+        tokio::task::spawn_blocking(move || {
+            let event = work();
+            me.tell(Happened { generation, event });
+        });
+    }
+
+    fn upload(&mut self, sco: ScoId, epoch: Epoch, tlog_len: ByteLen, length: ByteLen) {
+        let Some(local) = self.locals.get(sco) else {
+            return self.fail(format!("SCO {sco} is to be stored and has no file"));
+        };
+        let file = Arc::clone(&local.file);
+        let upload = Upload {
+            sco,
+            epoch,
+            tlog_len,
+            length,
+            file,
+        };
+        self.shard.node.background.upload(self.owner.clone(), upload);
+    }
+
+    fn evictable(&mut self, sco: ScoId) {
+        if let Some(local) = self.locals.get(sco) {
+            let header = &local.header;
+            self.device()
+                .evictable(header.volume, header.id, header.epoch, &local.file);
+        }
+    }
+
+    fn load_node(&self, place: NodePlace, reference: NodeRef) {
+        let background = self.shard.node.background.clone();
+        let (subject, lineage) = (self.owner.subject(), Arc::clone(&self.lineage));
+        let (me, generation) = (self.me.clone(), self.generation);
+        actix_rt::spawn(async move {
+            let result = background.node(subject, lineage, place, reference).await;
+            let event = Event::NodeLoaded {
+                place,
+                reference,
+                result,
+            };
+            me.tell(Happened { generation, event });
+        });
+    }
+
+    fn answer(&mut self, ticket: Ticket, reply: VolumeReply) {
+        if ticket == DRAIN {
+            if let (Some(drained), VolumeReply::Control(_)) = (self.drained.take(), reply) {
+                // Whoever drains may have given up.
+                let _ = drained.send(());
+            }
+            return;
+        }
+        if matches!(reply, VolumeReply::Done) {
+            let fullness = self.device().fullness();
+            if self.pace.may_delay(fullness) && self.is_change(ticket) && self.pace.delay(ticket, fullness) {
+                return;
+            }
+            hit(Point::BeforeAck);
+        }
+        self.shard.replies.answer(ticket, reply, Bytes::new());
+    }
+
+    fn is_change(&self, ticket: Ticket) -> bool {
+        let asked = self.shard.replies.asked(ticket);
+        asked.is_some_and(|(code, _)| code.is_some_and(IoCode::changes))
+    }
+
+    /// When the next acknowledgement that is late may leave.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.pace.next_due()
+    }
+
+    /// Lets late acknowledgements leave.
+    pub(super) fn release_due(&mut self) {
+        let now = Instant::now();
+        while let Some(ticket) = self.pace.pop(now) {
+            hit(Point::BeforeAck);
+            self.shard.replies.answer(ticket, VolumeReply::Done, Bytes::new());
+        }
+    }
+
+    fn read(&mut self, ticket: Ticket, extents: Vec<Extent>) {
+        if read::local_len(&extents) <= INLINE_READ_MAX
+            && let Some(outcome) = read::read_now(&extents, &self.locals)
+        {
+            return self.answer_read(ticket, outcome);
+        }
+        let copies = read::copies(&extents, &self.locals);
+        let (me, generation) = (self.me.clone(), self.generation);
+        tokio::task::spawn_blocking(move || {
+            let outcome = read::read(&extents, &copies);
+            let read = FoundRead::Client(ticket, outcome);
+            me.tell(Found { generation, read });
+        });
+    }
+
+    /// A blocking read came back.
+    pub(super) fn found(&mut self, found: FoundRead) {
+        match found {
+            FoundRead::Client(ticket, outcome) => self.answer_read(ticket, outcome),
+            FoundRead::Fetch(fetch, extent, result) => self.fetched_here(fetch, &extent, result),
+        }
+        self.settle();
+    }
+
+    fn answer_read(&mut self, ticket: Ticket, outcome: Outcome) {
+        let reply = match outcome.lost() {
+            Some(bad) => {
+                let (_, offset) = self.shard.replies.asked(ticket).unwrap_or((None, 0));
+                let first = ClusterAddress::holding(offset).byte_offset();
+                VolumeReply::Refused(self.damaged(bad, Some(first + bad.at)))
+            }
+            None => VolumeReply::Read(outcome.extents),
+        };
+        let data = match &reply {
+            VolumeReply::Read(_) => outcome.data.freeze(),
+            _ => Bytes::new(),
+        };
+        self.shard.replies.answer(ticket, reply, data);
+        self.drop_bad(&outcome.damage);
+    }
+
+    /// Local copies that are not good and are stored: the back end's is used from here on.
+    fn drop_bad(&mut self, damage: &[BadExtent]) {
+        for bad in damage {
+            if !bad.stored {
+                continue;
+            }
+            tracing::warn!(
+                volume = %self.path(),
+                sco = %bad.sco,
+                detail = bad.detail,
+                "the local copy of a SCO is damaged: the back end's is used"
+            );
+            let Some(local) = self.locals.get(bad.sco) else {
+                continue;
+            };
+            // One that no manifest covers yet is needed by a recovery, which checks it and takes the stored one.
+            if local.header.epoch == bad.epoch && local.file.is_cache() {
+                let epoch = bad.epoch;
+                self.evict(bad.sco, epoch);
+            }
+        }
+    }
+
+    fn damaged(&self, bad: &BadExtent, address: Option<u64>) -> Refusal {
+        let at = address.map_or_else(String::new, |address| format!(" at byte {address}"));
+        let text = format!(
+            "volume {}{at}: SCO {} of epoch {} in the write buffer: {}, and no other copy is left",
+            self.path(),
+            bad.sco,
+            bad.epoch,
+            bad.detail
+        );
+        tracing::error!("{text}");
+        Refusal::damaged(text)
+    }
+
+    /// Reads a cluster for a change that covers it in part.
+    fn fetch(&mut self, fetch: FetchId, from: Extent) {
+        match &from {
+            Extent::Zeros { .. } => {
+                let result = Ok(Bytes::from_static(&[0; CLUSTER_LEN]));
+                self.take(Event::Fetched { fetch, result });
+            }
+            Extent::Stored { .. } => self.fetch_stored(fetch, &from),
+            Extent::Local { .. } => {
+                if let Some(result) = read::cluster_now(&from, &self.locals) {
+                    return self.fetched_here(fetch, &from, result);
+                }
+                let copies = read::copies(std::slice::from_ref(&from), &self.locals);
+                let (me, generation) = (self.me.clone(), self.generation);
+                tokio::task::spawn_blocking(move || {
+                    let result = read::cluster(&from, &copies);
+                    let read = FoundRead::Fetch(fetch, from, result);
+                    me.tell(Found { generation, read });
+                });
+            }
+        }
+    }
+
+    fn fetched_here(&mut self, fetch: FetchId, from: &Extent, result: Result<Bytes, BadExtent>) {
+        let bad = match result {
+            Ok(cluster) => {
+                return self.take(Event::Fetched {
+                    fetch,
+                    result: Ok(cluster),
+                });
+            }
+            Err(bad) => bad,
+        };
+        match from {
+            Extent::Local {
+                sco,
+                first_slot,
+                crcs,
+            } if bad.stored => {
+                let stored = Extent::Stored {
+                    volume: self.owner.subject().volume,
+                    sco: *sco,
+                    epoch: bad.epoch,
+                    version: 0,
+                    first_slot: *first_slot,
+                    crcs: crcs.clone(),
+                };
+                self.fetch_stored(fetch, &stored);
+                self.drop_bad(std::slice::from_ref(&bad));
+            }
+            _ => {
+                let result = Err(self.damaged(&bad, None));
+                self.take(Event::Fetched { fetch, result });
+            }
+        }
+    }
+
+    fn fetch_stored(&mut self, fetch: FetchId, from: &Extent) {
+        let Extent::Stored {
+            volume,
+            sco,
+            epoch,
+            version,
+            first_slot,
+            crcs,
+        } = from
+        else {
+            return;
+        };
+        let name = ObjectName::Sco {
+            volume: *volume,
+            id: *sco,
+            epoch: *epoch,
+            version: *version,
+        };
+        let (offset, crc) = (
+            self.sco_size.slot_offset(*first_slot),
+            crcs.first().copied().unwrap_or(0),
+        );
+        let (background, subject) = (self.shard.node.background.clone(), self.owner.subject());
+        let (me, generation) = (self.me.clone(), self.generation);
+        actix_rt::spawn(async move {
+            let result = background.cluster(subject, name, offset, crc).await;
+            let event = Event::Fetched { fetch, result };
+            me.tell(Happened { generation, event });
+        });
+    }
+}
+
+fn not_open(path: &str) -> Refusal {
+    Refusal::reroute(
+        RefusalCode::NotOpen,
+        format!("volume {path} was started again since it was opened: open it again"),
+    )
+}

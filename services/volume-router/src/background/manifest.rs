@@ -1,0 +1,150 @@
+//! Manifests: stored, named in the registry, found again.
+//!
+//! Keeps: nothing.
+//! Order: on the back ends first, then in the registry's record, then the one before the last is removed.
+//! Crash: a manifest that the record does not name is found by listing; a superseded one that stayed is harmless.
+//! Knows no trees.
+
+use std::sync::Arc;
+
+use sconce_runtime::crash::{Point, hit};
+use sconce_schemas::ObjectName;
+use sconce_schemas::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use sconce_schemas::object::ObjectKind;
+use sconce_schemas::records::ManifestRef;
+use sconce_schemas::wire::Refusal;
+use sconce_volume::Event;
+
+use super::outage::Tried;
+use super::{Shared, StoreError, Subject};
+use crate::actor::Owner;
+use crate::owner::record::{RecordError, note_manifest};
+
+/// Runs until the registry names the manifest, or the owner is owner no more.
+pub(super) async fn store(shared: &Shared, owner: &Owner, manifest: &Manifest) {
+    let subject = owner.subject();
+    let bytes = bytes::Bytes::from(manifest.to_bytes());
+    let name = name_of(manifest);
+    let put = || async {
+        match shared.store.put(&subject.pool, name, bytes.clone()).await {
+            Ok(()) => Tried::Over(()),
+            Err(error) => Tried::Again(error),
+        }
+    };
+    let wanted = || owner.is_current();
+    if owner
+        .outage()
+        .endure("storing", &subject.path, wanted, put)
+        .await
+        .is_none()
+    {
+        return;
+    }
+    hit(Point::AfterManifestStored);
+    keep(shared, &subject, manifest).await;
+    let reference = ManifestRef {
+        seq: manifest.seq,
+        epoch: manifest.epoch,
+    };
+    let own = owner.ownership();
+    let note = || async {
+        match note_manifest(&shared.registry, subject.volume, own, reference).await {
+            Ok(()) => Tried::Over(Ok(())),
+            Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
+            Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
+        }
+    };
+    let noted = owner
+        .outage()
+        .endure("noting a manifest in the registry", &subject.path, wanted, note);
+    match noted.await {
+        Some(Ok(())) => {
+            hit(Point::AfterRecordUpdated);
+            owner.happened(Event::ManifestStored { seq: manifest.seq });
+            forget(shared, &subject, owner.superseded(reference)).await;
+        }
+        Some(Err(refusal)) => owner.lost(refusal),
+        None => {}
+    }
+}
+
+fn name_of(manifest: &Manifest) -> ObjectName {
+    ObjectName::Manifest {
+        volume: manifest.volume,
+        seq: manifest.seq,
+        epoch: manifest.epoch,
+    }
+}
+
+async fn keep(shared: &Shared, subject: &Subject, manifest: &Manifest) {
+    let (copies, manifest) = (Arc::clone(&shared.checkpoints), manifest.clone());
+    let kept = tokio::task::spawn_blocking(move || copies.keep_manifest(&manifest)).await;
+    if let Ok(Err(error)) = kept {
+        tracing::info!(volume = %subject.path, %error, "no local copy of the manifest");
+    }
+}
+
+/// Removes a manifest that two newer ones supersede. One that stays, because this fails, is only space.
+async fn forget(shared: &Shared, subject: &Subject, superseded: Option<ManifestRef>) {
+    let Some(ManifestRef { seq, epoch }) = superseded else {
+        return;
+    };
+    let name = ObjectName::Manifest {
+        volume: subject.volume,
+        seq,
+        epoch,
+    };
+    if let Err(error) = shared.store.delete(&subject.pool, name).await {
+        tracing::debug!(volume = %subject.path, %name, %error, "a superseded manifest stays");
+    }
+}
+
+/// The manifest of the highest epoch, then number, that the back ends have.
+pub(super) async fn newest(shared: &Shared, subject: &Subject) -> Result<Option<Manifest>, StoreError> {
+    let mut newest: Option<ManifestRef> = None;
+    let mut after = None;
+    loop {
+        let page = shared
+            .store
+            .list(&subject.pool, subject.volume, ObjectKind::Manifest, after)
+            .await?;
+        let Some(last) = page.last() else { break };
+        after = Some(*last);
+        for name in page {
+            if let ObjectName::Manifest { seq, epoch, .. } = name {
+                let newer = newest.is_none_or(|known| (known.epoch, known.seq) < (epoch, seq));
+                newest = if newer {
+                    Some(ManifestRef { seq, epoch })
+                } else {
+                    newest
+                };
+            }
+        }
+    }
+    let Some(ManifestRef { seq, epoch }) = newest else {
+        return Ok(None);
+    };
+    let name = ObjectName::Manifest {
+        volume: subject.volume,
+        seq,
+        epoch,
+    };
+    named(shared, subject, name).await
+}
+
+/// This manifest, checked.
+pub(super) async fn named(
+    shared: &Shared,
+    subject: &Subject,
+    name: ObjectName,
+) -> Result<Option<Manifest>, StoreError> {
+    let length = MANIFEST_BYTES_MAX as u64;
+    let Some(bytes) = shared.store.get_whole(&subject.pool, name, length).await? else {
+        return Ok(None);
+    };
+    let manifest = Manifest::from_bytes(&bytes).map_err(|error| {
+        let text = format!("volume {}: manifest {name}: {error}", subject.path);
+        StoreError::Refused(Refusal::damaged(text))
+    })?;
+    Ok(Some(manifest))
+}

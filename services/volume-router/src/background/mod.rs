@@ -1,0 +1,306 @@
+//! Work beside the volumes, on a thread of its own: uploads, checkpoints, manifests, loads, deletions.
+//!
+//! Keeps: jobs under way, within limits of requests and bytes.
+//! Order: jobs of one volume end in any order; each tells its volume, which judges with what it knows then.
+//! Crash: a job that was not told of is begun again by recovery, or leaves an object that nothing refers to.
+//! Knows volumes only by their handles; never blocks one.
+
+mod checkpoint;
+mod erase;
+mod load;
+mod manifest;
+mod outage;
+mod room;
+mod store;
+mod upload;
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Context, Handler, Message};
+use bytes::Bytes;
+use sconce_bus::{Hello, Network};
+use sconce_registry::Registry;
+use sconce_runtime::Chance;
+use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
+use sconce_schemas::manifest::Manifest;
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, VolumeId};
+use sconce_volume::{Frozen, ScoImage};
+use tokio::sync::oneshot;
+
+use crate::actor::Owner;
+use crate::device::{LocalCheckpoints, ScoFile};
+use crate::settings::UploadSettings;
+
+pub(crate) use outage::Outage;
+pub(crate) use room::{Room, RoomUsage};
+pub(crate) use store::{Store, StoreError};
+
+/// What the background's thread works with.
+pub(crate) struct Components {
+    pub(crate) network: Network,
+    pub(crate) registry: Registry,
+    pub(crate) hello: Hello,
+    pub(crate) checkpoints: Arc<LocalCheckpoints>,
+    pub(crate) uploads: UploadSettings,
+}
+
+/// What all jobs share.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) registry: Registry,
+    pub(crate) checkpoints: Arc<LocalCheckpoints>,
+    pub(crate) room: Room,
+    /// Volumes that are being erased: each only once at a time.
+    pub(crate) erasing: RefCell<HashSet<VolumeId>>,
+}
+
+/// The volume that a job is for, as the back ends name it.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    /// The volume.
+    pub(crate) volume: VolumeId,
+    /// For messages.
+    pub(crate) path: Arc<str>,
+    /// Its storage pool.
+    pub(crate) pool: Arc<str>,
+}
+
+/// A handle on the background's thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Background {
+    actor: Addr<BackgroundActor>,
+    usage: Arc<RoomUsage>,
+}
+
+impl Background {
+    /// Starts on this thread, which has to be an arbiter's.
+    pub(crate) fn start(components: Components) -> Self {
+        let Components {
+            network,
+            registry,
+            hello,
+            checkpoints,
+            uploads,
+        } = components;
+        let usage = Arc::new(RoomUsage::new(uploads.parallel, uploads.bytes.bytes()));
+        let shared = Shared {
+            store: Store::new(network, registry.clone(), hello),
+            registry,
+            checkpoints,
+            room: Room::new(Arc::clone(&usage)),
+            erasing: RefCell::default(),
+        };
+        let actor = BackgroundActor {
+            shared: Rc::new(shared),
+        };
+        Self {
+            actor: actor.start(),
+            usage,
+        }
+    }
+
+    /// How many jobs hold room, and how much.
+    pub(crate) fn usage(&self) -> &RoomUsage {
+        &self.usage
+    }
+
+    /// Puts a SCO on the back ends, however long that takes; the owner hears `ScoStored`.
+    pub(crate) fn upload(&self, owner: Owner, upload: Upload) {
+        self.actor.do_send(Job::Upload(owner, upload));
+    }
+
+    /// Encodes and stores a checkpoint; the owner hears `CheckpointStored`.
+    pub(crate) fn checkpoint(&self, owner: Owner, frozen: Arc<Frozen>) {
+        self.actor.do_send(Job::Checkpoint(owner, frozen));
+    }
+
+    /// Stores a manifest and names it in the registry; the owner hears `ManifestStored`, or that it is no owner.
+    pub(crate) fn manifest(&self, owner: Owner, manifest: Box<Manifest>) {
+        self.actor.do_send(Job::Manifest(owner, manifest));
+    }
+
+    /// Gives the space of a volume that is being deleted back, then removes its record.
+    pub(crate) fn erase(&self, subject: Subject) {
+        self.actor.do_send(Job::Erase(subject));
+    }
+
+    /// A node, and the nodes that it is a delta on, newest first.
+    pub(crate) async fn node(
+        &self,
+        subject: Subject,
+        lineage: Arc<[VolumeId]>,
+        place: NodePlace,
+        reference: NodeRef,
+    ) -> Result<Vec<NodeRecord>, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let load = LoadNode {
+            subject,
+            lineage,
+            place,
+            reference,
+        };
+        self.actor.do_send(Job::Node(load, answer));
+        answered.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// One cluster of a stored SCO, its CRC checked.
+    pub(crate) async fn cluster(
+        &self,
+        subject: Subject,
+        name: ObjectName,
+        offset: u64,
+        crc: u32,
+    ) -> Result<Bytes, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let load = LoadCluster {
+            subject,
+            name,
+            offset,
+            crc,
+        };
+        self.actor.do_send(Job::Cluster(load, answer));
+        answered.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// The stored copy of a SCO, as far as recovery looks at it; `None` where there is none.
+    pub(crate) async fn sco(
+        &self,
+        subject: Subject,
+        sco: ScoId,
+        epoch: Epoch,
+        length: ByteLen,
+    ) -> Result<Option<ScoImage>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.actor.do_send(Job::Sco(subject, sco, epoch, length, answer));
+        answered
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(stopping().text)))
+    }
+
+    /// The newest manifest on the back ends.
+    pub(crate) async fn newest_manifest(&self, subject: Subject) -> Result<Option<Manifest>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.actor.do_send(Job::NewestManifest(subject, answer));
+        answered
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(stopping().text)))
+    }
+
+    /// This manifest from the back ends.
+    pub(crate) async fn manifest_named(
+        &self,
+        subject: Subject,
+        name: ObjectName,
+    ) -> Result<Option<Manifest>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.actor.do_send(Job::ManifestNamed(subject, name, answer));
+        answered
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(stopping().text)))
+    }
+}
+
+fn stopping() -> Refusal {
+    Refusal::retry(RefusalCode::Unavailable, "the volume-router is stopping")
+}
+
+/// A SCO on its way.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    /// The SCO.
+    pub(crate) sco: ScoId,
+    /// Its epoch.
+    pub(crate) epoch: Epoch,
+    /// Bytes of its TLog area that are used.
+    pub(crate) tlog_len: ByteLen,
+    /// Bytes from its start.
+    pub(crate) length: ByteLen,
+    /// Its file; read when the upload's turn comes.
+    pub(crate) file: Arc<ScoFile>,
+}
+
+/// A node to be loaded.
+#[derive(Debug)]
+pub(crate) struct LoadNode {
+    subject: Subject,
+    lineage: Arc<[VolumeId]>,
+    place: NodePlace,
+    reference: NodeRef,
+}
+
+/// A cluster to be loaded.
+#[derive(Debug)]
+pub(crate) struct LoadCluster {
+    subject: Subject,
+    name: ObjectName,
+    offset: u64,
+    crc: u32,
+}
+
+type Answer<T, E> = oneshot::Sender<Result<T, E>>;
+
+/// Begins jobs; each runs as a task of this thread.
+#[derive(Clone)]
+struct BackgroundActor {
+    shared: Rc<Shared>,
+}
+
+impl Actor for BackgroundActor {
+    type Context = Context<Self>;
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+enum Job {
+    Upload(Owner, Upload),
+    Checkpoint(Owner, Arc<Frozen>),
+    Manifest(Owner, Box<Manifest>),
+    Erase(Subject),
+    Node(LoadNode, Answer<Vec<NodeRecord>, Refusal>),
+    Cluster(LoadCluster, Answer<Bytes, Refusal>),
+    Sco(
+        Subject,
+        ScoId,
+        Epoch,
+        ByteLen,
+        Answer<Option<ScoImage>, StoreError>,
+    ),
+    NewestManifest(Subject, Answer<Option<Manifest>, StoreError>),
+    ManifestNamed(Subject, ObjectName, Answer<Option<Manifest>, StoreError>),
+}
+
+impl Handler<Job> for BackgroundActor {
+    type Result = ();
+
+    fn handle(&mut self, job: Job, _: &mut Context<Self>) {
+        actix_rt::spawn(run(Rc::clone(&self.shared), job));
+    }
+}
+
+/// Who asked and went away is not answered.
+async fn run(shared: Rc<Shared>, job: Job) {
+    match job {
+        Job::Upload(owner, upload) => upload::run(&shared, &owner, &upload).await,
+        Job::Checkpoint(owner, frozen) => checkpoint::run(&shared, &owner, frozen).await,
+        Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
+        Job::Erase(subject) => erase::run(&shared, &subject).await,
+        Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),
+        Job::Cluster(load, answer) => drop(answer.send(load::cluster(&shared, &load).await)),
+        Job::Sco(subject, sco, epoch, length, answer) => {
+            drop(answer.send(load::sco(&shared, &subject, sco, epoch, length).await));
+        }
+        Job::NewestManifest(subject, answer) => drop(answer.send(manifest::newest(&shared, &subject).await)),
+        Job::ManifestNamed(subject, name, answer) => {
+            drop(answer.send(manifest::named(&shared, &subject, name).await));
+        }
+    }
+}
+
+/// A source of chance for waits.
+fn chance() -> Chance {
+    Chance::from_os()
+}

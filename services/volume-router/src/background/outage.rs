@@ -1,0 +1,63 @@
+//! One retry loop for the background's jobs: without end, with waits in between, and told once.
+//!
+//! Keeps: whether a volume's jobs are failing, so that people are told at the beginning and at the end only.
+//! Order: waits double up to their limit.
+//! Crash: nothing.
+//! Knows no jobs.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sconce_runtime::Backoff;
+
+use super::chance;
+
+const WAIT_FIRST: Duration = Duration::from_millis(50);
+/// Long enough not to burden a back end that is down, short enough not to be the pause that people see.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Whether the jobs of one volume are failing.
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    told: AtomicBool,
+}
+
+/// How a try ended that is not to be repeated.
+pub(crate) enum Tried<T, E> {
+    /// It is over.
+    Over(T),
+    /// It failed for now: try again.
+    Again(E),
+}
+
+impl Outage {
+    /// Tries until it is over, or `None` once `wanted` says that nobody wants it any more.
+    pub(crate) async fn endure<T, E: Display, F: Future<Output = Tried<T, E>>>(
+        &self,
+        what: &str,
+        path: &str,
+        wanted: impl Fn() -> bool,
+        mut attempt: impl FnMut() -> F,
+    ) -> Option<T> {
+        let mut backoff = Backoff::new(WAIT_FIRST, WAIT_MAX, chance());
+        while wanted() {
+            match attempt().await {
+                Tried::Over(outcome) => {
+                    if self.told.swap(false, Ordering::Relaxed) {
+                        tracing::info!(volume = path, "{what} works again");
+                    }
+                    return Some(outcome);
+                }
+                Tried::Again(cause) => {
+                    if !self.told.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(volume = path, %cause, "{what} does not work now: trying again until it does");
+                    }
+                    tokio::time::sleep(backoff.wait()).await;
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,260 @@
+//! The back ends, through the storage-routers that the registry knows.
+//!
+//! Keeps: one connection to each storage-router endpoint in use.
+//! Order: none; objects are immutable, so a request may be sent again to another storage-router.
+//! Crash: a request whose answer was lost may have been carried out.
+//! Knows no volumes' state.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use sconce_bus::{CallError, Caller, Endpoint, Hello, Network, Role};
+use sconce_registry::Registry;
+use sconce_schemas::object::ObjectKind;
+use sconce_schemas::records::{NodeRecord, keys};
+use sconce_schemas::wire::storage::{
+    GET_BYTES_MAX, OBJECT_BYTES_MAX, StorageControl, StorageControlReply, StorageReply, StorageRequest,
+};
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
+use sconce_schemas::{ObjectName, VolumeId};
+use tokio::time::Instant;
+
+/// How long one request may take: a large object on a slow back end.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a list of storage-routers is believed.
+const NODES_AGE_MAX: Duration = Duration::from_secs(10);
+/// Names in one page of a listing.
+const LIST_PAGE: u32 = 1000;
+
+/// Why a request to the back ends has no good answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// No storage-router can do it now: try again later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// There is no such object.
+    #[error("{0}")]
+    NotFound(String),
+    /// It will not be done, however often it is asked for.
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+impl StoreError {
+    /// What to answer to somebody who waits for it.
+    pub(crate) fn refusal(&self) -> Refusal {
+        match self {
+            StoreError::Unavailable(text) => Refusal::retry(RefusalCode::Unavailable, text.clone()),
+            StoreError::NotFound(text) => Refusal::damaged(text.clone()),
+            StoreError::Refused(refusal) => refusal.clone(),
+        }
+    }
+}
+
+type StorageCaller = Caller<StorageRequest, StorageReply>;
+
+/// A client of the storage-routers; lives on one thread.
+pub(crate) struct Store {
+    network: Network,
+    registry: Registry,
+    hello: Hello,
+    endpoints: RefCell<Vec<Endpoint>>,
+    listed: Cell<Option<Instant>>,
+    callers: RefCell<HashMap<Endpoint, StorageCaller>>,
+    turn: Cell<usize>,
+}
+
+impl Store {
+    pub(crate) fn new(network: Network, registry: Registry, hello: Hello) -> Self {
+        Self {
+            network,
+            registry,
+            hello,
+            endpoints: RefCell::default(),
+            listed: Cell::new(None),
+            callers: RefCell::default(),
+            turn: Cell::new(0),
+        }
+    }
+
+    /// Stores an object. The same bytes again succeed.
+    pub(crate) async fn put(&self, pool: &str, name: ObjectName, bytes: Bytes) -> Result<(), StoreError> {
+        let request = StorageRequest::Put {
+            pool: pool.to_owned(),
+            name,
+        };
+        match self.call(&request, bytes, 0).await? {
+            (StorageReply::Done, _) => Ok(()),
+            (reply, _) => Err(unexpected(&reply)),
+        }
+    }
+
+    /// A part of an object; fewer bytes where it ends before. `length` is at most [`GET_BYTES_MAX`].
+    pub(crate) async fn get(
+        &self,
+        pool: &str,
+        name: ObjectName,
+        offset: u64,
+        length: u32,
+    ) -> Result<Bytes, StoreError> {
+        let request = StorageRequest::Get {
+            pool: pool.to_owned(),
+            name,
+            offset,
+            length,
+        };
+        match self.call(&request, Bytes::new(), length).await? {
+            (StorageReply::Data, bytes) => Ok(bytes),
+            (reply, _) => Err(unexpected(&reply)),
+        }
+    }
+
+    /// A whole object, or its first `length` bytes; `None` where there is no such object.
+    pub(crate) async fn get_whole(
+        &self,
+        pool: &str,
+        name: ObjectName,
+        length: u64,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let length = length.min(OBJECT_BYTES_MAX);
+        let mut whole = BytesMut::new();
+        while (whole.len() as u64) < length {
+            let left = length - whole.len() as u64;
+            let part = u32::try_from(left).map_or(GET_BYTES_MAX, |left| left.min(GET_BYTES_MAX));
+            match self.get(pool, name, whole.len() as u64, part).await {
+                Ok(bytes) => {
+                    whole.extend_from_slice(&bytes);
+                    if bytes.len() < part as usize {
+                        break;
+                    }
+                }
+                Err(StoreError::NotFound(_)) if whole.is_empty() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(whole.freeze()))
+    }
+
+    /// Removes an object; one that is not there is as good.
+    pub(crate) async fn delete(&self, pool: &str, name: ObjectName) -> Result<(), StoreError> {
+        let request = StorageRequest::Control(StorageControl::Delete {
+            pool: pool.to_owned(),
+            name,
+        });
+        match self.call(&request, Bytes::new(), 0).await? {
+            (StorageReply::Done, _) => Ok(()),
+            (reply, _) => Err(unexpected(&reply)),
+        }
+    }
+
+    /// A page of a volume's objects of one kind, those after `after`; an empty one is the last.
+    pub(crate) async fn list(
+        &self,
+        pool: &str,
+        volume: VolumeId,
+        kind: ObjectKind,
+        after: Option<ObjectName>,
+    ) -> Result<Vec<ObjectName>, StoreError> {
+        let request = StorageRequest::Control(StorageControl::List {
+            pool: pool.to_owned(),
+            volume,
+            kind,
+            after,
+            limit: LIST_PAGE,
+        });
+        match self.call(&request, Bytes::new(), 0).await? {
+            (StorageReply::Control(StorageControlReply::Names { names }), _) => Ok(names),
+            (reply, _) => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Asks one storage-router after the other until one answers.
+    async fn call(
+        &self,
+        request: &StorageRequest,
+        data: Bytes,
+        reply_bytes: u32,
+    ) -> Result<(StorageReply, Bytes), StoreError> {
+        let endpoints = self.endpoints().await?;
+        let mut failed = "the registry knows no storage-router that runs".to_owned();
+        for _ in 0..endpoints.len() {
+            let turn = self.turn.replace(self.turn.get().wrapping_add(1));
+            let Some(endpoint) = endpoints.get(turn % endpoints.len()) else {
+                break;
+            };
+            let caller = self.caller(endpoint);
+            match caller.call(request, data.clone(), reply_bytes, DEADLINE).await {
+                Ok((StorageReply::Refused(refusal), _)) => match judge(refusal) {
+                    StoreError::Unavailable(text) => failed = text,
+                    error => return Err(error),
+                },
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    failed = format!("storage-router at {endpoint}: {error}");
+                    self.listed.set(None);
+                    if let CallError::Refused(_) = error {
+                        // A connection that was refused stays so; the next one may be welcome.
+                        self.callers.borrow_mut().remove(endpoint);
+                    }
+                }
+            }
+        }
+        self.listed.set(None);
+        Err(StoreError::Unavailable(failed))
+    }
+
+    fn caller(&self, endpoint: &Endpoint) -> StorageCaller {
+        let mut callers = self.callers.borrow_mut();
+        let caller = callers
+            .entry(endpoint.clone())
+            .or_insert_with(|| Caller::new(&self.network, endpoint, self.hello.clone()));
+        caller.clone()
+    }
+
+    async fn endpoints(&self) -> Result<Vec<Endpoint>, StoreError> {
+        let fresh = self.listed.get().is_some_and(|at| at.elapsed() < NODES_AGE_MAX);
+        if !fresh {
+            self.list_nodes().await?;
+        }
+        Ok(self.endpoints.borrow().clone())
+    }
+
+    async fn list_nodes(&self) -> Result<(), StoreError> {
+        let nodes = self.registry.list_records::<NodeRecord>(keys::NODES).await;
+        let nodes = match nodes {
+            Ok(nodes) => nodes,
+            // Storage-routers that were there a moment ago may serve although the registry does not.
+            Err(_) if !self.endpoints.borrow().is_empty() => return Ok(()),
+            Err(error) => return Err(StoreError::Unavailable(error.to_string())),
+        };
+        let storage = nodes.into_iter().map(|(_, node, _)| node);
+        let endpoints: Vec<Endpoint> = storage
+            .filter(|node| node.role == Role::StorageRouter)
+            .flat_map(|node| node.endpoints)
+            .filter_map(|text| text.parse().ok())
+            .collect();
+        self.callers
+            .borrow_mut()
+            .retain(|endpoint, _| endpoints.contains(endpoint));
+        if !endpoints.is_empty() {
+            self.listed.set(Some(Instant::now()));
+        }
+        *self.endpoints.borrow_mut() = endpoints;
+        Ok(())
+    }
+}
+
+fn judge(refusal: Refusal) -> StoreError {
+    match (refusal.remedy, refusal.code) {
+        (_, RefusalCode::NotFound) => StoreError::NotFound(refusal.text),
+        (Remedy::Retry | Remedy::Reroute, _) => StoreError::Unavailable(refusal.text),
+        (Remedy::Reject | Remedy::Damaged, _) => StoreError::Refused(refusal),
+    }
+}
+
+fn unexpected(reply: &StorageReply) -> StoreError {
+    let text = format!("a storage-router answered something else than was asked: {reply:?}");
+    StoreError::Refused(Refusal::reject(RefusalCode::Internal, text))
+}

@@ -1,0 +1,94 @@
+//! What all threads of the volume-router share.
+//!
+//! Keeps: the node's components, and which of its volumes is where.
+//! Order: none.
+//! Crash: nothing; the registry and the write buffer tell a new process all of it.
+//! Knows no operations.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sconce_registry::Registry;
+use sconce_runtime::Clock;
+use sconce_schemas::{ByteLen, NodeName, VolumeId};
+use sconce_volume::CheckpointPolicy;
+
+use crate::actor::VolumeHandle;
+use crate::background::Background;
+use crate::device::{Device, LocalCheckpoints};
+use crate::gate::Gate;
+
+/// The node.
+pub(crate) struct Node {
+    /// Its name.
+    pub(crate) name: NodeName,
+    /// Its threads that serve volumes.
+    pub(crate) shards: usize,
+    /// The write buffer.
+    pub(crate) device: Device,
+    /// Local copies of checkpoints.
+    pub(crate) checkpoints: Arc<LocalCheckpoints>,
+    /// The registry.
+    pub(crate) registry: Registry,
+    /// The time.
+    pub(crate) clock: Clock,
+    /// Work beside the volumes.
+    pub(crate) background: Background,
+    /// Whether the node may serve.
+    pub(crate) gate: Arc<Gate>,
+    /// Memory that a volume's resident map may take.
+    pub(crate) map_memory: ByteLen,
+    /// When checkpoints are due.
+    pub(crate) checkpoint: CheckpointPolicy,
+    /// The volumes that have an actor.
+    pub(crate) volumes: Volumes,
+}
+
+impl Node {
+    /// The shard that serves a volume: what `NodeRecord::endpoints` promises to clients.
+    pub(crate) fn shard_of(&self, volume: VolumeId) -> usize {
+        let [a, b, c, d, e, f, g, h, ..] = volume.0;
+        let first = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        usize::try_from(first % self.shards.max(1) as u64).unwrap_or(0)
+    }
+}
+
+/// The volumes that have an actor, on any shard.
+#[derive(Default)]
+pub(crate) struct Volumes {
+    by_id: Mutex<HashMap<VolumeId, VolumeHandle>>,
+}
+
+impl Volumes {
+    fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, VolumeHandle>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A volume's handle, if it has an actor that lives.
+    pub(crate) fn get(&self, volume: VolumeId) -> Option<VolumeHandle> {
+        self.lock()
+            .get(&volume)
+            .filter(|handle| handle.is_alive())
+            .cloned()
+    }
+
+    /// All volumes that have an actor.
+    pub(crate) fn all(&self) -> Vec<(VolumeId, VolumeHandle)> {
+        self.lock()
+            .iter()
+            .map(|(id, handle)| (*id, handle.clone()))
+            .collect()
+    }
+
+    pub(crate) fn insert(&self, volume: VolumeId, handle: VolumeHandle) {
+        self.lock().insert(volume, handle);
+    }
+
+    /// Takes a volume out, unless another actor has taken its place.
+    pub(crate) fn remove(&self, volume: VolumeId, handle: &VolumeHandle) {
+        let mut volumes = self.lock();
+        if volumes.get(&volume).is_some_and(|known| known == handle) {
+            volumes.remove(&volume);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Which manifest a recovery begins with.
+//!
+//! Keeps: nothing.
+//! Order: the newest is that of the highest epoch, then number.
+//! Crash: a manifest that is stored and not named in the record yet is as good as one that is.
+//! Knows no trees.
+
+use std::sync::Arc;
+
+use sconce_schemas::manifest::Manifest;
+use sconce_schemas::records::{ManifestRef, VolumeRecord};
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::{Epoch, ObjectName};
+
+use super::StartError;
+use crate::background::Subject;
+use crate::node::Node;
+
+/// The newest manifest. Where the write buffer is the one that the record names, everything since the record's
+/// manifest is in it, so its local copy does and nobody else is asked: a restart needs no back end. Otherwise the
+/// back ends are searched, in case that the registry was restored from an older state.
+pub(super) async fn newest(
+    node: &Arc<Node>,
+    subject: &Subject,
+    record: &VolumeRecord,
+) -> Result<Option<Manifest>, StartError> {
+    let ours = record.buffer.as_deref() == Some(node.device.id());
+    let local = local(node, subject).await.filter(|local| is_newer(local, record));
+    if ours && (local.is_some() || record.manifest.is_none()) {
+        return Ok(local);
+    }
+    let never_owned = record.epoch == Epoch::NONE && record.manifest.is_none();
+    if never_owned {
+        return Ok(None);
+    }
+    match record.manifest.filter(|_| ours) {
+        Some(named) => named_by_record(node, subject, named).await.map(Some),
+        None => {
+            let newest = node.background.newest_manifest(subject.clone()).await?;
+            match (&newest, record.manifest) {
+                // A record that names a manifest where there is none: the pool is not the one it was stored in.
+                (None, Some(named)) => named_by_record(node, subject, named).await.map(Some),
+                _ => Ok(newest),
+            }
+        }
+    }
+}
+
+async fn local(node: &Arc<Node>, subject: &Subject) -> Option<Manifest> {
+    let (copies, volume) = (Arc::clone(&node.checkpoints), subject.volume);
+    tokio::task::spawn_blocking(move || copies.manifest(volume))
+        .await
+        .ok()
+        .flatten()
+}
+
+fn is_newer(local: &Manifest, record: &VolumeRecord) -> bool {
+    record
+        .manifest
+        .is_none_or(|named| (local.epoch, local.seq) >= (named.epoch, named.seq))
+}
+
+async fn named_by_record(
+    node: &Arc<Node>,
+    subject: &Subject,
+    named: ManifestRef,
+) -> Result<Manifest, StartError> {
+    let name = ObjectName::Manifest {
+        volume: subject.volume,
+        seq: named.seq,
+        epoch: named.epoch,
+    };
+    let manifest = node.background.manifest_named(subject.clone(), name).await?;
+    manifest.ok_or_else(|| {
+        let text = format!(
+            "volume {}: the registry names the manifest {name}, but pool {} has no such object",
+            subject.path, subject.pool
+        );
+        StartError::Later(Refusal::damaged(text))
+    })
+}

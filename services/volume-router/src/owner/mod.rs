@@ -1,0 +1,219 @@
+//! The life of a volume at its owner: claimed, recovered, served, released.
+//!
+//! Keeps: nothing between starts; the registry's record and the headers of the write buffer do.
+//! Order: claim (epoch + 1), recover, seal, note where the epoch's SCOs begin and in which buffer, serve.
+//! Crash: at any point the next claim takes a higher epoch and begins again.
+//! Knows the engine by its recovery; knows no clients.
+
+mod manifest;
+mod path;
+pub(crate) mod record;
+mod recover;
+
+use std::sync::Arc;
+
+use sconce_registry::Registry;
+use sconce_runtime::crash::{Point, hit};
+use sconce_schemas::manifest::Manifest;
+use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{Epoch, ScoId, VolumeId};
+use sconce_volume::{Recovered, Seal, Volume, VolumeConfig};
+
+use crate::background::{StoreError, Subject};
+use crate::device::FoundSco;
+use crate::node::Node;
+use record::{Claimant, Ownership, RecordError, TakeOver};
+
+pub(crate) use path::of as path_of;
+
+/// A volume that is ready to be served.
+pub(crate) struct Owned {
+    /// The engine.
+    pub(crate) volume: Volume,
+    /// What recovery found.
+    pub(crate) recovered: Recovered,
+    /// The volume, for messages and the back ends.
+    pub(crate) subject: Subject,
+    /// The ownership.
+    pub(crate) ownership: Ownership,
+    /// The registry's record.
+    pub(crate) record: VolumeRecord,
+    /// Volume ids of the lineage, this volume last.
+    pub(crate) lineage: Arc<[VolumeId]>,
+    /// The manifest that recovery began with.
+    pub(crate) manifest: Option<ManifestRef>,
+}
+
+/// Why a volume is not served.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    /// It is not for this node, now: what to answer.
+    Refused(Refusal),
+    /// Something is missing that comes back: try again.
+    Later(Refusal),
+}
+
+impl From<RecordError> for StartError {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Refused(refusal) => StartError::Refused(refusal),
+            RecordError::Unavailable(text) => {
+                StartError::Later(Refusal::retry(RefusalCode::Unavailable, text))
+            }
+        }
+    }
+}
+
+impl From<sconce_registry::RegistryError> for StartError {
+    fn from(error: sconce_registry::RegistryError) -> Self {
+        RecordError::from(error).into()
+    }
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        StartError::Later(error.refusal())
+    }
+}
+
+/// Claims a volume and recovers it. `found`: its files in the write buffer, in any order.
+pub(crate) async fn start(
+    node: &Arc<Node>,
+    id: VolumeId,
+    takeover: Option<TakeOver>,
+    found: &[FoundSco],
+) -> Result<Owned, StartError> {
+    let (before, _) = record::read(&node.registry, id).await?;
+    let path = path_of(&node.registry, &before).await?;
+    let subject = Subject {
+        volume: id,
+        path: path.as_str().into(),
+        pool: before.pool.as_str().into(),
+    };
+    let mut claimant = Claimant {
+        node: node.name.clone(),
+        buffer: node.device.id().to_owned(),
+        takeover,
+        epochs_used: epochs_of(found),
+    };
+    record::may_claim(&before, &claimant, &path).map_err(StartError::Refused)?;
+    let manifest = manifest::newest(node, &subject, &before).await?;
+    let newest = manifest.as_ref().map_or(Epoch::NONE, |manifest| manifest.epoch);
+    claimant.epochs_used = claimant.epochs_used.max(newest);
+    let buffer_is_ours = before.buffer.as_deref() == Some(node.device.id());
+    let claimed = record::claim(&node.registry, id, &claimant, &path).await?;
+    let ownership = Ownership {
+        node: node.name.clone(),
+        epoch: claimed.epoch,
+    };
+    let source = recover::Source {
+        background: node.background.clone(),
+        subject,
+        lineage: lineage_of(id, manifest.as_ref()),
+        sco_size: claimed.sco_size,
+        found: found.to_vec(),
+        epoch_here: claimed
+            .epochs
+            .last()
+            .map(|last| last.epoch)
+            .filter(|_| buffer_is_ours),
+    };
+    recover(node, source, ownership, claimed, manifest).await
+}
+
+async fn recover(
+    node: &Arc<Node>,
+    source: recover::Source,
+    ownership: Ownership,
+    claimed: VolumeRecord,
+    manifest: Option<Manifest>,
+) -> Result<Owned, StartError> {
+    let (subject, lineage) = (source.subject.clone(), Arc::clone(&source.lineage));
+    let found = source.found.clone();
+    let config = VolumeConfig {
+        id: subject.volume,
+        epoch: ownership.epoch,
+        path: subject.path.to_string(),
+        pool: subject.pool.to_string(),
+        sco_size: claimed.sco_size,
+        initial_size: claimed.initial_size,
+        epochs: claimed.epochs.clone(),
+        map_memory: node.map_memory,
+        checkpoint: node.checkpoint,
+    };
+    let reference = manifest.as_ref().map(|manifest| ManifestRef {
+        seq: manifest.seq,
+        epoch: manifest.epoch,
+    });
+    let (volume, recovered) = recover::run(source, config, manifest).await?;
+    hit(Point::DuringRecovery);
+    seal(&found, recovered.seal).await?;
+    let record = record::begin_epoch(
+        &node.registry,
+        subject.volume,
+        &ownership,
+        node.device.id(),
+        recovered.next_sco,
+    )
+    .await?;
+    Ok(Owned {
+        volume,
+        recovered,
+        subject,
+        ownership,
+        record,
+        lineage,
+        manifest: reference,
+    })
+}
+
+/// Volume ids of the lineage, this volume last.
+fn lineage_of(volume: VolumeId, manifest: Option<&Manifest>) -> Arc<[VolumeId]> {
+    let own = || vec![volume];
+    manifest
+        .map_or_else(own, |manifest| manifest.lineage.clone())
+        .into()
+}
+
+/// Makes sure that nothing behind the log's end is ever replayed.
+async fn seal(found: &[FoundSco], seal: Option<Seal>) -> Result<(), StartError> {
+    let Some(seal) = seal else { return Ok(()) };
+    let last = found
+        .iter()
+        .find(|found| found.header.id == seal.sco && found.header.epoch == seal.epoch);
+    let Some(file) = last.map(|found| Arc::clone(&found.file)) else {
+        return Ok(());
+    };
+    let sealed =
+        tokio::task::spawn_blocking(move || file.seal(seal.tlog_len).and_then(|()| file.sync())).await;
+    sealed.map_err(std::io::Error::other).flatten().map_err(|error| {
+        let text = format!("SCO {} cannot be sealed in the write buffer: {error}", seal.sco);
+        StartError::Later(Refusal::retry(RefusalCode::Unavailable, text))
+    })
+}
+
+/// The highest epoch that the write buffer has seen of the volume.
+fn epochs_of(found: &[FoundSco]) -> Epoch {
+    found
+        .iter()
+        .map(|found| found.header.epoch)
+        .max()
+        .unwrap_or(Epoch::NONE)
+}
+
+/// The ownership whose SCOs include `sco`.
+pub(crate) fn epoch_at(epochs: &[EpochStart], sco: ScoId) -> Option<Epoch> {
+    let start = epochs.iter().rev().find(|start| start.first_sco <= sco);
+    start.map(|start| start.epoch)
+}
+
+/// Reads the record again: whether the ownership holds.
+pub(crate) async fn verify(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+) -> Result<(), RecordError> {
+    let (record, _) = record::read(registry, volume).await?;
+    own.holds(&record).map_err(RecordError::Refused)
+}

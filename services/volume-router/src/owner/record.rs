@@ -1,0 +1,269 @@
+//! The volume's record in the registry: claimed, kept up to date and released by compare-and-swap.
+//!
+//! Keeps: nothing; the registry does.
+//! Order: a record is judged anew after every conflict; an epoch is raised before anything is written in it.
+//! Crash: a claim that was not followed by anything leaves an epoch without SCOs, which does no harm.
+//! Knows no engine.
+
+use sconce_registry::{CommitError, Registry, RegistryError, Revision};
+use sconce_schemas::records::{EpochStart, ManifestRef, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId};
+
+/// Who claims, and what for.
+#[derive(Debug, Clone)]
+pub(crate) struct Claimant {
+    /// This node.
+    pub(crate) node: NodeName,
+    /// Its write buffer.
+    pub(crate) buffer: String,
+    /// An operator accepts the loss of what another buffer holds, or takes the volume from another owner.
+    pub(crate) takeover: Option<TakeOver>,
+    /// Epochs that are known to be used, whatever the record says: the newest in the write buffer and on the back
+    /// ends. A registry that was restored from an older state must not give one out again.
+    pub(crate) epochs_used: Epoch,
+}
+
+/// An operator's or the pool's wish to have the volume here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TakeOver {
+    /// Accept the loss of what is not on the back ends.
+    pub(crate) force: bool,
+}
+
+/// Why a record could not be changed.
+#[derive(Debug)]
+pub(crate) enum RecordError {
+    /// The volume is not this node's (any more), or waits for its owner: what to answer.
+    Refused(Refusal),
+    /// The registry cannot be used now.
+    Unavailable(String),
+}
+
+impl From<RegistryError> for RecordError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Damaged { .. } => RecordError::Refused(Refusal::damaged(error.to_string())),
+            other => RecordError::Unavailable(other.to_string()),
+        }
+    }
+}
+
+/// Reads a volume's record.
+pub(crate) async fn read(
+    registry: &Registry,
+    volume: VolumeId,
+) -> Result<(VolumeRecord, Revision), RecordError> {
+    let found = registry.get_record::<VolumeRecord>(&keys::volume(volume)).await?;
+    found.ok_or_else(|| {
+        RecordError::Refused(Refusal::reject(
+            RefusalCode::NotFound,
+            format!("volume {volume} does not exist"),
+        ))
+    })
+}
+
+/// Whether the claimant may own the volume, before it asks for it.
+///
+/// # Errors
+/// What to answer instead; the text for an operator says what would be lost and the command that accepts it.
+pub(crate) fn may_claim(record: &VolumeRecord, claimant: &Claimant, path: &str) -> Result<(), Refusal> {
+    if record.phase == VolumePhase::Deleting {
+        return Err(Refusal::reject(
+            RefusalCode::NotFound,
+            format!("volume {path} is being deleted"),
+        ));
+    }
+    if record.owner != claimant.node && claimant.takeover.is_none() {
+        return Err(Refusal::reroute(
+            RefusalCode::NotOwner,
+            format!(
+                "volume {path} is owned by {}, not by {}",
+                record.owner, claimant.node
+            ),
+        ));
+    }
+    let force = claimant.takeover.is_some_and(|takeover| takeover.force);
+    match &record.buffer {
+        Some(buffer) if *buffer != claimant.buffer && !force => Err(Refusal::retry(
+            RefusalCode::WaitsForOwner,
+            format!(
+                "volume {path} may have acknowledged writes that are only in the write buffer {buffer} of {} \
+                 (this one is {} of {}): writes since manifest {} would be lost. Bring that buffer back, or accept \
+                 the loss with: sconce volume takeover {path} --force",
+                record.owner,
+                claimant.buffer,
+                claimant.node,
+                record
+                    .manifest
+                    .map_or_else(|| "none".to_owned(), |m| m.seq.to_string()),
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Raises the epoch and names this node. The buffer stays as it was until recovery has taken over what it says: a
+/// claim that a crash cut short is then begun again with the same knowledge. Gives the record as it is from here on.
+pub(crate) async fn claim(
+    registry: &Registry,
+    volume: VolumeId,
+    claimant: &Claimant,
+    path: &str,
+) -> Result<VolumeRecord, RecordError> {
+    change(registry, volume, |record| {
+        may_claim(record, claimant, path)?;
+        record.epoch = record.epoch.max(claimant.epochs_used).next();
+        record.owner = claimant.node.clone();
+        Ok(Changed::Yes)
+    })
+    .await
+}
+
+/// Notes where the ownership's SCOs begin and in which buffer: before the first of them is opened.
+pub(crate) async fn begin_epoch(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+    buffer: &str,
+    first_sco: ScoId,
+) -> Result<VolumeRecord, RecordError> {
+    let epoch = own.epoch;
+    change_own(registry, volume, own, move |record| {
+        // An ownership that wrote nothing leaves no trace.
+        record.epochs.retain(|earlier| earlier.first_sco < first_sco);
+        record.epochs.push(EpochStart { epoch, first_sco });
+        record.buffer = Some(buffer.to_owned());
+        Changed::Yes
+    })
+    .await
+}
+
+/// Names the newest manifest.
+pub(crate) async fn note_manifest(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+    manifest: ManifestRef,
+) -> Result<(), RecordError> {
+    change_own(registry, volume, own, move |record| {
+        let newer = record
+            .manifest
+            .is_none_or(|known| (known.epoch, known.seq) < (manifest.epoch, manifest.seq));
+        if newer {
+            record.manifest = Some(manifest);
+        }
+        Changed::when(newer)
+    })
+    .await
+    .map(drop)
+}
+
+/// All is on the back ends, and nothing is written any more: whoever comes next needs no buffer.
+pub(crate) async fn release(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+) -> Result<(), RecordError> {
+    change_own(registry, volume, own, |record| {
+        Changed::when(record.buffer.take().is_some())
+    })
+    .await
+    .map(drop)
+}
+
+/// The volume's objects are gone: so is its record. One that is gone already is as good.
+pub(crate) async fn remove(registry: &Registry, volume: VolumeId) -> Result<(), RecordError> {
+    let key = keys::volume(volume);
+    loop {
+        let Some((record, revision)) = registry.get_record::<VolumeRecord>(&key).await? else {
+            return Ok(());
+        };
+        if record.phase != VolumePhase::Deleting {
+            let text = format!("volume {volume} is not being deleted");
+            return Err(RecordError::Refused(Refusal::reject(RefusalCode::Conflict, text)));
+        }
+        let delete = sconce_registry::Change::delete(key.clone(), Some(revision));
+        match registry.commit(vec![delete]).await {
+            Ok(_) => return Ok(()),
+            Err(error) => retry_or(error)?,
+        }
+    }
+}
+
+/// An ownership: what a change of the record has to find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ownership {
+    /// This node.
+    pub(crate) node: NodeName,
+    /// The number of its ownership.
+    pub(crate) epoch: Epoch,
+}
+
+impl Ownership {
+    /// Whether the record still says so.
+    pub(crate) fn holds(&self, record: &VolumeRecord) -> Result<(), Refusal> {
+        if record.owner == self.node && record.epoch == self.epoch {
+            return Ok(());
+        }
+        Err(Refusal::reroute(
+            RefusalCode::NotOwner,
+            format!(
+                "{} owns volume {} in epoch {} now; {} had epoch {}",
+                record.owner, record.id, record.epoch, self.node, self.epoch
+            ),
+        ))
+    }
+}
+
+enum Changed {
+    Yes,
+    No,
+}
+
+impl Changed {
+    const fn when(changed: bool) -> Self {
+        if changed { Changed::Yes } else { Changed::No }
+    }
+}
+
+async fn change_own(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+    mut edit: impl FnMut(&mut VolumeRecord) -> Changed,
+) -> Result<VolumeRecord, RecordError> {
+    change(registry, volume, |record| {
+        own.holds(record)?;
+        Ok(edit(record))
+    })
+    .await
+}
+
+/// Reads, edits and commits, again after every conflict.
+async fn change(
+    registry: &Registry,
+    volume: VolumeId,
+    mut edit: impl FnMut(&mut VolumeRecord) -> Result<Changed, Refusal>,
+) -> Result<VolumeRecord, RecordError> {
+    let key = keys::volume(volume);
+    loop {
+        let (mut record, revision) = read(registry, volume).await?;
+        if let Changed::No = edit(&mut record).map_err(RecordError::Refused)? {
+            return Ok(record);
+        }
+        match registry.put_record(&key, Some(revision), &record, None).await {
+            Ok(_) => return Ok(record),
+            Err(error) => retry_or(error)?,
+        }
+    }
+}
+
+/// Whether to read again and decide anew.
+fn retry_or(error: CommitError) -> Result<(), RecordError> {
+    match error {
+        // What came of an unknown commit shows when the record is read again.
+        CommitError::Conflict { .. } | CommitError::Unknown { .. } => Ok(()),
+        other => Err(RecordError::Unavailable(other.to_string())),
+    }
+}

@@ -1,0 +1,201 @@
+//! Control requests: each a task of its own, so that one that waits holds up nothing.
+//!
+//! Keeps: nothing.
+//! Order: none; a client waits for the answer before it relies on it.
+//! Crash: nothing; the registry's record says what was decided.
+//! Knows volumes by their handles.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use sconce_bus::{PeerId, Reply};
+use sconce_schemas::wire::volume::{
+    NodeStatus, QueueStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeStatus,
+};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{ByteLen, SessionId, VolumeId};
+
+use super::peers::{Open, Peers};
+use crate::actor::{Shard, VolumeActor, VolumeHandle, Waiting};
+use crate::owner::record::TakeOver;
+
+/// What a control request is carried out with.
+pub(super) struct Control {
+    pub(super) shard: Rc<Shard>,
+    pub(super) index: usize,
+    pub(super) peers: Rc<RefCell<Peers>>,
+    pub(super) peer: PeerId,
+    /// Why nothing but questions is answered now.
+    pub(super) closed: Option<Refusal>,
+    /// Counts among the requests under way.
+    pub(super) _counted: Rc<()>,
+}
+
+impl Control {
+    pub(super) async fn run(self, control: VolumeControl, reply: Reply<VolumeReply>) {
+        let done = match (control, &self.closed) {
+            (VolumeControl::NodeStatus, _) => Ok(VolumeControlReply::Node(self.status().await)),
+            (VolumeControl::Show { volume }, _) => self.show(volume).await,
+            (_, Some(refusal)) => Err(refusal.clone()),
+            (VolumeControl::Open { volume, session }, None) => self.open(volume, session).await,
+            (VolumeControl::Close { handle }, None) => self.close(handle),
+            (VolumeControl::Sync { volume }, None) => return self.sync(volume, reply),
+            (VolumeControl::Renamed { volume }, None) => match self.served(volume) {
+                Ok(handle) => handle.renamed().await.map(|()| VolumeControlReply::Done),
+                Err(refusal) => Err(refusal),
+            },
+            (VolumeControl::Delete { volume }, None) => match self.served_or_begun(volume, None) {
+                Ok(handle) => handle.delete().await.map(|()| VolumeControlReply::Done),
+                Err(refusal) => Err(refusal),
+            },
+            (VolumeControl::TakeOver { volume, force }, None) => {
+                self.take_over(volume, TakeOver { force }).await
+            }
+        };
+        let answer = match done {
+            Ok(done) => VolumeReply::Control(done),
+            Err(refusal) => VolumeReply::Refused(refusal),
+        };
+        reply.send(answer, Bytes::new());
+    }
+
+    /// The volume's actor, if it has one.
+    fn served(&self, volume: VolumeId) -> Result<VolumeHandle, Refusal> {
+        self.shard.node.volumes.get(volume).ok_or_else(|| {
+            let text = format!("volume {volume} is not open on {}", self.shard.node.name);
+            Refusal::reroute(RefusalCode::NotOwner, text)
+        })
+    }
+
+    /// The volume's actor; begins one on this shard, where it has to be.
+    fn served_or_begun(&self, volume: VolumeId, takeover: Option<TakeOver>) -> Result<VolumeHandle, Refusal> {
+        let node = &self.shard.node;
+        if let Some(handle) = node.volumes.get(volume) {
+            return Ok(handle);
+        }
+        let shard = node.shard_of(volume);
+        if shard != self.index {
+            let text = format!("volume {volume} is served at endpoint {shard} of {}", node.name);
+            return Err(Refusal::reroute(RefusalCode::NotOwner, text));
+        }
+        Ok(VolumeActor::begin(&self.shard, volume, takeover))
+    }
+
+    async fn open(&self, volume: VolumeId, session: SessionId) -> Result<VolumeControlReply, Refusal> {
+        let shard = self.shard.node.shard_of(volume);
+        if shard != self.index {
+            let text = format!(
+                "volume {volume} is served at endpoint {shard} of {}",
+                self.shard.node.name
+            );
+            return Err(Refusal::reroute(RefusalCode::NotOwner, text));
+        }
+        let handle = self.served_or_begun(volume, None)?;
+        let opened = handle.open(session).await?;
+        let open = Open {
+            volume,
+            handle,
+            generation: opened.generation,
+            slot: opened.slot,
+        };
+        let number = self.peers.borrow_mut().add(self.peer, open.clone());
+        let Some(number) = number else {
+            open.handle.close(opened.generation, opened.slot);
+            let text = "the connection has as many volumes open as it may have; close some";
+            return Err(Refusal::reject(RefusalCode::Invalid, text));
+        };
+        Ok(VolumeControlReply::Opened {
+            handle: number,
+            epoch: opened.epoch,
+            size: opened.size,
+            read_only: opened.read_only,
+        })
+    }
+
+    fn close(&self, handle: u32) -> Result<VolumeControlReply, Refusal> {
+        let open = self.peers.borrow_mut().remove(self.peer, handle);
+        let Some(open) = open else {
+            let text = format!("handle {handle} is not open on this connection");
+            return Err(Refusal::reject(RefusalCode::NotOpen, text));
+        };
+        open.handle.close(open.generation, open.slot);
+        Ok(VolumeControlReply::Done)
+    }
+
+    async fn show(&self, volume: VolumeId) -> Result<VolumeControlReply, Refusal> {
+        let handle = match self.served(volume) {
+            Ok(handle) => handle,
+            Err(refusal) if self.closed.is_some() => return Err(refusal),
+            Err(_) => self.served_or_begun(volume, None)?,
+        };
+        handle.show().await.map(VolumeControlReply::Volume)
+    }
+
+    fn sync(&self, volume: VolumeId, reply: Reply<VolumeReply>) {
+        let handle = match self.served(volume) {
+            Ok(handle) => handle,
+            Err(refusal) => return reply.send(VolumeReply::Refused(refusal), Bytes::new()),
+        };
+        let waiting = Waiting {
+            reply,
+            volume,
+            code: None,
+            offset: 0,
+            bytes: 0,
+        };
+        match self.shard.replies.put(waiting) {
+            Ok(ticket) => handle.sync(ticket),
+            Err(waiting) => {
+                let refusal = Refusal::retry(RefusalCode::Unavailable, "too many operations are under way");
+                waiting.reply.send(VolumeReply::Refused(refusal), Bytes::new());
+            }
+        }
+    }
+
+    async fn take_over(&self, volume: VolumeId, takeover: TakeOver) -> Result<VolumeControlReply, Refusal> {
+        let handle = self.served_or_begun(volume, Some(takeover))?;
+        handle.take_over(takeover).await?;
+        Ok(VolumeControlReply::Done)
+    }
+
+    async fn status(&self) -> NodeStatus {
+        let node = &self.shard.node;
+        let volumes = node.volumes.all();
+        let asked = join_all(volumes.iter().map(|(_, handle)| handle.show())).await;
+        let volumes: Vec<VolumeStatus> = asked.into_iter().filter_map(Result::ok).collect();
+        let usage = node.device.usage();
+        NodeStatus {
+            node: node.name.clone(),
+            buffer_size: usage.size,
+            buffer_unstored: usage.unstored,
+            volumes,
+            queues: self.queues(),
+        }
+    }
+
+    /// What waits where, against its limits.
+    fn queues(&self) -> Vec<QueueStatus> {
+        let (requests, bytes) = self.shard.replies.gauge();
+        let (requests_max, bytes_max) = self.shard.replies.limits();
+        let uploads = self.shard.node.background.usage();
+        let operations = QueueStatus {
+            name: format!("operations of shard {}", self.index),
+            waiting: 0,
+            requests: requests as u64,
+            requests_max: requests_max as u64,
+            bytes: ByteLen(bytes),
+            bytes_max: ByteLen(bytes_max),
+        };
+        let uploads = QueueStatus {
+            name: "uploads".to_owned(),
+            waiting: uploads.waiting() as u64,
+            requests: uploads.requests() as u64,
+            requests_max: uploads.requests_max as u64,
+            bytes: ByteLen(uploads.bytes()),
+            bytes_max: ByteLen(uploads.bytes_max),
+        };
+        vec![operations, uploads]
+    }
+}

@@ -1,0 +1,102 @@
+//! The handles that clients have open on one shard.
+//!
+//! Keeps: for each connection its handles, and what each stands for.
+//! Order: a handle's number is used again only with another use count, so that a late operation never reaches
+//! another volume.
+//! Crash: handles are forgotten with their connection; the sessions behind them are not.
+//! Knows no operations.
+
+use std::collections::HashMap;
+
+use sconce_bus::PeerId;
+use sconce_schemas::VolumeId;
+use sconce_volume::SessionSlot;
+
+use crate::actor::VolumeHandle;
+
+/// Handles that one connection may have open.
+const HANDLES_MAX: usize = 1 << 16;
+
+/// What a handle stands for.
+#[derive(Debug, Clone)]
+pub(crate) struct Open {
+    pub(crate) volume: VolumeId,
+    pub(crate) handle: VolumeHandle,
+    pub(crate) generation: u32,
+    pub(crate) slot: SessionSlot,
+}
+
+/// The connections that have handles.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    by_peer: HashMap<PeerId, Handles>,
+}
+
+#[derive(Debug, Default)]
+struct Handles {
+    places: Vec<Place>,
+    free: Vec<u16>,
+}
+
+#[derive(Debug)]
+struct Place {
+    uses: u16,
+    open: Option<Open>,
+}
+
+impl Peers {
+    /// What a handle of a connection stands for.
+    pub(crate) fn handle(&self, peer: PeerId, handle: u32) -> Option<&Open> {
+        let (place, uses) = split(handle);
+        let place = self.by_peer.get(&peer)?.places.get(usize::from(place))?;
+        place.open.as_ref().filter(|_| place.uses == uses)
+    }
+
+    /// A connection is there.
+    pub(crate) fn here(&mut self, peer: PeerId) {
+        self.by_peer.entry(peer).or_default();
+    }
+
+    /// A handle for an open session; `None`: the connection is gone, or has as many as it may have.
+    pub(crate) fn add(&mut self, peer: PeerId, open: Open) -> Option<u32> {
+        let handles = self.by_peer.get_mut(&peer)?;
+        let at = match handles.free.pop() {
+            Some(at) => at,
+            None if handles.places.len() < HANDLES_MAX => {
+                handles.places.push(Place { uses: 0, open: None });
+                u16::try_from(handles.places.len() - 1).ok()?
+            }
+            None => return None,
+        };
+        let place = handles.places.get_mut(usize::from(at))?;
+        place.uses = place.uses.wrapping_add(1);
+        place.open = Some(open);
+        Some(u32::from(place.uses) << 16 | u32::from(at))
+    }
+
+    /// Takes a handle away.
+    pub(crate) fn remove(&mut self, peer: PeerId, handle: u32) -> Option<Open> {
+        let (at, uses) = split(handle);
+        let handles = self.by_peer.get_mut(&peer)?;
+        let place = handles
+            .places
+            .get_mut(usize::from(at))
+            .filter(|place| place.uses == uses)?;
+        let open = place.open.take()?;
+        handles.free.push(at);
+        Some(open)
+    }
+
+    /// The connection is gone. Its sessions stay: the client comes back and opens them again.
+    pub(crate) fn gone(&mut self, peer: PeerId) {
+        self.by_peer.remove(&peer);
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "takes the two halves apart that `add` joined"
+)]
+const fn split(handle: u32) -> (u16, u16) {
+    (handle as u16, (handle >> 16) as u16)
+}
