@@ -286,11 +286,7 @@ impl Drop for SessionHandle {
     fn drop(&mut self) {
         let shared = &self.router.shared;
         let now = shared.now();
-        {
-            let mut state = shared.state.borrow_mut();
-            let State { core, effects, .. } = &mut *state;
-            core.release(now, self.key, effects);
-        }
+        shared.state.borrow_mut().core.release(now, self.key);
         shared.run(None);
     }
 }

@@ -27,7 +27,8 @@ use sconce_schemas::{CLUSTER_LEN, Epoch, ObjectName, ScoId, ScoSize, SessionId, 
 
 pub(crate) const CLUSTERS: usize = 64;
 const NODES: usize = 3;
-const FRONT_END: FrontEndKey = FrontEndKey(7);
+/// The front end that stays.
+const STEADY: FrontEndKey = FrontEndKey(7);
 
 /// How rough the world is: chances in 1000.
 #[derive(Clone, Copy)]
@@ -39,6 +40,7 @@ pub(crate) struct Rough {
     pub(crate) no_room: u64,
     pub(crate) located: u64,
     pub(crate) storage_trouble: u64,
+    pub(crate) abandon: u64,
 }
 
 impl Rough {
@@ -50,6 +52,7 @@ impl Rough {
         no_room: 0,
         located: 300,
         storage_trouble: 0,
+        abandon: 0,
     };
     pub(crate) const VERY: Rough = Rough {
         lose_link: 8,
@@ -59,6 +62,7 @@ impl Rough {
         no_room: 100,
         located: 300,
         storage_trouble: 200,
+        abandon: 10,
     };
 }
 
@@ -74,6 +78,10 @@ struct Volume {
     expected: Vec<[u8; 8]>,
     /// Clusters with an operation under way.
     busy: HashSet<usize>,
+    /// Clusters at which an abandoned operation may still happen.
+    haunted: HashSet<usize>,
+    /// Whether the core says that there are such operations.
+    orphaned: bool,
     key: SessionKey,
 }
 
@@ -126,7 +134,9 @@ pub(crate) struct World {
     objects: HashMap<ObjectName, Vec<u8>>,
     next_object: u64,
     pending: Vec<Effect>,
-    wants: HashMap<Token, (usize, Operation)>,
+    wants: HashMap<Token, (usize, FrontEndKey, Operation)>,
+    /// The front end that comes and goes.
+    fleeting: FrontEndKey,
     next_token: u64,
     next_handle: u32,
     log: HashMap<usize, SentLog>,
@@ -273,6 +283,8 @@ impl World {
                     sessions: HashMap::new(),
                     expected: vec![[0; 8]; CLUSTERS],
                     busy: HashSet::new(),
+                    haunted: HashSet::new(),
+                    orphaned: false,
                     key: core.session(id),
                 }
             })
@@ -293,6 +305,7 @@ impl World {
             next_object: 1,
             pending: Vec::new(),
             wants: HashMap::new(),
+            fleeting: FrontEndKey(100),
             next_token: 1,
             next_handle: 1,
             log: HashMap::new(),
@@ -310,6 +323,12 @@ impl World {
 
     pub(crate) fn outstanding(&self) -> usize {
         self.wants.len()
+    }
+
+    pub(crate) fn is_haunted(&self) -> bool {
+        self.volumes
+            .iter()
+            .any(|volume| volume.orphaned || !volume.haunted.is_empty())
     }
 
     /// From here on the world is kind.
@@ -331,8 +350,7 @@ impl World {
                     token,
                     outcome,
                 } => {
-                    assert_eq!(front_end, FRONT_END);
-                    self.completed(token, outcome);
+                    self.completed(front_end, token, outcome);
                 }
                 Effect::Connect {
                     link: LinkKey::Owner(link),
@@ -365,7 +383,12 @@ impl World {
                 effect @ (Effect::FindOwner { .. } | Effect::FindWriter { .. } | Effect::FindStorage) => {
                     self.pending.push(effect);
                 }
-                Effect::Room(_) | Effect::Orphaned(_) | Effect::Settled(_) => {}
+                Effect::Orphaned(volume) => {
+                    let volume = self.volumes.iter_mut().find(|v| v.id == volume).unwrap();
+                    assert!(!std::mem::replace(&mut volume.orphaned, true), "told twice");
+                }
+                Effect::Settled(volume) => self.settled(volume),
+                Effect::Room(_) => {}
             }
         }
     }
@@ -416,9 +439,14 @@ impl World {
         };
         let mut effects = Vec::new();
         let volume = &mut self.volumes[index];
+        let front_end = if self.chance.one_of(1, 4) {
+            self.fleeting
+        } else {
+            STEADY
+        };
         let accepted = self
             .core
-            .submit(volume.key, FRONT_END, token, operation.clone(), &mut effects);
+            .submit(volume.key, front_end, token, operation.clone(), &mut effects);
         if let Err(back) = accepted {
             assert_eq!(back, operation, "an operation that finds no room comes back");
             return;
@@ -427,7 +455,7 @@ impl World {
         if operation.code != IoCode::Flush {
             self.volumes[index].busy.extend(range);
         }
-        self.wants.insert(token, (index, operation));
+        self.wants.insert(token, (index, front_end, operation));
         self.carry_out(effects);
         self.drain();
     }
@@ -436,14 +464,59 @@ impl World {
         stamp(token.0 * 1000 + cluster as u64)
     }
 
-    fn completed(&mut self, token: Token, outcome: Outcome) {
-        let (index, operation) = self.wants.remove(&token).expect("an operation completes once");
+    /// The fleeting front end goes, and another comes.
+    fn abandon(&mut self) {
+        let gone = self.fleeting;
+        self.fleeting = FrontEndKey(gone.0 + 1);
+        let left: Vec<Token> = self
+            .wants
+            .iter()
+            .filter(|(_, (_, who, _))| *who == gone)
+            .map(|(token, _)| *token)
+            .collect();
+        for token in left {
+            let (index, _, operation) = self.wants.remove(&token).unwrap();
+            if operation.code != IoCode::Flush {
+                let volume = &mut self.volumes[index];
+                for at in clusters(&operation) {
+                    if operation.code.changes() {
+                        volume.haunted.insert(at);
+                    } else {
+                        volume.busy.remove(&at);
+                    }
+                }
+            }
+        }
+        let mut effects = Vec::new();
+        self.core.abandon(self.now, gone, &mut effects);
+        self.carry_out(effects);
+        for volume in &self.volumes {
+            assert!(
+                volume.haunted.is_empty() || volume.orphaned,
+                "nobody was told of orphans"
+            );
+        }
+    }
+
+    /// From here on what was abandoned has happened or never will.
+    fn settled(&mut self, id: VolumeId) {
+        let volume = self.volumes.iter_mut().find(|v| v.id == id).unwrap();
+        assert!(
+            std::mem::replace(&mut volume.orphaned, false),
+            "told without reason"
+        );
+        for at in std::mem::take(&mut volume.haunted) {
+            volume.expected[at] = volume.clusters[at];
+            volume.busy.remove(&at);
+        }
+    }
+
+    fn completed(&mut self, front_end: FrontEndKey, token: Token, outcome: Outcome) {
+        let (index, who, operation) = self.wants.remove(&token).expect("an operation completes once");
+        assert_eq!(front_end, who);
         self.completed += 1;
-        let first = usize::try_from(operation.offset).unwrap() / CLUSTER_LEN;
-        let last = usize::try_from(operation.offset + operation.length)
-            .unwrap()
-            .div_ceil(CLUSTER_LEN);
-        let range = first..last;
+        let range = clusters(&operation);
+        let first = range.start;
         match (operation.code, outcome) {
             (IoCode::Write, Outcome::Done) => {
                 for at in range.clone() {
@@ -482,6 +555,9 @@ impl World {
         let rough = self.rough;
         if self.chance.one_of(rough.lose_link, 1000) {
             self.lose_link();
+        }
+        if self.chance.one_of(rough.abandon, 1000) {
+            self.abandon();
         }
         if self.chance.one_of(rough.move_volume, 1000) {
             let (index, node) = (self.below(self.volumes.len()), self.below(NODES));
@@ -776,9 +852,9 @@ impl World {
             (VolumeReply::Control(VolumeControlReply::Opened { handle, .. }), _) => {
                 self.may_send.insert((flying.link, *handle), true);
             }
-            // From here on the core knows that this owner refused.
+            // From here on the core knows that this owner refused. (Of an abandoned read it does not take the answer.)
             (VolumeReply::Refused(refusal), VolumeRequest::Io(io))
-                if is_first && refusal.remedy == Remedy::Reroute =>
+                if is_first && io.code.changes() && refusal.remedy == Remedy::Reroute =>
             {
                 self.may_send.insert((flying.link, io.handle), false);
             }
@@ -846,6 +922,13 @@ impl World {
             }
         }
     }
+}
+
+/// Clusters that an operation is at.
+fn clusters(operation: &Operation) -> std::ops::Range<usize> {
+    let first = usize::try_from(operation.offset).unwrap() / CLUSTER_LEN;
+    let end = usize::try_from(operation.offset + operation.length).unwrap();
+    first..end.div_ceil(CLUSTER_LEN)
 }
 
 fn writer() -> Writer {

@@ -139,6 +139,7 @@ fn fio_verifies_what_it_wrote() {
                 "--verify_fatal=1",
                 "--randrepeat=0",
                 "--group_reporting",
+                "--verify_state_save=0",
             ],
         );
     }

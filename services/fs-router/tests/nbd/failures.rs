@@ -33,6 +33,7 @@ fn fio(cluster: &Cluster, path: &str) -> Child {
             "--verify_fatal=1",
             "--randrepeat=0",
             "--output-format=terse",
+            "--verify_state_save=0",
         ])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

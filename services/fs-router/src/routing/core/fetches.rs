@@ -152,7 +152,8 @@ impl Core {
             Some(WriterState::Known(_)) => {
                 fetch.state = FetchState::Ready;
                 self.storage.ready.push_back(key);
-                if self.storage.link.is_none() {
+                // With a timer set, what it wakes looks.
+                if !self.storage.up && self.storage.wake_at.is_none() {
                     self.look_for_storage(effects);
                 }
             }

@@ -102,7 +102,7 @@ impl Core {
             Event::Room(LinkKey::Storage(link)) => self.storage_has_room(link),
             Event::Up(LinkKey::Owner(link)) => self.owner_up(link),
             Event::Up(LinkKey::Storage(link)) => self.storage_up(link),
-            Event::Down(LinkKey::Owner(link)) => self.owner_down(now, link, effects),
+            Event::Down(LinkKey::Owner(link)) => self.owner_down(now, link),
             Event::Down(LinkKey::Storage(link)) => self.storage_down(link, effects),
             Event::Refused {
                 link: LinkKey::Owner(link),
@@ -117,7 +117,7 @@ impl Core {
             Event::StorageFound { endpoints } => self.storage_found(now, endpoints, effects),
             Event::Tick => self.tick(now, effects),
         }
-        self.end_unused(now, effects);
+        self.end_unused(now);
     }
 
     /// When [`Event::Tick`] is due, if nothing else happens before.

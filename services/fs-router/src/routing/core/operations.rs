@@ -39,7 +39,7 @@ pub(super) struct Running {
     /// What the parts of a read found, where there are several.
     found: Vec<ReadData>,
     refusal: Option<Refusal>,
-    /// Its front end is gone: what is on its way is waited for, nothing is sent (again).
+    /// Its front end is gone: nobody wants to know how it ends, only that it has.
     abandoned: bool,
 }
 
@@ -244,10 +244,8 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let part = &self.parts[key.0];
-        let (session, running) = (part.session, &self.running[part.operation.0]);
-        let (code, abandoned) = (running.code, running.abandoned);
-        match (reply, code) {
-            _ if abandoned => self.finish_part(key, Outcome::Done, effects),
+        let session = part.session;
+        match (reply, self.running[part.operation.0].code) {
             (VolumeReply::Refused(refusal), _) => self.part_refused(now, key, session, refusal, effects),
             (VolumeReply::Read(extents), IoCode::Read) => {
                 self.read_answered(key, extents, data, effects);
@@ -274,7 +272,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         if refusal.remedy == Remedy::Reroute || refusal.code == RefusalCode::NotOpen {
-            self.leave_owner(now, session, refusal.text, effects);
+            self.leave_owner(now, session, refusal.text);
         } else if is_held(&refusal) {
             self.hold(now, key);
         } else {
@@ -412,14 +410,13 @@ impl Core {
         });
     }
 
-    /// The front end is gone. What the owner has is waited for, so that it is known when it can no longer be
-    /// applied; nothing else of it is sent, and nothing completes.
+    /// The front end is gone. A change that was sent may be applied, now or late: it is sent until it is answered,
+    /// so that it is known when it can no longer be applied. Nothing else is sent, and nothing completes.
     pub fn abandon(&mut self, now: Micros, front_end: FrontEndKey, effects: &mut Vec<Effect>) {
         self.forget_asked(front_end);
-        let mut any = false;
         for (_, running) in &mut self.running {
             if running.front_end == front_end && !running.abandoned {
-                (any, running.abandoned) = (true, true);
+                running.abandoned = true;
                 let session = &mut self.sessions[running.session.0];
                 if session.orphans == 0 {
                     effects.push(Effect::Orphaned(session.volume));
@@ -427,15 +424,21 @@ impl Core {
                 session.orphans += 1;
             }
         }
-        if any {
-            let left = self.parts_where(|part| part.state != PartState::Sent);
-            let left: Vec<PartKey> = left.into_iter().filter(|key| self.is_abandoned(*key)).collect();
+        let running = &self.running;
+        let harmless = self.parts_where(|part| {
+            let running = &running[part.operation.0];
+            running.abandoned && !(running.code.changes() && part.number != 0)
+        });
+        if !harmless.is_empty() {
             for (_, session) in &mut self.sessions {
-                session.ready.retain(|key| !left.contains(key));
+                session.ready.retain(|key| !harmless.contains(key));
             }
-            self.drop_parts(&left, effects);
+            for key in harmless {
+                self.drop_fetches(key);
+                self.finish_part(key, Outcome::Done, effects);
+            }
         }
-        self.end_unused(now, effects);
+        self.end_unused(now);
     }
 
     fn parts_where(&self, wanted: impl Fn(&Part) -> bool) -> Vec<PartKey> {
@@ -443,36 +446,17 @@ impl Core {
         found.map(|(index, _)| PartKey(index)).collect()
     }
 
-    fn is_abandoned(&self, key: PartKey) -> bool {
-        self.running[self.parts[key.0].operation.0].abandoned
-    }
-
-    /// Ends parts that nobody waits for and that are in no queue.
-    fn drop_parts(&mut self, parts: &[PartKey], effects: &mut Vec<Effect>) {
-        for &key in parts {
-            self.drop_fetches(key);
-            self.finish_part(key, Outcome::Done, effects);
-        }
-    }
-
     /// What a session sent is not answered by its owner any more: it goes back to the front of the queue, in the
-    /// order of its numbers. What nobody waits for ends here.
-    pub(super) fn take_back_sends(&mut self, key: SessionKey, effects: &mut Vec<Effect>) {
+    /// order of its numbers.
+    pub(super) fn take_back_sends(&mut self, key: SessionKey) {
         let mut sent = self.parts_where(|part| part.session == key && part.state == PartState::Sent);
         sent.sort_unstable_by_key(|key| self.parts[key.0].number);
-        let mut left = Vec::new();
-        for key in sent.into_iter().rev() {
-            let part = &mut self.parts[key.0];
-            part.state = PartState::Ready;
-            part.id = 0;
-            if self.is_abandoned(key) {
-                left.push(key);
-            } else {
-                let session = self.parts[key.0].session;
-                self.sessions[session.0].ready.push_front(key);
-            }
+        for part in sent.into_iter().rev() {
+            let entry = &mut self.parts[part.0];
+            entry.state = PartState::Ready;
+            entry.id = 0;
+            self.sessions[key.0].ready.push_front(part);
         }
-        self.drop_parts(&left, effects);
     }
 }
 

@@ -75,7 +75,7 @@ pub(super) struct Session {
     pub(super) bytes: u64,
     /// An operation was refused for want of room.
     pub(super) wants_room: bool,
-    /// Operations that were left behind while on their way to the owner.
+    /// Operations that were left behind and may still be applied.
     pub(super) orphans: usize,
     /// Handles that front ends have.
     users: usize,
@@ -123,11 +123,11 @@ impl Core {
     }
 
     /// Gives back what [`Core::session`] gave. The session ends once nobody has it and nothing is under way.
-    pub fn release(&mut self, now: Micros, key: SessionKey, effects: &mut Vec<Effect>) {
+    pub fn release(&mut self, now: Micros, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key.0) {
             session.users = session.users.saturating_sub(1);
             self.note_unused(key);
-            self.end_unused(now, effects);
+            self.end_unused(now);
         }
     }
 
@@ -206,7 +206,7 @@ impl Core {
                 if current.is_some_and(|link| self.links[link.0].endpoint == endpoint) {
                     return self.wait(now, key);
                 }
-                self.detach(now, key, effects);
+                self.detach(now, key);
                 self.attach(now, key, endpoint, effects);
             }
         }
@@ -247,8 +247,8 @@ impl Core {
     }
 
     /// Takes a session off its link: its operations on the way there are to be sent again, wherever it goes next.
-    fn detach(&mut self, now: Micros, key: SessionKey, effects: &mut Vec<Effect>) {
-        self.take_back_sends(key, effects);
+    fn detach(&mut self, now: Micros, key: SessionKey) {
+        self.take_back_sends(key);
         let session = &mut self.sessions[key.0];
         let Route::On { link, .. } = session.route else {
             return;
@@ -315,14 +315,8 @@ impl Core {
     }
 
     /// The owner refused: nothing more goes there until the registry was asked and the volume is open again.
-    pub(super) fn leave_owner(
-        &mut self,
-        now: Micros,
-        key: SessionKey,
-        why: String,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.detach(now, key, effects);
+    pub(super) fn leave_owner(&mut self, now: Micros, key: SessionKey, why: String) {
+        self.detach(now, key);
         let session = &mut self.sessions[key.0];
         session.route = Route::Pausing;
         session.trouble = Some(why);
@@ -381,10 +375,9 @@ impl Core {
                 now,
                 key,
                 "the owner answered something else to an open".to_owned(),
-                effects,
             ),
             Err(refusal) if is_held(&refusal) || refusal.remedy == Remedy::Reroute => {
-                self.leave_owner(now, key, refusal.text, effects);
+                self.leave_owner(now, key, refusal.text);
             }
             Err(refusal) => self.fail_session(now, key, &refusal, effects),
         }
@@ -393,7 +386,7 @@ impl Core {
 
     /// There is no way to this volume, for good: all that waits for it ends.
     fn fail_session(&mut self, now: Micros, key: SessionKey, refusal: &Refusal, effects: &mut Vec<Effect>) {
-        self.detach(now, key, effects);
+        self.detach(now, key);
         let session = &mut self.sessions[key.0];
         session.route = Route::Idle;
         session.attempts = 0;
@@ -440,7 +433,7 @@ impl Core {
         }
     }
 
-    pub(super) fn owner_down(&mut self, now: Micros, key: OwnerKey, effects: &mut Vec<Effect>) {
+    pub(super) fn owner_down(&mut self, now: Micros, key: OwnerKey) {
         let Some(link) = self.links.get_mut(key.0) else {
             return;
         };
@@ -449,7 +442,7 @@ impl Core {
         link.closing.clear();
         let why = format!("the connection to {} is lost", link.endpoint);
         for session in self.sessions_on(key) {
-            self.take_back_sends(session, effects);
+            self.take_back_sends(session);
             let entry = &mut self.sessions[session.0];
             entry.route = Route::On {
                 link: key,
@@ -478,7 +471,7 @@ impl Core {
             return;
         }
         for session in self.sessions_on(key) {
-            self.leave_owner(now, session, refusal.text.clone(), effects);
+            self.leave_owner(now, session, refusal.text.clone());
             self.refuse_asked(session, refusal, effects);
             self.note_unused(session);
         }
@@ -509,7 +502,7 @@ impl Core {
     }
 
     /// Ends the sessions that nobody has and that have nothing under way.
-    pub(super) fn end_unused(&mut self, now: Micros, effects: &mut Vec<Effect>) {
+    pub(super) fn end_unused(&mut self, now: Micros) {
         while let Some(key) = self.unused.pop() {
             if !self.sessions.get(key.0).is_some_and(Session::is_unused) {
                 continue;
@@ -521,7 +514,7 @@ impl Core {
                 } => Some((link, handle)),
                 _ => None,
             };
-            self.detach(now, key, effects);
+            self.detach(now, key);
             if let Some((link, handle)) = route {
                 self.links[link.0].closing.push(handle);
             }

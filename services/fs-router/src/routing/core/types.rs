@@ -201,7 +201,7 @@ pub enum Effect {
     Room(SessionKey),
     /// Operations that a front end left behind may still be applied by the volume's owner ...
     Orphaned(VolumeId),
-    /// ... and now all of them are answered, or will not be sent again.
+    /// ... and now none of them can be any more.
     Settled(VolumeId),
 }
 
