@@ -45,12 +45,13 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     LocalSet::new().block_on(&runtime, async {
-        let components = Components {
-            network: Network::zeromq(ZeromqSettings {
-                run_dir: run_dir.join("bus"),
-            }),
-            stop: Stop::on_signals()?,
+        let zeromq = ZeromqSettings { run_dir };
+        let network = match settings.tls.clone() {
+            Some(tls) => Network::zeromq_and_tls(zeromq, tls),
+            None => Network::zeromq(zeromq),
         };
+        let stop = Stop::on_signals()?;
+        let components = Components { network, stop };
         run(settings, components).await
     })
 }

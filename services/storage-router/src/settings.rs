@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sconce_bus::TlsSettings;
 use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::NodeName;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub node: NodeSettings,
     /// Section `[registry]`.
     pub registry: RegistrySettings,
+    /// Section `[tls]`: this node's certificate, where services are on other hosts.
+    pub tls: Option<TlsSettings>,
     /// Section `[log]`.
     pub log: LogSettings,
     /// `[[backends]]`: at least one.
@@ -42,6 +45,7 @@ pub struct Settings {
 struct Typed {
     node: NodeSettings,
     registry: RegistrySettings,
+    tls: Option<TlsSettings>,
     #[serde(default)]
     log: LogSettings,
     #[serde(default)]
@@ -129,6 +133,7 @@ impl TryFrom<Typed> for Settings {
         let Typed {
             node,
             registry,
+            tls,
             log,
             backends,
             pools,
@@ -151,6 +156,7 @@ impl TryFrom<Typed> for Settings {
         Ok(Self {
             node,
             registry,
+            tls,
             log,
             backends,
             pools,
@@ -240,7 +246,7 @@ name = "sr-1"
 run_dir = "run"
 endpoints = ["ipc:///run/sr.sock"]
 [registry]
-TAG = "sled"
+home = "sled"
 dir = "run/registry"
 listen = "ipc:///run/registry.sock"
 [[backends]]
@@ -258,12 +264,9 @@ backends = ["disk-1", "disk-2"]
     fn load(text: &str) -> Result<Settings, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("storage-router.toml");
-        std::fs::write(&path, text.replace("TAG", REGISTRY_TAG)).unwrap();
+        std::fs::write(&path, text).unwrap();
         sconce_runtime::settings::load(&path).map_err(|error| error.to_string())
     }
-
-    /// The key by which the registry's home is chosen.
-    const REGISTRY_TAG: &str = "home";
 
     #[test]
     fn good_settings_are_taken_with_defaults() {

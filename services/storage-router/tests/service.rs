@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sconce_bus::{CallError, Caller, Hello, Network, Protocol, Role, Version, ZeromqSettings};
+use sconce_bus::authority::{Authority, Validity};
+use sconce_bus::{CallError, Caller, Hello, Network, Protocol, Role, TlsSettings, Version, ZeromqSettings};
 use sconce_registry::Registry;
 use sconce_runtime::{Chance, Stop};
 use sconce_schemas::object::ObjectKind;
@@ -527,6 +528,65 @@ fn the_process_starts_fast_survives_kill_9_and_stops_in_order() {
         "an orderly stop is a success"
     );
     assert!(!place.path("storage-router.pid").exists());
+}
+
+#[test]
+fn the_process_is_reached_over_tls_with_a_certificate_of_the_pool() {
+    let place = Place::new();
+    let certificates = place.path("certificates");
+    let authority = Authority::create("test", &certificates).unwrap();
+    let tls_of = |node: &str| {
+        let issued = authority
+            .issue(
+                &node.parse().unwrap(),
+                &["localhost".to_owned()],
+                Validity::days(1),
+            )
+            .unwrap();
+        let (certificate, key) = issued.write(&certificates).unwrap();
+        TlsSettings {
+            authority: certificates.join("authority.crt"),
+            certificate,
+            key,
+        }
+    };
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let endpoint = format!("tls://localhost:{port}/sr-1");
+    let TlsSettings {
+        authority: ca,
+        certificate,
+        key,
+    } = tls_of("sr-1");
+    let more = format!("[tls]\nauthority = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n");
+    let file = place.write_settings(2, &more);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        text.replace(&place.endpoint("storage-router.sock"), &endpoint),
+    )
+    .unwrap();
+    let process = Process::start(&file);
+    locally(async {
+        let zeromq = ZeromqSettings {
+            run_dir: place.path("client"),
+        };
+        let network = Network::zeromq_and_tls(zeromq, tls_of("test"));
+        let client = Client(Caller::new(
+            &network,
+            &endpoint.parse().unwrap(),
+            Place::hello(Protocol::Storage),
+        ));
+        assert_eq!(client.put(name(1), content(1, 1 << 20)).await, StorageReply::Done);
+        assert_eq!(
+            client.get(name(1), 4096, 8192).await.1,
+            content(1, 1 << 20).slice(4096..12_288)
+        );
+    });
+    drop(process);
 }
 
 #[test]
