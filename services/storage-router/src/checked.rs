@@ -55,6 +55,12 @@ impl Checked {
         self.backend.name()
     }
 
+    /// Whether the back end did what the last request asked, or said that there is nothing to do.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        self.works.load(Ordering::Relaxed)
+    }
+
     /// Stores an object, durably. The same object again succeeds.
     ///
     /// # Errors
@@ -212,7 +218,7 @@ impl Checked {
     }
 
     fn tell(&self, error: Option<&BackendError>) {
-        if self.works.load(Ordering::Relaxed) == error.is_none() {
+        if self.works() == error.is_none() {
             return;
         }
         self.works.store(error.is_none(), Ordering::Relaxed);

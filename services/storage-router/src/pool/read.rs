@@ -1,7 +1,8 @@
 //! Reads: from the first good copy.
 //!
 //! Keeps: nothing.
-//! Order: copies are tried one after the other, best place first; the caller is answered before any repair.
+//! Order: copies are tried one after the other, best place first, those that failed last time last; the caller is
+//! answered before any repair.
 //! Crash: nothing.
 //! Knows no kind of back end.
 
@@ -45,8 +46,11 @@ impl Pool {
         name: ObjectName,
         ask: impl Fn(Arc<Checked>) -> A,
     ) -> Result<T, Refusal> {
+        let mut haunts = self.haunts(&name);
+        // A back end that hangs would hold up every read for its whole deadline. Puts find out when it works again.
+        haunts.sort_by_key(|index| self.backend(*index).is_ok_and(|backend| !backend.works()));
         let mut failed = Vec::new();
-        for backend in self.haunts(&name) {
+        for backend in haunts {
             let answer = match self.backend(backend) {
                 Ok(checked) => ask(checked).await,
                 Err(error) => Err(error),

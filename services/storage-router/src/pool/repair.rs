@@ -66,7 +66,7 @@ impl Pool {
         let Some(length) = self.length_by_any(name, &haunts, &mut bad).await else {
             return Outcome::Postponed;
         };
-        let mut whole = BytesMut::new();
+        let mut whole = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
         while (whole.len() as u64) < length {
             let offset = whole.len() as u64;
             let due = PIECE_BYTES.min(length - offset);

@@ -268,6 +268,30 @@ async fn with_no_good_copy_the_error_names_volume_object_and_back_ends() {
     assert_eq!((gone.remedy, gone.code), (Remedy::Reject, RefusalCode::NotFound));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_back_end_that_hangs_delays_one_read_and_not_all() {
+    let setup = setup(2, 2);
+    let first = setup.pool.places(&name(1))[0];
+    setup.pool.put(name(1), content(1, 100)).await.unwrap();
+    let hangs = Faults {
+        slow: 1000,
+        delay_max: Duration::from_secs(1 << 40),
+        ..NONE
+    };
+    setup.faulty[first].set(hangs);
+    let begun = tokio::time::Instant::now();
+    for _ in 0..50 {
+        assert_eq!(setup.pool.get(name(1), 0, 100).await.unwrap(), content(1, 100));
+    }
+    assert_eq!(begun.elapsed(), Duration::from_secs(30), "one deadline");
+    setup.faulty[first].set(NONE);
+    setup.pool.put(name(1), content(1, 100)).await.unwrap();
+    assert!(
+        setup.pool.backend(first).unwrap().works(),
+        "a put finds it at work again"
+    );
+}
+
 #[tokio::test]
 async fn deletes_reach_all_copies_or_say_which_is_left_and_repairs_do_not_bring_them_back() {
     let setup = setup(2, 2);
