@@ -167,8 +167,8 @@ async fn mounted<V: Volumes>(
 fn config(threads: usize) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName("sconce".to_owned()),
-        MountOption::Subtype(mount::SUBTYPE.to_owned()),
+        MountOption::FSName(mount::SOURCE.to_owned()),
+        MountOption::Subtype(mount::SOURCE.to_owned()),
         // The kernel checks permissions against mode, owner and group.
         MountOption::DefaultPermissions,
         MountOption::NoDev,

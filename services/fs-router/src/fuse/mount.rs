@@ -9,8 +9,9 @@ use std::process::Command;
 
 use rustix::mount::UnmountFlags;
 
-/// How the mount shows itself in `/proc/self/mountinfo`: what tells it from somebody else's.
-pub(super) const SUBTYPE: &str = "sconce";
+/// The source that the mount shows in `/proc/self/mountinfo`: what tells it from somebody else's. (Its type is `fuse`
+/// where root mounted it and `fuse.sconce` where fusermount3 did.)
+pub(super) const SOURCE: &str = "sconce";
 
 /// Most mounts on top of each other that are taken for leftovers.
 const LEFTOVERS_MAX: usize = 32;
@@ -79,13 +80,18 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
                 std::fs::create_dir_all(&real).map_err(wrong)?;
                 return Ok(real);
             }
-            Some(kind) if kind == format!("fuse.{SUBTYPE}") => {
+            Some(found) if found.is_ours() => {
                 detach(&real).map_err(|detail| MountError::Stuck {
                     path: real.clone(),
                     detail,
                 })?;
             }
-            Some(kind) => return Err(MountError::Taken { path: real, kind }),
+            Some(found) => {
+                return Err(MountError::Taken {
+                    path: real,
+                    kind: found.kind,
+                });
+            }
         }
     }
     let detail = format!("{LEFTOVERS_MAX} were removed and there are more");
@@ -112,22 +118,38 @@ pub(super) fn detach(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Type of the topmost file system that is mounted at `path`.
-pub(super) fn mounted_at(path: &Path) -> io::Result<Option<String>> {
+/// A file system that is mounted somewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    kind: String,
+    source: String,
+}
+
+impl Found {
+    /// Whether an fs-router mounted it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.kind.starts_with("fuse") && self.source == SOURCE
+    }
+}
+
+/// The topmost file system that is mounted at `path`.
+pub(super) fn mounted_at(path: &Path) -> io::Result<Option<Found>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     Ok(topmost(&table, path))
 }
 
-fn topmost(table: &str, path: &Path) -> Option<String> {
+fn topmost(table: &str, path: &Path) -> Option<Found> {
     let wanted = path.to_str()?;
-    table
-        .lines()
-        .filter_map(|line| {
-            let (mount, kind) = line.split_once(" - ")?;
-            let point = mount.split(' ').nth(4)?;
-            (unescaped(point) == wanted).then(|| kind.split(' ').next().unwrap_or("").to_owned())
-        })
-        .next_back()
+    let found = |line: &str| {
+        let (mount, what) = line.split_once(" - ")?;
+        let (point, mut what) = (mount.split(' ').nth(4)?, what.split(' '));
+        let found = Found {
+            kind: what.next()?.to_owned(),
+            source: what.next()?.to_owned(),
+        };
+        (unescaped(point) == wanted).then_some(found)
+    };
+    table.lines().filter_map(found).next_back()
 }
 
 /// A path of mountinfo, where space, tab, newline and backslash are three octal digits.
@@ -161,15 +183,17 @@ mod tests {
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 90 22 0:40 / /work/run\\040a/mnt rw,nosuid,nodev - fuse.sconce sconce rw,user_id=0
 91 22 0:41 / /work/run\\040a/mnt rw,nosuid,nodev - fuse.other other rw,user_id=0
+93 22 0:43 / /work/mnt rw,nosuid - fuse sconce rw,user_id=0,group_id=0
 92 22 0:42 / /work/run\\040a/mnt/below rw - tmpfs tmpfs rw
 ";
 
     #[test]
     fn the_topmost_mount_is_found_by_its_whole_path() {
-        let at = |path: &str| topmost(TABLE, Path::new(path));
-        assert_eq!(at("/work/run a/mnt").as_deref(), Some("fuse.other"));
-        assert_eq!(at("/work/run a/mnt/below").as_deref(), Some("tmpfs"));
-        assert_eq!(at("/").as_deref(), Some("ext4"));
+        let at = |path: &str| topmost(TABLE, Path::new(path)).map(|found| (found.is_ours(), found.kind));
+        assert_eq!(at("/work/run a/mnt"), Some((false, "fuse.other".to_owned())));
+        assert_eq!(at("/work/mnt"), Some((true, "fuse".to_owned())));
+        assert_eq!(at("/work/run a/mnt/below"), Some((false, "tmpfs".to_owned())));
+        assert_eq!(at("/"), Some((false, "ext4".to_owned())));
         assert_eq!(at("/work/run a"), None);
         assert_eq!(unescaped("a\\134b\\x"), "a\\b\\x");
     }

@@ -113,7 +113,8 @@ fn a_mount_that_a_killed_process_left_is_replaced() {
     let dir = Rc::new(tempfile::tempdir().unwrap());
     let point = dir.path().join("mnt");
     fs::create_dir(&point).unwrap();
-    for _ in 0..2 {
+    // Its type is `fuse` where root mounted it, `fuse.sconce` where fusermount3 did.
+    for kind in ["fuse", "fuse.sconce"] {
         // As after `kill -9`: the mount is there, its device is closed.
         let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&device);
@@ -122,7 +123,7 @@ fn a_mount_that_a_killed_process_left_is_replaced() {
         mount(
             "sconce",
             &point,
-            "fuse.sconce",
+            kind,
             MountFlags::empty(),
             Some(options.as_c_str()),
         )
@@ -134,6 +135,7 @@ fn a_mount_that_a_killed_process_left_is_replaced() {
     );
     let mut mounted = Mounted::over(registry(), MemoryVolumes::default(), dir);
     fs::write(mounted.path("f"), "alive").unwrap();
+    assert!(mounted_at(&point).unwrap().is_some_and(|found| found.is_ours()));
     mounted.stop();
     assert_eq!(mounted_at(&point).unwrap(), None);
 }

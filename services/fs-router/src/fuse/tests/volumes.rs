@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use sconce_schemas::wire::volume::{ExtentKind, ExtentStatus, IoCode, IoFlags};
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
-use sconce_schemas::{CLUSTER_BYTES, Epoch, VolumeId, VolumeSize};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, Epoch, VolumeId, VolumeSize};
 use tokio::sync::watch;
 
 use crate::fuse::{Extent, Space, Told, Volumes};
@@ -89,13 +89,18 @@ fn refusal(code: RefusalCode, remedy: Remedy) -> Refusal {
 }
 
 impl Volume {
-    fn fill(&mut self, offset: u64, data: &[u8]) {
-        for (at, byte) in (offset..).zip(data) {
+    fn fill(&mut self, offset: u64, mut data: &[u8]) {
+        let mut at = offset;
+        while !data.is_empty() {
+            let within = usize::try_from(at % CLUSTER_BYTES).unwrap();
+            let (now, rest) = data.split_at(data.len().min(CLUSTER_LEN - within));
             let cluster = self
                 .clusters
                 .entry(at / CLUSTER_BYTES)
-                .or_insert_with(|| vec![0; 4096]);
-            cluster[usize::try_from(at % CLUSTER_BYTES).unwrap()] = *byte;
+                .or_insert_with(|| vec![0; CLUSTER_LEN]);
+            cluster[within..within + now.len()].copy_from_slice(now);
+            at += now.len() as u64;
+            data = rest;
         }
     }
 
@@ -110,22 +115,31 @@ impl Volume {
             false => Vec::new(),
         };
         whole.iter().for_each(|cluster| _ = self.clusters.remove(cluster));
-        for at in offset..offset + length {
+        let mut at = offset;
+        while at < offset + length {
+            let within = at % CLUSTER_BYTES;
+            let now = (CLUSTER_BYTES - within).min(offset + length - at);
             if let Some(cluster) = self.clusters.get_mut(&(at / CLUSTER_BYTES)) {
-                cluster[usize::try_from(at % CLUSTER_BYTES).unwrap()] = 0;
+                cluster[usize::try_from(within).unwrap()..usize::try_from(within + now).unwrap()].fill(0);
             }
+            at += now;
         }
     }
 
     fn read(&self, offset: u64, length: u64) -> ReadData {
-        let byte = |at: u64| {
-            let cluster = self.clusters.get(&(at / CLUSTER_BYTES));
-            cluster.map_or(0, |cluster| cluster[usize::try_from(at % CLUSTER_BYTES).unwrap()])
-        };
+        let mut found = vec![0; usize::try_from(length).unwrap()];
+        let (mut at, mut rest) = (offset, found.as_mut_slice());
+        while !rest.is_empty() {
+            let within = usize::try_from(at % CLUSTER_BYTES).unwrap();
+            let (now, after) = rest.split_at_mut(rest.len().min(CLUSTER_LEN - within));
+            if let Some(cluster) = self.clusters.get(&(at / CLUSTER_BYTES)) {
+                now.copy_from_slice(&cluster[within..within + now.len()]);
+            }
+            at += now.len() as u64;
+            rest = after;
+        }
         let mut data = ReadData::default();
-        data.push(Piece::Data(
-            (offset..offset + length).map(byte).collect::<Vec<_>>().into(),
-        ));
+        data.push(Piece::Data(found.into()));
         data
     }
 
