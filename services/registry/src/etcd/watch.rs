@@ -65,8 +65,12 @@ impl Watch {
                     response.cancel_reason()
                 )));
             }
-            if response.created() && revision_of(response.header()) < self.after {
-                // An etcd that was restored from an older backup: our copy is of another past.
+            // etcd sends events a moment before it counts their revision, so that only a read tells for certain.
+            if response.created()
+                && revision_of(response.header()) < self.after
+                && self.newest().await? < self.after
+            {
+                // An etcd that was restored from an older backup: the caller's copy is of another past.
                 return self.lost().await;
             }
             if let Some(last) = response.events().last().and_then(|event| event.kv()) {
@@ -104,11 +108,17 @@ impl Watch {
     }
 
     async fn lost(&mut self) -> Result<Watched, Failure> {
+        let newest = self.newest().await?;
+        Ok(self.told(Vec::new(), newest, true))
+    }
+
+    /// etcd's newest revision, as a linearizable read tells it.
+    async fn newest(&mut self) -> Result<Revision, Failure> {
         let found = tokio::time::timeout(DEADLINE, self.client.get(PROBE, None)).await;
         let found = found
             .map_err(|_| Failure::late(DEADLINE))?
             .map_err(Failure::from)?;
-        Ok(self.told(Vec::new(), revision_of(found.header()), true))
+        Ok(revision_of(found.header()))
     }
 
     fn told(&self, events: Vec<WatchEvent>, revision: Revision, lost: bool) -> Watched {

@@ -299,6 +299,12 @@ pub(crate) async fn a_watch_that_is_too_far_behind_is_told(subject: &impl Subjec
     } = registry.watch("w/", early, SOON).await.unwrap();
     assert!(lost && events.is_empty());
     assert!(revision >= now, "from here on nothing is missed");
+    let beyond = Revision(revision.0 + 1000);
+    let ahead = registry.watch("w/", beyond, Duration::ZERO).await.unwrap();
+    assert!(
+        ahead.lost && ahead.revision < beyond,
+        "a copy of what never was, or was undone by a restore"
+    );
     registry.commit(vec![put("w/k", None, "4")]).await.unwrap();
     let next = registry.watch("w/", revision, SOON).await.unwrap();
     assert!(!next.lost && next.events.len() == 1);
