@@ -9,11 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_fs_router::names::{Names, NamesError, PoolPath, Resolved};
-use sconce_fs_router::peers::{Identity, Owners, PeerError, StorageRouters};
+use sconce_fs_router::peers::{Identity, Owners, StorageRouters, is_served};
 use sconce_fs_router::routing::{Components, Limits, Orphans, Router, Volume};
 use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock};
-use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply, VolumeStatus};
 
 use crate::settings::{self, Settings};
 use crate::view::VolumeView;
@@ -130,31 +129,21 @@ impl Cluster {
             state: "unknown".to_owned(),
             live: false,
         };
-        if let Ok(status) = self.status(file, LIVE_DEADLINE).await {
-            view.size_bytes = status.size.bytes();
-            view.allocated_bytes = Some(status.allocated.0);
-            view.owner = status.owner.to_string();
-            view.epoch = status.epoch.0;
-            view.dtl_state = status.dtl_state;
-            view.unstored_bytes = Some(status.unstored.0);
-            view.state = status.state;
-            view.live = true;
+        match self.owners.show(file.volume, LIVE_DEADLINE).await {
+            Ok(status) if is_served(&status) => {
+                view.size_bytes = status.size.bytes();
+                view.allocated_bytes = Some(status.allocated.0);
+                view.owner = status.owner.to_string();
+                view.epoch = status.epoch.0;
+                view.dtl_state = status.dtl_state;
+                view.unstored_bytes = Some(status.unstored.0);
+                view.state = status.state;
+                view.live = true;
+            }
+            Ok(status) => view.state = status.state,
+            Err(_) => {}
         }
         Ok(view)
-    }
-
-    async fn status(&self, file: &Resolved, deadline: Duration) -> Result<VolumeStatus, PeerError> {
-        let volume = file.volume;
-        match self
-            .owners
-            .call(volume, VolumeControl::Show { volume }, deadline)
-            .await?
-        {
-            VolumeControlReply::Volume(status) => Ok(status),
-            _ => Err(PeerError::Answer {
-                node: self.identity.node.clone(),
-            }),
-        }
     }
 
     /// Opens a volume for reading and writing. Its owner is waited for; what it waits for is told meanwhile.

@@ -209,6 +209,7 @@ mod tests {
             buffer_size: sconce_schemas::ByteLen(10),
             buffer_unstored: sconce_schemas::ByteLen(1),
             volumes: Vec::new(),
+            queues: Vec::new(),
         };
         let healthy = status_of(&nodes, &pools, said("ok", Ok(volumes())));
         assert!(healthy.healthy, "{:?}", healthy.problems);

@@ -38,9 +38,9 @@ pub struct VolumeView {
     pub sco_size_bytes: u64,
     /// Acknowledged bytes that are only in the write buffer; null where `live` is false.
     pub unstored_bytes: Option<u64>,
-    /// `serving`, or what the volume waits for; `unknown` where `live` is false.
+    /// `serving`, or what the volume waits for; `unknown` where its owner did not answer.
     pub state: String,
-    /// Whether the owner answered; otherwise this is what the registry has.
+    /// Whether the figures are those of the owner that serves it; otherwise they are what the registry has.
     pub live: bool,
 }
 

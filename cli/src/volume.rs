@@ -116,11 +116,12 @@ fn warn_silent(views: &[VolumeView]) {
     match silent[..] {
         [] => {}
         [path] => eprintln!(
-            "the owner of {path} did not answer within {} s: this is what the registry has",
+            "{path} is not served, or its owner did not answer within {} s: this is what the registry has",
             LIVE_DEADLINE.as_secs()
         ),
         [..] => eprintln!(
-            "the owners of {} volumes did not answer within {} s: for those this is what the registry has",
+            "{} volumes are not served, or their owners did not answer within {} s: for those this is what the \
+             registry has",
             silent.len(),
             LIVE_DEADLINE.as_secs()
         ),

@@ -24,7 +24,7 @@ use super::volumes::{Extent, Told, Volumes};
 use crate::names::{Keep, Names, Removed};
 
 /// How long the size of a file that is not open is waited for when its owner does not answer.
-const EXTENT_PATIENCE: Duration = Duration::from_secs(60);
+const EXTENT_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before an owner is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 

@@ -10,14 +10,14 @@ use std::time::Duration;
 use sconce_schemas::VolumeId;
 use sconce_schemas::records::{PoolRecord, Protection};
 use sconce_schemas::wire::storage::BackendStatus;
-use sconce_schemas::wire::volume::{IoCode, VolumeControl, VolumeControlReply};
-use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
+use sconce_schemas::wire::volume::{IoCode, VolumeControl};
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::volumes::{Extent, Space, Told, Volumes};
 use crate::names::Names;
-use crate::peers::{Identity, Owners, PeerError, StorageRouters};
+use crate::peers::{Identity, Owners, PeerError, StorageRouters, is_served};
 use crate::routing::{Opened, Operation, Outcome, Router, Volume};
 
 /// How long an owner is waited for when a program asks for a file's size.
@@ -94,11 +94,7 @@ fn unavailable(error: PeerError) -> Refusal {
         PeerError::Names(crate::names::NamesError::NotFound { at }) => {
             Refusal::reject(RefusalCode::NotFound, format!("{at} does not exist"))
         }
-        error => Refusal {
-            remedy: Remedy::Retry,
-            code: RefusalCode::Unavailable,
-            text: error.to_string(),
-        },
+        error => Refusal::retry(RefusalCode::Unavailable, error.to_string()),
     }
 }
 
@@ -147,16 +143,12 @@ impl Volumes for RoutedVolumes {
     }
 
     async fn extent(&self, volume: VolumeId) -> Result<Extent, Refusal> {
-        let show = VolumeControl::Show { volume };
-        match self.owners.call(volume, show, EXTENT_DEADLINE).await {
-            Ok(VolumeControlReply::Volume(status)) => Ok(Extent {
+        match self.owners.show(volume, EXTENT_DEADLINE).await {
+            Ok(status) if is_served(&status) => Ok(Extent {
                 size: status.size.bytes(),
                 allocated: Some(status.allocated.0),
             }),
-            Ok(_) => Err(Refusal::reject(
-                RefusalCode::Internal,
-                "the owner gave another answer",
-            )),
+            Ok(status) => Err(Refusal::retry(RefusalCode::Unavailable, status.state)),
             Err(error) => Err(unavailable(error)),
         }
     }

@@ -17,7 +17,7 @@ use sconce_bus::{Body, CallError, Caller, Endpoint, Hello, Network, Protocol, Re
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::Refusal;
 
-pub use owners::Owners;
+pub use owners::{Owners, is_served};
 pub use storage::StorageRouters;
 
 use crate::names::NamesError;

@@ -9,8 +9,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use sconce_bus::Protocol;
 use sconce_schemas::wire::Remedy;
-use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest};
-use sconce_schemas::{NodeName, VolumeId};
+use sconce_schemas::wire::volume::{
+    VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest, VolumeStatus,
+};
+use sconce_schemas::{Epoch, NodeName, VolumeId};
 use tokio::time::Instant;
 
 use super::{Callers, Identity, PeerError};
@@ -22,6 +24,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 const TELL_DEADLINE: Duration = Duration::from_secs(2);
 /// Owners told at the same time.
 const TELL_CONCURRENCY: usize = 8;
+
+/// The state of a volume that is going to be served as soon as its recovery is done.
+const STARTING: &str = "starting";
+
+/// Whether the figures of a status are real: a volume that is not served has no epoch there, and no size.
+#[must_use]
+pub fn is_served(status: &VolumeStatus) -> bool {
+    status.epoch != Epoch::NONE
+}
 
 /// Control calls to volume-routers.
 pub struct Owners {
@@ -64,6 +75,30 @@ impl Owners {
             };
             if Instant::now() + PAUSE >= give_up {
                 return Err(error);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// What the owner of `volume` knows of it. An owner that is only starting the volume is asked again until the
+    /// deadline; whatever it says then counts: its figures do when [`is_served`].
+    ///
+    /// # Errors
+    /// As [`Owners::call`].
+    pub async fn show(&self, volume: VolumeId, deadline: Duration) -> Result<VolumeStatus, PeerError> {
+        let give_up = Instant::now() + deadline;
+        loop {
+            let left = give_up.saturating_duration_since(Instant::now());
+            let status = match self.call(volume, VolumeControl::Show { volume }, left).await? {
+                VolumeControlReply::Volume(status) => status,
+                _ => {
+                    return Err(PeerError::Answer {
+                        node: self.names.volume(volume).await?.owner,
+                    });
+                }
+            };
+            if is_served(&status) || status.state != STARTING || Instant::now() + PAUSE >= give_up {
+                return Ok(status);
             }
             tokio::time::sleep(PAUSE).await;
         }
