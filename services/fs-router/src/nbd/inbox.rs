@@ -20,11 +20,16 @@ const BUFFER: usize = 256 << 10;
 const READ_MIN: usize = 32 << 10;
 /// Data of at least this length gets a buffer of its own.
 const OWN_BUFFER_MIN: usize = 64 << 10;
+/// What is read after a large write, which another one often follows: its header, and hardly any of its data, which
+/// would have to be copied to where the rest of it is read to.
+const READ_AFTER_LARGE: usize = 512;
 
 /// Bytes of a client, on their way to be requests.
 pub(super) struct Inbox {
     buffer: BytesMut,
     state: State,
+    /// The last request was a write with a buffer of its own.
+    after_large: bool,
 }
 
 enum State {
@@ -53,6 +58,7 @@ impl Inbox {
         Self {
             buffer,
             state: State::Header,
+            after_large: false,
         }
     }
 
@@ -68,7 +74,8 @@ impl Inbox {
                     self.buffer.reserve(BUFFER);
                 }
                 let room = self.buffer.capacity() - self.buffer.len();
-                (&mut self.buffer).limit(room)
+                let is_header = self.after_large && self.buffer.len() < REQUEST_LEN;
+                (&mut self.buffer).limit(if is_header { READ_AFTER_LARGE } else { room })
             }
         }
     }
@@ -96,6 +103,7 @@ impl Inbox {
                         self.state = State::Payload(request, data);
                         return Ok(Taken::More);
                     }
+                    self.after_large = true;
                     return Ok(Taken::Request(request, data.freeze()));
                 }
                 State::Skipping(request, left) => {
@@ -124,6 +132,7 @@ impl Inbox {
         if self.buffer.len() >= all {
             let mut data = self.buffer.split_to(all);
             let data = data.split_off(REQUEST_LEN);
+            self.after_large = false;
             return Some(Taken::Request(request, data.freeze()));
         }
         if payload < OWN_BUFFER_MIN {

@@ -6,8 +6,10 @@
 //! Knows no front end.
 
 pub mod core;
+mod front_end;
 mod links;
 mod lookup;
+mod mailbox;
 mod numbers;
 pub mod operation;
 mod orphans;
@@ -16,8 +18,10 @@ mod volume;
 mod waiters;
 
 pub use core::{Limits, Token};
+pub use front_end::{FrontEnd, SessionHandle};
 pub use lookup::endpoint_for;
+pub use mailbox::Completion;
 pub use operation::{Opened, Operation, Outcome, Piece, ReadData};
 pub use orphans::Orphans;
-pub use router::{Completion, Components, FrontEnd, Router, SessionHandle};
+pub use router::{Components, Router};
 pub use volume::Volume;

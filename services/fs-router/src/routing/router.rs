@@ -9,29 +9,26 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use sconce_bus::{ClientEvent, Endpoint, Network};
 use sconce_registry::Registry;
 use sconce_runtime::{Chance, Clock};
+use sconce_schemas::NodeName;
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
 use sconce_schemas::wire::{Hello, Protocol, Refusal, RefusalCode, Role, Version};
-use sconce_schemas::{NodeName, VolumeId};
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::core::{
-    Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, SessionKey, StorageKey, Token,
-};
+use super::core::{Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, StorageKey};
+use super::front_end::FrontEnd;
 use super::links::Links;
 use super::lookup;
-use super::operation::{Operation, Outcome};
+use super::mailbox::Mailbox;
 use super::orphans::Orphans;
-use super::waiters::Waiters;
 
 /// What a router needs of its process.
 #[derive(Clone)]
@@ -55,7 +52,7 @@ pub struct Components {
 /// Routes operations to owners. A handle: clones share one router.
 #[derive(Clone)]
 pub struct Router {
-    shared: Rc<Shared>,
+    pub(super) shared: Rc<Shared>,
 }
 
 pub(super) struct Shared {
@@ -63,42 +60,21 @@ pub(super) struct Shared {
     /// Which of the process's routers it is.
     index: usize,
     started: Instant,
-    state: RefCell<State>,
+    pub(super) state: RefCell<State>,
     /// When the timer task wakes; later than the core's next wake only while it is being told.
     armed: Cell<Option<Micros>>,
     rearm: Rc<Notify>,
     timer: Cell<Option<JoinHandle<()>>>,
 }
 
-struct State {
-    core: Core,
+pub(super) struct State {
+    pub(super) core: Core,
     links: Links,
-    mailboxes: Slab<Mailbox>,
+    pub(super) mailboxes: Slab<Mailbox>,
     /// Reused.
-    effects: Vec<Effect>,
+    pub(super) effects: Vec<Effect>,
     /// Events that carrying out effects brought about.
     events: VecDeque<Event>,
-}
-
-/// An operation that ended.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Completion {
-    /// Its name.
-    pub token: Token,
-    /// How it ended.
-    pub outcome: Outcome,
-}
-
-/// What a front end was told and has not taken.
-pub(super) enum Mailbox {
-    /// For one task that takes everything.
-    Queue {
-        completions: VecDeque<Completion>,
-        room: bool,
-        waker: Option<Waker>,
-    },
-    /// For a future each.
-    Futures(Waiters),
 }
 
 impl Router {
@@ -163,134 +139,6 @@ impl Router {
     }
 }
 
-/// One who asks: a connection of a client, a mount, a command. Dropping it abandons its operations.
-pub struct FrontEnd {
-    router: Router,
-    key: FrontEndKey,
-}
-
-/// A volume that a front end uses. Dropping it lets the volume's session end.
-pub struct SessionHandle {
-    router: Router,
-    key: SessionKey,
-}
-
-impl FrontEnd {
-    /// The volume's session on this thread.
-    #[must_use]
-    pub fn session(&self, volume: VolumeId) -> SessionHandle {
-        let key = self.router.shared.state.borrow_mut().core.session(volume);
-        SessionHandle {
-            router: self.router.clone(),
-            key,
-        }
-    }
-
-    /// Takes an operation on; it completes under `token`. Call [`Router::send`] after one or several.
-    ///
-    /// # Errors
-    /// The volume has too much under way: the operation comes back; [`FrontEnd::poll`] tells when there is room.
-    pub fn submit(
-        &self,
-        session: &SessionHandle,
-        token: Token,
-        operation: Operation,
-    ) -> Result<(), Operation> {
-        let mut state = self.router.shared.state.borrow_mut();
-        let State { core, effects, .. } = &mut *state;
-        core.submit(session.key, self.key, token, operation, effects)
-    }
-
-    /// Opens the volume at its owner; completes under `token` with [`Outcome::Opened`], as the volume is then.
-    pub fn open(&self, session: &SessionHandle, token: Token) {
-        let mut state = self.router.shared.state.borrow_mut();
-        let State { core, effects, .. } = &mut *state;
-        core.open(session.key, self.key, token, effects);
-    }
-
-    /// Takes completions. Ready when there were any, or when there is room after a [`FrontEnd::submit`] found none.
-    pub fn poll(&self, cx: &mut Context<'_>, taken: &mut Vec<Completion>) -> Poll<()> {
-        let mut state = self.router.shared.state.borrow_mut();
-        let Some(Mailbox::Queue {
-            completions,
-            room,
-            waker,
-        }) = state.mailboxes.get_mut(self.key.0)
-        else {
-            return Poll::Pending;
-        };
-        if completions.is_empty() && !*room {
-            match waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                None => *waker = Some(cx.waker().clone()),
-            }
-            return Poll::Pending;
-        }
-        *room = false;
-        taken.extend(completions.drain(..));
-        Poll::Ready(())
-    }
-
-    /// The router.
-    #[must_use]
-    pub fn router(&self) -> &Router {
-        &self.router
-    }
-
-    /// Calls `use_waiters` with the futures that wait at this front end; `None` if it is none of futures.
-    pub(super) fn with_waiters<T>(&self, use_waiters: impl FnOnce(&mut Waiters) -> T) -> Option<T> {
-        match self
-            .router
-            .shared
-            .state
-            .borrow_mut()
-            .mailboxes
-            .get_mut(self.key.0)
-        {
-            Some(Mailbox::Futures(waiters)) => Some(use_waiters(waiters)),
-            _ => None,
-        }
-    }
-}
-
-impl SessionHandle {
-    /// Why the volume's operations are held, where they are.
-    #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        let state = self.router.shared.state.borrow();
-        state.core.trouble(self.key).map(str::to_owned)
-    }
-}
-
-impl Drop for FrontEnd {
-    fn drop(&mut self) {
-        let shared = &self.router.shared;
-        let now = shared.now();
-        {
-            let mut state = shared.state.borrow_mut();
-            let State {
-                core,
-                effects,
-                mailboxes,
-                ..
-            } = &mut *state;
-            // What completes in the same moment finds no mailbox and is thrown away, as it should be.
-            mailboxes.try_remove(self.key.0);
-            core.abandon(now, self.key, effects);
-        }
-        shared.run(None);
-    }
-}
-
-impl Drop for SessionHandle {
-    fn drop(&mut self) {
-        let shared = &self.router.shared;
-        let now = shared.now();
-        shared.state.borrow_mut().core.release(now, self.key);
-        shared.run(None);
-    }
-}
-
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(timer) = self.timer.take() {
@@ -300,13 +148,13 @@ impl Drop for Shared {
 }
 
 impl Shared {
-    fn now(&self) -> Micros {
+    pub(super) fn now(&self) -> Micros {
         let passed = self.components.clock.now() - self.started;
         u64::try_from(passed.as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Takes in what happened, carries out what follows from it, and sends.
-    fn run(self: &Rc<Self>, event: Option<Event>) {
+    pub(super) fn run(self: &Rc<Self>, event: Option<Event>) {
         self.run_all(event.into_iter());
     }
 
@@ -528,33 +376,5 @@ async fn wait_until(due: Option<Instant>, rearm: &Notify) -> bool {
             () = tokio::time::sleep_until(due) => true,
             () = rearm.notified() => false,
         },
-    }
-}
-
-impl Mailbox {
-    fn put(&mut self, token: Token, outcome: Outcome) {
-        match self {
-            Mailbox::Queue {
-                completions, waker, ..
-            } => {
-                completions.push_back(Completion { token, outcome });
-                if let Some(waker) = waker.take() {
-                    waker.wake();
-                }
-            }
-            Mailbox::Futures(waiters) => waiters.put(token, outcome),
-        }
-    }
-
-    fn tell_room(&mut self) {
-        match self {
-            Mailbox::Queue { room, waker, .. } => {
-                *room = true;
-                if let Some(waker) = waker.take() {
-                    waker.wake();
-                }
-            }
-            Mailbox::Futures(waiters) => waiters.tell_room(),
-        }
     }
 }

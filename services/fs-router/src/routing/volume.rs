@@ -15,8 +15,10 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{VolumeId, VolumeSize};
 
 use super::core::Token;
+use super::front_end::{FrontEnd, SessionHandle};
+use super::mailbox::Mailbox;
 use super::operation::{Opened, Operation, Outcome, ReadData};
-use super::router::{FrontEnd, Mailbox, Router, SessionHandle};
+use super::router::Router;
 use super::waiters::Waiters;
 
 /// A volume in use. A handle: clones share it; dropping the last abandons its operations.

@@ -5,18 +5,16 @@
 //! Crash: nothing; only reads are here.
 //! Knows no sessions: what a lost object means is asked of the owner by sending the part again.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use sconce_schemas::crc::crc32c;
-use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
+use sconce_schemas::wire::storage::StorageReply;
 use sconce_schemas::wire::volume::ReadExtent;
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, Epoch, ObjectName, ScoId, Slot, VolumeId};
 
 use super::operations::{PartKey, PartState};
 use super::sessions::is_held;
-use super::types::{Effect, LinkKey, Micros, Sent, StorageKey, Wire, Writer};
+use super::types::{Effect, Micros, StorageKey, Writer};
 use super::{Core, IdKind, Timer, split_id};
 use crate::routing::operation::{Outcome, Piece};
 
@@ -27,28 +25,28 @@ pub(super) struct FetchKey(pub(super) usize);
 /// A range of clusters of one SCO.
 #[derive(Debug)]
 pub(super) struct Fetch {
-    part: PartKey,
+    pub(super) part: PartKey,
     /// Its place in the part's `gathered`.
-    place: usize,
+    pub(super) place: usize,
     /// The volume's address of the first cluster, for people.
-    address: ClusterAddress,
-    writer: VolumeId,
-    sco: ScoId,
-    epoch: Epoch,
-    version: u16,
-    first_slot: Slot,
-    crcs: Vec<u32>,
-    state: FetchState,
+    pub(super) address: ClusterAddress,
+    pub(super) writer: VolumeId,
+    pub(super) sco: ScoId,
+    pub(super) epoch: Epoch,
+    pub(super) version: u16,
+    pub(super) first_slot: Slot,
+    pub(super) crcs: Vec<u32>,
+    pub(super) state: FetchState,
     /// The id of the last send.
-    id: u64,
-    attempts: u32,
+    pub(super) id: u64,
+    pub(super) attempts: u32,
     /// Times that bytes came whose CRC did not hold.
-    damaged: u32,
-    wake_at: Option<Micros>,
+    pub(super) damaged: u32,
+    pub(super) wake_at: Option<Micros>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FetchState {
+pub(super) enum FetchState {
     /// The writer's pool is not known yet.
     Unplaced,
     Ready,
@@ -61,21 +59,6 @@ enum FetchState {
 pub(super) enum WriterState {
     Asked,
     Known(Writer),
-}
-
-/// The storage-router that this thread reads from.
-#[derive(Debug, Default)]
-pub(super) struct Storage {
-    link: Option<(StorageKey, String)>,
-    up: bool,
-    full: bool,
-    /// The registry was asked for the storage-routers that are alive.
-    looking: bool,
-    ready: VecDeque<FetchKey>,
-    /// Counts links.
-    links: u64,
-    attempts: u32,
-    wake_at: Option<Micros>,
 }
 
 /// Times that damaged bytes are asked for again: a storage-router repairs what it finds damaged.
@@ -285,7 +268,7 @@ impl Core {
     }
 
     /// A read ends with an error that names what is damaged.
-    fn fail_fetch(&mut self, key: FetchKey, why: &str, effects: &mut Vec<Effect>) {
+    pub(super) fn fail_fetch(&mut self, key: FetchKey, why: &str, effects: &mut Vec<Effect>) {
         let fetch = &self.fetches[key.0];
         let part = fetch.part;
         let volume = self.sessions[self.parts[part.0].session.0].volume;
@@ -314,166 +297,10 @@ impl Core {
         part.gathered = Vec::new();
         part.missing = 0;
     }
-
-    fn look_for_storage(&mut self, effects: &mut Vec<Effect>) {
-        if !self.storage.looking {
-            self.storage.looking = true;
-            effects.push(Effect::FindStorage);
-        }
-    }
-
-    /// Picks a storage-router, another than the one that is lost where there is another.
-    pub(super) fn storage_found(
-        &mut self,
-        now: Micros,
-        mut endpoints: Vec<String>,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.storage.looking = false;
-        if self.storage.up {
-            return;
-        }
-        if let Some((_, lost)) = &self.storage.link
-            && endpoints.len() > 1
-        {
-            endpoints.retain(|endpoint| endpoint != lost);
-        }
-        let at = self.set_backoff(now, self.storage.attempts, Timer::Storage);
-        self.storage.attempts = self.storage.attempts.saturating_add(1);
-        self.storage.wake_at = Some(at);
-        let picked = self.chance.below(endpoints.len() as u64);
-        let Some(endpoint) = usize::try_from(picked).ok().and_then(|at| endpoints.get(at)) else {
-            return;
-        };
-        if self.storage.link.as_ref().is_some_and(|(_, on)| on == endpoint) {
-            return;
-        }
-        self.drop_storage_link(effects);
-        self.storage.links += 1;
-        let link = StorageKey(self.storage.links);
-        self.storage.link = Some((link, endpoint.clone()));
-        effects.push(Effect::Connect {
-            link: LinkKey::Storage(link),
-            endpoint: endpoint.clone(),
-        });
-    }
-
-    fn drop_storage_link(&mut self, effects: &mut Vec<Effect>) {
-        if let Some((link, _)) = self.storage.link.take() {
-            effects.push(Effect::Disconnect {
-                link: LinkKey::Storage(link),
-            });
-        }
-        self.storage.up = false;
-        self.storage.full = false;
-    }
-
-    pub(super) fn wake_storage(&mut self, at: Micros, effects: &mut Vec<Effect>) {
-        if self.storage.wake_at == Some(at) {
-            self.storage.wake_at = None;
-            if !self.storage.up && !self.storage.ready.is_empty() {
-                self.look_for_storage(effects);
-            }
-        }
-    }
-
-    fn is_storage(&self, link: StorageKey) -> bool {
-        self.storage.link.as_ref().is_some_and(|(on, _)| *on == link)
-    }
-
-    pub(super) fn storage_has_room(&mut self, link: StorageKey) {
-        if self.is_storage(link) {
-            self.storage.full = false;
-        }
-    }
-
-    pub(super) fn storage_up(&mut self, link: StorageKey) {
-        if self.is_storage(link) {
-            self.storage.up = true;
-            self.storage.full = false;
-        }
-    }
-
-    pub(super) fn storage_down(&mut self, link: StorageKey, effects: &mut Vec<Effect>) {
-        if self.is_storage(link) {
-            self.storage.up = false;
-            self.storage.full = false;
-            self.take_back_fetches();
-            if !self.storage.ready.is_empty() {
-                self.look_for_storage(effects);
-            }
-        }
-    }
-
-    pub(super) fn storage_refused(&mut self, now: Micros, link: StorageKey, effects: &mut Vec<Effect>) {
-        if self.is_storage(link) {
-            self.take_back_fetches();
-            self.drop_storage_link(effects);
-            let at = self.set_backoff(now, self.storage.attempts, Timer::Storage);
-            self.storage.attempts = self.storage.attempts.saturating_add(1);
-            self.storage.wake_at = Some(at);
-        }
-    }
-
-    fn take_back_fetches(&mut self) {
-        for (index, fetch) in &mut self.fetches {
-            if fetch.state == FetchState::Sent {
-                fetch.state = FetchState::Ready;
-                fetch.id = 0;
-                self.storage.ready.push_back(FetchKey(index));
-            }
-        }
-    }
-
-    /// Sends the fetches that are ready, as far as there is room.
-    pub(super) fn send_fetches(&mut self, wire: &mut impl Wire, effects: &mut Vec<Effect>) {
-        while self.storage.up
-            && !self.storage.full
-            && let Some((link, _)) = &self.storage.link
-            && let Some(&key) = self.storage.ready.front()
-        {
-            let link = *link;
-            let trace = {
-                let part = &self.parts[self.fetches[key.0].part.0];
-                self.running[part.operation.0].trace
-            };
-            let id = self.next_id(IdKind::Fetch, key.0);
-            let fetch = &mut self.fetches[key.0];
-            let Some(WriterState::Known(writer)) = self.writers.get(&fetch.writer) else {
-                // Forgotten since: it is asked for again.
-                self.storage.ready.pop_front();
-                fetch.state = FetchState::Waiting;
-                fetch.wake_at = Some(0);
-                self.timers.push(std::cmp::Reverse((0, Timer::Fetch(key))));
-                continue;
-            };
-            let length = fetch.length();
-            let request = StorageRequest::Get {
-                pool: writer.pool.clone(),
-                name: fetch.object(),
-                offset: writer.sco_size.slot_offset(fetch.first_slot),
-                length,
-            };
-            match wire.to_storage(link, id, trace, &request, length) {
-                Sent::Taken => {}
-                Sent::NoRoom => {
-                    self.storage.full = true;
-                    return;
-                }
-                Sent::Never(why) => {
-                    self.fail_fetch(key, &why, effects);
-                    continue;
-                }
-            }
-            fetch.state = FetchState::Sent;
-            fetch.id = id;
-            self.storage.ready.pop_front();
-        }
-    }
 }
 
 impl Fetch {
-    fn object(&self) -> ObjectName {
+    pub(super) fn object(&self) -> ObjectName {
         ObjectName::Sco {
             volume: self.writer,
             id: self.sco,
@@ -482,7 +309,7 @@ impl Fetch {
         }
     }
 
-    fn length(&self) -> u32 {
+    pub(super) fn length(&self) -> u32 {
         u32::try_from(self.crcs.len() * CLUSTER_LEN).unwrap_or(u32::MAX)
     }
 

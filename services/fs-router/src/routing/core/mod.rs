@@ -6,10 +6,13 @@
 //! Crash: what was not acknowledged may have happened or not; nothing else is lost with this process.
 //! Knows no sockets, no clock, no tasks.
 
+mod answers;
 mod fetches;
 mod operations;
+mod owners;
 mod sending;
 mod sessions;
+mod storage;
 mod types;
 
 use std::cmp::Reverse;
@@ -19,9 +22,11 @@ use sconce_runtime::Chance;
 use sconce_schemas::VolumeId;
 use slab::Slab;
 
-use fetches::{Fetch, FetchKey, Storage, WriterState};
+use fetches::{Fetch, FetchKey, WriterState};
 use operations::{Part, PartKey, Running};
-use sessions::{Link, Session};
+use owners::Link;
+use sessions::Session;
+use storage::Storage;
 
 pub use types::{
     Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Routed, Sent, SessionKey, StorageKey,

@@ -63,7 +63,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            part_bytes: 256 << 10,
+            part_bytes: 512 << 10,
             requests_max: 4096,
             bytes_max: 128 << 20,
             backoff_first_us: 5_000,

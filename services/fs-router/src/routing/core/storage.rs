@@ -1,0 +1,188 @@
+//! The link to a storage-router, and the fetches that leave on it.
+//!
+//! Keeps: which storage-router this thread reads from; any of the pool's will do.
+//! Order: fetches leave in the order in which they became ready.
+//! Crash: nothing; only reads are here.
+//! Knows no parts: what a fetch is for is its own business.
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+
+use sconce_schemas::wire::storage::StorageRequest;
+
+use super::fetches::{FetchKey, FetchState, WriterState};
+use super::types::{Effect, LinkKey, Micros, Sent, StorageKey, Wire};
+use super::{Core, IdKind, Timer};
+
+/// The storage-router that this thread reads from.
+#[derive(Debug, Default)]
+pub(super) struct Storage {
+    pub(super) link: Option<(StorageKey, String)>,
+    pub(super) up: bool,
+    pub(super) full: bool,
+    /// The registry was asked for the storage-routers that are alive.
+    pub(super) looking: bool,
+    pub(super) ready: VecDeque<FetchKey>,
+    /// Counts links.
+    pub(super) links: u64,
+    pub(super) attempts: u32,
+    pub(super) wake_at: Option<Micros>,
+}
+
+impl Core {
+    pub(super) fn look_for_storage(&mut self, effects: &mut Vec<Effect>) {
+        if !self.storage.looking {
+            self.storage.looking = true;
+            effects.push(Effect::FindStorage);
+        }
+    }
+
+    /// Picks a storage-router, another than the one that is lost where there is another.
+    pub(super) fn storage_found(
+        &mut self,
+        now: Micros,
+        mut endpoints: Vec<String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.storage.looking = false;
+        if self.storage.up {
+            return;
+        }
+        if let Some((_, lost)) = &self.storage.link
+            && endpoints.len() > 1
+        {
+            endpoints.retain(|endpoint| endpoint != lost);
+        }
+        let at = self.set_backoff(now, self.storage.attempts, Timer::Storage);
+        self.storage.attempts = self.storage.attempts.saturating_add(1);
+        self.storage.wake_at = Some(at);
+        let picked = self.chance.below(endpoints.len() as u64);
+        let Some(endpoint) = usize::try_from(picked).ok().and_then(|at| endpoints.get(at)) else {
+            return;
+        };
+        if self.storage.link.as_ref().is_some_and(|(_, on)| on == endpoint) {
+            return;
+        }
+        self.drop_storage_link(effects);
+        self.storage.links += 1;
+        let link = StorageKey(self.storage.links);
+        self.storage.link = Some((link, endpoint.clone()));
+        effects.push(Effect::Connect {
+            link: LinkKey::Storage(link),
+            endpoint: endpoint.clone(),
+        });
+    }
+
+    fn drop_storage_link(&mut self, effects: &mut Vec<Effect>) {
+        if let Some((link, _)) = self.storage.link.take() {
+            effects.push(Effect::Disconnect {
+                link: LinkKey::Storage(link),
+            });
+        }
+        self.storage.up = false;
+        self.storage.full = false;
+    }
+
+    pub(super) fn wake_storage(&mut self, at: Micros, effects: &mut Vec<Effect>) {
+        if self.storage.wake_at == Some(at) {
+            self.storage.wake_at = None;
+            if !self.storage.up && !self.storage.ready.is_empty() {
+                self.look_for_storage(effects);
+            }
+        }
+    }
+
+    fn is_storage(&self, link: StorageKey) -> bool {
+        self.storage.link.as_ref().is_some_and(|(on, _)| *on == link)
+    }
+
+    pub(super) fn storage_has_room(&mut self, link: StorageKey) {
+        if self.is_storage(link) {
+            self.storage.full = false;
+        }
+    }
+
+    pub(super) fn storage_up(&mut self, link: StorageKey) {
+        if self.is_storage(link) {
+            self.storage.up = true;
+            self.storage.full = false;
+        }
+    }
+
+    pub(super) fn storage_down(&mut self, link: StorageKey, effects: &mut Vec<Effect>) {
+        if self.is_storage(link) {
+            self.storage.up = false;
+            self.storage.full = false;
+            self.take_back_fetches();
+            if !self.storage.ready.is_empty() {
+                self.look_for_storage(effects);
+            }
+        }
+    }
+
+    pub(super) fn storage_refused(&mut self, now: Micros, link: StorageKey, effects: &mut Vec<Effect>) {
+        if self.is_storage(link) {
+            self.take_back_fetches();
+            self.drop_storage_link(effects);
+            let at = self.set_backoff(now, self.storage.attempts, Timer::Storage);
+            self.storage.attempts = self.storage.attempts.saturating_add(1);
+            self.storage.wake_at = Some(at);
+        }
+    }
+
+    fn take_back_fetches(&mut self) {
+        for (index, fetch) in &mut self.fetches {
+            if fetch.state == FetchState::Sent {
+                fetch.state = FetchState::Ready;
+                fetch.id = 0;
+                self.storage.ready.push_back(FetchKey(index));
+            }
+        }
+    }
+
+    /// Sends the fetches that are ready, as far as there is room.
+    pub(super) fn send_fetches(&mut self, wire: &mut impl Wire, effects: &mut Vec<Effect>) {
+        while self.storage.up
+            && !self.storage.full
+            && let Some((link, _)) = &self.storage.link
+            && let Some(&key) = self.storage.ready.front()
+        {
+            let link = *link;
+            let trace = {
+                let part = &self.parts[self.fetches[key.0].part.0];
+                self.running[part.operation.0].trace
+            };
+            let id = self.next_id(IdKind::Fetch, key.0);
+            let fetch = &mut self.fetches[key.0];
+            let Some(WriterState::Known(writer)) = self.writers.get(&fetch.writer) else {
+                // Forgotten since: it is asked for again.
+                self.storage.ready.pop_front();
+                fetch.state = FetchState::Waiting;
+                fetch.wake_at = Some(0);
+                self.timers.push(Reverse((0, Timer::Fetch(key))));
+                continue;
+            };
+            let length = fetch.length();
+            let request = StorageRequest::Get {
+                pool: writer.pool.clone(),
+                name: fetch.object(),
+                offset: writer.sco_size.slot_offset(fetch.first_slot),
+                length,
+            };
+            match wire.to_storage(link, id, trace, &request, length) {
+                Sent::Taken => {}
+                Sent::NoRoom => {
+                    self.storage.full = true;
+                    return;
+                }
+                Sent::Never(why) => {
+                    self.fail_fetch(key, &why, effects);
+                    continue;
+                }
+            }
+            fetch.state = FetchState::Sent;
+            fetch.id = id;
+            self.storage.ready.pop_front();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! How a front end uses its thread's router.
+//!
+//! Keeps: nothing; handles.
+//! Order: operations are taken on in the order of their submission.
+//! Crash: a front end that is dropped abandons its operations.
+//! Knows no protocol.
+
+use std::task::{Context, Poll};
+
+use sconce_schemas::VolumeId;
+
+use super::core::{FrontEndKey, SessionKey, Token};
+use super::mailbox::{Completion, Mailbox};
+use super::operation::Operation;
+use super::router::{Router, State};
+use super::waiters::Waiters;
+
+/// One who asks: a connection of a client, a mount, a command. Dropping it abandons its operations.
+pub struct FrontEnd {
+    pub(super) router: Router,
+    pub(super) key: FrontEndKey,
+}
+
+/// A volume that a front end uses. Dropping it lets the volume's session end.
+pub struct SessionHandle {
+    pub(super) router: Router,
+    pub(super) key: SessionKey,
+}
+
+impl FrontEnd {
+    /// The volume's session on this thread.
+    #[must_use]
+    pub fn session(&self, volume: VolumeId) -> SessionHandle {
+        let key = self.router.shared.state.borrow_mut().core.session(volume);
+        SessionHandle {
+            router: self.router.clone(),
+            key,
+        }
+    }
+
+    /// Takes an operation on; it completes under `token`. Call [`Router::send`] after one or several.
+    ///
+    /// # Errors
+    /// The volume has too much under way: the operation comes back; [`FrontEnd::poll`] tells when there is room.
+    pub fn submit(
+        &self,
+        session: &SessionHandle,
+        token: Token,
+        operation: Operation,
+    ) -> Result<(), Operation> {
+        let mut state = self.router.shared.state.borrow_mut();
+        let State { core, effects, .. } = &mut *state;
+        core.submit(session.key, self.key, token, operation, effects)
+    }
+
+    /// Opens the volume at its owner; completes under `token` with [`Outcome::Opened`], as the volume is then.
+    pub fn open(&self, session: &SessionHandle, token: Token) {
+        let mut state = self.router.shared.state.borrow_mut();
+        let State { core, effects, .. } = &mut *state;
+        core.open(session.key, self.key, token, effects);
+    }
+
+    /// Takes completions. Ready when there were any, or when there is room after a [`FrontEnd::submit`] found none.
+    pub fn poll(&self, cx: &mut Context<'_>, taken: &mut Vec<Completion>) -> Poll<()> {
+        let mut state = self.router.shared.state.borrow_mut();
+        let Some(Mailbox::Queue {
+            completions,
+            room,
+            waker,
+        }) = state.mailboxes.get_mut(self.key.0)
+        else {
+            return Poll::Pending;
+        };
+        if completions.is_empty() && !*room {
+            match waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => *waker = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        *room = false;
+        taken.extend(completions.drain(..));
+        Poll::Ready(())
+    }
+
+    /// The router.
+    #[must_use]
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Calls `use_waiters` with the futures that wait at this front end; `None` if it is none of futures.
+    pub(super) fn with_waiters<T>(&self, use_waiters: impl FnOnce(&mut Waiters) -> T) -> Option<T> {
+        match self
+            .router
+            .shared
+            .state
+            .borrow_mut()
+            .mailboxes
+            .get_mut(self.key.0)
+        {
+            Some(Mailbox::Futures(waiters)) => Some(use_waiters(waiters)),
+            _ => None,
+        }
+    }
+}
+
+impl SessionHandle {
+    /// Why the volume's operations are held, where they are.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let state = self.router.shared.state.borrow();
+        state.core.trouble(self.key).map(str::to_owned)
+    }
+}
+
+impl Drop for FrontEnd {
+    fn drop(&mut self) {
+        let shared = &self.router.shared;
+        let now = shared.now();
+        {
+            let mut state = shared.state.borrow_mut();
+            let State {
+                core,
+                effects,
+                mailboxes,
+                ..
+            } = &mut *state;
+            // What completes in the same moment finds no mailbox and is thrown away, as it should be.
+            mailboxes.try_remove(self.key.0);
+            core.abandon(now, self.key, effects);
+        }
+        shared.run(None);
+    }
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        let shared = &self.router.shared;
+        let now = shared.now();
+        shared.state.borrow_mut().core.release(now, self.key);
+        shared.run(None);
+    }
+}
