@@ -215,7 +215,7 @@ fn a_copy_on_another_back_end_answers_for_a_flipped_one() -> Result<()> {
     two_copies(&cluster)?;
     cluster.script(&["up"])?;
     only_on_the_back_end(&cluster)?;
-    for told in ["CRC", "crc", "damaged", "corrupt"] {
+    for told in ["bad copy", "repaired"] {
         cluster.announce(told);
     }
     ensure!(

@@ -97,7 +97,7 @@ fn a_write_buffer_lost_while_writing_leaves_a_consistent_moment() -> Result<()> 
 
 #[test]
 fn a_lost_registry_is_written_again_from_the_back_ends() -> Result<()> {
-    let mut cluster = Cluster::start()?;
+    let cluster = Cluster::start()?;
     let volumes = ["/vm1/disk.raw", "/vm2/a/b/disk.raw", "/top"];
     for volume in volumes {
         cluster.create(volume, "64M")?;
