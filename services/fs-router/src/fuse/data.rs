@@ -155,7 +155,8 @@ impl<V: Volumes> Front<V> {
         let operation = match what {
             Allocate::Reserve { .. } => return Ok(()),
             _ if inside == 0 => return Ok(()),
-            Allocate::Punch => Operation::discard(offset, inside, 0),
+            // Not a discard, which may leave the parts of clusters at both ends as they are.
+            Allocate::Punch => Operation::write_zeroes(offset, inside, 0),
             Allocate::Zero { .. } => Operation::write_zeroes(offset, inside, IoFlags::NO_HOLE),
         };
         self.done(&file, operation).await?;
