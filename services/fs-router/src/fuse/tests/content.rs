@@ -172,6 +172,13 @@ fn space_and_blocks_are_shown() {
     file.write_all_at(&[1; 8192], 1 << 20).unwrap();
     let metadata = std::fs::metadata(mounted.path("f")).unwrap();
     assert_eq!((metadata.len(), metadata.blocks()), (1 << 30, 16));
+    // The part of a cluster at the start is zeroed, the whole one after it is given back.
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&file, punch, (1 << 20) + 100, 8092).unwrap();
+    let mut found = [9; 200];
+    file.read_exact_at(&mut found, 1 << 20).unwrap();
+    assert_eq!((found[..100] == [1; 100], found[100..] == [0; 100]), (true, true));
+    assert_eq!(file.metadata().unwrap().blocks(), 8);
     let space = statvfs(mounted.point()).unwrap();
     assert_eq!(
         (space.f_blocks * space.f_bsize, space.f_bfree * space.f_bsize),

@@ -104,6 +104,7 @@ impl Volume {
         }
     }
 
+    /// Whole clusters become holes; parts of clusters stay as they are.
     fn discard(&mut self, offset: u64, length: u64) {
         let (first, last) = (offset.div_ceil(CLUSTER_BYTES), (offset + length) / CLUSTER_BYTES);
         let whole: Vec<u64> = match first < last {
@@ -115,6 +116,11 @@ impl Volume {
             false => Vec::new(),
         };
         whole.iter().for_each(|cluster| _ = self.clusters.remove(cluster));
+    }
+
+    /// The exact range reads as zeros; whole clusters become holes.
+    fn zero(&mut self, offset: u64, length: u64) {
+        self.discard(offset, length);
         let mut at = offset;
         while at < offset + length {
             let within = at % CLUSTER_BYTES;
@@ -159,7 +165,7 @@ impl Volume {
 
     fn resize(&mut self, size: u64) {
         if size < self.size {
-            self.discard(size, self.size.next_multiple_of(CLUSTER_BYTES) - size);
+            self.zero(size, self.size.next_multiple_of(CLUSTER_BYTES) - size);
         }
         self.size = size;
     }
@@ -179,7 +185,10 @@ impl Volume {
             IoCode::Extents => return Outcome::Extents(self.extents(offset)),
             IoCode::Write => self.fill(offset, data),
             IoCode::Discard => self.discard(offset, length),
-            IoCode::WriteZeroes => self.fill(offset, &vec![0; usize::try_from(length).unwrap()]),
+            IoCode::WriteZeroes if operation.flags.has(IoFlags::NO_HOLE) => {
+                self.fill(offset, &vec![0; usize::try_from(length).unwrap()]);
+            }
+            IoCode::WriteZeroes => self.zero(offset, length),
             IoCode::Resize => self.resize(offset),
             IoCode::Flush => {}
         }
