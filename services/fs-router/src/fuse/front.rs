@@ -1,6 +1,6 @@
 //! Keeps: the front end on its IO thread: the tree, the volumes, the open files.
 //! Order: each request is a task of its own; what belongs together in the tree is one commit there.
-//! Crash: files that are open without a name become orphans that the next start removes.
+//! Crash: a file that is open without a name is removed by the next start.
 //! Knows no kernel messages: requests come as calls, answers go as values or an errno.
 
 use std::cell::{Cell, RefCell};
@@ -95,7 +95,7 @@ impl<V: Volumes> Front<V> {
             record.mtime_ns = written;
             record.ctime_ns = record.ctime_ns.max(written);
         }
-        attributes(inode, &record, extent, !file.is_some_and(|file| file.orphan))
+        attributes(inode, &record, extent, !file.is_some_and(|file| file.nameless))
     }
 
     /// Size and space of a file. An open file's size is known here, so its owner's restart does not hold it up.
@@ -171,8 +171,8 @@ impl<V: Volumes> Front<V> {
             return;
         };
         self.volumes.close(file.volume);
-        if file.orphan {
-            self.remove_orphan(inode).await;
+        if file.nameless {
+            self.remove_nameless(inode).await;
         } else if let Some(mtime_ns) = file.written_ns {
             let set = crate::names::SetAttributes {
                 mtime_ns: Some(mtime_ns),
@@ -185,22 +185,22 @@ impl<V: Volumes> Front<V> {
     }
 
     /// Removes what an earlier process of this node had open without a name.
-    pub(super) async fn remove_orphans(&self) -> Result<(), crate::names::NamesError> {
+    pub(super) async fn remove_all_nameless(&self) -> Result<(), crate::names::NamesError> {
         loop {
-            let orphans = self.names.orphans(&self.node).await?;
-            if orphans.is_empty() {
+            let nameless = self.names.nameless(&self.node).await?;
+            if nameless.is_empty() {
                 return Ok(());
             }
-            for orphan in orphans {
-                if let Some(removed) = self.names.remove_orphan(&self.node, orphan.inode).await? {
+            for file in nameless {
+                if let Some(removed) = self.names.remove_nameless(&self.node, file.inode).await? {
                     self.volumes.tell(vec![removed.volume], Told::Deleted);
                 }
             }
         }
     }
 
-    async fn remove_orphan(&self, inode: u64) {
-        match self.names.remove_orphan(&self.node, inode).await {
+    async fn remove_nameless(&self, inode: u64) {
+        match self.names.remove_nameless(&self.node, inode).await {
             Ok(Some(removed)) => self.volumes.tell(vec![removed.volume], Told::Deleted),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "a removed file's space comes back at the next start"),
@@ -222,7 +222,7 @@ impl<V: Volumes> Front<V> {
         if !removed.kept {
             self.volumes.tell(vec![removed.volume], Told::Deleted);
         } else if self.files.borrow().is_open(removed.inode) {
-            self.files.borrow_mut().orphaned(removed.inode);
+            self.files.borrow_mut().unnamed(removed.inode);
         }
     }
 }

@@ -48,8 +48,8 @@ const BYTES_MAX: usize = 256 << 20;
 const NAMES_PATIENCE: Duration = Duration::from_secs(60);
 /// How long requests that are under way at the stop are waited for.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Pause before orphans of an earlier process are tried again.
-const ORPHANS_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before nameless files of an earlier process are tried again.
+const NAMELESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Settings of the FUSE front end.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -112,7 +112,7 @@ impl<V: Volumes> Mount<V> {
             requests,
             front,
         } = self;
-        let orphans = spawn_local(clear_orphans(Rc::clone(&front)));
+        let clearing = spawn_local(clear_nameless(Rc::clone(&front)));
         let budget = Arc::new(Semaphore::new(BYTES_MAX));
         let mut taking = spawn_local(take(Rc::clone(&front), requests, Arc::clone(&budget)));
         tokio::select! {
@@ -135,7 +135,7 @@ impl<V: Volumes> Mount<V> {
             );
         }
         taking.abort();
-        orphans.abort();
+        clearing.abort();
     }
 }
 
@@ -222,9 +222,9 @@ async fn unmount(point: PathBuf, session: BackgroundSession) {
 }
 
 /// Removes files that an earlier process of this node had open without a name.
-async fn clear_orphans<V: Volumes>(front: Rc<Front<V>>) {
-    while let Err(error) = front.remove_orphans().await {
+async fn clear_nameless<V: Volumes>(front: Rc<Front<V>>) {
+    while let Err(error) = front.remove_all_nameless().await {
         tracing::debug!(%error, "removed files of an earlier run are tried again");
-        tokio::time::sleep(ORPHANS_PAUSE).await;
+        tokio::time::sleep(NAMELESS_PAUSE).await;
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct OpenFile {
     /// When it was last written to, in nanoseconds since 1970; `None`: not since its record was read or set.
     pub(super) written_ns: Option<i64>,
     /// Whether its name is gone.
-    pub(super) orphan: bool,
+    pub(super) nameless: bool,
     opens: u32,
     changes: u64,
 }
@@ -38,7 +38,7 @@ impl OpenFiles {
             size: 0,
             read_only: false,
             written_ns: None,
-            orphan: false,
+            nameless: false,
             opens: 0,
             changes: 0,
         });
@@ -93,8 +93,8 @@ impl OpenFiles {
     }
 
     /// The file's name is gone.
-    pub(super) fn orphaned(&mut self, inode: u64) {
-        self.change(inode, |file| file.orphan = true);
+    pub(super) fn unnamed(&mut self, inode: u64) {
+        self.change(inode, |file| file.nameless = true);
     }
 
     fn change(&mut self, inode: u64, change: impl FnOnce(&mut OpenFile)) {
@@ -142,10 +142,10 @@ mod tests {
         files.enter(7, VolumeId::default());
         files.opened(7, opened(10));
         files.wrote(7, 30, 1);
-        files.orphaned(7);
+        files.unnamed(7);
         assert_eq!(files.leave(7), None);
         let file = files.leave(7).unwrap();
-        assert_eq!((file.size, file.written_ns, file.orphan), (30, Some(1), true));
+        assert_eq!((file.size, file.written_ns, file.nameless), (30, Some(1), true));
         assert_eq!(files.leave(7), None);
         assert!(!files.is_open(7));
     }

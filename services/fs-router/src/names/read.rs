@@ -200,7 +200,7 @@ impl Names {
         let mut at = inode;
         while at != ROOT_INODE {
             let record = self.inode(at).await?.record;
-            if record.parent == super::remove::ORPHANS || names.len() == WALK_MAX {
+            if record.parent == super::remove::NAMELESS || names.len() == WALK_MAX {
                 return Err(NamesError::NotFound {
                     at: format!("a path of inode {inode:016x}"),
                 });

@@ -1,6 +1,6 @@
 //! Keeps: how files and directories go: a file's name at once, its volume's space through its owner.
 //! Order, crash: name, inode and the volume's phase are one commit. A file that is open when its name goes becomes
-//! an orphan of the fs-router that has it open: after a crash that fs-router finds and removes it.
+//! a nameless file of the fs-router that has it open: after a crash that fs-router finds and removes it.
 //! Knows no open files: its caller says which are.
 
 use sconce_schemas::records::{InodeKind, InodeRecord, NameRecord, VolumePhase, VolumeRecord, keys};
@@ -12,7 +12,7 @@ use super::error::place;
 use super::{Entry, LIST_MAX, Names, NamesError, PoolPath};
 
 /// The directory of files without a name that are still open. No path leads to it.
-pub(super) const ORPHANS: u64 = 0;
+pub(super) const NAMELESS: u64 = 0;
 /// Inodes up to this one are never given to a file.
 pub(super) const RESERVED_INODES: u64 = 15;
 
@@ -21,7 +21,7 @@ pub(super) const RESERVED_INODES: u64 = 15;
 pub enum Keep<'a> {
     /// None.
     Nothing,
-    /// Those that are open at this fs-router, until it calls [`Names::remove_orphan`].
+    /// Those that are open at this fs-router, until it calls [`Names::remove_nameless`].
     Open {
         /// The fs-router.
         holder: &'a NodeName,
@@ -37,7 +37,7 @@ pub struct Removed {
     pub inode: u64,
     /// Its volume.
     pub volume: VolumeId,
-    /// Whether it lives on as an orphan; otherwise the volume's owner is to be told to delete it.
+    /// Whether it lives on without a name; otherwise the volume's owner is to be told to delete it.
     pub kept: bool,
 }
 
@@ -131,12 +131,12 @@ impl Names {
         .await
     }
 
-    /// The orphans that `holder` left, at most [`LIST_MAX`].
+    /// The nameless files that `holder` left, at most [`LIST_MAX`].
     ///
     /// # Errors
     /// The registry is unreachable.
-    pub async fn orphans(&self, holder: &NodeName) -> Result<Vec<Entry>, NamesError> {
-        let prefix = orphan_key(holder, "");
+    pub async fn nameless(&self, holder: &NodeName) -> Result<Vec<Entry>, NamesError> {
+        let prefix = nameless_key(holder, "");
         let found = self.read_many::<NameRecord>(&prefix, None, LIST_MAX).await?;
         let entry = |seen: Seen<NameRecord>| Entry {
             name: seen.key[prefix.len()..].to_owned(),
@@ -146,15 +146,19 @@ impl Names {
         Ok(found.into_iter().map(entry).collect())
     }
 
-    /// Removes an orphan that `holder` has closed; `None` where it is gone already.
+    /// Removes a nameless file that `holder` has closed; `None` where it is gone already.
     ///
     /// # Errors
     /// The registry is unreachable.
-    pub async fn remove_orphan(&self, holder: &NodeName, inode: u64) -> Result<Option<Removed>, NamesError> {
+    pub async fn remove_nameless(
+        &self,
+        holder: &NodeName,
+        inode: u64,
+    ) -> Result<Option<Removed>, NamesError> {
         self.change(
-            || format!("orphan {inode:016x}"),
+            || format!("nameless file {inode:016x}"),
             async |_| {
-                let key = orphan_key(holder, &format!("{inode:016x}"));
+                let key = nameless_key(holder, &format!("{inode:016x}"));
                 let Some(seen) = self.read::<NameRecord>(key).await? else {
                     return Ok(Plan::done(None));
                 };
@@ -176,7 +180,7 @@ impl Names {
         .await
     }
 
-    /// Plans that a file without a name goes, or becomes an orphan.
+    /// Plans that a file without a name goes, or becomes a nameless file.
     pub(super) async fn drop_file(
         &self,
         changes: &mut Changes,
@@ -188,10 +192,10 @@ impl Names {
         if let (Keep::Open { holder, is_open }, Some(mut seen)) = (keep, record.clone())
             && is_open(inode)
         {
-            seen.record.parent = ORPHANS;
+            seen.record.parent = NAMELESS;
             seen.record.ctime_ns = self.now_ns();
             changes.replace(&seen);
-            let key = orphan_key(holder, &format!("{inode:016x}"));
+            let key = nameless_key(holder, &format!("{inode:016x}"));
             changes.create(
                 key,
                 &NameRecord {
@@ -250,6 +254,6 @@ fn done_before(
     tried.filter(|tried| attempt.unsure && still != Some(tried.inode))
 }
 
-fn orphan_key(holder: &NodeName, inode: &str) -> String {
-    keys::name(ORPHANS, &format!("{holder}:{inode}"))
+fn nameless_key(holder: &NodeName, inode: &str) -> String {
+    keys::name(NAMELESS, &format!("{holder}:{inode}"))
 }

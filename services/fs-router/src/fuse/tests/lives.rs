@@ -75,7 +75,7 @@ fn files_that_were_open_without_a_name_are_removed_at_the_next_start() {
     }
     mounted.stop();
     assert_eq!(mounted.volumes.told(), [(volume, Told::Deleted)]);
-    assert_eq!(block_on(names.orphans(&node())).unwrap(), []);
+    assert_eq!(block_on(names.nameless(&node())).unwrap(), []);
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod competitors;
 mod errors;
 mod lossy;
 mod model;
-mod orphans;
+mod nameless;
 
 use std::time::Duration;
 

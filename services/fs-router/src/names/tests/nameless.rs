@@ -33,19 +33,19 @@ async fn an_open_file_outlives_its_name_until_its_holder_lets_it_go() {
         names.volume(file.volume).await.unwrap().phase,
         VolumePhase::Active
     );
-    assert_eq!(names.orphans(&other).await.unwrap(), []);
-    let orphans = names.orphans(&holder).await.unwrap();
+    assert_eq!(names.nameless(&other).await.unwrap(), []);
+    let nameless = names.nameless(&holder).await.unwrap();
     assert_eq!(
-        orphans.iter().map(|orphan| orphan.inode).collect::<Vec<_>>(),
+        nameless.iter().map(|file| file.inode).collect::<Vec<_>>(),
         [file.inode]
     );
-    let gone = names.remove_orphan(&holder, file.inode).await.unwrap().unwrap();
+    let gone = names.remove_nameless(&holder, file.inode).await.unwrap().unwrap();
     assert_eq!((gone.volume, gone.kept), (file.volume, false));
     assert_eq!(
         names.volume(file.volume).await.unwrap().phase,
         VolumePhase::Deleting
     );
-    assert_eq!(names.remove_orphan(&holder, file.inode).await.unwrap(), None);
+    assert_eq!(names.remove_nameless(&holder, file.inode).await.unwrap(), None);
     assert!(matches!(
         names.attributes(file.inode).await,
         Err(NamesError::NotFound { .. })
