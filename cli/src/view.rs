@@ -197,7 +197,7 @@ pub fn volume_table(volumes: &[VolumeView]) -> String {
             volume.state.clone(),
         ]);
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 /// One volume, a line for each thing.
@@ -231,7 +231,7 @@ pub fn volume_lines(volume: &VolumeView) -> String {
     line("SCO size", shown(volume.sco_size_bytes));
     line("NBD", volume.nbd_uri.clone().unwrap_or_else(unknown));
     line("mounted at", volume.mount_path.clone().unwrap_or_else(unknown));
-    table.to_string()
+    table.trim_fmt()
 }
 
 /// The status as tables.
@@ -292,7 +292,10 @@ pub fn status_tables(status: &StatusView) -> String {
         .iter()
         .map(|problem| format!("\n! {problem}"))
         .collect();
-    format!("{nodes}\n\n{pools}\n\n{backends}\n{problems}")
+    let tables = [nodes, pools, backends]
+        .map(|table| table.trim_fmt())
+        .join("\n\n");
+    format!("{tables}\n{problems}")
 }
 
 /// What was recovered, as rows.
@@ -309,7 +312,7 @@ pub fn recovered_table(volumes: &[RecoveredView]) -> String {
             volume.note.clone().unwrap_or_default(),
         ]);
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 fn columns(names: &[&str], right: &[usize]) -> Table {
