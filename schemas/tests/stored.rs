@@ -3,7 +3,8 @@
 //!
 //! `SCONCE_WRITE_GOLDEN=1` writes files that are missing; a file that exists is never changed.
 
-use bytes as _;
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a broken format ends the test")]
+
 use proptest::prelude::*;
 use sconce_schemas::checkpoint::{
     Bitmap, CheckpointBuilder, NodePlace, NodeRecord, NodeRef, TreeKind, decode_index, decode_node,
