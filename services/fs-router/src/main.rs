@@ -8,7 +8,7 @@ use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_fs_router::service::{self, Components};
 use sconce_fs_router::settings::Settings;
 use sconce_registry::{Registry, RegistrySettings};
-use sconce_runtime::{Clock, Stop, pidfile};
+use sconce_runtime::{Clock, Stop, crash, pidfile};
 
 /// Shows a pool's volumes to clients: over NBD, and as files.
 #[derive(Parser)]
@@ -29,6 +29,7 @@ fn main() -> anyhow::Result<()> {
         arguments.config.display()
     );
     sconce_tracing::init(&settings.log)?;
+    crash::arm_from_env()?;
     let _pid = pidfile::write(&settings.node.run_dir.join("fs-router.pid"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -39,9 +40,13 @@ fn main() -> anyhow::Result<()> {
 
 async fn start(settings: Settings) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
-    let network = Network::zeromq(ZeromqSettings {
+    let zeromq = ZeromqSettings {
         run_dir: settings.node.run_dir.clone(),
-    });
+    };
+    let network = match settings.tls.clone() {
+        Some(tls) => Network::zeromq_and_tls(zeromq, tls),
+        None => Network::zeromq(zeromq),
+    };
     let hello = Hello {
         version: Version::CURRENT,
         protocol: Protocol::Registry,

@@ -5,6 +5,7 @@
 //! Crash: nothing.
 //! Knows no service at work.
 
+use sconce_bus::TlsSettings;
 use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::NodeSettings;
 use sconce_tracing::LogSettings;
@@ -24,6 +25,8 @@ pub struct Settings {
     /// How it logs.
     #[serde(default)]
     pub log: LogSettings,
+    /// Its certificate, where peers are on other hosts.
+    pub tls: Option<TlsSettings>,
     /// The routing core's threads.
     #[serde(default)]
     pub routing: RoutingSettings,

@@ -92,6 +92,7 @@ impl Cluster {
                 endpoint: "ipc:///not/used".to_owned(),
             },
             log: Default::default(),
+            tls: None,
             routing: RoutingSettings {
                 threads: Some(threads),
             },
