@@ -6,7 +6,7 @@
 //! Knows no sockets.
 //!
 //! A bus message is a header frame and at most one data frame. The header is a msgpack array whose first
-//! element is the [`envelope::Kind`]; a batch header lists its requests (or replies) with the length of each
+//! element is the number of its kind ([`envelope`]); a batch header lists its requests (or replies) with the length of each
 //! one's share of the data frame, in order. Bodies of hot requests are msgpack arrays written by hand;
 //! control bodies are msgpack maps, so that a field can be added within a major version.
 

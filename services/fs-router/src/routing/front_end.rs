@@ -53,7 +53,7 @@ impl FrontEnd {
         core.submit(session.key, self.key, token, operation, effects)
     }
 
-    /// Opens the volume at its owner; completes under `token` with [`Outcome::Opened`], as the volume is then.
+    /// Opens the volume at its owner; completes under `token` with `Outcome::Opened`, as the volume is then.
     pub fn open(&self, session: &SessionHandle, token: Token) {
         let mut state = self.router.shared.state.borrow_mut();
         let State { core, effects, .. } = &mut *state;

@@ -2,7 +2,7 @@
 //!
 //! Keeps: a map from a number (cluster address, SCO id) to a small value; nodes shared by `Arc` with frozen roots.
 //! Order: a change touches the path from the root to its leaf; a frozen root never changes.
-//! Crash: nothing here survives; what was encoded by [`encode`](crate::tree::encode) does.
+//! Crash: nothing here survives; what was encoded by the encoder (`encode.rs`) does.
 //! Knows no storage: a node that is not resident is named by its [`NodeRef`], and the caller loads it.
 
 mod encode;
