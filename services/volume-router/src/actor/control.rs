@@ -8,34 +8,23 @@
 use std::time::Duration;
 
 use actix::fut::WrapFuture as _;
-use actix::{ActorFutureExt as _, Context, Handler, MessageResult, ResponseActFuture};
+use actix::{ActorFutureExt as _, Context, Handler, MessageResult, ResponseActFuture, ResponseFuture};
 use bytes::Bytes;
 use sconce_schemas::ByteLen;
 use sconce_schemas::records::{DtlState, VolumePhase};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeStatus};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::Event;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::messages::{
-    CloseSession, Delete, Drain, Followed, OpenSession, Opened, Renamed, Show, Sync, Take, Verify,
+    CloseSession, Delete, Drain, Followed, OpenSession, Opened, Renamed, Served, Show, Sync, Take, Verify,
 };
 use super::{State, VolumeActor};
 use crate::background::Subject;
 use crate::owner::record::{self, RecordError};
 
 type Answer<T> = ResponseActFuture<VolumeActor, T>;
-
-/// The sender of a wait went away with its actor.
-fn stopped<T>(heard: Result<Result<T, Refusal>, oneshot::error::RecvError>) -> Result<T, Refusal> {
-    heard.unwrap_or_else(|_| {
-        Err(Refusal::retry(
-            RefusalCode::Unavailable,
-            "the volume stopped while it was asked",
-        ))
-    })
-}
 
 fn refusal_of(error: RecordError) -> Refusal {
     match error {
@@ -44,31 +33,39 @@ fn refusal_of(error: RecordError) -> Refusal {
     }
 }
 
-impl Handler<OpenSession> for VolumeActor {
-    type Result = Answer<Result<Opened, Refusal>>;
+impl Handler<Served> for VolumeActor {
+    /// Not a future of the actor's own: it is answered also where the actor ends on what it is told.
+    type Result = ResponseFuture<Result<(), Refusal>>;
 
-    fn handle(&mut self, OpenSession(id): OpenSession, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: Served, ctx: &mut Context<Self>) -> Self::Result {
         let served = self.served(ctx);
-        let opened = async move { stopped(served.await) }.into_actor(self).map(
-            move |outcome, actor: &mut VolumeActor, _| {
-                outcome?;
-                let generation = actor.generation;
-                match &mut actor.state {
-                    State::Serving(serving) => Ok(Opened {
-                        slot: serving.open_session(id),
-                        generation,
-                        epoch: serving.owner().ownership().epoch,
-                        size: serving.status().size,
-                        read_only: serving.read_only(),
-                    }),
-                    _ => Err(Refusal::retry(
-                        RefusalCode::Unavailable,
-                        "the volume stopped again",
-                    )),
-                }
-            },
-        );
-        Box::pin(opened)
+        Box::pin(async move {
+            served.await.unwrap_or_else(|_| {
+                let text = "the volume stopped while it was asked";
+                Err(Refusal::retry(RefusalCode::Unavailable, text))
+            })
+        })
+    }
+}
+
+impl Handler<OpenSession> for VolumeActor {
+    type Result = Result<Opened, Refusal>;
+
+    fn handle(&mut self, OpenSession(id): OpenSession, _: &mut Context<Self>) -> Self::Result {
+        let generation = self.generation;
+        match &mut self.state {
+            State::Serving(serving) => Ok(Opened {
+                slot: serving.open_session(id),
+                generation,
+                epoch: serving.owner().ownership().epoch,
+                size: serving.status().size,
+                read_only: serving.read_only(),
+            }),
+            _ => {
+                let text = "the volume stopped while it was opened";
+                Err(Refusal::retry(RefusalCode::Unavailable, text))
+            }
+        }
     }
 }
 
@@ -85,9 +82,9 @@ impl Handler<CloseSession> for VolumeActor {
 }
 
 impl Handler<Take> for VolumeActor {
-    type Result = Answer<Result<(), Refusal>>;
+    type Result = ();
 
-    fn handle(&mut self, Take(takeover): Take, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, Take(takeover): Take, ctx: &mut Context<Self>) {
         match &self.state {
             State::Refused(_) | State::Pausing(_) => {
                 self.takeover = Some(takeover);
@@ -97,8 +94,6 @@ impl Handler<Take> for VolumeActor {
             State::Starting => self.takeover = Some(takeover),
             State::Serving(_) | State::Halted(_) | State::Gone(_) => {}
         }
-        let served = self.served(ctx);
-        Box::pin(async move { stopped(served.await) }.into_actor(self))
     }
 }
 

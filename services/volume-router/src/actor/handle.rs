@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use actix::dev::ToEnvelope;
+use actix::prelude::SendError;
 use actix::{Actor, Addr, Handler, MailboxError, Message};
 use sconce_schemas::SessionId;
 use sconce_schemas::records::VolumeRecord;
@@ -17,8 +18,8 @@ use sconce_volume::{SessionSlot, Ticket};
 
 use super::VolumeActor;
 use super::messages::{
-    CloseSession, Delete, Drain, Followed, OpenSession, Opened, Operation, Renamed, Round, Show, Sync, Take,
-    Verify,
+    CloseSession, Delete, Drain, Followed, OpenSession, Opened, Operation, Renamed, Round, Served, Show,
+    Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -38,19 +39,28 @@ impl VolumeHandle {
         self.actor.connected()
     }
 
-    /// Gives the volume a round of operations; `false`: it takes none now, and whoever answers tickets has to answer
-    /// these.
-    pub(crate) fn round(&self, operations: Vec<Operation>) -> Result<(), Vec<Operation>> {
+    /// Gives the volume a round of operations.
+    ///
+    /// # Errors
+    /// It takes none now: whoever answers tickets has to refuse these with what comes along.
+    pub(crate) fn round(&self, operations: Vec<Operation>) -> Result<(), (Vec<Operation>, Refusal)> {
         self.actor
             .try_send(Round(operations))
             .map_err(|error| match error {
-                actix::prelude::SendError::Full(Round(operations))
-                | actix::prelude::SendError::Closed(Round(operations)) => operations,
+                SendError::Full(Round(operations)) => {
+                    let text = "too many operations wait for the volume";
+                    (operations, Refusal::retry(RefusalCode::Unavailable, text))
+                }
+                SendError::Closed(Round(operations)) => {
+                    let text = "the volume is served here no more: open it again";
+                    (operations, Refusal::reroute(RefusalCode::NotOpen, text))
+                }
             })
     }
 
     /// Opens a session once the volume is served.
     pub(crate) async fn open(&self, session: SessionId) -> Result<Opened, Refusal> {
+        self.ask(Served).await??;
         self.ask(OpenSession(session)).await?
     }
 
@@ -81,7 +91,8 @@ impl VolumeHandle {
 
     /// Own the volume here.
     pub(crate) async fn take_over(&self, takeover: TakeOver) -> Result<(), Refusal> {
-        self.ask(Take(takeover)).await?
+        self.ask(Take(takeover)).await?;
+        self.ask(Served).await?
     }
 
     /// Store and release the volume; whether that was done within the time.

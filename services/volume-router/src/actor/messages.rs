@@ -46,7 +46,12 @@ pub(crate) struct Opened {
     pub(crate) read_only: bool,
 }
 
-/// Open a session as soon as the volume is served.
+/// Wait until the volume is served, or hear why it is not.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Refusal>")]
+pub(crate) struct Served;
+
+/// Open a session on a volume that is served.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Opened, Refusal>")]
 pub(crate) struct OpenSession(pub(crate) SessionId);
@@ -79,9 +84,9 @@ pub(crate) struct Renamed;
 #[rtype(result = "Result<(), Refusal>")]
 pub(crate) struct Delete;
 
-/// Own the volume here.
+/// Own the volume here; [`Served`] tells what came of it.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), Refusal>")]
+#[rtype(result = "()")]
 pub(crate) struct Take(pub(crate) TakeOver);
 
 /// Store what is not stored and release the volume, within this time.

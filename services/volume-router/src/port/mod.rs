@@ -97,9 +97,7 @@ impl Port {
             }
         }
         for gathered in self.rounds.drain(..) {
-            if let Err(operations) = gathered.handle.round(gathered.operations) {
-                let text = format!("volume {} takes no operations now", gathered.volume);
-                let refusal = Refusal::retry(RefusalCode::Unavailable, text);
+            if let Err((operations, refusal)) = gathered.handle.round(gathered.operations) {
                 for operation in operations {
                     self.shard.replies.refuse(operation.ticket, refusal.clone());
                 }

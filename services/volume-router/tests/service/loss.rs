@@ -1,0 +1,118 @@
+//! A write buffer that is gone.
+
+use sconce_schemas::wire::RefusalCode;
+use sconce_schemas::wire::volume::VolumeControl;
+
+use crate::client::{Client, Model};
+use crate::cluster::{Cluster, block_on};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn a_volume_waits_for_its_buffer_unless_an_operator_accepts_the_loss() {
+    block_on(async {
+        let mut cluster = Cluster::started();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 8 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        let mut model = Model::new(8 << 20, 1);
+        for _ in 0..100 {
+            model.change(&mut client).await;
+        }
+        client.sync().await;
+        cluster.kill();
+        std::fs::rename(cluster.path("buffer"), cluster.path("buffer.kept")).unwrap();
+        cluster.start();
+
+        let refusal = client.reopen().await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::WaitsForOwner);
+        for wanted in ["/disk-1", "sconce volume takeover /disk-1 --force", "manifest"] {
+            assert!(refusal.text.contains(wanted), "{wanted:?} is not in {refusal}");
+        }
+        let unforced = VolumeControl::TakeOver { volume, force: false };
+        assert_eq!(
+            client.control(unforced).await.unwrap_err().code,
+            RefusalCode::WaitsForOwner
+        );
+        assert!(client.show().await.state.contains("--force"));
+
+        // The buffer comes back: nothing is lost, and nobody has to force anything.
+        cluster.kill();
+        std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
+        std::fs::rename(cluster.path("buffer.kept"), cluster.path("buffer")).unwrap();
+        cluster.start();
+        model.check(&mut client).await;
+        client.sync().await;
+
+        // It is gone for good.
+        cluster.kill();
+        std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
+        cluster.start();
+        assert_eq!(
+            client.reopen().await.unwrap_err().code,
+            RefusalCode::WaitsForOwner
+        );
+        let forced = VolumeControl::TakeOver { volume, force: true };
+        client.control(forced).await.unwrap();
+        client.reopen().await.unwrap();
+        model.check(&mut client).await;
+        assert!(client.located > 0);
+        for _ in 0..50 {
+            model.change(&mut client).await;
+        }
+        // What was taken over from the back end is not in the new buffer: the next restart still finds it.
+        cluster.kill();
+        cluster.start();
+        model.check(&mut client).await;
+    });
+}
+
+#[test]
+fn scos_that_only_the_back_end_has_survive_two_restarts_after_a_takeover() {
+    block_on(async {
+        let mut cluster = Cluster::new().with_settings(
+            // No checkpoint by itself: SCOs are stored, but no manifest covers them.
+            "[volumes]\ncheckpoint_idle = \"2h\"\ncheckpoint_age = \"2h\"\n",
+        );
+        cluster.start();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 8 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.sync().await;
+        let mut model = Model::new(8 << 20, 7);
+        let stored = |cluster: &Cluster| {
+            cluster
+                .files("backend")
+                .iter()
+                .filter(|path| path.to_string_lossy().contains("/sco/"))
+                .count()
+        };
+        while stored(&cluster) < 3 {
+            model.change(&mut client).await;
+        }
+        cluster.kill();
+        std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
+        cluster.start();
+        assert_eq!(
+            client.reopen().await.unwrap_err().code,
+            RefusalCode::WaitsForOwner
+        );
+        client
+            .control(VolumeControl::TakeOver { volume, force: true })
+            .await
+            .unwrap();
+        client.reopen().await.unwrap();
+        let taken_over = client.read(0, 8 << 20).await;
+        assert!(taken_over.iter().any(|byte| *byte != 0), "three SCOs were stored");
+        client.write(0, vec![9; 4096]).await;
+        for _ in 0..2 {
+            cluster.kill();
+            cluster.start();
+            assert_eq!(client.read(0, 4096).await, vec![9; 4096]);
+            assert!(
+                client.read(4096, (8 << 20) - 4096).await == taken_over[4096..],
+                "not what was taken over"
+            );
+        }
+    });
+}

@@ -1,0 +1,18 @@
+//! The whole volume-router over the real bus, with a real storage-router: a write is kept, whatever dies.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
+
+mod client;
+mod cluster;
+mod damage;
+mod faults;
+mod hostile;
+mod io;
+mod loss;
+mod ownership;
+mod pressure;
+mod restart;
