@@ -26,10 +26,7 @@ const FIRST_ANSWER_MEDIAN: Duration = Duration::from_secs(1);
 fn no_acknowledged_write_is_lost_by_kill_9_of_any_service() -> Result<()> {
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut cluster = Cluster::start()?;
-    for told in ["lost", "down", "reconnect", "retry"] {
-        cluster.announce(told);
-    }
+    let cluster = Cluster::start()?;
     cluster.create(VOLUME, "32M")?;
     let mut writer = Writer::connect(&cluster.nbd_socket(), VOLUME, seed)?;
     let mut answers = Vec::new();

@@ -29,9 +29,13 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn start(settings: Settings) -> anyhow::Result<()> {
-    let network = Network::zeromq(ZeromqSettings {
+    let zeromq = ZeromqSettings {
         run_dir: settings.node.run_dir.join("bus"),
-    });
+    };
+    let network = match settings.tls.clone() {
+        Some(tls) => Network::zeromq_and_tls(zeromq, tls),
+        None => Network::zeromq(zeromq),
+    };
     let components = Components::of(&settings, network, Stop::on_signals()?).await?;
     Ok(run(settings, components).await?)
 }

@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sconce_bus::Endpoint;
+use sconce_bus::{Endpoint, TlsSettings};
 use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::ScoSize;
@@ -25,6 +25,8 @@ pub struct Settings {
     pub node: NodeSettings,
     /// Where the registry is.
     pub registry: RegistrySettings,
+    /// This node's certificate, where services are on other hosts.
+    pub tls: Option<TlsSettings>,
     /// How it logs.
     #[serde(default)]
     pub log: LogSettings,
