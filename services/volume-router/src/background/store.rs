@@ -21,8 +21,11 @@ use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{ObjectName, VolumeId};
 use tokio::time::Instant;
 
-/// How long one request may take: a large object on a slow back end.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// How long one request may take besides its data: long enough for a storage-router that starts, short enough that
+/// one that is gone is noticed and told.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// What a back end takes or gives at least in a second; one that is slower is asked again.
+const BYTES_A_SECOND_MIN: u64 = 2 << 20;
 /// How long a list of storage-routers is believed.
 const NODES_AGE_MAX: Duration = Duration::from_secs(10);
 /// Names in one page of a listing.
@@ -178,6 +181,8 @@ impl Store {
         reply_bytes: u32,
     ) -> Result<(StorageReply, Bytes), StoreError> {
         let endpoints = self.endpoints().await?;
+        let bytes = data.len() as u64 + u64::from(reply_bytes);
+        let deadline = DEADLINE + Duration::from_secs(bytes / BYTES_A_SECOND_MIN);
         let mut failed = "the registry knows no storage-router that runs".to_owned();
         for _ in 0..endpoints.len() {
             let turn = self.turn.replace(self.turn.get().wrapping_add(1));
@@ -185,7 +190,7 @@ impl Store {
                 break;
             };
             let caller = self.caller(endpoint);
-            match caller.call(request, data.clone(), reply_bytes, DEADLINE).await {
+            match caller.call(request, data.clone(), reply_bytes, deadline).await {
                 Ok((StorageReply::Refused(refusal), _)) => match judge(refusal) {
                     StoreError::Unavailable(text) => failed = text,
                     error => return Err(error),

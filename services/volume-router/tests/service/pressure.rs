@@ -44,11 +44,10 @@ fn without_a_back_end_writes_wait_when_the_buffer_is_full_and_go_on_afterwards()
             .find(|queue| queue.name.starts_with("operations"))
             .unwrap();
         assert!(operations.requests >= 1, "{operations:?}");
-        assert!(
-            cluster.log().contains("trying again until it does"),
-            "{}",
-            cluster.log()
-        );
+        until("the log to say that storing does not work", async || {
+            cluster.log().contains("trying again until it does").then_some(())
+        })
+        .await;
 
         cluster.start_storage();
         client.io(held, bytes(acknowledged, 256 << 10)).await.unwrap();
