@@ -9,12 +9,14 @@
 //! the [`Effect`]s. Follow one write: [`Volume::apply`] → `change.rs` → `log.rs` → [`Effect::Append`] →
 //! [`Event::AppendHeld`] → `frontier.rs` → [`Effect::Reply`]. Follow one read: `read.rs`, `tree/`.
 
+mod accounting;
 mod change;
 mod checkpoint;
 mod event;
 mod frontier;
 mod locals;
 mod log;
+mod operations;
 mod read;
 mod recovery;
 mod scos;

@@ -7,27 +7,23 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use bytes::Bytes;
-use sconce_schemas::checkpoint::{NodeRecord, TreeKind};
 use sconce_schemas::ids::Location;
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
-use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeReply};
-use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::{
-    BatchSeq, ByteLen, ClusterAddress, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, VolumeId,
-    VolumeSize,
+    BatchSeq, ByteLen, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, VolumeId, VolumeSize,
 };
 
-use crate::change::{Blocked, Change, check_range};
+use crate::change::Change;
 use crate::checkpoint::{CheckpointPolicy, Checkpoints};
-use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
+use crate::event::{Effect, Event, FetchId, SessionSlot};
 use crate::frontier::Frontier;
 use crate::locals::Locals;
 use crate::log::Log;
-use crate::read::Query;
+use crate::operations::Parked;
 use crate::scos::ScoState;
-use crate::sessions::{Seen, Sessions};
+use crate::sessions::Sessions;
 use crate::tree::{Missing, Tree};
 
 /// What a host tells a volume about itself.
@@ -78,26 +74,18 @@ pub struct Volume {
     /// Scratch space of discards.
     pub(crate) dropped: Vec<Location>,
     /// Clusters that died in SCOs whose state is not resident, by SCO.
-    unburied: BTreeMap<ScoId, u16>,
+    pub(crate) unburied: BTreeMap<ScoId, u16>,
     /// Nodes that operations wait for.
-    waiting: HashMap<Missing, Vec<Parked>>,
+    pub(crate) waiting: HashMap<Missing, Vec<Parked>>,
     /// SCO-table nodes that are to be loaded, for `unburied`.
-    wanted: Vec<Missing>,
+    pub(crate) wanted: Vec<Missing>,
     /// Changes that wait for room, in the order in which they came.
-    held: VecDeque<Change>,
-    fetches: HashMap<FetchId, (Change, Location)>,
-    next_fetch: u64,
+    pub(crate) held: VecDeque<Change>,
+    pub(crate) fetches: HashMap<FetchId, (Change, Location)>,
+    pub(crate) next_fetch: u64,
     map_memory: u64,
     sweep_in: u32,
-    halted: Option<String>,
-}
-
-/// An operation that waits for a map node.
-#[derive(Debug)]
-enum Parked {
-    Change(Change),
-    Read(Query),
-    Extents(Query),
+    pub(crate) halted: Option<String>,
 }
 
 /// After a sweep that found too little to evict, this many batches pass before the next.
@@ -255,202 +243,6 @@ impl Volume {
         });
     }
 
-    fn io(
-        &mut self,
-        ticket: Ticket,
-        session: SessionSlot,
-        request: &IoRequest,
-        data: Bytes,
-        effects: &mut Vec<Effect>,
-    ) {
-        match request.code {
-            IoCode::Flush => self.frontier.flush(self.last_seq(), ticket),
-            IoCode::Read | IoCode::Extents => match check_range(request, self.size) {
-                Ok(end) => {
-                    let query = Query {
-                        ticket,
-                        offset: request.offset,
-                        end,
-                    };
-                    let reads = request.code == IoCode::Read;
-                    self.run(
-                        if reads {
-                            Parked::Read(query)
-                        } else {
-                            Parked::Extents(query)
-                        },
-                        effects,
-                    );
-                }
-                Err(refusal) => self.refuse(ticket, refusal, effects),
-            },
-            _ => self.change(ticket, session, request, data, effects),
-        }
-    }
-
-    fn change(
-        &mut self,
-        ticket: Ticket,
-        session: SessionSlot,
-        request: &IoRequest,
-        data: Bytes,
-        effects: &mut Vec<Effect>,
-    ) {
-        match self.sessions.begin(session, request.number, request.below) {
-            Seen::New => match Change::new(ticket, session, request, data, self.size, self.read_only) {
-                Ok(change) => self.run(Parked::Change(change), effects),
-                Err(refusal) => {
-                    self.sessions.refused(session, request.number);
-                    self.refuse(ticket, refusal, effects);
-                }
-            },
-            // A resend of what is in the log: once that is held, so is this.
-            Seen::Applied => {
-                let fua = request.flags.has(sconce_schemas::wire::volume::IoFlags::FUA);
-                self.frontier.acknowledge(self.last_seq(), ticket, fua);
-            }
-            Seen::Pending => {
-                let text = format!("operation {} is under way", request.number);
-                self.refuse(ticket, Refusal::retry(RefusalCode::Unavailable, text), effects);
-            }
-            Seen::TooFar => {
-                let text = format!(
-                    "operation {} is too far ahead of {}",
-                    request.number, request.below
-                );
-                self.refuse(ticket, Refusal::reject(RefusalCode::Invalid, text), effects);
-            }
-        }
-    }
-
-    /// Takes an operation as far as it goes now.
-    fn run(&mut self, parked: Parked, effects: &mut Vec<Effect>) {
-        match parked {
-            Parked::Change(change) if !self.held.is_empty() => self.held.push_back(change),
-            Parked::Change(change) => {
-                if let Some(change) = self.run_change(change, effects) {
-                    self.held.push_back(change);
-                }
-            }
-            Parked::Read(query) => {
-                if let Err(missing) = self.read(&query, effects) {
-                    self.wait(missing, Some(Parked::Read(query)), effects);
-                }
-            }
-            Parked::Extents(query) => match self.extents(&query) {
-                Ok(extents) => {
-                    let reply = VolumeReply::Extents(extents);
-                    effects.push(Effect::Reply {
-                        ticket: query.ticket,
-                        reply,
-                    });
-                }
-                Err(missing) => self.wait(missing, Some(Parked::Extents(query)), effects),
-            },
-        }
-    }
-
-    /// Gives the change back if it has to wait for room.
-    fn run_change(&mut self, mut change: Change, effects: &mut Vec<Effect>) -> Option<Change> {
-        match self.advance(&mut change, effects) {
-            Ok(()) => {
-                self.sessions.applied(change.session, change.number);
-                self.frontier
-                    .acknowledge(self.last_seq(), change.ticket, change.fua);
-            }
-            Err(Blocked::Room) => return Some(change),
-            Err(Blocked::Node(missing)) => self.wait(missing, Some(Parked::Change(change)), effects),
-            Err(Blocked::Fetch(location)) => self.fetch(change, location, effects),
-            Err(Blocked::Refused(refusal)) => self.refuse_change(&change, refusal, effects),
-        }
-        None
-    }
-
-    fn fetch(&mut self, change: Change, location: Location, effects: &mut Vec<Effect>) {
-        let fetch = FetchId(self.next_fetch);
-        self.next_fetch += 1;
-        if self.log.is_pending(location.sco(), location.slot()) {
-            self.end_batch(effects);
-        }
-        self.fetches.insert(fetch, (change, location));
-        effects.push(Effect::Fetch {
-            fetch,
-            from: self.extent_of(location),
-        });
-    }
-
-    fn cluster_fetched(&mut self, fetch: FetchId, result: Result<Bytes, Refusal>, effects: &mut Vec<Effect>) {
-        let Some((mut change, location)) = self.fetches.remove(&fetch) else {
-            return;
-        };
-        match result {
-            Ok(cluster) if cluster.len() == sconce_schemas::CLUSTER_LEN => {
-                change.fetched(location, cluster);
-                self.run(Parked::Change(change), effects);
-            }
-            Ok(cluster) => {
-                let text = format!("a cluster came back {} bytes long", cluster.len());
-                self.refuse_change(&change, Refusal::retry(RefusalCode::Internal, text), effects);
-            }
-            Err(refusal) => self.refuse_change(&change, refusal, effects),
-        }
-    }
-
-    /// Lets an operation wait for a node, which is asked for once.
-    fn wait(&mut self, missing: Missing, parked: Option<Parked>, effects: &mut Vec<Effect>) {
-        let waiting = self.waiting.entry(missing).or_insert_with(|| {
-            effects.push(Effect::LoadNode {
-                place: missing.place,
-                reference: missing.reference,
-            });
-            Vec::new()
-        });
-        waiting.extend(parked);
-    }
-
-    fn node_loaded(
-        &mut self,
-        missing: &Missing,
-        result: Result<Vec<NodeRecord>, Refusal>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let waiting = self.waiting.remove(missing).unwrap_or_default();
-        if let Err(refusal) = result.and_then(|records| self.adopt(missing, &records)) {
-            for parked in waiting {
-                match parked {
-                    Parked::Change(change) => self.refuse_change(&change, refusal.clone(), effects),
-                    Parked::Read(query) | Parked::Extents(query) => {
-                        self.refuse(query.ticket, refusal.clone(), effects);
-                    }
-                }
-            }
-            return;
-        }
-        if missing.place.tree == TreeKind::Scos {
-            for (sco, dead) in std::mem::take(&mut self.unburied) {
-                self.bury_in(sco, dead);
-            }
-        }
-        for parked in waiting {
-            self.run(parked, effects);
-        }
-    }
-
-    /// Puts a loaded node into its tree.
-    pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), Refusal> {
-        let adopted = match missing.place.tree {
-            TreeKind::Map => self.map.adopt(missing, records),
-            TreeKind::Scos => self.scos.adopt(missing, records),
-        };
-        adopted.map_err(|error| {
-            let (place, at) = (missing.place, missing.reference);
-            Refusal::damaged(format!(
-                "node {} of level {} in checkpoint {} is damaged: {error}",
-                place.index, place.level, at.checkpoint
-            ))
-        })
-    }
-
     fn opened(&mut self, sco: ScoId, effects: &mut Vec<Effect>) -> Result<(), String> {
         if !self.log.opened(sco) {
             return Err(format!(
@@ -498,65 +290,6 @@ impl Volume {
         }
     }
 
-    /// Enters the SCO at the head, which is complete, into the SCO table. Its leaf is resident: recovery saw to it,
-    /// and later leaves are new.
-    pub(crate) fn enter_sco(&mut self, sco: ScoId, slots: u16) {
-        let live = if self.head.0 == sco { self.head.1 } else { slots };
-        self.head = (ScoId::NONE, 0);
-        if let Err(missing) = self.scos.set(
-            sco.0,
-            Some(ScoState {
-                slots,
-                live,
-                version: 0,
-            }),
-        ) {
-            debug_assert!(false, "the SCO table's last leaf is not resident: {missing:?}");
-        }
-    }
-
-    /// Gives a cluster its place in the map; what it had before is dead.
-    pub(crate) fn place(&mut self, address: ClusterAddress, location: Location) -> Result<(), Missing> {
-        let old = self.map.set(address.0, Some(location))?;
-        self.head.1 += 1;
-        if let Some(old) = old {
-            self.bury(old);
-        }
-        Ok(())
-    }
-
-    /// The map no longer refers to this location.
-    pub(crate) fn bury(&mut self, location: Location) {
-        if !location.reads_zeros() && self.is_own(location) {
-            self.bury_in(location.sco(), 1);
-        }
-    }
-
-    fn bury_in(&mut self, sco: ScoId, dead: u16) {
-        if sco == self.head.0 {
-            self.head.1 = self.head.1.saturating_sub(dead);
-            return;
-        }
-        match self.scos.get(sco.0) {
-            Ok(Some(state)) => {
-                let live = state.live.saturating_sub(dead);
-                // The leaf is resident: `get` has just read it.
-                let _ = self.scos.set(sco.0, Some(ScoState { live, ..state }));
-            }
-            Ok(None) => {}
-            Err(missing) => {
-                let count = self.unburied.entry(sco).or_default();
-                *count = count.saturating_add(dead);
-                self.wanted.push(missing);
-            }
-        }
-    }
-
-    /// Nodes that recovery's replay left wanted are loaded once the volume serves.
-    pub(crate) fn forget_wanted(&mut self) {
-        self.wanted.dedup();
-    }
-
     fn keep_within_memory(&mut self, effects: &mut Vec<Effect>) {
         if self.map.resident_bytes() <= self.map_memory {
             return;
@@ -573,59 +306,11 @@ impl Volume {
     }
 
     /// The last batch that has anything of what was applied so far.
-    fn last_seq(&self) -> BatchSeq {
+    pub(crate) fn last_seq(&self) -> BatchSeq {
         if self.log.is_batch_empty() {
             self.frontier.appended()
         } else {
             self.log.next_seq()
-        }
-    }
-
-    fn refuse_change(&mut self, change: &Change, refusal: Refusal, effects: &mut Vec<Effect>) {
-        self.sessions.refused(change.session, change.number);
-        self.refuse(change.ticket, refusal, effects);
-    }
-
-    fn refuse(&self, ticket: Ticket, mut refusal: Refusal, effects: &mut Vec<Effect>) {
-        refusal.text = format!("volume {}: {}", self.path, refusal.text);
-        effects.push(Effect::Reply {
-            ticket,
-            reply: VolumeReply::Refused(refusal),
-        });
-    }
-
-    fn halt(&mut self, reason: String, effects: &mut Vec<Effect>) {
-        let waiting: Vec<Parked> = std::mem::take(&mut self.waiting)
-            .into_values()
-            .flatten()
-            .collect();
-        let mut tickets: Vec<Ticket> = self
-            .frontier
-            .abandon()
-            .chain(self.checkpoints.abandon())
-            .collect();
-        tickets.extend(waiting.iter().map(|parked| match parked {
-            Parked::Change(change) => change.ticket,
-            Parked::Read(query) | Parked::Extents(query) => query.ticket,
-        }));
-        tickets.extend(std::mem::take(&mut self.held).iter().map(|change| change.ticket));
-        tickets.extend(
-            std::mem::take(&mut self.fetches)
-                .values()
-                .map(|(change, _)| change.ticket),
-        );
-        for ticket in tickets {
-            self.refuse(ticket, halted(&reason), effects);
-        }
-        effects.push(Effect::Halt {
-            reason: format!("volume {}: {reason}", self.path),
-        });
-        self.halted = Some(reason);
-    }
-
-    fn refuse_halted(&self, event: Event, effects: &mut Vec<Effect>) {
-        if let (Event::Io { ticket, .. } | Event::Sync { ticket }, Some(reason)) = (event, &self.halted) {
-            self.refuse(ticket, halted(reason), effects);
         }
     }
 
@@ -674,42 +359,6 @@ impl Volume {
         }
     }
 
-    /// Checks the counters against a scan of what is resident of the map: no SCO has fewer live slots on record than
-    /// the map refers to. For tests and inspection; its cost grows with the map.
-    ///
-    /// # Errors
-    /// What does not add up.
-    pub fn check_resident(&self) -> Result<(), String> {
-        let mut live: BTreeMap<ScoId, u64> = BTreeMap::new();
-        let mut mapped = 0;
-        let scan = self.map.visit(0..VolumeSize::MAX.clusters().0, |_, location| {
-            mapped += 1;
-            if !location.reads_zeros() && self.is_own(location) {
-                *live.entry(location.sco()).or_default() += 1;
-            }
-            std::ops::ControlFlow::Continue(())
-        });
-        if scan.is_ok() && mapped != self.map.count() {
-            return Err(format!(
-                "{mapped} clusters are mapped, but {} are counted",
-                self.map.count()
-            ));
-        }
-        for (sco, found) in live.into_iter().filter(|(sco, _)| *sco != self.head.0) {
-            let counted = match self.scos.get(sco.0) {
-                Ok(Some(state)) => u64::from(state.live),
-                Ok(None) => return Err(format!("SCO {sco} is referred to, but the SCO table lacks it")),
-                Err(_) => continue,
-            };
-            if counted < found {
-                return Err(format!(
-                    "SCO {sco} has {found} live slots, but {counted} are counted"
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// The number that the next manifest has.
     #[must_use]
     pub const fn next_manifest(&self) -> ManifestSeq {
@@ -746,8 +395,4 @@ pub(crate) fn epoch_at(epochs: &[EpochStart], sco: ScoId) -> Option<Epoch> {
         .rev()
         .find(|start| start.first_sco <= sco)
         .map(|start| start.epoch)
-}
-
-fn halted(reason: &str) -> Refusal {
-    Refusal::retry(RefusalCode::Unavailable, format!("stopped: {reason}"))
 }

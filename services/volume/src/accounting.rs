@@ -1,0 +1,112 @@
+//! Accounting: how many slots of each SCO the map refers to.
+//!
+//! Keeps: the SCO table's live counts, and what could not be counted yet because a node was not resident.
+//! Order: a count goes down when the map lets go of a location.
+//! Crash: counts are as of the manifest, replay makes the later changes again; a count may be too high, never too low.
+//! Knows no SCO's content.
+
+use std::collections::BTreeMap;
+
+use sconce_schemas::ids::Location;
+use sconce_schemas::{ClusterAddress, ScoId, VolumeSize};
+
+use crate::scos::ScoState;
+use crate::tree::Missing;
+use crate::volume::Volume;
+
+impl Volume {
+    /// Enters the SCO at the head, which is complete, into the SCO table. Its leaf is resident: recovery saw to it,
+    /// and later leaves are new.
+    pub(crate) fn enter_sco(&mut self, sco: ScoId, slots: u16) {
+        let live = if self.head.0 == sco { self.head.1 } else { slots };
+        self.head = (ScoId::NONE, 0);
+        if let Err(missing) = self.scos.set(
+            sco.0,
+            Some(ScoState {
+                slots,
+                live,
+                version: 0,
+            }),
+        ) {
+            debug_assert!(false, "the SCO table's last leaf is not resident: {missing:?}");
+        }
+    }
+
+    /// Gives a cluster its place in the map; what it had before is dead.
+    pub(crate) fn place(&mut self, address: ClusterAddress, location: Location) -> Result<(), Missing> {
+        let old = self.map.set(address.0, Some(location))?;
+        self.head.1 += 1;
+        if let Some(old) = old {
+            self.bury(old);
+        }
+        Ok(())
+    }
+
+    /// The map no longer refers to this location.
+    pub(crate) fn bury(&mut self, location: Location) {
+        if !location.reads_zeros() && self.is_own(location) {
+            self.bury_in(location.sco(), 1);
+        }
+    }
+
+    pub(crate) fn bury_in(&mut self, sco: ScoId, dead: u16) {
+        if sco == self.head.0 {
+            self.head.1 = self.head.1.saturating_sub(dead);
+            return;
+        }
+        match self.scos.get(sco.0) {
+            Ok(Some(state)) => {
+                let live = state.live.saturating_sub(dead);
+                // The leaf is resident: `get` has just read it.
+                let _ = self.scos.set(sco.0, Some(ScoState { live, ..state }));
+            }
+            Ok(None) => {}
+            Err(missing) => {
+                let count = self.unburied.entry(sco).or_default();
+                *count = count.saturating_add(dead);
+                self.wanted.push(missing);
+            }
+        }
+    }
+
+    /// Nodes that recovery's replay left wanted are loaded once the volume serves.
+    pub(crate) fn forget_wanted(&mut self) {
+        self.wanted.dedup();
+    }
+
+    /// Checks the counters against a scan of what is resident of the map: no SCO has fewer live slots on record than
+    /// the map refers to. For tests and inspection; its cost grows with the map.
+    ///
+    /// # Errors
+    /// What does not add up.
+    pub fn check_resident(&self) -> Result<(), String> {
+        let mut live: BTreeMap<ScoId, u64> = BTreeMap::new();
+        let mut mapped = 0;
+        let scan = self.map.visit(0..VolumeSize::MAX.clusters().0, |_, location| {
+            mapped += 1;
+            if !location.reads_zeros() && self.is_own(location) {
+                *live.entry(location.sco()).or_default() += 1;
+            }
+            std::ops::ControlFlow::Continue(())
+        });
+        if scan.is_ok() && mapped != self.map.count() {
+            return Err(format!(
+                "{mapped} clusters are mapped, but {} are counted",
+                self.map.count()
+            ));
+        }
+        for (sco, found) in live.into_iter().filter(|(sco, _)| *sco != self.head.0) {
+            let counted = match self.scos.get(sco.0) {
+                Ok(Some(state)) => u64::from(state.live),
+                Ok(None) => return Err(format!("SCO {sco} is referred to, but the SCO table lacks it")),
+                Err(_) => continue,
+            };
+            if counted < found {
+                return Err(format!(
+                    "SCO {sco} has {found} live slots, but {counted} are counted"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

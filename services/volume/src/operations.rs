@@ -1,0 +1,283 @@
+//! Operations: where each one goes, and what it waits for.
+//!
+//! Keeps: operations that wait for a map node, for an old cluster, or for room.
+//! Order: changes that wait for room go on in the order in which they came; the others start again when what they wait
+//! for is there, and look at everything anew.
+//! Crash: a waiting operation was not acknowledged; its client sends it again.
+//! Knows no data beyond passing it on.
+
+use bytes::Bytes;
+use sconce_schemas::checkpoint::{NodeRecord, TreeKind};
+use sconce_schemas::ids::Location;
+use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+
+use crate::change::{Blocked, Change, check_range};
+use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
+use crate::read::Query;
+use crate::sessions::Seen;
+use crate::tree::Missing;
+use crate::volume::Volume;
+
+/// An operation that waits for a map node.
+#[derive(Debug)]
+pub(crate) enum Parked {
+    Change(Change),
+    Read(Query),
+    Extents(Query),
+}
+
+impl Volume {
+    pub(crate) fn io(
+        &mut self,
+        ticket: Ticket,
+        session: SessionSlot,
+        request: &IoRequest,
+        data: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        match request.code {
+            IoCode::Flush => self.frontier.flush(self.last_seq(), ticket),
+            IoCode::Read | IoCode::Extents => match check_range(request, self.size) {
+                Ok(end) => {
+                    let query = Query {
+                        ticket,
+                        offset: request.offset,
+                        end,
+                    };
+                    let reads = request.code == IoCode::Read;
+                    self.run(
+                        if reads {
+                            Parked::Read(query)
+                        } else {
+                            Parked::Extents(query)
+                        },
+                        effects,
+                    );
+                }
+                Err(refusal) => self.refuse(ticket, refusal, effects),
+            },
+            _ => self.change(ticket, session, request, data, effects),
+        }
+    }
+
+    fn change(
+        &mut self,
+        ticket: Ticket,
+        session: SessionSlot,
+        request: &IoRequest,
+        data: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.sessions.begin(session, request.number, request.below) {
+            Seen::New => match Change::new(ticket, session, request, data, self.size, self.read_only) {
+                Ok(change) => self.run(Parked::Change(change), effects),
+                Err(refusal) => {
+                    self.sessions.refused(session, request.number);
+                    self.refuse(ticket, refusal, effects);
+                }
+            },
+            // A resend of what is in the log: once that is held, so is this.
+            Seen::Applied => {
+                let fua = request.flags.has(IoFlags::FUA);
+                self.frontier.acknowledge(self.last_seq(), ticket, fua);
+            }
+            Seen::Pending => {
+                let text = format!("operation {} is under way", request.number);
+                self.refuse(ticket, Refusal::retry(RefusalCode::Unavailable, text), effects);
+            }
+            Seen::TooFar => {
+                let text = format!(
+                    "operation {} is too far ahead of {}",
+                    request.number, request.below
+                );
+                self.refuse(ticket, Refusal::reject(RefusalCode::Invalid, text), effects);
+            }
+        }
+    }
+
+    /// Takes an operation as far as it goes now.
+    fn run(&mut self, parked: Parked, effects: &mut Vec<Effect>) {
+        match parked {
+            Parked::Change(change) if !self.held.is_empty() => self.held.push_back(change),
+            Parked::Change(change) => {
+                if let Some(change) = self.run_change(change, effects) {
+                    self.held.push_back(change);
+                }
+            }
+            Parked::Read(query) => {
+                if let Err(missing) = self.read(&query, effects) {
+                    self.wait(missing, Some(Parked::Read(query)), effects);
+                }
+            }
+            Parked::Extents(query) => match self.extents(&query) {
+                Ok(extents) => {
+                    let reply = VolumeReply::Extents(extents);
+                    effects.push(Effect::Reply {
+                        ticket: query.ticket,
+                        reply,
+                    });
+                }
+                Err(missing) => self.wait(missing, Some(Parked::Extents(query)), effects),
+            },
+        }
+    }
+
+    /// Gives the change back if it has to wait for room.
+    pub(crate) fn run_change(&mut self, mut change: Change, effects: &mut Vec<Effect>) -> Option<Change> {
+        match self.advance(&mut change, effects) {
+            Ok(()) => {
+                self.sessions.applied(change.session, change.number);
+                self.frontier
+                    .acknowledge(self.last_seq(), change.ticket, change.fua);
+            }
+            Err(Blocked::Room) => return Some(change),
+            Err(Blocked::Node(missing)) => self.wait(missing, Some(Parked::Change(change)), effects),
+            Err(Blocked::Fetch(location)) => self.fetch(change, location, effects),
+            Err(Blocked::Refused(refusal)) => self.refuse_change(&change, refusal, effects),
+        }
+        None
+    }
+
+    fn fetch(&mut self, change: Change, location: Location, effects: &mut Vec<Effect>) {
+        let fetch = FetchId(self.next_fetch);
+        self.next_fetch += 1;
+        if self.log.is_pending(location.sco(), location.slot()) {
+            self.end_batch(effects);
+        }
+        self.fetches.insert(fetch, (change, location));
+        effects.push(Effect::Fetch {
+            fetch,
+            from: self.extent_of(location),
+        });
+    }
+
+    pub(crate) fn cluster_fetched(
+        &mut self,
+        fetch: FetchId,
+        result: Result<Bytes, Refusal>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some((mut change, location)) = self.fetches.remove(&fetch) else {
+            return;
+        };
+        match result {
+            Ok(cluster) if cluster.len() == sconce_schemas::CLUSTER_LEN => {
+                change.fetched(location, cluster);
+                self.run(Parked::Change(change), effects);
+            }
+            Ok(cluster) => {
+                let text = format!("a cluster came back {} bytes long", cluster.len());
+                self.refuse_change(&change, Refusal::retry(RefusalCode::Internal, text), effects);
+            }
+            Err(refusal) => self.refuse_change(&change, refusal, effects),
+        }
+    }
+
+    /// Lets an operation wait for a node, which is asked for once.
+    pub(crate) fn wait(&mut self, missing: Missing, parked: Option<Parked>, effects: &mut Vec<Effect>) {
+        let waiting = self.waiting.entry(missing).or_insert_with(|| {
+            effects.push(Effect::LoadNode {
+                place: missing.place,
+                reference: missing.reference,
+            });
+            Vec::new()
+        });
+        waiting.extend(parked);
+    }
+
+    pub(crate) fn node_loaded(
+        &mut self,
+        missing: &Missing,
+        result: Result<Vec<NodeRecord>, Refusal>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let waiting = self.waiting.remove(missing).unwrap_or_default();
+        if let Err(refusal) = result.and_then(|records| self.adopt(missing, &records)) {
+            for parked in waiting {
+                match parked {
+                    Parked::Change(change) => self.refuse_change(&change, refusal.clone(), effects),
+                    Parked::Read(query) | Parked::Extents(query) => {
+                        self.refuse(query.ticket, refusal.clone(), effects);
+                    }
+                }
+            }
+            return;
+        }
+        if missing.place.tree == TreeKind::Scos {
+            for (sco, dead) in std::mem::take(&mut self.unburied) {
+                self.bury_in(sco, dead);
+            }
+        }
+        for parked in waiting {
+            self.run(parked, effects);
+        }
+    }
+
+    /// Puts a loaded node into its tree.
+    pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), Refusal> {
+        let adopted = match missing.place.tree {
+            TreeKind::Map => self.map.adopt(missing, records),
+            TreeKind::Scos => self.scos.adopt(missing, records),
+        };
+        adopted.map_err(|error| {
+            let (place, at) = (missing.place, missing.reference);
+            Refusal::damaged(format!(
+                "node {} of level {} in checkpoint {} is damaged: {error}",
+                place.index, place.level, at.checkpoint
+            ))
+        })
+    }
+
+    fn refuse_change(&mut self, change: &Change, refusal: Refusal, effects: &mut Vec<Effect>) {
+        self.sessions.refused(change.session, change.number);
+        self.refuse(change.ticket, refusal, effects);
+    }
+
+    pub(crate) fn refuse(&self, ticket: Ticket, mut refusal: Refusal, effects: &mut Vec<Effect>) {
+        refusal.text = format!("volume {}: {}", self.path, refusal.text);
+        effects.push(Effect::Reply {
+            ticket,
+            reply: VolumeReply::Refused(refusal),
+        });
+    }
+
+    pub(crate) fn halt(&mut self, reason: String, effects: &mut Vec<Effect>) {
+        let waiting: Vec<Parked> = std::mem::take(&mut self.waiting)
+            .into_values()
+            .flatten()
+            .collect();
+        let mut tickets: Vec<Ticket> = self
+            .frontier
+            .abandon()
+            .chain(self.checkpoints.abandon())
+            .collect();
+        tickets.extend(waiting.iter().map(|parked| match parked {
+            Parked::Change(change) => change.ticket,
+            Parked::Read(query) | Parked::Extents(query) => query.ticket,
+        }));
+        tickets.extend(std::mem::take(&mut self.held).iter().map(|change| change.ticket));
+        tickets.extend(
+            std::mem::take(&mut self.fetches)
+                .values()
+                .map(|(change, _)| change.ticket),
+        );
+        for ticket in tickets {
+            self.refuse(ticket, halted(&reason), effects);
+        }
+        effects.push(Effect::Halt {
+            reason: format!("volume {}: {reason}", self.path),
+        });
+        self.halted = Some(reason);
+    }
+
+    pub(crate) fn refuse_halted(&self, event: Event, effects: &mut Vec<Effect>) {
+        if let (Event::Io { ticket, .. } | Event::Sync { ticket }, Some(reason)) = (event, &self.halted) {
+            self.refuse(ticket, halted(reason), effects);
+        }
+    }
+}
+
+fn halted(reason: &str) -> Refusal {
+    Refusal::retry(RefusalCode::Unavailable, format!("stopped: {reason}"))
+}
