@@ -25,7 +25,7 @@ fn without_a_back_end_writes_wait_when_the_buffer_is_full_and_go_on_afterwards()
                 acknowledged * 256 * 1024,
                 256 * 1024,
             );
-            let tried = client.attempt(request, bytes(acknowledged, 256 << 10), Duration::from_secs(2));
+            let tried = client.attempt(request, bytes(acknowledged, 256 << 10), Duration::from_secs(10));
             match tried.await {
                 Ok(Ok(_)) => acknowledged += 1,
                 Ok(Err(refusal)) => panic!("{refusal}"),
