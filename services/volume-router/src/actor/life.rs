@@ -11,10 +11,11 @@ use actix::fut::WrapFuture as _;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::messages::{Broken, Found, Happened, Lost, Round};
 use super::serving::Serving;
-use super::{Owner, STARTS_MAX, State, VolumeActor, VolumeHandle};
+use super::{Owner, STARTS_MAX, STEADY, State, VolumeActor, VolumeHandle};
 use crate::owner::{self, Owned, StartError};
 
 /// How often a volume is told the time while it has something to store.
@@ -72,6 +73,7 @@ impl VolumeActor {
         );
         let serving = Serving::new(&self.shard, me, owner, self.generation, owned, found);
         self.state = State::Serving(Box::new(serving));
+        self.served_since = Instant::now();
         self.failure_told = false;
         self.tell_waiters(&Ok(()));
         self.tick(ctx);
@@ -145,16 +147,13 @@ impl VolumeActor {
             && !self.pacing
         {
             self.pacing = true;
-            ctx.run_later(
-                due.saturating_duration_since(tokio::time::Instant::now()),
-                |actor, ctx| {
-                    actor.pacing = false;
-                    if let State::Serving(serving) = &mut actor.state {
-                        serving.release_due();
-                        actor.after(ctx);
-                    }
-                },
-            );
+            ctx.run_later(due.saturating_duration_since(Instant::now()), |actor, ctx| {
+                actor.pacing = false;
+                if let State::Serving(serving) = &mut actor.state {
+                    serving.release_due();
+                    actor.after(ctx);
+                }
+            });
         }
         if !self.ticking && serving.status().dirty {
             self.ticking = true;
@@ -182,6 +181,9 @@ impl VolumeActor {
         tracing::error!(volume = serving.path(), reason, device_failed, "volume halted");
         serving.owner().end();
         self.resting.extend(serving.into_found());
+        if self.served_since.elapsed() > STEADY {
+            self.backoff.reset();
+        }
         if device_failed {
             let refusal = Refusal::retry(RefusalCode::Unavailable, reason);
             self.shard.replies.refuse_all(self.id, &refusal);

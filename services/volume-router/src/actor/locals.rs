@@ -71,6 +71,15 @@ impl Locals {
         self.unsynced.drain(..).filter_map(take).collect()
     }
 
+    /// A SCO that takes no more appends is synced.
+    pub(crate) fn synced(&mut self, sco: ScoId) {
+        if let Some(local) = self.scos.get_mut(&sco)
+            && std::mem::replace(&mut local.unsynced, false)
+        {
+            self.unsynced.retain(|unsynced| *unsynced != sco);
+        }
+    }
+
     /// A SCO's object is on the back ends.
     pub(crate) fn stored(&mut self, sco: ScoId) {
         if let Some(local) = self.scos.get_mut(&sco) {

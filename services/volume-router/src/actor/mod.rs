@@ -26,6 +26,7 @@ use sconce_runtime::{Backoff, Chance};
 use sconce_schemas::VolumeId;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::device::{FoundSco, Tenant};
 use crate::node::Node;
@@ -45,6 +46,8 @@ const STARTS_MAX: usize = 1024;
 /// How long a volume waits before it is tried again after a failure.
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
+/// A volume that was served for this long has got over what failed before.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// What a shard's actors share.
 pub(crate) struct Shard {
@@ -84,6 +87,7 @@ pub(crate) struct VolumeActor {
     /// Who waits for the volume to be served.
     waiters: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
     backoff: Backoff,
+    served_since: Instant,
     /// A failure was told to people and has not passed.
     failure_told: bool,
     /// A tick is coming.
@@ -104,6 +108,7 @@ impl VolumeActor {
             takeover,
             waiters: VecDeque::new(),
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX, Chance::from_os()),
+            served_since: Instant::now(),
             failure_told: false,
             ticking: false,
             pacing: false,

@@ -182,6 +182,7 @@ impl Serving {
     /// Something happened beside the volume.
     pub(super) fn happened(&mut self, event: Event) {
         match &event {
+            Event::ScoSynced { sco } => self.locals.synced(*sco),
             Event::ScoStored { sco } => self.locals.stored(*sco),
             Event::DeviceFailed { .. } => self.device_failed = true,
             _ => {}
