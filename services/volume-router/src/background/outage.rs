@@ -11,12 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sconce_runtime::Backoff;
+use tokio::time::Instant;
 
 use super::chance;
 
 const WAIT_FIRST: Duration = Duration::from_millis(50);
 /// Long enough not to burden a back end that is down, short enough not to be the pause that people see.
 const WAIT_MAX: Duration = Duration::from_secs(2);
+/// A failure that passes sooner is a restart of the other side and nothing for people.
+const TOLD_AFTER: Duration = Duration::from_secs(3);
 
 /// Whether the jobs of one volume are failing.
 #[derive(Debug, Default)]
@@ -42,6 +45,7 @@ impl Outage {
         mut attempt: impl FnMut() -> F,
     ) -> Option<T> {
         let mut backoff = Backoff::new(WAIT_FIRST, WAIT_MAX, chance());
+        let mut failing_since = None;
         while wanted() {
             match attempt().await {
                 Tried::Over(outcome) => {
@@ -51,7 +55,8 @@ impl Outage {
                     return Some(outcome);
                 }
                 Tried::Again(cause) => {
-                    if !self.told.swap(true, Ordering::Relaxed) {
+                    let since = *failing_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= TOLD_AFTER && !self.told.swap(true, Ordering::Relaxed) {
                         tracing::warn!(volume = path, %cause, "{what} does not work now: trying again until it does");
                     }
                     tokio::time::sleep(backoff.wait()).await;
