@@ -9,6 +9,7 @@
 //! start and end: `actor::life` → `owner`.
 
 mod actor;
+mod announce;
 mod background;
 pub mod device;
 mod gate;

@@ -5,6 +5,8 @@
 //! Crash: an effect that was not carried out did not happen.
 //! Knows no sockets and no registry. This is the hot path: nothing here waits, boxes or spawns for an operation.
 
+mod reads;
+
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,24 +18,19 @@ use sconce_schemas::records::VolumeRecord;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::{IoCode, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{
-    BatchSeq, ByteLen, CLUSTER_LEN, ClusterAddress, Epoch, ObjectName, ScoId, ScoSize, SessionId, VolumeId,
-};
-use sconce_volume::{Append, Effect, Event, Extent, FetchId, SessionSlot, Status, Ticket, Volume};
+use sconce_schemas::{BatchSeq, ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId};
+use sconce_volume::{Append, Effect, Event, SessionSlot, Status, Ticket, Volume};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::locals::Locals;
-use super::messages::{BadExtent, Found, FoundRead, Happened, Operation};
+use super::messages::{Happened, Operation};
 use super::pace::Pace;
-use super::read::{self, Outcome};
 use super::{Owner, Shard, VolumeHandle};
 use crate::background::Upload;
 use crate::device::{Device, FoundSco};
 use crate::owner::{Owned, epoch_at};
 
-/// Data that a read may copy on the volume's thread; a longer one would hold up its neighbours.
-const INLINE_READ_MAX: usize = 2 << 20;
 /// From here on, in thousandths of the write buffer, volumes store what they can: well before writes are slowed down.
 const PRESSED_FROM: u64 = 500;
 /// The ticket of the host's own request to store everything.
@@ -442,171 +439,6 @@ impl Serving {
             hit(Point::BeforeAck);
             self.shard.replies.answer(ticket, VolumeReply::Done, Bytes::new());
         }
-    }
-
-    fn read(&mut self, ticket: Ticket, extents: Vec<Extent>) {
-        if read::local_len(&extents) <= INLINE_READ_MAX
-            && let Some(outcome) = read::read_now(&extents, &self.locals)
-        {
-            return self.answer_read(ticket, outcome);
-        }
-        let copies = read::copies(&extents, &self.locals);
-        let (me, generation) = (self.me.clone(), self.generation);
-        tokio::task::spawn_blocking(move || {
-            let outcome = read::read(&extents, &copies);
-            let read = FoundRead::Client(ticket, outcome);
-            me.tell(Found { generation, read });
-        });
-    }
-
-    /// A blocking read came back.
-    pub(super) fn found(&mut self, found: FoundRead) {
-        match found {
-            FoundRead::Client(ticket, outcome) => self.answer_read(ticket, outcome),
-            FoundRead::Fetch(fetch, extent, result) => self.fetched_here(fetch, &extent, result),
-        }
-        self.settle();
-    }
-
-    fn answer_read(&mut self, ticket: Ticket, outcome: Outcome) {
-        let reply = match outcome.lost() {
-            Some(bad) => {
-                let (_, offset) = self.shard.replies.asked(ticket).unwrap_or((None, 0));
-                let first = ClusterAddress::holding(offset).byte_offset();
-                VolumeReply::Refused(self.damaged(bad, Some(first + bad.at)))
-            }
-            None => VolumeReply::Read(outcome.extents),
-        };
-        let data = match &reply {
-            VolumeReply::Read(_) => outcome.data.freeze(),
-            _ => Bytes::new(),
-        };
-        self.shard.replies.answer(ticket, reply, data);
-        self.drop_bad(&outcome.damage);
-    }
-
-    /// Local copies that are not good and are stored: the back end's is used from here on.
-    fn drop_bad(&mut self, damage: &[BadExtent]) {
-        for bad in damage {
-            if !bad.stored {
-                continue;
-            }
-            tracing::warn!(
-                volume = %self.path(),
-                sco = %bad.sco,
-                detail = bad.detail,
-                "the local copy of a SCO is damaged: the back end's is used"
-            );
-            let Some(local) = self.locals.get(bad.sco) else {
-                continue;
-            };
-            // One that no manifest covers yet is needed by a recovery, which checks it and takes the stored one.
-            if local.header.epoch == bad.epoch && local.file.is_cache() {
-                let epoch = bad.epoch;
-                self.evict(bad.sco, epoch);
-            }
-        }
-    }
-
-    fn damaged(&self, bad: &BadExtent, address: Option<u64>) -> Refusal {
-        let at = address.map_or_else(String::new, |address| format!(" at byte {address}"));
-        let text = format!(
-            "volume {}{at}: SCO {} of epoch {} in the write buffer: {}, and no other copy is left",
-            self.path(),
-            bad.sco,
-            bad.epoch,
-            bad.detail
-        );
-        tracing::error!("{text}");
-        Refusal::damaged(text)
-    }
-
-    /// Reads a cluster for a change that covers it in part.
-    fn fetch(&mut self, fetch: FetchId, from: Extent) {
-        match &from {
-            Extent::Zeros { .. } => {
-                let result = Ok(Bytes::from_static(&[0; CLUSTER_LEN]));
-                self.take(Event::Fetched { fetch, result });
-            }
-            Extent::Stored { .. } => self.fetch_stored(fetch, &from),
-            Extent::Local { .. } => {
-                if let Some(result) = read::cluster_now(&from, &self.locals) {
-                    return self.fetched_here(fetch, &from, result);
-                }
-                let copies = read::copies(std::slice::from_ref(&from), &self.locals);
-                let (me, generation) = (self.me.clone(), self.generation);
-                tokio::task::spawn_blocking(move || {
-                    let result = read::cluster(&from, &copies);
-                    let read = FoundRead::Fetch(fetch, from, result);
-                    me.tell(Found { generation, read });
-                });
-            }
-        }
-    }
-
-    fn fetched_here(&mut self, fetch: FetchId, from: &Extent, result: Result<Bytes, BadExtent>) {
-        let bad = match result {
-            Ok(cluster) => {
-                return self.take(Event::Fetched {
-                    fetch,
-                    result: Ok(cluster),
-                });
-            }
-            Err(bad) => bad,
-        };
-        match from {
-            Extent::Local {
-                sco,
-                first_slot,
-                crcs,
-            } if bad.stored => {
-                let stored = Extent::Stored {
-                    volume: self.owner.subject().volume,
-                    sco: *sco,
-                    epoch: bad.epoch,
-                    version: 0,
-                    first_slot: *first_slot,
-                    crcs: crcs.clone(),
-                };
-                self.fetch_stored(fetch, &stored);
-                self.drop_bad(std::slice::from_ref(&bad));
-            }
-            _ => {
-                let result = Err(self.damaged(&bad, None));
-                self.take(Event::Fetched { fetch, result });
-            }
-        }
-    }
-
-    fn fetch_stored(&mut self, fetch: FetchId, from: &Extent) {
-        let Extent::Stored {
-            volume,
-            sco,
-            epoch,
-            version,
-            first_slot,
-            crcs,
-        } = from
-        else {
-            return;
-        };
-        let name = ObjectName::Sco {
-            volume: *volume,
-            id: *sco,
-            epoch: *epoch,
-            version: *version,
-        };
-        let (offset, crc) = (
-            self.sco_size.slot_offset(*first_slot),
-            crcs.first().copied().unwrap_or(0),
-        );
-        let (background, subject) = (self.shard.node.background.clone(), self.owner.subject());
-        let (me, generation) = (self.me.clone(), self.generation);
-        actix_rt::spawn(async move {
-            let result = background.cluster(subject, name, offset, crc).await;
-            let event = Event::Fetched { fetch, result };
-            me.tell(Happened { generation, event });
-        });
     }
 }
 

@@ -1,0 +1,183 @@
+//! The node's place in the pool: its announcement, its lease, and what its volumes' records ask of it.
+//!
+//! Keeps: nothing of its own.
+//! Order: announced first, then the volumes; after a lease that had ended every volume is verified before it is served.
+//! Crash: a record that changed meanwhile is found by listing.
+//! Knows volumes by their handles.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sconce_registry::Revision;
+use sconce_registry::announce::{AnnounceError, Announcement, Tenure};
+use sconce_runtime::{Backoff, Chance, Stop};
+use sconce_schemas::VolumeId;
+use sconce_schemas::records::{NodeRecord, VolumePhase, VolumeRecord, keys};
+use tokio::sync::mpsc;
+
+use crate::background::Subject;
+use crate::node::Node;
+
+/// How long a watch of the volumes' records waits for a change.
+const WATCH_WAIT: Duration = Duration::from_secs(30);
+
+/// Announces the node, keeps its lease, begins its volumes and follows their records.
+pub(crate) fn announce(
+    node: &Arc<Node>,
+    record: NodeRecord,
+    ttl: Duration,
+    begin: Vec<mpsc::Sender<VolumeId>>,
+    stop: Stop,
+    withdraw: Stop,
+) -> impl Future<Output = Result<(), AnnounceError>> + 'static {
+    let node = Arc::clone(node);
+    async move {
+        let registered = tokio::select! {
+            registered = register(&node, &record, ttl) => registered,
+            () = withdraw.requested() => return Ok(()),
+        };
+        let tenure = registered.tenure();
+        node.gate.hold(tenure.held_until());
+        let guard = actix_rt::spawn(guard(Arc::clone(&node), tenure, ttl));
+        let follow = actix_rt::spawn(follow(Arc::clone(&node), begin));
+        let kept = registered.keep(withdraw).await;
+        guard.abort();
+        follow.abort();
+        node.gate.close();
+        // Without its name the node may serve nothing.
+        stop.request();
+        kept
+    }
+}
+
+async fn register(node: &Arc<Node>, record: &NodeRecord, ttl: Duration) -> Announcement {
+    let mut backoff = Backoff::new(
+        Duration::from_millis(20),
+        Duration::from_secs(1),
+        Chance::from_os(),
+    );
+    let mut told = false;
+    loop {
+        match Announcement::register(&node.registry, record, ttl).await {
+            Ok(registered) => return registered,
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "cannot announce this node: trying again until it is announced");
+                }
+                tokio::time::sleep(backoff.wait()).await;
+            }
+        }
+    }
+}
+
+/// Extends the gate as the lease is renewed. A lease that was renewed after its end may have been another's meanwhile:
+/// then every volume is verified before any is served again.
+async fn guard(node: Arc<Node>, tenure: Tenure, ttl: Duration) {
+    let mut known = tenure.held_until();
+    loop {
+        tokio::time::sleep(ttl / 4).await;
+        let until = tenure.held_until();
+        if until == known {
+            continue;
+        }
+        let renewed_at = until.checked_sub(ttl).unwrap_or(until);
+        if renewed_at >= known {
+            tracing::warn!(node = %node.name, "the lease had ended: verifying every volume before it is served again");
+            for (_, volume) in node.volumes.all() {
+                volume.verify().await;
+            }
+        }
+        known = until;
+        node.gate.hold(until);
+    }
+}
+
+/// Begins the node's volumes, and from then on does what changes of their records ask for.
+async fn follow(node: Arc<Node>, begin: Vec<mpsc::Sender<VolumeId>>) {
+    let mut backoff = Backoff::new(
+        Duration::from_millis(50),
+        Duration::from_secs(2),
+        Chance::from_os(),
+    );
+    let mut after = None;
+    loop {
+        let followed = match after {
+            None => list(&node, &begin).await,
+            Some(revision) => watch(&node, &begin, revision).await,
+        };
+        match followed {
+            Ok(next) => {
+                backoff.reset();
+                after = next;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the volumes' records cannot be followed now");
+                tokio::time::sleep(backoff.wait()).await;
+            }
+        }
+    }
+}
+
+type Followed = Result<Option<Revision>, sconce_registry::RegistryError>;
+
+async fn list(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>]) -> Followed {
+    let revision = node.registry.revision().await?;
+    for (_, record, _) in node.registry.list_records::<VolumeRecord>(keys::VOLUMES).await? {
+        changed(node, begin, &record).await;
+    }
+    Ok(Some(revision))
+}
+
+async fn watch(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>], after: Revision) -> Followed {
+    let watched = node.registry.watch(keys::VOLUMES, after, WATCH_WAIT).await?;
+    if watched.lost {
+        return Ok(None);
+    }
+    for event in watched.events {
+        let Some(entry) = event.entry else { continue };
+        match sconce_registry::record::decode::<VolumeRecord>(&entry) {
+            Ok(record) => changed(node, begin, &record).await,
+            Err(error) => tracing::error!(%error, "a volume's record is damaged"),
+        }
+    }
+    Ok(Some(watched.revision))
+}
+
+/// What a volume's record asks of this node.
+async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>], record: &VolumeRecord) {
+    let served = node.volumes.get(record.id);
+    let ours = record.owner == node.name;
+    match (served, ours, record.phase) {
+        (Some(volume), true, VolumePhase::Deleting) => {
+            if let Err(refusal) = volume.delete().await {
+                tracing::debug!(volume = %record.id, %refusal, "not deleted yet");
+            }
+        }
+        (None, true, VolumePhase::Deleting) => {
+            for found in node.device.claim(record.id) {
+                node.device.retire(&found.file);
+            }
+            node.background.erase(Subject {
+                volume: record.id,
+                path: format!("(volume {})", record.id).into(),
+                pool: record.pool.as_str().into(),
+            });
+        }
+        (None, true, VolumePhase::Active) => {
+            if let Some(shard) = begin.get(node.shard_of(record.id)) {
+                // A shard that takes none is stopping.
+                let _ = shard.send(record.id).await;
+            }
+        }
+        (Some(volume), _, VolumePhase::Active) => volume.follow(record),
+        (Some(volume), false, VolumePhase::Deleting) => volume.verify().await,
+        (None, false, _) => {
+            // Another node's: what was left of it here is not needed, unless the record still names this buffer.
+            if record.buffer.as_deref() != Some(node.device.id()) && record.epoch.0 > 0 {
+                for found in node.device.claim(record.id) {
+                    node.device.retire(&found.file);
+                }
+            }
+        }
+    }
+}
