@@ -1,5 +1,6 @@
 //! A write buffer that is gone.
 
+use sconce_runtime::crash::{CRASH_ENV, Point};
 use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::VolumeControl;
 
@@ -94,15 +95,16 @@ fn scos_that_only_the_back_end_has_survive_two_restarts_after_a_takeover() {
         }
         cluster.kill();
         std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
+        // It dies again before any manifest covers what it took over.
+        let mut cluster = cluster.with_env(CRASH_ENV, Point::AfterCheckpointStored.name());
         cluster.start();
-        assert_eq!(
-            client.reopen().await.unwrap_err().code,
-            RefusalCode::WaitsForOwner
-        );
-        client
-            .control(VolumeControl::TakeOver { volume, force: true })
-            .await
-            .unwrap();
+        let refusal = client.reopen().await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::WaitsForOwner);
+        let forced = VolumeControl::TakeOver { volume, force: true };
+        client.control(forced).await.unwrap();
+        cluster.wait_for_end();
+        cluster.clear_env();
+        cluster.start();
         client.reopen().await.unwrap();
         let taken_over = client.read(0, 8 << 20).await;
         assert!(taken_over.iter().any(|byte| *byte != 0), "three SCOs were stored");
