@@ -23,7 +23,8 @@ fn a_slow_back_end_slows_writes_and_loses_none() -> Result<()> {
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut cluster = Cluster::start()?;
-    for told in ["slow", "retry", "lease", "deadline"] {
+    // Only where the machine itself is slow, too.
+    for told in ["storing does not work now", "cannot announce this node"] {
         cluster.announce(told);
     }
     cluster.create("/stamped", "64M")?;
@@ -49,7 +50,7 @@ fn a_slow_back_end_slows_writes_and_loses_none() -> Result<()> {
 fn an_absent_back_end_holds_what_it_cannot_take_and_goes_on_when_it_is_back() -> Result<()> {
     let seed = seed();
     let mut cluster = Cluster::start()?;
-    for told in ["back end", "backend", "retry"] {
+    for told in ["back end fails", "storing does not work now"] {
         cluster.announce(told);
     }
     cluster.create("/stamped", "32M")?;
@@ -78,7 +79,7 @@ fn an_absent_back_end_holds_what_it_cannot_take_and_goes_on_when_it_is_back() ->
 #[test]
 fn a_full_back_end_holds_writes_until_there_is_room_as_root() -> Result<()> {
     let mut cluster = Cluster::prepare()?;
-    for told in ["full", "space", "back end", "backend", "retry", "held"] {
+    for told in ["back end fails", "storing does not work now"] {
         cluster.announce(told);
     }
     let backend = cluster.path("backend");
@@ -183,9 +184,7 @@ fn flip(cluster: &Cluster, directory: &str) -> Result<usize> {
 fn flipped_bits_are_reported_and_never_returned() -> Result<()> {
     let mut cluster = Cluster::start()?;
     only_on_the_back_end(&cluster)?;
-    for told in ["CRC", "crc", "damaged", "corrupt"] {
-        cluster.announce(told);
-    }
+    cluster.announce("no good copy is left");
     ensure!(flip(&cluster, "backend")? > 0, "there is no SCO on the back end");
     cluster.script(&["up"])?;
     let mut nbd = Nbd::connect(&cluster.nbd_socket(), "/disk", SOON)?;
