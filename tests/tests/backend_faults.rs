@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -76,22 +77,41 @@ fn an_absent_back_end_holds_what_it_cannot_take_and_goes_on_when_it_is_back() ->
     cluster.finish()
 }
 
+/// A small file system in memory, unmounted when dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(at: &Path, size: &str) -> Result<Tmpfs> {
+        fs::create_dir_all(at)?;
+        let tmpfs = Tmpfs(at.to_owned());
+        tmpfs.options(&format!("size={size}"))?;
+        Ok(tmpfs)
+    }
+
+    fn resize(&self, size: &str) -> Result<()> {
+        self.options(&format!("remount,size={size}"))
+    }
+
+    fn options(&self, options: &str) -> Result<()> {
+        let mut mount = client::command("mount", SOON);
+        client::run(mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&self.0)).map(drop)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // A test that fails is not to fail twice.
+        let _ = client::output(client::command("umount", SOON).arg("--lazy").arg(&self.0));
+    }
+}
+
 #[test]
 fn a_full_back_end_holds_writes_until_there_is_room_as_root() -> Result<()> {
     let mut cluster = Cluster::prepare()?;
     for told in ["back end fails", "storing does not work now"] {
         cluster.announce(told);
     }
-    let backend = cluster.path("backend");
-    fs::create_dir_all(&backend)?;
-    let mount = |options: &str| {
-        client::run(
-            client::command("mount", SOON)
-                .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-                .arg(&backend),
-        )
-    };
-    mount("size=48m")?;
+    let small = Tmpfs::mount(&cluster.path("backend"), "48m")?;
     edit::set(cluster.run_dir(), "volume-router", "buffer.size", "64 MiB")?;
     cluster.script(&["up"])?;
     cluster.create("/disk", "256M")?;
@@ -109,7 +129,7 @@ fn a_full_back_end_holds_writes_until_there_is_room_as_root() -> Result<()> {
                 answered >= 48,
                 "held after {answered} MiB, which the write buffer alone could have taken"
             );
-            mount("remount,size=512m")?;
+            small.resize("512m")?;
             grown = true;
         }
         let answer = nbd
@@ -124,9 +144,10 @@ fn a_full_back_end_holds_writes_until_there_is_room_as_root() -> Result<()> {
         ensure!(found == block(number), "MiB {number} is not what was written");
     }
     drop(nbd);
-    let finished = cluster.finish();
-    client::run(client::command("umount", SOON).arg("--lazy").arg(&backend))?;
-    finished
+    // The run directory can only be removed once nothing is mounted in it.
+    cluster.script(&["down"])?;
+    drop(small);
+    cluster.finish()
 }
 
 /// Whether nothing has been stored on the back end for a while, with as much acknowledged as could fill it.

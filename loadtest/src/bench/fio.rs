@@ -97,8 +97,17 @@ fn figures(command: &mut Command, writes: bool) -> Result<Figures> {
     let output = command.output().context("fio (Debian package fio)")?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{command:?}: {}: {}{}", output.status, text.trim(), said.trim());
+        // What fio says before its JSON is the reason, or leads to it.
+        let (before, said) = (
+            text.split('{').next().unwrap_or_default(),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        bail!(
+            "{command:?}: {}: {} {}",
+            output.status,
+            before.trim(),
+            said.trim()
+        );
     }
     // fio tells of its connection before the JSON begins.
     let json = text.find('{').and_then(|at| text.get(at..)).unwrap_or_default();
