@@ -50,7 +50,12 @@ impl<T> Plan<T> {
 
 /// Changes to different keys.
 #[derive(Default)]
-pub(super) struct Changes(BTreeMap<String, Change>);
+pub(super) struct Changes {
+    by_key: BTreeMap<String, Change>,
+    /// Two of them want one key in different states, such as a new inode whose random number is its directory's. The
+    /// later would drop the condition of the earlier, so it is a conflict before it is sent.
+    clash: bool,
+}
 
 impl Changes {
     /// A record that must not be there yet.
@@ -66,7 +71,7 @@ impl Changes {
     /// Makes the commit conditional on a record that stays as it is, by writing it again. A change of the same key
     /// that is planned already does so too.
     pub(super) fn hold<R: Record>(&mut self, seen: &Seen<R>) {
-        if !self.0.contains_key(&seen.key) {
+        if !self.by_key.contains_key(&seen.key) {
             self.replace(seen);
         }
     }
@@ -83,7 +88,8 @@ impl Changes {
             value,
             lease: None,
         };
-        self.0.insert(key, change);
+        let earlier = self.by_key.insert(key, change);
+        self.clash |= earlier.is_some_and(|earlier| earlier.expected != Some(expected));
     }
 }
 
@@ -98,10 +104,14 @@ impl Names {
         let mut attempt = Attempt { unsure: false };
         for tried in 0..ATTEMPTS_MAX {
             let Plan { changes, outcome } = plan(attempt).await?;
-            if changes.0.is_empty() {
+            if changes.by_key.is_empty() {
                 return Ok(outcome);
             }
-            match self.registry.commit(changes.0.into_values().collect()).await {
+            if changes.clash {
+                self.pause(tried).await;
+                continue;
+            }
+            match self.registry.commit(changes.by_key.into_values().collect()).await {
                 Ok(_) => return Ok(outcome),
                 Err(CommitError::Conflict { .. }) => {}
                 Err(error @ (CommitError::Unknown { .. } | CommitError::Unavailable { .. })) => {
@@ -182,5 +192,32 @@ fn seen<R: Record>(entry: Entry) -> Result<Seen<R>, NamesError> {
             key: entry.key,
             cause,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(revision: u64, inode: u64) -> Seen<sconce_schemas::records::NameRecord> {
+        Seen {
+            key: "inode/7".to_owned(),
+            revision: Revision(revision),
+            record: sconce_schemas::records::NameRecord {
+                inode,
+                kind: sconce_schemas::records::InodeKind::Directory,
+            },
+        }
+    }
+
+    #[test]
+    fn two_changes_of_one_key_keep_its_condition_or_are_a_conflict() {
+        let mut changes = Changes::default();
+        changes.replace(&seen(5, 1));
+        changes.replace(&seen(5, 2));
+        assert!(!changes.clash);
+        // A new inode that happens to have the number of the directory that it is made in.
+        changes.create("inode/7".to_owned(), &seen(0, 3).record);
+        assert!(changes.clash);
     }
 }
