@@ -44,6 +44,19 @@ pub enum Event {
         /// The data of a write.
         data: Bytes,
     },
+    /// A connection that had this session open is gone ([`crate::Volume::open_session`] was called for it): what it sent
+    /// and what still waits for something is dropped and answered with `Retry`; its numbers are new if they come again.
+    /// Otherwise a write of a client that is no more could overwrite what its successor wrote.
+    ClientGone {
+        /// The session.
+        session: SessionSlot,
+    },
+    /// The client of a connection says that the session is over: as [`Event::ClientGone`], and none of its numbers
+    /// comes again.
+    SessionClosed {
+        /// The session.
+        session: SessionSlot,
+    },
     /// No more input is queued: what was taken in so far leaves as one batch.
     BatchEnd {
         /// Microseconds since 1970.

@@ -6,6 +6,8 @@
 //! Crash: a waiting operation was not acknowledged; its client sends it again.
 //! Knows no data beyond passing it on.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodeRecord, TreeKind};
 use sconce_schemas::ids::Location;
@@ -93,6 +95,31 @@ impl Volume {
                 );
                 self.refuse(ticket, Refusal::reject(RefusalCode::Invalid, text), effects);
             }
+        }
+    }
+
+    /// Drops the changes of a session that wait for something. What of one is in the log stands: it was not
+    /// acknowledged, so it may be there in part.
+    pub(crate) fn drop_changes_of(&mut self, session: SessionSlot, effects: &mut Vec<Effect>) {
+        let of_session = |change: &Change| change.session == session;
+        let mut dropped: Vec<Change> = Vec::new();
+        for parked in self.waiting.values_mut() {
+            let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
+            dropped.extend(parked.extract_if(.., theirs).filter_map(|parked| match parked {
+                Parked::Change(change) => Some(change),
+                Parked::Read(_) | Parked::Extents(_) => None,
+            }));
+        }
+        let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
+        dropped.extend(fetches.map(|(_, (change, _))| change));
+        let (theirs, others) = std::mem::take(&mut self.held).into_iter().partition(of_session);
+        self.held = others;
+        dropped.extend::<VecDeque<Change>>(theirs);
+        // Tables have no order of their own, and a run has to be repeatable.
+        dropped.sort_unstable_by_key(|change| change.number);
+        for change in &dropped {
+            let refusal = Refusal::retry(RefusalCode::Unavailable, "its client's connection is gone");
+            self.refuse_change(change, refusal, effects);
         }
     }
 

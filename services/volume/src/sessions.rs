@@ -1,7 +1,8 @@
 //! Sessions: which numbered operations of each client were applied.
 //!
-//! Keeps: for each session a window of numbers, from the first that may still come again.
-//! Order: a number is new, then pending, then applied; never back.
+//! Keeps: for each session a window of numbers, from the first that may still come again, and how many connections
+//! have it open.
+//! Order: a number is new, then pending, then applied; back to new only if nothing of it is in the table of operations.
 //! Crash: the table travels in manifests, its changes in the TLog; what was applied and lost is new again.
 //! Knows no operations, only their numbers.
 
@@ -12,7 +13,9 @@ use sconce_schemas::manifest::SessionState;
 
 use crate::event::SessionSlot;
 
-/// Sessions that a volume remembers; beyond it the one that was idle longest is forgotten.
+/// Sessions that a volume remembers; beyond it one is forgotten that nobody has open: first one that was closed, then
+/// the one that was used least lately. The slot of an open session is never given away: two clients in one slot would
+/// take each other's numbers for applied.
 const SESSIONS_MAX: usize = 1024;
 /// How far numbers may run ahead of the first unanswered one: above every client's limit of held operations.
 const WINDOW_MAX: u64 = 65_536;
@@ -38,7 +41,10 @@ struct Session {
     window: VecDeque<Seen>,
     /// Whether the TLog (or a manifest) says what this slot stands for.
     logged: bool,
-    open: bool,
+    /// Connections that have it open.
+    links: u32,
+    /// Its client said that none of its numbers comes again.
+    closed: bool,
     used: u64,
 }
 
@@ -85,41 +91,51 @@ impl Sessions {
             .collect()
     }
 
-    /// The slot of a session, old or new.
-    pub(crate) fn open(&mut self, id: SessionId) -> SessionSlot {
-        self.clock += 1;
-        let slot = self.by_id.get(&id).copied().unwrap_or_else(|| self.insert(id));
-        if let Some(session) = self.slots.get_mut(usize::from(slot.0)) {
-            session.open = true;
-            session.used = self.clock;
-        }
-        slot
+    /// The slot of a session, old or new; `None`: all are open.
+    pub(crate) fn open(&mut self, id: SessionId) -> Option<SessionSlot> {
+        let slot = match self.by_id.get(&id) {
+            Some(slot) => *slot,
+            None => self.insert(id)?,
+        };
+        let used = self.tick();
+        let session = self.slots.get_mut(usize::from(slot.0))?;
+        (session.links, session.closed, session.used) = (session.links.saturating_add(1), false, used);
+        Some(slot)
     }
 
-    /// The session sends nothing again: its slot may be given to another.
+    /// A connection that had the session open is gone, the client perhaps not.
+    pub(crate) fn client_gone(&mut self, slot: SessionSlot) {
+        if let Some(session) = self.slots.get_mut(usize::from(slot.0)) {
+            session.links = session.links.saturating_sub(1);
+        }
+    }
+
+    /// The client of a connection says that the session sends nothing again.
     pub(crate) fn close(&mut self, slot: SessionSlot) {
+        self.client_gone(slot);
         if let Some(session) = self.slots.get_mut(usize::from(slot.0)) {
-            session.open = false;
+            session.closed = true;
         }
     }
 
-    fn insert(&mut self, id: SessionId) -> SessionSlot {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn insert(&mut self, id: SessionId) -> Option<SessionSlot> {
         let slot = if self.slots.len() < SESSIONS_MAX {
             self.slots.len()
         } else {
-            let idle = self
-                .slots
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, s)| (s.open, s.used));
-            idle.map_or(0, |(slot, _)| slot)
+            let idle = self.slots.iter().enumerate().filter(|(_, s)| s.links == 0);
+            idle.min_by_key(|(_, s)| (!s.closed, s.used))?.0
         };
-        let slot = SessionSlot(u16::try_from(slot).unwrap_or(0));
+        let slot = SessionSlot(u16::try_from(slot).ok()?);
         self.assign(slot, id);
         if let Some(session) = self.slots.get_mut(usize::from(slot.0)) {
             session.logged = false;
         }
-        slot
+        Some(slot)
     }
 
     /// Recovery: the log says what the slot stands for from here on.
@@ -130,7 +146,8 @@ impl Sessions {
             base: 0,
             window: VecDeque::new(),
             logged: true,
-            open: false,
+            links: 0,
+            closed: false,
             used: 0,
         };
         while self.slots.len() <= at {
@@ -155,9 +172,11 @@ impl Sessions {
     /// word that it sends no number below that again.
     pub(crate) fn begin(&mut self, slot: SessionSlot, number: u64, below: u64) -> Seen {
         self.slide(slot, below.min(number));
+        let used = self.tick();
         let Some(session) = self.slots.get_mut(usize::from(slot.0)) else {
             return Seen::TooFar;
         };
+        session.used = used;
         let Some(at) = number.checked_sub(session.base) else {
             return Seen::Applied;
         };
@@ -179,9 +198,11 @@ impl Sessions {
     /// the window slides.
     pub(crate) fn applied(&mut self, slot: SessionSlot, number: u64) {
         self.slide(slot, number.saturating_add(1).saturating_sub(WINDOW_MAX));
+        let used = self.tick();
         let Some(session) = self.slots.get_mut(usize::from(slot.0)) else {
             return;
         };
+        session.used = used;
         if let Some(at) = number.checked_sub(session.base) {
             *session.place(at) = Seen::Applied;
         }
@@ -221,5 +242,63 @@ impl Session {
             self.window.resize(at + 1, Seen::New);
         }
         &mut self.window[at]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> (Sessions, Vec<SessionSlot>) {
+        let mut sessions = Sessions::default();
+        let open = |id| sessions.open(SessionId(id)).unwrap();
+        let slots = (1..=SESSIONS_MAX as u64).map(open).collect();
+        (sessions, slots)
+    }
+
+    #[test]
+    fn an_open_session_never_loses_its_slot() {
+        let (mut sessions, slots) = full();
+        assert_eq!(sessions.begin(slots[0], 1, 1), Seen::New);
+        sessions.applied(slots[0], 1);
+        assert_eq!(sessions.open(SessionId(5000)), None);
+        assert_eq!(sessions.begin(slots[0], 1, 1), Seen::Applied);
+        // Known ones come back, however many there are.
+        assert_eq!(sessions.open(SessionId(7)), Some(slots[6]));
+    }
+
+    #[test]
+    fn a_closed_session_goes_before_one_whose_client_may_come_back() {
+        let (mut sessions, slots) = full();
+        sessions.client_gone(slots[3]);
+        sessions.close(slots[9]);
+        assert_eq!(sessions.open(SessionId(5000)), Some(slots[9]));
+        assert_eq!(sessions.open(SessionId(5001)), Some(slots[3]));
+        assert_eq!(sessions.open(SessionId(5002)), None);
+    }
+
+    #[test]
+    fn of_disconnected_sessions_the_least_lately_used_goes_first() {
+        let (mut sessions, slots) = full();
+        sessions.begin(slots[3], 1, 1);
+        for slot in [3, 5, 4] {
+            sessions.client_gone(slots[slot]);
+        }
+        assert_eq!(sessions.open(SessionId(5000)), Some(slots[4]));
+        assert_eq!(sessions.open(SessionId(5001)), Some(slots[5]));
+        // The new one begins with nothing applied.
+        assert_eq!(sessions.begin(slots[5], 1, 1), Seen::New);
+        assert_eq!(sessions.open(SessionId(5002)), Some(slots[3]));
+    }
+
+    #[test]
+    fn a_session_is_open_as_long_as_one_connection_has_it_open() {
+        let (mut sessions, slots) = full();
+        // The client came back before the loss of its first connection was noticed.
+        assert_eq!(sessions.open(SessionId(1)), Some(slots[0]));
+        sessions.client_gone(slots[0]);
+        assert_eq!(sessions.open(SessionId(5000)), None);
+        sessions.client_gone(slots[0]);
+        assert_eq!(sessions.open(SessionId(5000)), Some(slots[0]));
     }
 }

@@ -162,6 +162,16 @@ impl Volume {
                 self.io(ticket, session, &request, data, effects);
                 Ok(())
             }
+            Event::ClientGone { session } => {
+                self.sessions.client_gone(session);
+                self.drop_changes_of(session, effects);
+                Ok(())
+            }
+            Event::SessionClosed { session } => {
+                self.sessions.close(session);
+                self.drop_changes_of(session, effects);
+                Ok(())
+            }
             Event::BatchEnd { now_us } => {
                 self.now_us = self.now_us.max(now_us);
                 self.end_batch(effects);
@@ -314,14 +324,11 @@ impl Volume {
         }
     }
 
-    /// The slot of a client's session; the same id gives the same slot.
-    pub fn open_session(&mut self, id: SessionId) -> SessionSlot {
+    /// A connection opens a client's session: its slot; the same id gives the same slot. Taken back by
+    /// [`Event::ClientGone`] or [`Event::SessionClosed`], one for each call. `None`: as many sessions are open as a volume
+    /// can have.
+    pub fn open_session(&mut self, id: SessionId) -> Option<SessionSlot> {
         self.sessions.open(id)
-    }
-
-    /// The session is over: none of its numbers comes again.
-    pub fn close_session(&mut self, slot: SessionSlot) {
-        self.sessions.close(slot);
     }
 
     /// A SCO of this volume whose file recovery did not need: kept as a cache if the SCO table knows it in this

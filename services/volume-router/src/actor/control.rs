@@ -54,13 +54,19 @@ impl Handler<OpenSession> for VolumeActor {
     fn handle(&mut self, OpenSession(id): OpenSession, _: &mut Context<Self>) -> Self::Result {
         let generation = self.generation;
         match &mut self.state {
-            State::Serving(serving) => Ok(Opened {
-                slot: serving.open_session(id),
-                generation,
-                epoch: serving.owner().ownership().epoch,
-                size: serving.status().size,
-                read_only: serving.read_only(),
-            }),
+            State::Serving(serving) => {
+                let Some(slot) = serving.open_session(id) else {
+                    let text = "as many sessions have the volume open as it can have";
+                    return Err(Refusal::retry(RefusalCode::Unavailable, text));
+                };
+                Ok(Opened {
+                    slot,
+                    generation,
+                    epoch: serving.owner().ownership().epoch,
+                    size: serving.status().size,
+                    read_only: serving.read_only(),
+                })
+            }
             _ => {
                 let text = "the volume stopped while it was opened";
                 Err(Refusal::retry(RefusalCode::Unavailable, text))

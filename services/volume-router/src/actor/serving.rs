@@ -137,12 +137,12 @@ impl Serving {
         self.locals.into_found()
     }
 
-    pub(super) fn open_session(&mut self, id: SessionId) -> SessionSlot {
+    pub(super) fn open_session(&mut self, id: SessionId) -> Option<SessionSlot> {
         self.volume.open_session(id)
     }
 
-    pub(super) fn close_session(&mut self, slot: SessionSlot) {
-        self.volume.close_session(slot);
+    pub(super) fn close_session(&mut self, session: SessionSlot) {
+        self.happened(Event::SessionClosed { session });
     }
 
     fn device(&self) -> &Device {

@@ -28,7 +28,6 @@ const VOLUME: VolumeId = VolumeId([7; 16]);
 const SIZE: u64 = (700 << 30) + 1536;
 /// What resizes cut it down to: in the middle of a cluster of the last hot region.
 const SMALLER: u64 = (700 << 30) - (512 << 10) + 512;
-const SESSION: SessionId = SessionId(99);
 /// Where operations go: around node borders, the start and the end.
 const HOT: [u64; 4] = [0, 2 << 20, (1 << 30) - (1 << 20), SIZE - (1 << 20)];
 const HOT_BYTES: u64 = 1 << 20;
@@ -88,6 +87,7 @@ pub(crate) struct World {
     epoch: Epoch,
     epochs: Vec<EpochStart>,
     volume: Volume,
+    session: SessionId,
     slot: SessionSlot,
     effects: Vec<Effect>,
     pending: Vec<Pending>,
@@ -119,7 +119,8 @@ impl World {
         let mut recovery = Recovery::new(config, None, ScoId::NONE).unwrap();
         assert_eq!(recovery.step(), Step::Done);
         let (mut volume, recovered) = recovery.finish();
-        let slot = volume.open_session(SESSION);
+        let session = SessionId(99);
+        let slot = volume.open_session(session).unwrap();
         let model = State {
             size: SIZE,
             ..State::default()
@@ -135,6 +136,7 @@ impl World {
                 first_sco: recovered.next_sco,
             }],
             volume,
+            session,
             slot,
             effects: Vec::new(),
             pending: Vec::new(),
@@ -163,7 +165,8 @@ impl World {
             match self.chance.u32(0..100) {
                 0..50 => self.client_round(),
                 50..90 => self.finish_one(),
-                90..95 => self.feed(Event::Tick {
+                90..92 => self.lose_client(),
+                92..95 => self.feed(Event::Tick {
                     now_us: self.now_us,
                     pressed: self.disk.free_files() < 3,
                 }),
@@ -401,6 +404,68 @@ impl World {
                     self.model_change(&done);
                 }
             }
+        }
+    }
+
+    /// The client's connection is lost. Either the client comes back and sends again what was not answered, or it is
+    /// dead and another takes its place: whatever the volume holds at that moment is what the other finds, and nothing
+    /// of the dead one may come after it.
+    fn lose_client(&mut self) {
+        let gone = self.slot;
+        self.reads.clear();
+        self.flushes.clear();
+        if self.chance.bool() {
+            self.slot = self.volume.open_session(self.session).unwrap();
+            self.feed(Event::ClientGone { session: gone });
+            if self.crash_in != Some(0) {
+                self.resend();
+            }
+            return;
+        }
+        self.feed(Event::ClientGone { session: gone });
+        if self.crash_in == Some(0) {
+            return;
+        }
+        self.session = SessionId(self.session.0 + 1);
+        self.slot = self.volume.open_session(self.session).unwrap();
+        // Looking at it is no part of the life.
+        let crash_in = self.crash_in.take();
+        let found = self.read_all();
+        self.crash_in = crash_in;
+        let dead = std::mem::take(&mut self.outstanding);
+        self.check_taken_over(&found, &dead);
+        self.model = found;
+    }
+
+    /// Apart from what the dead client had under way the volume is what the model says.
+    fn check_taken_over(&self, found: &State, dead: &BTreeMap<u64, Outstanding>) {
+        if dead.values().any(|o| o.request.code == IoCode::Resize) {
+            return;
+        }
+        assert_eq!(found.size, self.model.size);
+        let unsure = |sector| dead.values().any(|o| o.sectors.contains(&sector));
+        for cluster in found.clusters.keys().chain(self.model.clusters.keys()) {
+            let stamps = |state: &State| state.clusters.get(cluster).copied().unwrap_or_default();
+            let (here, expected) = (stamps(found), stamps(&self.model));
+            for sector in (0..8).filter(|sector| !unsure(cluster * 8 + *sector as u64)) {
+                assert_eq!(
+                    here[sector], expected[sector],
+                    "sector {sector} of cluster {cluster}"
+                );
+            }
+        }
+    }
+
+    fn resend(&mut self) {
+        let numbers: Vec<u64> = self.outstanding.keys().copied().collect();
+        for number in numbers {
+            // One may be answered while others are sent.
+            if self.crash_in != Some(0) && self.outstanding.contains_key(&number) {
+                self.send(number);
+            }
+        }
+        if self.crash_in != Some(0) {
+            self.feed(Event::BatchEnd { now_us: self.now_us });
         }
     }
 
@@ -776,9 +841,7 @@ impl World {
             self.flushed = upto;
         }
         // The client resends what was not answered, under the same numbers.
-        let numbers: Vec<u64> = self.outstanding.keys().copied().collect();
-        numbers.into_iter().for_each(|number| self.send(number));
-        self.feed(Event::BatchEnd { now_us: self.now_us });
+        self.resend();
     }
 
     /// What a host does at a start: claim an epoch, recover, seal, sync, adopt, serve.
@@ -853,7 +916,7 @@ impl World {
                 }
             }
         }
-        self.slot = volume.open_session(SESSION);
+        self.slot = volume.open_session(self.session).unwrap();
         self.volume = volume;
         let moment = self.disk.now();
         for sco in &recovered.unstored {
