@@ -24,7 +24,7 @@ use crate::log::Log;
 use crate::operations::Parked;
 use crate::scos::ScoState;
 use crate::sessions::Sessions;
-use crate::tree::{Missing, Tree};
+use crate::tree::{Missing, StoredUpTo, Tree};
 
 /// What a host tells a volume about itself.
 #[derive(Debug, Clone)]
@@ -308,7 +308,12 @@ impl Volume {
             self.sweep_in -= 1;
             return;
         }
-        if self.map.evict(self.map_memory) > self.map_memory {
+        let stored = StoredUpTo {
+            lineage: self.own_lineage(),
+            epoch: self.epoch,
+            next: self.checkpoints.next_id,
+        };
+        if self.map.evict(self.map_memory, stored) > self.map_memory {
             // What is left has to be stored before it can go.
             self.sweep_in = SWEEP_BACKOFF;
             self.checkpoint_if_due(true, effects);

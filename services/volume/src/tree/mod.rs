@@ -18,7 +18,8 @@ use sconce_schemas::checkpoint::{FANOUT, NodePlace, NodeRecord, NodeRef, TreeKin
 use sconce_schemas::manifest::TreeRoot;
 
 pub(crate) use encode::Encoder;
-use node::{Child, Link, Node};
+pub(crate) use node::StoredUpTo;
+use node::{Child, Link, Node, delta};
 
 /// Bits of a number that one level resolves.
 const LEVEL_BITS: u32 = FANOUT.trailing_zeros();
@@ -222,7 +223,11 @@ impl<V: Value> Tree<V> {
                 return Ok(());
             };
             // A copy of a shared inner node is cheap, and the frozen root keeps its own.
-            let Node::Inner(inner) = Arc::make_mut(inner) else {
+            let before = inner.memory();
+            let inner = Arc::make_mut(inner);
+            let grown = delta(before, inner.memory());
+            self.resident_bytes = self.resident_bytes.saturating_add_signed(grown);
+            let Node::Inner(inner) = inner else {
                 return Ok(());
             };
             child = inner.get_mut(slot_of(first, height));
@@ -231,21 +236,22 @@ impl<V: Value> Tree<V> {
         Ok(())
     }
 
-    /// Drops clean leaves, those first that were not used since the last sweep passed them, until at most `budget`
+    /// Drops stored leaves, those first that were not used since the last sweep passed them, until at most `budget`
     /// bytes are resident. Gives the bytes that are resident then: more than the budget where leaves are not stored.
-    pub(crate) fn evict(&mut self, budget: u64) -> u64 {
+    pub(crate) fn evict(&mut self, budget: u64, stored: StoredUpTo) -> u64 {
         // The first round takes away the marks of use, the second goes on to where this one began.
         for _ in 0..2 {
-            self.sweep(budget);
+            self.sweep(budget, stored);
         }
         self.resident_bytes
     }
 
-    fn sweep(&mut self, budget: u64) {
+    fn sweep(&mut self, budget: u64, stored: StoredUpTo) {
         if self.resident_bytes > budget
             && let Some(root) = &mut self.root
         {
             let mut sweep = node::Sweep {
+                stored,
                 resident: self.resident_bytes,
                 budget,
                 from: self.sweep_at,

@@ -1,7 +1,8 @@
 //! Nodes: packed values behind a bitmap, and what of a node is stored already.
 //!
 //! Keeps: a leaf's values and an inner node's children, packed: memory follows what is written, not the fan-out.
-//! Order: `saved` is set once, when the node as it is now was encoded; a change takes it back into `base`.
+//! Order: `saved` is set once, when the node as it is now was encoded; a change takes it back into `base`. Encoded is not
+//! yet stored: only [`StoredUpTo`] says what can be read back.
 //! Crash: nothing survives.
 //! Knows no storage.
 
@@ -9,8 +10,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use sconce_schemas::DecodeError;
 use sconce_schemas::checkpoint::{Bitmap, FANOUT, NODE_REF_LEN, NodePlace, NodeRecord, NodeRef};
+use sconce_schemas::{CheckpointId, DecodeError, Epoch, LineageIndex};
 
 use super::{Value, slot_of, span};
 
@@ -314,8 +315,9 @@ pub(super) fn set<V: Value>(
     let Link::Resident(shared) = &mut child.link else {
         return 0;
     };
+    // Before it is copied: the copy takes less, it has no spare capacity.
+    let before = if fresh { 0 } else { shared.memory() };
     let node = Arc::make_mut(shared);
-    let before = if fresh { 0 } else { node.memory() };
     let slot = slot_of(number, height);
     let below = match node {
         Node::Leaf(leaf) => {
@@ -345,17 +347,17 @@ pub(super) fn set<V: Value>(
 
 /// Stands where a child is being changed; never seen outside `set`.
 const NO_NODE: NodeRef = NodeRef {
-    checkpoint: sconce_schemas::CheckpointId::NONE,
-    epoch: sconce_schemas::Epoch::NONE,
+    checkpoint: CheckpointId::NONE,
+    epoch: Epoch::NONE,
     offset: 0,
     length: 0,
     crc: 0,
-    lineage: sconce_schemas::LineageIndex(0),
+    lineage: LineageIndex(0),
     chain: 0,
 };
 
 /// `after - before`, of memory sizes.
-fn delta(before: u64, after: u64) -> i64 {
+pub(super) fn delta(before: u64, after: u64) -> i64 {
     i64::try_from(after).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX)
 }
 
@@ -375,8 +377,24 @@ pub(super) fn raise<V: Value>(child: Child<V>) -> (Child<V>, u64) {
     )
 }
 
+/// What of a volume's own nodes can be read back: those of earlier ownerships and ancestors, and of this ownership those
+/// of checkpoints below `next`. A node that is only encoded is on its way; nobody else has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoredUpTo {
+    pub(crate) lineage: LineageIndex,
+    pub(crate) epoch: Epoch,
+    pub(crate) next: CheckpointId,
+}
+
+impl StoredUpTo {
+    fn has(&self, node: &NodeRef) -> bool {
+        node.lineage != self.lineage || node.epoch != self.epoch || node.checkpoint < self.next
+    }
+}
+
 /// One round of eviction over the leaves, from where the last one stopped.
 pub(super) struct Sweep {
+    pub(super) stored: StoredUpTo,
     pub(super) resident: u64,
     pub(super) budget: u64,
     pub(super) from: u64,
@@ -384,7 +402,8 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    /// Visits the subtree that starts at `first`; a node that a frozen root shares is left alone.
+    /// Visits the subtree that starts at `first`. An inner node that a frozen root shares is left alone: it would have to
+    /// be copied. A leaf that one shares goes if it is stored; its memory comes back with the frozen root's end.
     pub(super) fn visit<V: Value>(&mut self, child: &mut Child<V>, height: u8, first: u64) {
         if self.stopped_at.is_some() || first + span(height) <= self.from {
             return;
@@ -398,7 +417,7 @@ impl Sweep {
                 return;
             }
             let state = shared.state();
-            if let Some(saved) = state.saved.get().copied()
+            if let Some(saved) = state.saved.get().copied().filter(|saved| self.stored.has(saved))
                 && !state.used.swap(false, Ordering::Relaxed)
             {
                 self.resident = self.resident.saturating_sub(shared.memory());

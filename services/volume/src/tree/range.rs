@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sconce_schemas::checkpoint::FANOUT;
 
-use super::node::{Child, Link, Node};
+use super::node::{Child, Link, Node, delta};
 use super::{Missing, Tree, Value, place_of, span};
 
 /// Visits `(number, value)` pairs; `Break` ends the visit.
@@ -36,8 +36,8 @@ impl<V: Value> Tree<V> {
         let Some(root) = &self.root else { return Ok(0) };
         require_edges(root, self.height, 0, &range)?;
         let before = self.count();
-        let freed = clear_child(&mut self.root, self.height, 0, &range, &mut dropped);
-        self.resident_bytes = self.resident_bytes.saturating_sub(freed);
+        let grown = clear_child(&mut self.root, self.height, 0, &range, &mut dropped);
+        self.resident_bytes = self.resident_bytes.saturating_add_signed(grown);
         Ok(before - self.count())
     }
 }
@@ -127,27 +127,28 @@ fn require_edges<V: Value>(
     }
 }
 
-/// Removes the range below `link`; gives the bytes of memory that went.
+/// Removes the range below `link`; gives by how many bytes the nodes grew (mostly they shrink).
 fn clear_child<V: Value>(
     link: &mut Option<Child<V>>,
     height: u8,
     first: u64,
     range: &Range<u64>,
     dropped: &mut dyn FnMut(V),
-) -> u64 {
+) -> i64 {
     let Some(child) = link.as_mut().filter(|_| overlaps(first, height, range)) else {
         return 0;
     };
     if inside(first, height, range) {
         let freed = drop_all(child, dropped);
         *link = None;
-        return freed;
+        return delta(freed, 0);
     }
     let Link::Resident(shared) = &mut child.link else {
         return 0;
     };
+    let before = shared.memory();
     let node = Arc::make_mut(shared);
-    let mut freed = 0;
+    let mut grown = 0;
     let mut count = 0;
     match node {
         Node::Leaf(leaf) => {
@@ -169,18 +170,18 @@ fn clear_child<V: Value>(
                 let at = first + slot as u64 * span(height - 1);
                 let mut below = inner.get(slot).cloned();
                 inner.put(slot, None);
-                freed += clear_child(&mut below, height - 1, at, range, dropped);
+                grown += clear_child(&mut below, height - 1, at, range, dropped);
                 inner.put(slot, below);
             }
             count += inner.items.iter().map(|below| below.count).sum::<u64>();
         }
     }
     child.count = count;
+    let after = if count == 0 { 0 } else { node.memory() };
     if count == 0 {
-        freed += node.memory();
         *link = None;
     }
-    freed
+    grown + delta(before, after)
 }
 
 fn drop_all<V: Value>(child: &Child<V>, dropped: &mut dyn FnMut(V)) -> u64 {

@@ -8,7 +8,8 @@ use sconce_schemas::checkpoint::{NodeRecord, decode_node};
 use sconce_schemas::ids::Location;
 use sconce_schemas::{CheckpointId, Epoch, LineageIndex, ScoId, Slot, VolumeId};
 
-use super::{Encoder, FrozenTree, Missing, Tree};
+use super::node::{Child, Link, Node};
+use super::{Encoder, FrozenTree, Missing, StoredUpTo, Tree};
 
 const VOLUME: VolumeId = VolumeId([3; 16]);
 
@@ -20,6 +21,28 @@ struct Model {
     objects: HashMap<CheckpointId, Bytes>,
     next: CheckpointId,
     chains: u8,
+    held: Option<FrozenTree<Location>>,
+}
+
+/// Everything of checkpoints below `next` is stored.
+fn stored_below(next: CheckpointId) -> StoredUpTo {
+    StoredUpTo {
+        lineage: LineageIndex(0),
+        epoch: Epoch(1),
+        next,
+    }
+}
+
+/// Bytes of the nodes that are resident, counted anew.
+fn memory(child: &Child<Location>) -> u64 {
+    let Link::Resident(node) = &child.link else {
+        return 0;
+    };
+    let below = match &**node {
+        Node::Leaf(_) => 0,
+        Node::Inner(inner) => inner.iter().map(|(_, below)| memory(below)).sum(),
+    };
+    node.memory() + below
 }
 
 impl Model {
@@ -31,6 +54,7 @@ impl Model {
             objects: HashMap::new(),
             next: CheckpointId::FIRST,
             chains: 0,
+            held: None,
         }
     }
 
@@ -104,11 +128,18 @@ impl Model {
                 self.encode(&frozen);
             }
             90..95 => {
-                self.tree.evict(0);
+                let budget = self.tree.resident_bytes() * self.chance.u64(0..3) / 2;
+                self.tree.evict(budget, stored_below(self.next));
             }
             _ => self.compare(),
         }
         assert_eq!(self.tree.count(), self.plain.len() as u64);
+        // A root that is held for a while: what is changed meanwhile is copied.
+        if self.chance.u32(0..20) == 0 {
+            self.held = self.chance.bool().then(|| self.tree.freeze());
+        }
+        let found = self.tree.root.as_ref().map_or(0, memory);
+        assert_eq!(self.tree.resident_bytes(), found, "resident bytes drift");
     }
 
     fn compare(&mut self) {
@@ -200,4 +231,22 @@ fn clearing_an_empty_or_stored_tree_loads_nothing() {
         stored.clear(0..1 << 34, |_| panic!("nothing is resident")),
         Ok(4096)
     );
+}
+
+#[test]
+fn a_node_that_is_encoded_but_not_stored_stays() {
+    let place = Location::new(LineageIndex(0), ScoId(1), Slot(0), 0);
+    let mut model = Model::new(3);
+    // Two leaves, so that the path to the first can be copied without it.
+    for number in [0, 600] {
+        model.tree.set(number, Some(place)).unwrap();
+    }
+    let frozen = model.tree.freeze();
+    let mut encoder = Encoder::new(VOLUME, Epoch(1), LineageIndex(0), CheckpointId(5));
+    encoder.tree(&frozen).unwrap();
+    model.tree.set(601, Some(place)).unwrap();
+    model.tree.evict(0, stored_below(CheckpointId(5)));
+    assert_eq!(model.tree.get(0), Ok(Some(place)));
+    model.tree.evict(0, stored_below(CheckpointId(6)));
+    assert!(model.tree.get(0).is_err(), "what is stored may go");
 }
