@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             age_us: u64::MAX,
         },
     };
-    let mut recovery = Recovery::new(config, None, ScoId::NONE)?;
+    let mut recovery = Recovery::new(config, None, &[])?;
     while let Step::NeedSco { .. } = recovery.step() {
         recovery.sco(None);
     }

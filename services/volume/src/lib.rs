@@ -26,6 +26,6 @@ mod volume;
 
 pub use checkpoint::{CheckpointPolicy, Frozen};
 pub use event::{Append, CheckpointObject, Effect, Event, Extent, FetchId, SessionSlot, StoredRoots, Ticket};
-pub use recovery::{Origin, Recovered, Recovery, RecoveryError, ScoImage, Seal, Step};
+pub use recovery::{Damage, Origin, Recovered, Recovery, RecoveryError, ScoImage, Seal, Step};
 pub use scos::ScoState;
 pub use volume::{Status, Volume, VolumeConfig};

@@ -1,7 +1,8 @@
 //! Recovery: from a manifest and the SCOs after it to a volume that can serve.
 //!
 //! Keeps: the volume under construction and the batch that is being replayed.
-//! Order: SCOs by id, batches by number; it ends at the first batch that is not whole.
+//! Order: SCOs by id, batches by number; it ends at the first batch that is not whole. A crash ends the log only behind what
+//! was synced; an end before what a later header proves synced is damage, and said ([`Damage`]).
 //! Crash: it can begin again at any time; it changes nothing that is stored.
 //! Knows no files: the host brings what [`Recovery::step`] asks for.
 
@@ -97,6 +98,64 @@ pub struct Seal {
     pub tlog_len: u64,
 }
 
+/// The log ends before what later SCOs' headers prove synced. No crash does that: a file was damaged, or a SCO's file is
+/// missing. To serve the volume now is to lose what was acknowledged, and flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage {
+    /// The SCO that the log ends in or before.
+    pub sco: ScoId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The first batch that is lost.
+    pub lost_from: BatchSeq,
+    /// SCOs below this one were synced.
+    pub synced_below: ScoId,
+    /// The first batch that a header says to lie behind what was synced: those before it were.
+    pub synced_before: BatchSeq,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "SCO {} (epoch {}) is damaged or missing: the log ends before batch {}, but later SCOs say that what lies below SCO \
+             {} (batches below {}) was synced",
+            self.sco, self.epoch, self.lost_from, self.synced_below, self.synced_before
+        )
+    }
+}
+
+/// What the headers in the write buffer prove synced.
+#[derive(Debug, Clone, Copy, Default)]
+struct Proven {
+    /// SCOs below this one.
+    scos: ScoId,
+    /// Batches below this one.
+    batches: BatchSeq,
+}
+
+impl Proven {
+    /// The largest statements of the headers that are of the log; those of other epochs tell of SCOs that a takeover left
+    /// behind.
+    fn by(headers: &[ScoHeader], epochs: &[EpochStart]) -> Self {
+        let of_the_log = || {
+            headers
+                .iter()
+                .filter(|header| epoch_at(epochs, header.id) == Some(header.epoch))
+        };
+        let scos = of_the_log().map(|header| header.synced_below).max();
+        let scos = scos.unwrap_or(ScoId::NONE);
+        // All batches before a SCO's first lie in SCOs below it.
+        let batches = of_the_log()
+            .filter(|header| header.id <= scos)
+            .map(|header| header.first_batch);
+        Self {
+            scos,
+            batches: batches.max().unwrap_or(BatchSeq::NONE),
+        }
+    }
+}
+
 /// What recovery found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
@@ -109,14 +168,18 @@ pub struct Recovered {
     /// Local SCOs that no manifest covers: the write buffer counts them as not synced, syncs each and says
     /// [`crate::Event::ScoSynced`].
     pub unstored: Vec<ScoId>,
+    /// The log is damaged: serve the volume only if a person accepts the loss, and do nothing to its files otherwise.
+    pub damaged: Option<Damage>,
 }
 
 /// A recovery under way.
 #[derive(Debug)]
 pub struct Recovery {
     volume: Volume,
-    synced_below: ScoId,
+    proven: Proven,
     sco: ScoId,
+    /// The SCO behind the log's end begins with a later batch than the next: the end lies in the SCO before it.
+    gap: bool,
     seq: BatchSeq,
     replay: Option<Replay>,
     missing: Option<Missing>,
@@ -155,15 +218,15 @@ enum Progress {
 }
 
 impl Recovery {
-    /// Begins: from `manifest`, the newest there is, or from an empty volume. SCOs below `synced_below` are known to be
-    /// synced (the largest such statement in the headers of the write buffer).
+    /// Begins: from `manifest`, the newest there is, or from an empty volume. `headers`: those of the volume's files in the
+    /// write buffer, all of them, in any order.
     ///
     /// # Errors
     /// A manifest that is not of this volume or of a later ownership.
     pub fn new(
         mut config: VolumeConfig,
         manifest: Option<&Manifest>,
-        synced_below: ScoId,
+        headers: &[ScoHeader],
     ) -> Result<Self, RecoveryError> {
         if let Some(manifest) = manifest {
             if manifest.volume != config.id || manifest.epoch > config.epoch {
@@ -180,7 +243,8 @@ impl Recovery {
         }
         let volume = Volume::restore(&config, manifest);
         Ok(Self {
-            synced_below,
+            proven: Proven::by(headers, &config.epochs),
+            gap: false,
             sco: volume.log.next_sco(),
             seq: volume.log.next_seq(),
             volume,
@@ -219,7 +283,7 @@ impl Recovery {
                 }
                 continue;
             };
-            match replay_step(replay, &mut self.volume, self.seq, self.sco >= self.synced_below) {
+            match replay_step(replay, &mut self.volume, self.seq, self.sco >= self.proven.scos) {
                 Progress::Went => {
                     if let Some(batch) = &replay.batch {
                         self.entries += batch.entries.len() as u64;
@@ -242,7 +306,7 @@ impl Recovery {
     }
 
     fn need_sco(&self, epoch: Epoch, stored_only: bool) -> Step {
-        let data = !stored_only && self.sco >= self.synced_below;
+        let data = !stored_only && self.sco >= self.proven.scos;
         Step::NeedSco {
             sco: self.sco,
             epoch,
@@ -271,7 +335,12 @@ impl Recovery {
                     asked_stored: false,
                 });
             }
-            _ => self.ended = true,
+            (None, image, None) => {
+                let header = image.and_then(|image| ScoHeader::from_bytes(&image.bytes).ok());
+                self.gap = header.is_some_and(|h| h.id == self.sco && h.first_batch > self.seq);
+                self.ended = true;
+            }
+            (None, None, Some(_)) => self.ended = true,
         }
     }
 
@@ -321,9 +390,25 @@ impl Recovery {
         self.sco = sco.next();
     }
 
+    /// Whether the log ends before what the headers prove synced: a SCO that cannot be had ends it, and so does a batch that
+    /// is not whole, since the SCO behind it does not continue the log then. (Something that is not whole at the end says
+    /// nothing: a recycled file still has there what another volume wrote.)
+    fn damage(&self) -> Option<Damage> {
+        let lost = self.sco < self.proven.scos || self.seq < self.proven.batches;
+        let sco = if self.gap { self.sco.prev() } else { self.sco };
+        lost.then(|| Damage {
+            sco,
+            epoch: epoch_at(&self.volume.epochs, sco).unwrap_or(Epoch::NONE),
+            lost_from: self.seq,
+            synced_below: self.proven.scos,
+            synced_before: self.proven.batches,
+        })
+    }
+
     /// The volume, ready to serve once the host did what [`Recovered`] says.
     #[must_use]
     pub fn finish(self) -> (Volume, Recovered) {
+        let damaged = self.damage();
         let mut volume = self.volume;
         let start = EpochStart {
             epoch: volume.epoch,
@@ -344,6 +429,7 @@ impl Recovery {
             replayed: self.replayed,
             seal: self.seal,
             unstored: self.unstored,
+            damaged,
         };
         (volume, recovered)
     }

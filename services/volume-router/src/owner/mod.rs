@@ -113,6 +113,7 @@ pub(crate) async fn start(
         lineage: lineage_of(id, manifest.as_ref()),
         sco_size: claimed.sco_size,
         found: found.to_vec(),
+        force: takeover.is_some_and(|takeover| takeover.force),
         epoch_here: claimed
             .epochs
             .last()

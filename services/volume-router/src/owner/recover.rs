@@ -8,12 +8,13 @@
 use std::sync::Arc;
 
 use sconce_schemas::manifest::Manifest;
+use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, VolumeId};
 use sconce_volume::{Origin, Recovered, Recovery, ScoImage, Step, Volume, VolumeConfig};
 use tokio::runtime::Handle;
 
-use super::{StartError, epoch_at};
+use super::StartError;
 use crate::background::{Background, Subject};
 use crate::device::FoundSco;
 
@@ -25,6 +26,8 @@ pub(super) struct Source {
     pub(super) sco_size: ScoSize,
     /// The volume's files in the write buffer.
     pub(super) found: Vec<FoundSco>,
+    /// A person accepts the loss of what is damaged.
+    pub(super) force: bool,
     /// The ownership whose SCOs were all written to this write buffer, the last one if the record says so: what is not
     /// in the buffer then is nowhere, or covered by the manifest. SCOs of earlier ones may have been taken over from
     /// the back ends.
@@ -51,8 +54,8 @@ fn steps(
     manifest: Option<&Manifest>,
     handle: &Handle,
 ) -> Result<(Volume, Recovered), StartError> {
-    let synced_below = source.synced_below(&config);
-    let mut recovery = Recovery::new(config, manifest, synced_below)
+    let headers: Vec<ScoHeader> = source.found.iter().map(|found| found.header).collect();
+    let mut recovery = Recovery::new(config, manifest, &headers)
         .map_err(|error| StartError::Later(Refusal::retry(RefusalCode::Internal, error.to_string())))?;
     loop {
         match recovery.step() {
@@ -72,24 +75,30 @@ fn steps(
                 recovery.node(handle.block_on(node));
             }
             Step::Failed(refusal) => return Err(StartError::Later(refusal)),
-            Step::Done => return Ok(recovery.finish()),
+            Step::Done => break,
         }
     }
+    let (volume, recovered) = recovery.finish();
+    match &recovered.damaged {
+        Some(damage) if source.force => {
+            tracing::warn!(volume = %source.subject.path, %damage, "served without what is lost, as an operator asked");
+        }
+        Some(damage) => {
+            let text = format!(
+                "volume {}: {damage}. Its files are kept; `sconce volume takeover --force` serves it without what is lost",
+                source.subject.path
+            );
+            return Err(StartError::Refused(Refusal::retry(
+                RefusalCode::WaitsForOwner,
+                text,
+            )));
+        }
+        None => {}
+    }
+    Ok((volume, recovered))
 }
 
 impl Source {
-    /// SCOs below this one were synced: the largest such statement of the headers that are of the log.
-    fn synced_below(&self, config: &VolumeConfig) -> ScoId {
-        let of_the_log =
-            |found: &&FoundSco| epoch_at(&config.epochs, found.header.id) == Some(found.header.epoch);
-        let statements = self
-            .found
-            .iter()
-            .filter(of_the_log)
-            .map(|found| found.header.synced_below);
-        statements.max().unwrap_or(ScoId::NONE)
-    }
-
     fn sco(
         &self,
         sco: ScoId,

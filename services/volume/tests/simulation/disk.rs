@@ -20,6 +20,12 @@ struct File {
     unsynced: BTreeMap<usize, Vec<(u64, Vec<u8>)>>,
 }
 
+/// A bit that was flipped.
+pub(crate) struct Damaged {
+    file: usize,
+    at: usize,
+}
+
 /// The write buffer.
 pub(crate) struct Disk {
     size: ScoSize,
@@ -137,6 +143,28 @@ impl Disk {
         if let Some(file) = self.table.remove(&sco) {
             self.free.insert(0, file);
         }
+    }
+
+    /// Flips a bit of a SCO's header, of its TLog area or of a cluster: the media did. Gives what takes it back.
+    pub(crate) fn damage(&mut self, chance: &mut fastrand::Rng) -> Option<(ScoId, Damaged)> {
+        // The last ones: those before them are stored.
+        let last = self.table.iter().rev().take(6);
+        let held: Vec<(ScoId, usize)> = last.map(|(sco, file)| (*sco, *file)).collect();
+        let (sco, file) = *held.get(chance.usize(0..held.len().max(1)))?;
+        let data = usize::try_from(self.size.data_offset()).unwrap();
+        let tlog = usize::try_from(ScoSize::HEADER_AREA).unwrap();
+        let at = match chance.u32(0..4) {
+            0 => chance.usize(0..HEADER_LEN),
+            1 | 2 => tlog + chance.usize(0..800),
+            _ => data + chance.usize(0..4 * 4096),
+        };
+        let damaged = Damaged { file, at };
+        self.flip(&damaged);
+        Some((sco, damaged))
+    }
+
+    pub(crate) fn flip(&mut self, damaged: &Damaged) {
+        self.files[damaged.file].bytes[damaged.at] ^= 0x10;
     }
 
     /// The power fails: of what was not synced an arbitrary subset of sectors survives.

@@ -27,15 +27,15 @@ fn every_life_keeps_its_promises() {
         return;
     }
     let seeds = number("SCONCE_SEEDS").unwrap_or(300);
-    let mut crashes = 0;
+    let (mut crashes, mut damages) = (0, 0);
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
             world.run(400);
-            world.crashes
+            (world.crashes, world.damages)
         });
         match run {
-            Ok(count) => crashes += count,
+            Ok((crashed, damaged)) => (crashes, damages) = (crashes + crashed, damages + damaged),
             Err(_) => panic!("seed {seed} broke a promise; repeat it with SCONCE_SEED={seed}"),
         }
     }
@@ -43,5 +43,9 @@ fn every_life_keeps_its_promises() {
     assert!(
         crashes as u64 > seeds * 4,
         "only {crashes} crashes in {seeds} lives"
+    );
+    assert!(
+        damages as u64 > seeds / 50,
+        "only {damages} damaged logs in {seeds} lives"
     );
 }

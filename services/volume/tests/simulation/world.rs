@@ -16,8 +16,8 @@ use sconce_schemas::wire::volume::{ExtentKind, IoCode, IoFlags, IoRequest, Volum
 use sconce_schemas::wire::{Refusal, Remedy};
 use sconce_schemas::{BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, Extent, FetchId, Origin, Recovery, ScoImage, SessionSlot, Step,
-    StoredRoots, Ticket, Volume, VolumeConfig,
+    CheckpointPolicy, Effect, Event, Extent, FetchId, Origin, Recovered, Recovery, ScoImage, SessionSlot,
+    Step, StoredRoots, Ticket, Volume, VolumeConfig,
 };
 
 use crate::disk::Disk;
@@ -116,6 +116,8 @@ pub(crate) struct World {
     flushed: BatchSeq,
     crash_in: Option<usize>,
     pub(crate) crashes: usize,
+    /// Recoveries that said that the log is damaged.
+    pub(crate) damages: usize,
 }
 
 impl World {
@@ -125,7 +127,7 @@ impl World {
         let files = chance.usize(6..40);
         let map_memory = ByteLen([1 << 10, 4 << 10, 16 << 10][chance.usize(0..3)]);
         let config = config(Epoch::FIRST, Vec::new(), map_memory);
-        let mut recovery = Recovery::new(config, None, ScoId::NONE).unwrap();
+        let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);
         let (mut volume, recovered) = recovery.finish();
         let session = SessionId(99);
@@ -166,6 +168,7 @@ impl World {
             flushed: BatchSeq::NONE,
             crash_in: None,
             crashes: 0,
+            damages: 0,
         }
     }
 
@@ -844,6 +847,9 @@ impl World {
             Loss::Disk => self.disk = Disk::new(ScoSize::new(64).unwrap(), self.chance.usize(6..40)),
         }
         let (held, flushed) = (self.held, self.flushed);
+        if self.chance.u32(0..4) == 0 {
+            self.recover_damaged();
+        }
         let upto = self.recover();
         match loss {
             Loss::Nothing => assert!(upto >= held, "batches up to {held} were held, {upto} came back"),
@@ -876,6 +882,34 @@ impl World {
         self.resend();
     }
 
+    /// A recovery with a damaged file: either nothing is lost that a header proves synced, or it says so and names the
+    /// SCO, and changes nothing. Then the file is as it was.
+    fn recover_damaged(&mut self) {
+        let Some((sco, damaged)) = self.disk.damage(&mut self.chance) else {
+            return;
+        };
+        let (_, recovered, headers) = self.replay();
+        let upto = self.last_batch(&recovered);
+        let proven = headers
+            .iter()
+            .filter_map(|header| self.headers.get(&header.synced_below))
+            .map(|behind| behind.first_batch.prev())
+            .max()
+            .unwrap_or_default();
+        match &recovered.damaged {
+            Some(found) => {
+                assert!(upto < proven, "a false alarm: {found}");
+                assert_eq!(found.sco, sco, "{found}");
+                self.damages += 1;
+            }
+            None => assert!(
+                upto >= proven,
+                "batches up to {proven} were synced, {upto} came back, and nobody said so"
+            ),
+        }
+        self.disk.flip(&damaged);
+    }
+
     /// What a host does at a start: claim an epoch, recover, seal, sync, adopt, serve.
     fn recover(&mut self) -> BatchSeq {
         self.pending.clear();
@@ -884,19 +918,46 @@ impl World {
         self.waiting_open = None;
         self.reads.clear();
         self.flushes.clear();
+        let (mut volume, recovered, headers) = self.replay();
+        assert_eq!(recovered.damaged, None, "a crash alone is no damage");
+        self.epochs.retain(|start| start.first_sco < recovered.next_sco);
+        self.epochs.push(EpochStart {
+            epoch: self.epoch,
+            first_sco: recovered.next_sco,
+        });
+        if let Some(seal) = &recovered.seal {
+            self.disk.seal(seal);
+        }
+        for header in &headers {
+            let needed = recovered.unstored.contains(&header.id);
+            if !needed {
+                if volume.adopt_local(header.id, header.epoch) {
+                    self.evictable.push(header.id);
+                } else {
+                    self.disk.recycle(header.id);
+                }
+            }
+        }
+        self.slot = volume.open_session(self.session).unwrap();
+        self.volume = volume;
+        let moment = self.disk.now();
+        for sco in &recovered.unstored {
+            self.pending.push(Pending::ScoSync { sco: *sco, moment });
+        }
+        self.last_batch(&recovered)
+    }
+
+    /// In the next epoch, from the newest manifest, the volume as the disk and the back end have it; and what headers the
+    /// disk has. Changes nothing that is stored.
+    fn replay(&mut self) -> (Volume, Recovered, Vec<ScoHeader>) {
         self.epoch = self.epoch.next();
         let epochs = self.epochs.clone();
         let headers = self
             .disk
             .scan(|sco| epochs.iter().rev().find(|e| e.first_sco <= sco).map(|e| e.epoch));
-        let synced_below = headers
-            .iter()
-            .map(|header| header.synced_below)
-            .max()
-            .unwrap_or(ScoId::NONE);
         let manifest = self.newest_manifest();
         let config = config(self.epoch, self.epochs.clone(), self.map_memory);
-        let mut recovery = Recovery::new(config, manifest.as_ref(), synced_below).unwrap();
+        let mut recovery = Recovery::new(config, manifest.as_ref(), &headers).unwrap();
         loop {
             match recovery.step() {
                 Step::NeedSco {
@@ -930,35 +991,11 @@ impl World {
                 Step::Done => break,
             }
         }
-        let (mut volume, recovered) = recovery.finish();
-        self.epochs.retain(|start| start.first_sco < recovered.next_sco);
-        self.epochs.push(EpochStart {
-            epoch: self.epoch,
-            first_sco: recovered.next_sco,
-        });
-        if let Some(seal) = &recovered.seal {
-            self.disk.seal(seal);
-        }
-        for header in &headers {
-            let needed = recovered.unstored.contains(&header.id);
-            if !needed {
-                if volume.adopt_local(header.id, header.epoch) {
-                    self.evictable.push(header.id);
-                } else {
-                    self.disk.recycle(header.id);
-                }
-            }
-        }
-        self.slot = volume.open_session(self.session).unwrap();
-        self.volume = volume;
-        let moment = self.disk.now();
-        for sco in &recovered.unstored {
-            self.pending.push(Pending::ScoSync { sco: *sco, moment });
-        }
-        self.last_batch(&recovered)
+        let (volume, recovered) = recovery.finish();
+        (volume, recovered, headers)
     }
 
-    fn last_batch(&self, recovered: &sconce_volume::Recovered) -> BatchSeq {
+    fn last_batch(&self, recovered: &Recovered) -> BatchSeq {
         let covered = self.newest_manifest().map_or(BatchSeq::NONE, |m| m.covered);
         BatchSeq(covered.0 + recovered.replayed)
     }
