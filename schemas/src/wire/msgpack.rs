@@ -195,11 +195,14 @@ pub fn put_named<T: Serialize>(out: &mut Vec<u8>, body: &T) {
     let _ = body.serialize(&mut serializer);
 }
 
-/// Takes a control body off the front.
+/// Takes a control body off the front. Takes memory in proportion to the body's own length.
 ///
 /// # Errors
 /// Not well-formed, or not of the type's shape.
 pub fn take_named<T: DeserializeOwned>(input: &mut &[u8], what: &'static str) -> Result<T, DecodeError> {
+    // serde makes room for what a list announces, a megabyte at most, before it has seen an element; and lists nest.
+    // So what is announced must be there.
+    skip(&mut &**input, what, 1)?;
     let mut deserializer = rmp_serde::Deserializer::new(&mut *input);
     deserializer.set_max_depth(64);
     T::deserialize(&mut deserializer).map_err(|e| malformed(what, e))
