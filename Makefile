@@ -4,7 +4,7 @@ RUN ?= run
 BIN ?= target/release
 export RUN BIN
 
-.PHONY: help up down build images test test-full lint docs deny bench fmt
+.PHONY: help up down build images test test-full fuzz lint docs deny bench fmt
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -28,12 +28,18 @@ test: ## everything that can be tested on this machine in half an hour
 	@$(MAKE) --no-print-directory lint docs
 	@if command -v cargo-deny >/dev/null; then $(MAKE) --no-print-directory deny; \
 	else echo "deny: cargo-deny is not installed, make test-full installs it"; fi
+	@scripts/fuzz 5
 	@scripts/test
 
 test-full: ## the same with the long runs: 100 kill rounds, long fio and fsx, more seeds, compose
 	@scripts/packages test
 	@$(MAKE) --no-print-directory lint docs deny
+	@scripts/fuzz 60
 	@SCONCE_TEST_FULL=1 scripts/test
+
+fuzz: ## runs each fuzz target for 5 minutes (FOR=seconds: longer or shorter; what is found: fuzz/artifacts)
+	@scripts/packages test
+	@scripts/fuzz $(or $(FOR),300)
 
 lint: ## formatting and clippy, warnings are errors
 	@cargo fmt --all --check

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sconce_fs_router::nbd::protocol::handshake::{self, ClientOption, OPTION_MAX};
-use sconce_fs_router::nbd::protocol::Export;
+use sconce_fuzz::nbd::Export;
+use sconce_fuzz::nbd::handshake::{self, ClientOption, OPTION_MAX};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(Some((flags, mut at))) = handshake::take_client_flags(bytes) else {
@@ -14,7 +14,10 @@ fuzz_target!(|bytes: &[u8]| {
         read_only: false,
     };
     while let Ok(Some((number, option, length))) = handshake::take_option(&bytes[at..]) {
-        assert!(length > 0 && length <= OPTION_MAX as usize + 16, "an option takes what it says");
+        assert!(
+            length > 0 && length <= OPTION_MAX as usize + 16,
+            "an option takes what it says"
+        );
         let mut out = Vec::new();
         match option {
             ClientOption::Go(query) | ClientOption::Info(query) => {

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sconce_fs_router::nbd::protocol::request::{Agreed, Command, REQUEST_LEN, Request};
-use sconce_fs_router::nbd::protocol::{Export, PAYLOAD_MAX};
+use sconce_fuzz::nbd::request::{Agreed, Command, REQUEST_LEN, Request};
+use sconce_fuzz::nbd::{Export, PAYLOAD_MAX};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&first, mut rest)) = bytes.split_first() else {
