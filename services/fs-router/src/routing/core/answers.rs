@@ -102,7 +102,7 @@ impl Core {
         part.wake_at = Some(at);
     }
 
-    pub(super) fn wake_part(&mut self, at: Micros, key: PartKey) {
+    pub(super) fn wake_part(&mut self, at: Micros, key: PartKey, effects: &mut Vec<Effect>) {
         let is_due = |part: &&mut Part| part.state == PartState::Waiting && part.wake_at == Some(at);
         if let Some(part) = self.parts.get_mut(key.0).filter(is_due) {
             part.state = PartState::Ready;
@@ -111,6 +111,9 @@ impl Core {
             // It was sent before those that never were.
             self.sessions[session.0].ready.push_front(key);
             self.offer(session);
+            // Its session may have come to nothing while it was held: the way to the owner begins anew, and where
+            // there is none any more, that ends it.
+            self.start(session, effects);
         }
     }
 

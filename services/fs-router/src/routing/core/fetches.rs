@@ -40,6 +40,8 @@ pub(super) struct Fetch {
     /// The id of the last send.
     pub(super) id: u64,
     pub(super) attempts: u32,
+    /// Times that a storage-router said "later".
+    pub(super) held: u32,
     /// Times that bytes came whose CRC did not hold.
     pub(super) damaged: u32,
     pub(super) wake_at: Option<Micros>,
@@ -61,6 +63,9 @@ pub(super) enum WriterState {
     Known(Writer),
 }
 
+/// Times that a storage-router may say "later" to a fetch before another is looked for. It may be the only one that
+/// cannot reach the back end.
+const HELD_MAX: u32 = 3;
 /// Times that damaged bytes are asked for again: a storage-router repairs what it finds damaged.
 const DAMAGED_MAX: u32 = 3;
 /// Times that the owner is asked again for what its locations did not lead to.
@@ -112,6 +117,7 @@ impl Core {
                         state: FetchState::Unplaced,
                         id: 0,
                         attempts: 0,
+                        held: 0,
                         damaged: 0,
                         wake_at: None,
                     }));
@@ -202,6 +208,16 @@ impl Core {
         fetch.wake_at = Some(at);
     }
 
+    /// The storage-router said "later". Another may say otherwise: it is looked for each [`HELD_MAX`] answers.
+    fn storage_held(&mut self, now: Micros, key: FetchKey, effects: &mut Vec<Effect>) {
+        self.hold_fetch(now, key);
+        let fetch = &mut self.fetches[key.0];
+        fetch.held = fetch.held.saturating_add(1);
+        if fetch.held.is_multiple_of(HELD_MAX) {
+            self.want_other_storage(now, effects);
+        }
+    }
+
     pub(super) fn wake_fetch(&mut self, at: Micros, key: FetchKey, effects: &mut Vec<Effect>) {
         let is_due = |fetch: &Fetch| fetch.state == FetchState::Waiting && fetch.wake_at == Some(at);
         if self.fetches.get(key.0).is_some_and(is_due) {
@@ -231,7 +247,7 @@ impl Core {
                 self.gone_astray(now, key, effects);
             }
             StorageReply::Refused(refusal) if is_held(&refusal) || refusal.remedy == Remedy::Reroute => {
-                self.hold_fetch(now, key);
+                self.storage_held(now, key, effects);
             }
             StorageReply::Refused(refusal) => self.fail_fetch(key, &refusal.text, effects),
             _ => {
@@ -248,6 +264,9 @@ impl Core {
     fn fetched(&mut self, key: FetchKey, data: Bytes, effects: &mut Vec<Effect>) {
         self.storage.attempts = 0;
         let fetch = self.fetches.remove(key.0);
+        if fetch.held >= HELD_MAX {
+            self.storage.moves = 0;
+        }
         let part = &mut self.parts[fetch.part.0];
         part.gathered[fetch.place] = Some(Piece::Data(data));
         part.missing -= 1;

@@ -145,7 +145,7 @@ impl Core {
             match timer {
                 Timer::Session(key) => self.wake_session(at, key, effects),
                 Timer::Link(key) => self.wake_link(at, key, effects),
-                Timer::Part(key) => self.wake_part(at, key),
+                Timer::Part(key) => self.wake_part(at, key, effects),
                 Timer::Fetch(key) => self.wake_fetch(at, key, effects),
                 Timer::Storage => self.wake_storage(at, effects),
             }

@@ -22,12 +22,21 @@ pub(super) struct Storage {
     pub(super) full: bool,
     /// The registry was asked for the storage-routers that are alive.
     pub(super) looking: bool,
+    /// The one that is up does not do: another is taken where there is another.
+    wants_other: bool,
+    /// When a link was last made.
+    linked_at: Micros,
+    /// Times that the thread went to another since that last helped.
+    pub(super) moves: u32,
     pub(super) ready: VecDeque<FetchKey>,
     /// Counts links.
     pub(super) links: u64,
     pub(super) attempts: u32,
     pub(super) wake_at: Option<Micros>,
 }
+
+/// Moves to another storage-router that double the time to the next: to about a minute.
+const MOVES_DOUBLED_MAX: u32 = 6;
 
 impl Core {
     pub(super) fn look_for_storage(&mut self, effects: &mut Vec<Effect>) {
@@ -37,7 +46,18 @@ impl Core {
         }
     }
 
-    /// Picks a storage-router, another than the one that is lost where there is another.
+    /// The storage-router of this thread holds what others may give. Where going to another did not help it is the
+    /// back end that is away: each further time is twice as long after the last, so that what nobody can give does
+    /// not disturb the other reads of this thread.
+    pub(super) fn want_other_storage(&mut self, now: Micros, effects: &mut Vec<Effect>) {
+        let patience = self.limits.backoff_max_us << self.storage.moves.min(MOVES_DOUBLED_MAX);
+        if self.storage.up && now >= self.storage.linked_at + patience {
+            self.storage.wants_other = true;
+            self.look_for_storage(effects);
+        }
+    }
+
+    /// Picks a storage-router, another than the one that is lost or does not do where there is another.
     pub(super) fn storage_found(
         &mut self,
         now: Micros,
@@ -45,13 +65,21 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         self.storage.looking = false;
-        if self.storage.up {
+        let wants_other = std::mem::take(&mut self.storage.wants_other);
+        if self.storage.up && !wants_other {
             return;
         }
         if let Some((_, lost)) = &self.storage.link
             && endpoints.len() > 1
         {
             endpoints.retain(|endpoint| endpoint != lost);
+        }
+        if self.storage.up {
+            let current = self.storage.link.as_ref().map(|(_, endpoint)| endpoint);
+            if endpoints.iter().all(|endpoint| Some(endpoint) == current) {
+                return;
+            }
+            self.storage.moves = self.storage.moves.saturating_add(1);
         }
         let at = self.set_backoff(now, self.storage.attempts, Timer::Storage);
         self.storage.attempts = self.storage.attempts.saturating_add(1);
@@ -63,8 +91,10 @@ impl Core {
         if self.storage.link.as_ref().is_some_and(|(_, on)| on == endpoint) {
             return;
         }
+        self.take_back_fetches();
         self.drop_storage_link(effects);
         self.storage.links += 1;
+        self.storage.linked_at = now;
         let link = StorageKey(self.storage.links);
         self.storage.link = Some((link, endpoint.clone()));
         effects.push(Effect::Connect {
