@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_fs_router::names::{Names, NamesError, PoolPath, Resolved};
-use sconce_fs_router::peers::{Identity, Owners, StorageRouters, is_served};
+use sconce_fs_router::peers::{Identity, Owners, PeerError, StorageRouters, is_served};
 use sconce_fs_router::routing::{Components, Limits, Orphans, Router, Volume};
 use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock};
@@ -116,7 +116,7 @@ impl Cluster {
         let mut view = VolumeView {
             path: path.to_owned(),
             id: file.volume.to_string(),
-            size_bytes: record.initial_size.bytes(),
+            size_bytes: record.known_size().bytes(),
             allocated_bytes: None,
             owner: record.owner.to_string(),
             epoch: record.epoch.0,
@@ -141,6 +141,9 @@ impl Cluster {
                 view.live = true;
             }
             Ok(status) => view.state = status.state,
+            Err(PeerError::Absent { node }) => {
+                view.state = format!("waits for its owner {node}, which is not running");
+            }
             Err(_) => {}
         }
         Ok(view)

@@ -109,7 +109,7 @@ async fn recover_volume(
                 .await
                 .ok()
                 .map(|path| path.to_string());
-            view.size_bytes = Some(known.initial_size.bytes());
+            view.size_bytes = Some(known.known_size().bytes());
             view.action = "known".to_owned();
             return Ok(view);
         }
@@ -224,6 +224,7 @@ async fn record(cluster: &Cluster, pool: &str, manifest: &Manifest) -> Result<Vo
         id: manifest.volume,
         inode: 0,
         initial_size: manifest.size,
+        size: Some(manifest.size),
         sco_size: manifest.sco_size,
         pool: pool.to_owned(),
         phase: VolumePhase::Active,

@@ -17,7 +17,7 @@ pub struct VolumeView {
     pub path: String,
     /// The volume's id.
     pub id: String,
-    /// Size as the guest sees it; that at creation where `live` is false.
+    /// Size as the guest sees it; what the owner last told the registry where `live` is false.
     pub size_bytes: u64,
     /// Bytes of clusters that are mapped; null where `live` is false.
     pub allocated_bytes: Option<u64>,

@@ -10,11 +10,13 @@ use bytes::Bytes;
 use clap::Parser;
 use sconce_bus::{Identity, InProcess, Limits, Network, Protocol, Role, Server, ServerEvent, bind};
 use sconce_cli::args::Cli;
-use sconce_cli::cluster::Cluster;
+use sconce_cli::cluster::{Cluster, LIVE_DEADLINE};
 use sconce_cli::settings::Settings;
 use sconce_fs_router::peers;
 use sconce_registry::Registry;
-use sconce_schemas::records::{DtlState, NodeRecord, PoolRecord, Protection, Record, VolumePhase, keys};
+use sconce_schemas::records::{
+    DtlState, NodeRecord, PoolRecord, Protection, Record, VolumePhase, VolumeRecord, keys,
+};
 use sconce_schemas::wire::registry::Change;
 use sconce_schemas::wire::volume::{
     VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest, VolumeStatus,
@@ -184,6 +186,32 @@ fn a_silent_owner_does_not_hold_up_what_the_registry_knows() {
             (5 << 30, None, "unknown")
         );
         assert_eq!(view.owner, "vr-1");
+    });
+}
+
+#[test]
+fn the_size_of_a_volume_whose_owner_is_gone_is_shown_at_once() {
+    block_on(async {
+        let (cluster, _) = cluster().await;
+        sconce(&cluster, "sconce volume create /disk.raw --size 5G")
+            .await
+            .unwrap();
+        let file = cluster.resolve(&"/disk.raw".parse().unwrap()).await.unwrap();
+        let registry = cluster.names.registry();
+        let key = keys::volume(file.volume);
+        let found = registry.get_record::<VolumeRecord>(&key).await.unwrap();
+        let (mut record, revision) = found.unwrap();
+        record.size = Some(VolumeSize::new(6 << 30).unwrap());
+        let changes = vec![
+            Change::put(key, Some(revision), record.to_bytes()),
+            Change::delete(keys::node(&owner()), None),
+        ];
+        registry.commit(changes).await.unwrap();
+        let started = Instant::now();
+        let view = cluster.view(&file).await.unwrap();
+        assert!(started.elapsed() < LIVE_DEADLINE, "{:?}", started.elapsed());
+        assert_eq!((view.size_bytes, view.live), (6 << 30, false));
+        assert_eq!(view.state, "waits for its owner vr-1, which is not running");
     });
 }
 

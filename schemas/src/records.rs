@@ -114,8 +114,12 @@ pub struct VolumeRecord {
     pub id: VolumeId,
     /// Its inode, by which its path is found.
     pub inode: u64,
-    /// Size at creation; the size now is the owner's to know.
+    /// Size at creation.
     pub initial_size: VolumeSize,
+    /// Size when the owner last wrote it here: with each manifest, and soon after it changed. The size now is the
+    /// owner's to know; this is for whoever asks while the owner does not answer. `None` before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<VolumeSize>,
     /// Clusters of a SCO.
     pub sco_size: ScoSize,
     /// The storage pool.
@@ -141,6 +145,14 @@ pub struct VolumeRecord {
 
 impl Record for VolumeRecord {
     const WHAT: &'static str = "volume record";
+}
+
+impl VolumeRecord {
+    /// The size that the registry knows of.
+    #[must_use]
+    pub fn known_size(&self) -> VolumeSize {
+        self.size.unwrap_or(self.initial_size)
+    }
 }
 
 /// The root directory's inode.

@@ -6,6 +6,7 @@
 //! Knows no stored format and no back end.
 
 pub mod fuse;
+pub mod in_use;
 pub mod io_thread;
 pub mod names;
 pub mod nbd;

@@ -19,6 +19,7 @@ use sconce_schemas::wire::Role;
 use tokio::sync::oneshot;
 
 use crate::fuse::{FuseSettings, Mount, MountError, RoutedVolumes};
+use crate::in_use::InUse;
 use crate::io_thread::{IoThread, IoThreads, Stopped};
 use crate::names::Names;
 use crate::nbd::{ListenError, Listener};
@@ -86,6 +87,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
             orphans: Orphans::default(),
         },
     )?;
+    let in_use = InUse::default();
     let mut tasks = Tasks::new(&stop);
     if let Some(fuse) = &settings.fuse {
         let mount = MountPart {
@@ -97,6 +99,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
                 node: settings.node.name.clone(),
             },
             clock: components.clock.clone(),
+            in_use: in_use.clone(),
         };
         let served = mount.start(&threads.pick(), &stop).await?;
         tasks.spawn_local("the mount", async move {
@@ -106,7 +109,9 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
     }
     if let Some(listener) = listener {
         let (all, names, stop) = (threads.all().to_vec(), names, stop.clone());
-        tasks.spawn_local("NBD", async move { listener.serve(&all, &names, &stop).await });
+        tasks.spawn_local("NBD", async move {
+            listener.serve(&all, &names, &in_use, &stop).await;
+        });
     }
     let record = NodeRecord {
         name: settings.node.name.clone(),
@@ -132,6 +137,7 @@ struct MountPart {
     names: Names,
     identity: Identity,
     clock: Clock,
+    in_use: InUse,
 }
 
 impl MountPart {
@@ -144,7 +150,8 @@ impl MountPart {
             .spawn(move |router| async move {
                 let node = self.identity.node.clone();
                 let volumes = RoutedVolumes::new(router, self.names.clone(), self.identity);
-                match Mount::new(&self.settings, self.names, volumes, node, self.clock).await {
+                let mounting = Mount::new(&self.settings, self.names, volumes, node, self.clock, self.in_use);
+                match mounting.await {
                     Ok(mount) => {
                         // Whoever waits for these is gone only when the service is.
                         let _ = mounted.send(Ok(()));

@@ -96,6 +96,7 @@ async fn measure(
         id: VOLUME,
         inode: 1,
         initial_size: VolumeSize::new(SIZE)?,
+        size: None,
         sco_size: ScoSize::default(),
         pool: "none".to_owned(),
         phase: VolumePhase::Active,

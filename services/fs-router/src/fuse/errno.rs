@@ -19,6 +19,10 @@ pub(super) fn of_names(error: &NamesError) -> Errno {
         NamesError::Cycle { .. } => Errno::EINVAL,
         NamesError::Deep { .. } => Errno::ENAMETOOLONG,
         NamesError::Busy { .. } => Errno::EBUSY,
+        NamesError::InUse { .. } => {
+            tracing::info!(%error, "a file is not removed");
+            Errno::EBUSY
+        }
         NamesError::NoPool { .. }
         | NamesError::NoVolumeRouter
         | NamesError::UnknownOwner { .. }

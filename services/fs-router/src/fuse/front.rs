@@ -10,7 +10,7 @@ use std::time::Duration;
 use fuser::{Errno, FileAttr};
 use sconce_runtime::Clock;
 use sconce_schemas::records::{InodeKind, InodeRecord};
-use sconce_schemas::wire::{Refusal, Remedy};
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{NodeName, VolumeId};
 use slab::Slab;
 use tokio::sync::Mutex;
@@ -21,9 +21,11 @@ use super::errno::{of_names, of_refusal};
 use super::listing::Listing;
 use super::table::{OpenFile, OpenFiles};
 use super::volumes::{Extent, Told, Volumes};
+use crate::in_use::InUse;
 use crate::names::{Keep, Names, Removed};
 
-/// How long the size of a file that is not open is waited for when its owner does not answer.
+/// How long the size of a file that is not open is waited for when its owner does not answer but may be about to: a
+/// restart takes less, and after a crash the registry lets its record go sooner.
 const EXTENT_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before an owner is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -39,12 +41,14 @@ pub(super) struct Front<V> {
     pub(super) listings: RefCell<Slab<Rc<Mutex<Listing>>>>,
     pub(super) clock: Clock,
     node: NodeName,
+    /// Volumes that clients of other front ends of this process use.
+    in_use: InUse,
     /// Requests that were taken and have not been answered.
     pub(super) underway: Cell<usize>,
 }
 
 impl<V: Volumes> Front<V> {
-    pub(super) fn new(names: Names, volumes: V, node: NodeName, clock: Clock) -> Self {
+    pub(super) fn new(names: Names, volumes: V, node: NodeName, clock: Clock, in_use: InUse) -> Self {
         Self {
             names,
             volumes,
@@ -52,6 +56,7 @@ impl<V: Volumes> Front<V> {
             listings: RefCell::default(),
             clock,
             node,
+            in_use,
             underway: Cell::new(0),
         }
     }
@@ -98,7 +103,8 @@ impl<V: Volumes> Front<V> {
         attributes(inode, &record, extent, !file.is_some_and(|file| file.nameless))
     }
 
-    /// Size and space of a file. An open file's size is known here, so its owner's restart does not hold it up.
+    /// Size and space of a file. An open file's size is known here, so its owner's restart does not hold it up; of
+    /// another file the registry knows the size, for when its owner is gone.
     async fn extent(&self, inode: u64, volume: VolumeId) -> Answer<Extent> {
         let give_up = Instant::now() + EXTENT_PATIENCE;
         loop {
@@ -112,11 +118,24 @@ impl<V: Volumes> Front<V> {
                     allocated: None,
                 });
             }
-            if !passes(&error) || Instant::now() >= give_up {
+            if !passes(&error) {
                 return Err(of_refusal(&error));
+            }
+            if error.code == RefusalCode::WaitsForOwner || Instant::now() >= give_up {
+                return self.recorded(volume).await;
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// The size that the owner last told the registry.
+    async fn recorded(&self, volume: VolumeId) -> Answer<Extent> {
+        let record = self.names.volume(volume).await;
+        let record = record.map_err(|error| of_names(&error))?;
+        Ok(Extent {
+            size: record.known_size().bytes(),
+            allocated: None,
+        })
     }
 
     async fn ask_extent(&self, inode: u64, volume: VolumeId) -> Result<Extent, Refusal> {
@@ -210,19 +229,26 @@ impl<V: Volumes> Front<V> {
     /// Runs a change of the tree that keeps the files that are open here when their names go.
     pub(super) async fn keeping<T>(&self, change: impl AsyncFnOnce(Keep<'_>) -> T) -> T {
         let is_open = |inode: u64| self.files.borrow().is_open(inode);
+        let is_used = |volume: VolumeId| self.in_use.has(volume);
         change(Keep::Open {
             holder: &self.node,
             is_open: &is_open,
+            is_used: &is_used,
         })
         .await
     }
 
     /// What follows when a file's name is gone.
-    pub(super) fn removed(&self, removed: Removed) {
+    pub(super) async fn removed(&self, removed: Removed) {
         if !removed.kept {
-            self.volumes.tell(vec![removed.volume], Told::Deleted);
-        } else if self.files.borrow().is_open(removed.inode) {
+            return self.volumes.tell(vec![removed.volume], Told::Deleted);
+        }
+        let is_open = self.files.borrow().is_open(removed.inode);
+        if is_open {
             self.files.borrow_mut().unnamed(removed.inode);
+        } else {
+            // The last close came while the name went, and found the file still named.
+            self.remove_nameless(removed.inode).await;
         }
     }
 }

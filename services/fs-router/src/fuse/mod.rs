@@ -38,6 +38,7 @@ pub use mount::MountError;
 pub use routed::RoutedVolumes;
 pub use volumes::{Extent, Space, Told, Volumes};
 
+use crate::in_use::InUse;
 use crate::names::Names;
 
 /// Requests that wait for the IO thread.
@@ -75,7 +76,7 @@ pub struct Mount<V> {
 }
 
 impl<V: Volumes> Mount<V> {
-    /// Mounts the tree for the fs-router `node`. On the IO thread that owns `volumes`.
+    /// Mounts the tree for the fs-router `node`. On the IO thread that owns `volumes`. What is `in_use` is not removed.
     ///
     /// # Errors
     /// The mount point cannot be used.
@@ -85,16 +86,17 @@ impl<V: Volumes> Mount<V> {
         volumes: V,
         node: NodeName,
         clock: Clock,
+        in_use: InUse,
     ) -> Result<Self, MountError> {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         let (point, session) = mounted(settings, Bridge::new(queue)).await?;
         tracing::info!(mount = %point.display(), "the pool's tree is mounted");
-        let front = Rc::new(Front::new(names.patient(NAMES_PATIENCE), volumes, node, clock));
+        let front = Front::new(names.patient(NAMES_PATIENCE), volumes, node, clock, in_use);
         Ok(Self {
             point,
             session,
             requests,
-            front,
+            front: Rc::new(front),
         })
     }
 

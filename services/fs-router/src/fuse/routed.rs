@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::volumes::{Extent, Space, Told, Volumes};
 use crate::names::Names;
-use crate::peers::{Identity, Owners, PeerError, StorageRouters, is_served};
+use crate::peers::{Identity, Owners, PeerError, StorageRouters, is_served, is_starting};
 use crate::routing::{Opened, Operation, Outcome, Router, Volume};
 
 /// How long an owner is waited for when a program asks for a file's size.
@@ -94,6 +94,7 @@ fn unavailable(error: PeerError) -> Refusal {
         PeerError::Names(crate::names::NamesError::NotFound { at }) => {
             Refusal::reject(RefusalCode::NotFound, format!("{at} does not exist"))
         }
+        error @ PeerError::Absent { .. } => Refusal::retry(RefusalCode::WaitsForOwner, error.to_string()),
         error => Refusal::retry(RefusalCode::Unavailable, error.to_string()),
     }
 }
@@ -148,7 +149,8 @@ impl Volumes for RoutedVolumes {
                 size: status.size.bytes(),
                 allocated: Some(status.allocated.0),
             }),
-            Ok(status) => Err(Refusal::retry(RefusalCode::Unavailable, status.state)),
+            Ok(status) if is_starting(&status) => Err(Refusal::retry(RefusalCode::Unavailable, status.state)),
+            Ok(status) => Err(Refusal::retry(RefusalCode::WaitsForOwner, status.state)),
             Err(error) => Err(unavailable(error)),
         }
     }

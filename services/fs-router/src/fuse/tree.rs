@@ -103,7 +103,7 @@ impl<V: Volumes> Front<V> {
         let removed = self
             .keeping(async |keep| self.names.unlink(parent, name, keep).await)
             .await;
-        self.removed(removed.map_err(failed)?);
+        self.removed(removed.map_err(failed)?).await;
         Ok(())
     }
 
@@ -127,7 +127,7 @@ impl<V: Volumes> Front<V> {
             .await;
         let moved = moved.map_err(failed)?;
         if let Some(replaced) = moved.replaced {
-            self.removed(replaced);
+            self.removed(replaced).await;
         }
         match moved.kind {
             InodeKind::File(volume) => self.volumes.tell(vec![volume], Told::Renamed),

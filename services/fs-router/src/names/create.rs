@@ -176,6 +176,7 @@ impl Names {
             id: self.random_volume(),
             inode: 0,
             initial_size: new.size,
+            size: None,
             sco_size: new.sco_size,
             pool: self.choose_pool(new.pool.as_deref()).await?,
             phase: VolumePhase::Active,

@@ -2,7 +2,7 @@
 //! Order, crash: nothing; errors are values.
 //! Knows no errno: a front end picks its own.
 
-use sconce_schemas::DecodeError;
+use sconce_schemas::{DecodeError, VolumeId};
 
 use super::path::PathError;
 
@@ -99,6 +99,12 @@ pub enum NamesError {
         at: String,
         /// How often it was tried.
         attempts: u32,
+    },
+    /// A client uses the volume by another way than its file.
+    #[error("an NBD client uses volume {volume}; disconnect it first")]
+    InUse {
+        /// The volume.
+        volume: VolumeId,
     },
     /// The registry does not answer.
     #[error("{cause}")]

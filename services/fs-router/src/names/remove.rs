@@ -27,6 +27,8 @@ pub enum Keep<'a> {
         holder: &'a NodeName,
         /// Whether the inode is open there.
         is_open: &'a dyn Fn(u64) -> bool,
+        /// Whether a client that cannot outlive the name uses the volume there: the name stays.
+        is_used: &'a dyn Fn(VolumeId) -> bool,
     },
 }
 
@@ -188,8 +190,13 @@ impl Names {
         volume: VolumeId,
         keep: Keep<'_>,
     ) -> Result<Removed, NamesError> {
+        if let Keep::Open { is_used, .. } = keep
+            && is_used(volume)
+        {
+            return Err(NamesError::InUse { volume });
+        }
         let record = self.read::<InodeRecord>(keys::inode(inode)).await?;
-        if let (Keep::Open { holder, is_open }, Some(mut seen)) = (keep, record.clone())
+        if let (Keep::Open { holder, is_open, .. }, Some(mut seen)) = (keep, record.clone())
             && is_open(inode)
         {
             seen.record.parent = NAMELESS;

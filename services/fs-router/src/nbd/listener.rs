@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::negotiation::{Exports, Failed, Negotiation};
 use super::stream::Accepted;
 use super::transmission::{Ended, Transmission};
+use crate::in_use::InUse;
 use crate::io_thread::{IoThread, Stopped};
 use crate::names::Names;
 
@@ -113,7 +114,7 @@ impl Listener {
     }
 
     /// Serves clients until the stop is requested and they have their last answers.
-    pub async fn serve(self, threads: &[IoThread], names: &Names, stop: &Stop) {
+    pub async fn serve(self, threads: &[IoThread], names: &Names, in_use: &InUse, stop: &Stop) {
         let places = Arc::new(Semaphore::new(self.clients_max));
         let mut turn = 0;
         loop {
@@ -139,10 +140,14 @@ impl Listener {
             };
             turn += 1;
             let thread = &threads[turn % threads.len()];
-            if start(thread, accepted, names.clone(), stop.clone(), place)
-                .await
-                .is_err()
-            {
+            let client = Client {
+                accepted,
+                names: names.clone(),
+                in_use: in_use.clone(),
+                stop: stop.clone(),
+                place,
+            };
+            if client.start(thread).await.is_err() {
                 break;
             }
         }
@@ -202,19 +207,29 @@ fn remove(path: &Path) {
     }
 }
 
-async fn start(
-    thread: &IoThread,
+/// A client that was accepted, on its way to an IO thread.
+struct Client {
     accepted: Accepted,
     names: Names,
+    in_use: InUse,
     stop: Stop,
     place: OwnedSemaphorePermit,
-) -> Result<(), Stopped> {
-    thread
-        .spawn(move |router| async move {
-            serve_client(accepted, Exports { names, router }, stop).await;
-            drop(place);
-        })
-        .await
+}
+
+impl Client {
+    async fn start(self, thread: &IoThread) -> Result<(), Stopped> {
+        thread
+            .spawn(move |router| async move {
+                let exports = Exports {
+                    names: self.names,
+                    router,
+                    in_use: self.in_use,
+                };
+                serve_client(self.accepted, exports, self.stop).await;
+                drop(self.place);
+            })
+            .await
+    }
 }
 
 async fn serve_client(accepted: Accepted, exports: Exports, stop: Stop) {
@@ -241,7 +256,9 @@ async fn serve_client(accepted: Accepted, exports: Exports, stop: Stop) {
         chosen.front_end,
         chosen.session,
     );
-    match transmission.run(stop.requested()).await {
+    let ended = transmission.run(stop.requested()).await;
+    drop(chosen.in_use);
+    match ended {
         ended @ Ended::Protocol(_) => tracing::warn!(export = name, reason = %ended, "NBD client dropped"),
         ended => tracing::info!(export = name, reason = %ended, "NBD client gone"),
     }

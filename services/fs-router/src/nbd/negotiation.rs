@@ -10,7 +10,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -18,13 +18,21 @@ use super::protocol::handshake::{self, ClientOption, ContextQuery, ExportQuery, 
 use super::protocol::request::Agreed;
 use super::protocol::{BASE_ALLOCATION_ID, Export, Violation};
 use super::stream::Stream;
+use crate::in_use::{InUse, Use};
 use crate::names::{Names, NamesError, PoolPath};
-use crate::routing::{FrontEnd, Outcome, Router, SessionHandle, Token};
+use crate::routing::{FrontEnd, Outcome, Patience, Router, SessionHandle, Token};
 
 /// How long a client may take for its part of the handshake, all of it.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// How long a client waits for a volume whose owner is not there; then it is told why.
+/// How long a client that wants an export waits for an owner that runs but does not answer; then it is told why.
 const OPEN_MAX: Duration = Duration::from_secs(30);
+/// How long a client that only asks about an export waits for its owner; then the registry has to do.
+const INFO_MAX: Duration = Duration::from_secs(2);
+/// For this long after its start, owners that do not run are waited for: when a whole pool starts, its fs-router is
+/// often there first, and so are the clients that connect again.
+const START_GRACE: Duration = Duration::from_secs(5);
+/// Pause before an owner that may be starting is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Most exports of a listing.
 const LISTED_MAX: usize = 10_000;
 /// Most options of a handshake: enough for every use, too few to keep a thread busy.
@@ -35,6 +43,7 @@ pub(super) struct Chosen {
     pub(super) agreed: Agreed,
     pub(super) front_end: FrontEnd,
     pub(super) session: SessionHandle,
+    pub(super) in_use: Use,
     /// What the client sent behind it.
     pub(super) rest: BytesMut,
     pub(super) name: String,
@@ -73,12 +82,23 @@ pub(super) enum Failed {
 pub(super) struct Exports {
     pub(super) names: Names,
     pub(super) router: Router,
+    pub(super) in_use: InUse,
 }
 
 struct Opened {
     export: Export,
     front_end: FrontEnd,
     session: SessionHandle,
+    in_use: Use,
+}
+
+/// What an export is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To be used.
+    Go,
+    /// To be told of its size.
+    Info,
 }
 
 pub(super) struct Negotiation<'a> {
@@ -128,7 +148,7 @@ impl<'a> Negotiation<'a> {
                     .await
                     .map(|o| (query.name, o)),
                 ClientOption::Info(query) => {
-                    self.export(number, &query, &mut out).await;
+                    self.describe(number, &query, &mut out).await;
                     None
                 }
                 ClientOption::Abort => {
@@ -159,6 +179,7 @@ impl<'a> Negotiation<'a> {
             agreed,
             front_end: opened.front_end,
             session: opened.session,
+            in_use: opened.in_use,
             rest: self.buffer,
             name,
         }
@@ -284,9 +305,19 @@ impl<'a> Negotiation<'a> {
     /// Opens an export. What that takes is not the client's time.
     async fn open(&mut self, name: &str) -> Result<Opened, NoExport> {
         let started = Instant::now();
-        let opened = self.exports.open(name).await;
+        let opened = self.exports.open(name, Purpose::Go).await;
         self.deadline += started.elapsed();
         opened
+    }
+
+    async fn describe(&mut self, number: u32, query: &ExportQuery, out: &mut Vec<u8>) {
+        let started = Instant::now();
+        let described = self.exports.describe(&query.name).await;
+        self.deadline += started.elapsed();
+        match described {
+            Ok(export) => handshake::put_export(out, number, query, export, self.structured),
+            Err(why) => handshake::put_error(out, number, why.reply, &why.text),
+        }
     }
 }
 
@@ -328,20 +359,49 @@ impl Exports {
         Ok(self.names.resolve(&path).await?)
     }
 
-    async fn open(&self, name: &str) -> Result<Opened, NoExport> {
+    /// What is known of an export: from its owner if that answers soon, else what the registry was told last.
+    async fn describe(&self, name: &str) -> Result<Export, NoExport> {
+        match self.open(name, Purpose::Info).await {
+            Ok(opened) => Ok(opened.export),
+            Err(why) if why.reply == OptionReply::ErrShutdown => {
+                let volume = self.resolve(name).await?.volume;
+                let record = self.names.volume(volume).await?;
+                Ok(Export {
+                    size: record.known_size().bytes(),
+                    // Only the owner knows; a client that goes on is told then.
+                    read_only: false,
+                })
+            }
+            Err(why) => Err(why),
+        }
+    }
+
+    async fn open(&self, name: &str, purpose: Purpose) -> Result<Opened, NoExport> {
         let volume = self.resolve(name).await?.volume;
+        let in_use = self.in_use.enter(volume);
         let front_end = self.router.attach();
         let session = front_end.session(volume);
         let opening = async {
             // What the client's last connection left behind must not overtake what it sends on this one.
             self.router.orphans().settled(volume).await;
-            front_end.open(&session, Token(0));
-            self.router.send();
-            let mut completions = Vec::new();
-            poll_fn(|cx| front_end.poll(cx, &mut completions)).await;
-            completions.pop().map(|completion| completion.outcome)
+            loop {
+                match self.ask(&front_end, &session).await {
+                    Some(Outcome::Refused(refusal))
+                        if refusal.code == RefusalCode::WaitsForOwner
+                            && purpose == Purpose::Go
+                            && self.router.age() < START_GRACE =>
+                    {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    outcome => return outcome,
+                }
+            }
         };
-        match timeout(OPEN_MAX, opening).await {
+        let patience = match purpose {
+            Purpose::Go => OPEN_MAX,
+            Purpose::Info => INFO_MAX,
+        };
+        match timeout(patience, opening).await {
             Ok(Some(Outcome::Opened(opened))) => Ok(Opened {
                 export: Export {
                     size: opened.size.bytes(),
@@ -349,21 +409,38 @@ impl Exports {
                 },
                 front_end,
                 session,
+                in_use,
             }),
+            Ok(Some(Outcome::Refused(refusal))) if refusal.code == RefusalCode::WaitsForOwner => {
+                Err(not_served(name, &refusal.text))
+            }
             Ok(Some(Outcome::Refused(refusal))) => Err(refusal.into()),
             Ok(_) => Err(NoExport {
                 reply: OptionReply::ErrUnknown,
                 text: "the owner did not open the volume (a bug)".to_owned(),
             }),
-            Err(_) => Err(NoExport {
-                reply: OptionReply::ErrShutdown,
-                text: format!(
-                    "{name}: not served now: {}; try again",
-                    session
-                        .trouble()
-                        .unwrap_or_else(|| "its owner does not answer".to_owned())
-                ),
-            }),
+            Err(_) => {
+                let trouble = session.trouble();
+                Err(not_served(
+                    name,
+                    trouble.as_deref().unwrap_or("its owner does not answer"),
+                ))
+            }
         }
+    }
+
+    async fn ask(&self, front_end: &FrontEnd, session: &SessionHandle) -> Option<Outcome> {
+        front_end.open(session, Token(0), Patience::WhileServed);
+        self.router.send();
+        let mut completions = Vec::new();
+        poll_fn(|cx| front_end.poll(cx, &mut completions)).await;
+        completions.pop().map(|completion| completion.outcome)
+    }
+}
+
+fn not_served(name: &str, why: &str) -> NoExport {
+    NoExport {
+        reply: OptionReply::ErrShutdown,
+        text: format!("{name}: not served now: {why}; try again"),
     }
 }

@@ -17,7 +17,7 @@ use sconce_bus::{Body, CallError, Caller, Endpoint, Hello, Network, Protocol, Re
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::Refusal;
 
-pub use owners::{Owners, is_served};
+pub use owners::{Owners, is_served, is_starting};
 pub use storage::StorageRouters;
 
 use crate::names::NamesError;
@@ -39,7 +39,13 @@ pub enum PeerError {
     /// The registry did not lead to it.
     #[error(transparent)]
     Names(#[from] NamesError),
-    /// It is not among the running services, or does not answer.
+    /// It is not among the running services.
+    #[error("{node} does not answer: it is not running")]
+    Absent {
+        /// The service.
+        node: NodeName,
+    },
+    /// It does not answer.
     #[error("{node} does not answer: {why}")]
     Silent {
         /// The service.

@@ -34,6 +34,12 @@ pub fn is_served(status: &VolumeStatus) -> bool {
     status.epoch != Epoch::NONE
 }
 
+/// Whether a volume that is not served is going to be soon; otherwise it waits for something, perhaps for ever.
+#[must_use]
+pub fn is_starting(status: &VolumeStatus) -> bool {
+    status.state == STARTING
+}
+
 /// Control calls to volume-routers.
 pub struct Owners {
     names: Names,
@@ -60,6 +66,17 @@ impl Owners {
         control: VolumeControl,
         deadline: Duration,
     ) -> Result<VolumeControlReply, PeerError> {
+        self.call_unless(volume, control, deadline, |_| false).await
+    }
+
+    /// Asks the owner of `volume`, for up to `deadline` or until an answer that asking again is not worth.
+    async fn call_unless(
+        &self,
+        volume: VolumeId,
+        control: VolumeControl,
+        deadline: Duration,
+        is_final: impl Fn(&PeerError) -> bool,
+    ) -> Result<VolumeControlReply, PeerError> {
         let give_up = Instant::now() + deadline;
         loop {
             let owner = self.names.volume(volume).await?.owner;
@@ -73,7 +90,7 @@ impl Owners {
                 Err(error) => error,
                 reply => return reply,
             };
-            if Instant::now() + PAUSE >= give_up {
+            if is_final(&error) || Instant::now() + PAUSE >= give_up {
                 return Err(error);
             }
             tokio::time::sleep(PAUSE).await;
@@ -81,7 +98,8 @@ impl Owners {
     }
 
     /// What the owner of `volume` knows of it. An owner that is only starting the volume is asked again until the
-    /// deadline; whatever it says then counts: its figures do when [`is_served`].
+    /// deadline; whatever it says then counts: its figures do when [`is_served`]. One that does not run is not waited
+    /// for: what the registry knows has to do.
     ///
     /// # Errors
     /// As [`Owners::call`].
@@ -89,7 +107,9 @@ impl Owners {
         let give_up = Instant::now() + deadline;
         loop {
             let left = give_up.saturating_duration_since(Instant::now());
-            let status = match self.call(volume, VolumeControl::Show { volume }, left).await? {
+            let show = VolumeControl::Show { volume };
+            let is_final = |error: &PeerError| matches!(error, PeerError::Absent { .. });
+            let status = match self.call_unless(volume, show, left, is_final).await? {
                 VolumeControlReply::Volume(status) => status,
                 _ => {
                     return Err(PeerError::Answer {
@@ -97,7 +117,7 @@ impl Owners {
                     });
                 }
             };
-            if is_served(&status) || status.state != STARTING || Instant::now() + PAUSE >= give_up {
+            if is_served(&status) || !is_starting(&status) || Instant::now() + PAUSE >= give_up {
                 return Ok(status);
             }
             tokio::time::sleep(PAUSE).await;
@@ -124,7 +144,7 @@ impl Owners {
             .names
             .node(node)
             .await?
-            .ok_or_else(|| silent("it is not running"))?;
+            .ok_or_else(|| PeerError::Absent { node: node.clone() })?;
         let endpoint = record
             .endpoint_of(volume)
             .ok_or_else(|| silent("it announces no endpoint"))?;

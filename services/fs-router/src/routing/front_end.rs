@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use sconce_schemas::VolumeId;
 
-use super::core::{FrontEndKey, SessionKey, Token};
+use super::core::{FrontEndKey, Patience, SessionKey, Token};
 use super::mailbox::{Completion, Mailbox};
 use super::operation::Operation;
 use super::router::{Router, State};
@@ -54,10 +54,10 @@ impl FrontEnd {
     }
 
     /// Opens the volume at its owner; completes under `token` with `Outcome::Opened`, as the volume is then.
-    pub fn open(&self, session: &SessionHandle, token: Token) {
+    pub fn open(&self, session: &SessionHandle, token: Token, patience: Patience) {
         let mut state = self.router.shared.state.borrow_mut();
         let State { core, effects, .. } = &mut *state;
-        core.open(session.key, self.key, token, effects);
+        core.open(session.key, self.key, token, patience, effects);
     }
 
     /// Takes completions. Ready when there were any, or when there is room after a [`FrontEnd::submit`] found none.

@@ -28,7 +28,7 @@ pub(super) async fn owner_of(registry: &Registry, volume: VolumeId) -> Routed {
     {
         Ok(Some((node, _))) => node,
         Ok(None) => {
-            return Routed::Unknown(format!(
+            return Routed::Absent(format!(
                 "volume {volume} waits for its owner {}, which is not running",
                 record.owner
             ));

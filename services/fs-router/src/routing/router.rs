@@ -132,6 +132,12 @@ impl Router {
         self.shared.run(None);
     }
 
+    /// How long there has been this router.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::from_micros(self.shared.now())
+    }
+
     /// Operations that were taken on and have not ended.
     #[must_use]
     pub fn held_requests(&self) -> usize {

@@ -14,7 +14,7 @@ use sconce_schemas::wire::volume::{ExtentStatus, IoFlags};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{VolumeId, VolumeSize};
 
-use super::core::Token;
+use super::core::{Patience, Token};
 use super::front_end::{FrontEnd, SessionHandle};
 use super::mailbox::Mailbox;
 use super::operation::{Opened, Operation, Outcome, ReadData};
@@ -77,7 +77,7 @@ impl Volume {
             front_end, session, ..
         } = &*self.shared;
         let token = self.begin()?;
-        front_end.open(session, token);
+        front_end.open(session, token, Patience::Endless);
         match self.wait(token).await {
             Outcome::Opened(opened) => Ok(opened),
             outcome => Err(unexpected(outcome)),

@@ -2,7 +2,7 @@
 //! applied twice.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sconce_fs_router::routing::{Components, Limits, Orphans, Router};
@@ -115,6 +115,54 @@ fn refusals_that_pass_are_held() {
         });
     }
     finish(load);
+}
+
+#[test]
+fn a_volume_that_waits_is_described_at_once_and_refused_with_the_reason() {
+    let cluster = Cluster::start();
+    let volume = cluster.create("/waits.raw", MIB);
+    cluster.create("/serves.raw", 2 * MIB);
+    cluster.note_size(volume, 3 * MIB);
+    cluster.owner.waiting.lock().unwrap().push(volume);
+    check_waits(&cluster, "it waits for another write buffer");
+}
+
+#[test]
+fn a_volume_whose_owner_is_gone_is_described_at_once_and_refused_with_the_reason() {
+    let cluster = Cluster::start();
+    let volume = cluster.create("/waits.raw", MIB);
+    cluster.create("/serves.raw", 2 * MIB);
+    cluster.note_size(volume, 3 * MIB);
+    let other = Owner::start(
+        &cluster.network,
+        cluster.dir.path(),
+        "vr-2",
+        cluster.models.clone(),
+    );
+    cluster.move_volume(volume, &other);
+    cluster.forget_node("vr-2");
+    check_waits(&cluster, "waits for its owner vr-2, which is not running");
+}
+
+/// /waits.raw is not served, and nobody waits long to be told.
+fn check_waits(cluster: &Cluster, why: &str) {
+    let started = Instant::now();
+    let listed = succeed("nbdinfo", &["--list", "--json", &cluster.uri("")]);
+    for size in [2 * MIB, 3 * MIB] {
+        assert!(listed.contains(&format!("\"export-size\": {size}")), "{listed}");
+    }
+    // The reason is among what the client traces.
+    let uri = cluster.uri("/waits.raw");
+    let output = run("env", &["LIBNBD_DEBUG=1", "nbdinfo", "--size", &uri]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(why), "{said}");
+    // Less than an owner that runs is waited for, though the process began just now.
+    assert!(
+        started.elapsed() < Duration::from_secs(25),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl VolumeActor {
             owned.subject.clone(),
             owned.ownership.clone(),
             owned.manifest,
+            owned.record.known_size(),
         );
         tracing::info!(
             volume = %owned.subject.path,

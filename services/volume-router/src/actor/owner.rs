@@ -1,17 +1,17 @@
 //! An ownership's handle: what jobs beside the volume know of it, and how they tell it what happened.
 //!
-//! Keeps: who the owner is, whether it still is, and whether its jobs are failing.
+//! Keeps: who the owner is, whether it still is, whether its jobs are failing, and the size that the registry is to know.
 //! Order: an owner that is none any more stays so; its next ownership has a handle of its own.
 //! Crash: nothing.
 //! Knows no engine.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
-use sconce_schemas::VolumeId;
 use sconce_schemas::records::ManifestRef;
 use sconce_schemas::wire::Refusal;
+use sconce_schemas::{VolumeId, VolumeSize};
 use sconce_volume::Event;
 
 use super::VolumeActor;
@@ -35,16 +35,21 @@ struct Inner {
     current: AtomicBool,
     outage: Outage,
     manifests: Mutex<[Option<ManifestRef>; 2]>,
+    /// The volume's size in bytes.
+    size: AtomicU64,
+    /// A job that tells the registry of the size has not read it yet.
+    noting_size: AtomicBool,
 }
 
 impl Owner {
-    /// The ownership that `volume` begins; `manifest` is the newest there is.
+    /// The ownership that `volume` begins; `manifest` is the newest there is, `size` what the registry knows.
     pub(crate) fn new(
         volume: Addr<VolumeActor>,
         generation: u32,
         subject: Subject,
         ownership: Ownership,
         manifest: Option<ManifestRef>,
+        size: VolumeSize,
     ) -> Self {
         let inner = Inner {
             volume,
@@ -56,6 +61,8 @@ impl Owner {
             current: AtomicBool::new(true),
             outage: Outage::default(),
             manifests: Mutex::new([None, manifest]),
+            size: AtomicU64::new(size.bytes()),
+            noting_size: AtomicBool::new(false),
         };
         Self {
             inner: Arc::new(inner),
@@ -75,6 +82,26 @@ impl Owner {
     /// The volume's path is another now.
     pub(crate) fn rename(&self, path: &str) {
         *self.inner.path.lock().unwrap_or_else(PoisonError::into_inner) = path.into();
+    }
+
+    /// The volume has this size; whether a job is to be begun that tells the registry.
+    pub(crate) fn sized(&self, size: VolumeSize) -> bool {
+        if self.inner.size.load(Ordering::Relaxed) == size.bytes() {
+            return false;
+        }
+        self.inner.size.store(size.bytes(), Ordering::Relaxed);
+        !self.inner.noting_size.swap(true, Ordering::AcqRel)
+    }
+
+    /// The job reads the size from here on: a change that comes later needs another.
+    pub(crate) fn reads_size(&self) {
+        self.inner.noting_size.store(false, Ordering::Release);
+    }
+
+    /// The volume's size.
+    pub(crate) fn size(&self) -> VolumeSize {
+        // It was a size when it was put there.
+        VolumeSize::new(self.inner.size.load(Ordering::Relaxed)).unwrap_or(VolumeSize::MAX)
     }
 
     pub(crate) fn ownership(&self) -> &Ownership {

@@ -251,7 +251,7 @@ impl Serving {
         loop {
             if self.effects.is_empty() {
                 if !std::mem::replace(&mut self.batch_open, false) {
-                    return;
+                    return self.note_size();
                 }
                 let now_us = self.shard.node.clock.unix_micros();
                 self.volume.apply(Event::BatchEnd { now_us }, &mut self.effects);
@@ -261,6 +261,13 @@ impl Serving {
                 self.carry_out(effect);
             }
             self.spare = effects;
+        }
+    }
+
+    /// The registry hears of another size soon: whoever asks while this node is away is told what it has.
+    fn note_size(&self) {
+        if self.owner.sized(self.volume.size()) {
+            self.shard.node.background.size(self.owner.clone());
         }
     }
 

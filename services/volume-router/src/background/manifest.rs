@@ -48,7 +48,7 @@ pub(super) async fn store(shared: &Shared, owner: &Owner, manifest: &Manifest) {
     };
     let own = owner.ownership();
     let note = || async {
-        match note_manifest(&shared.registry, subject.volume, own, reference).await {
+        match note_manifest(&shared.registry, subject.volume, own, reference, || owner.size()).await {
             Ok(()) => Tried::Over(Ok(())),
             Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
             Err(RecordError::Unavailable(cause)) => Tried::Again(cause),

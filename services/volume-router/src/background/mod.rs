@@ -11,6 +11,7 @@ mod load;
 mod manifest;
 mod outage;
 mod room;
+mod size;
 mod store;
 mod upload;
 
@@ -121,6 +122,11 @@ impl Background {
     /// Stores a manifest and names it in the registry; the owner hears `ManifestStored`, or that it is no owner.
     pub(crate) fn manifest(&self, owner: Owner, manifest: Box<Manifest>) {
         self.actor.do_send(Job::Manifest(owner, manifest));
+    }
+
+    /// Tells the registry of the volume's size in a while.
+    pub(crate) fn size(&self, owner: Owner) {
+        self.actor.do_send(Job::Size(owner));
     }
 
     /// Gives the space of a volume that is being deleted back, then removes its record.
@@ -259,6 +265,7 @@ enum Job {
     Upload(Owner, Upload),
     Checkpoint(Owner, Arc<Frozen>),
     Manifest(Owner, Box<Manifest>),
+    Size(Owner),
     Erase(Subject),
     Node(LoadNode, Answer<Vec<NodeRecord>, Refusal>),
     Cluster(LoadCluster, Answer<Bytes, Refusal>),
@@ -287,6 +294,7 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Upload(owner, upload) => upload::run(&shared, &owner, &upload).await,
         Job::Checkpoint(owner, frozen) => checkpoint::run(&shared, &owner, frozen).await,
         Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
+        Job::Size(owner) => size::run(&shared, &owner).await,
         Job::Erase(subject) => erase::run(&shared, &subject).await,
         Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),
         Job::Cluster(load, answer) => drop(answer.send(load::cluster(&shared, &load).await)),

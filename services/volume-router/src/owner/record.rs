@@ -8,7 +8,7 @@
 use sconce_registry::{CommitError, Registry, RegistryError, Revision};
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId};
+use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
 
 /// Who claims, and what for.
 #[derive(Debug, Clone)]
@@ -139,12 +139,13 @@ pub(crate) async fn begin_epoch(
     .await
 }
 
-/// Names the newest manifest.
+/// Names the newest manifest, and the size that the volume has by now.
 pub(crate) async fn note_manifest(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
     manifest: ManifestRef,
+    size: impl Fn() -> VolumeSize,
 ) -> Result<(), RecordError> {
     change_own(registry, volume, own, move |record| {
         let newer = record
@@ -152,8 +153,25 @@ pub(crate) async fn note_manifest(
             .is_none_or(|known| (known.epoch, known.seq) < (manifest.epoch, manifest.seq));
         if newer {
             record.manifest = Some(manifest);
+            record.size = Some(size());
         }
         Changed::when(newer)
+    })
+    .await
+    .map(drop)
+}
+
+/// Notes the size that the volume has by now, for whoever asks while its owner does not answer.
+pub(crate) async fn note_size(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+    size: impl Fn() -> VolumeSize,
+) -> Result<(), RecordError> {
+    change_own(registry, volume, own, move |record| {
+        // Read anew for each try: a job that a conflict held up must not write an older size over a newer one.
+        let size = Some(size());
+        Changed::when(std::mem::replace(&mut record.size, size) != size)
     })
     .await
     .map(drop)

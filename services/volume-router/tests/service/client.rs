@@ -230,6 +230,11 @@ impl Client {
         }
     }
 
+    pub(crate) async fn resize(&mut self, size: u64) {
+        let request = self.request(IoCode::Resize, 0, size, 0);
+        self.io(request, Bytes::new()).await.unwrap();
+    }
+
     pub(crate) async fn show(&self) -> VolumeStatus {
         let volume = self.volume;
         match self.control(VolumeControl::Show { volume }).await.unwrap() {

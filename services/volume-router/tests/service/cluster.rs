@@ -247,6 +247,7 @@ impl Cluster {
             id,
             inode,
             initial_size: VolumeSize::new(size).unwrap(),
+            size: None,
             sco_size: ScoSize::new(256).unwrap(),
             pool: "default".to_owned(),
             phase: VolumePhase::Active,

@@ -4,14 +4,20 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::rc::Rc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, mount};
+
+use sconce_runtime::{Chance, Clock};
+use sconce_schemas::VolumeSize;
+use sconce_schemas::records::{ROOT_INODE, VolumeRecord, keys};
 
 use super::volumes::MemoryVolumes;
 use super::{Mounted, block_on, node, registry};
 use crate::fuse::Told;
+use crate::fuse::front::Front;
 use crate::fuse::mount::mounted_at;
+use crate::in_use::InUse;
 use crate::names::{Keep, Names, NewEntry, NewVolume};
 
 #[test]
@@ -57,6 +63,7 @@ fn files_that_were_open_without_a_name_are_removed_at_the_next_start() {
         let keep = Keep::Open {
             holder: &node(),
             is_open: &|_| true,
+            is_used: &|_| false,
         };
         names
             .unlink(sconce_schemas::records::ROOT_INODE, "f", keep)
@@ -76,6 +83,83 @@ fn files_that_were_open_without_a_name_are_removed_at_the_next_start() {
     mounted.stop();
     assert_eq!(mounted.volumes.told(), [(volume, Told::Deleted)]);
     assert_eq!(block_on(names.nameless(&node())).unwrap(), []);
+}
+
+#[test]
+fn a_file_that_is_closed_while_its_name_goes_is_removed() {
+    let volumes = MemoryVolumes::default();
+    let names = Names::new(registry(), Clock::system(), Chance::seeded(1));
+    let front = Front::new(
+        names.clone(),
+        volumes.clone(),
+        node(),
+        Clock::system(),
+        InUse::default(),
+    );
+    let volume = block_on(async {
+        let path = "/f".parse().unwrap();
+        let made = names
+            .create_volume(&path, &NewVolume::default(), NewEntry::FILE, false)
+            .await
+            .unwrap();
+        // It was open when its name went, and is not any more when that is known.
+        let keep = Keep::Open {
+            holder: &node(),
+            is_open: &|_| true,
+            is_used: &|_| false,
+        };
+        let removed = names.unlink(ROOT_INODE, "f", keep).await.unwrap();
+        front.removed(removed).await;
+        made.volume
+    });
+    assert_eq!(volumes.told(), [(volume, Told::Deleted)]);
+    assert_eq!(block_on(names.nameless(&node())).unwrap(), []);
+}
+
+#[test]
+fn a_disk_that_a_guest_uses_over_nbd_is_busy() {
+    let mounted = Mounted::new();
+    fs::write(mounted.path("disk"), "disk").unwrap();
+    fs::write(mounted.path("other"), "other").unwrap();
+    let used = mounted.in_use.enter(mounted.volume_of("disk"));
+    let busy = |result: std::io::Result<()>| {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EBUSY));
+    };
+    busy(fs::remove_file(mounted.path("disk")));
+    busy(fs::rename(mounted.path("other"), mounted.path("disk")));
+    // Another name is no harm.
+    fs::rename(mounted.path("disk"), mounted.path("moved")).unwrap();
+    drop(used);
+    fs::remove_file(mounted.path("moved")).unwrap();
+}
+
+#[test]
+fn a_file_whose_owner_is_gone_is_listed_moved_and_removed() {
+    let mounted = Mounted::new();
+    fs::write(mounted.path("f"), [0; 5000]).unwrap();
+    let volume = mounted.volume_of("f");
+    block_on(async {
+        let key = keys::volume(volume);
+        let found = mounted.registry.get_record::<VolumeRecord>(&key).await.unwrap();
+        let (mut record, revision) = found.unwrap();
+        record.size = Some(VolumeSize::new(7000).unwrap());
+        let put = mounted.registry.put_record(&key, Some(revision), &record, None);
+        put.await.unwrap();
+    });
+    mounted.volumes.lose_owners();
+    // Until then the kernel knows better.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::metadata(mounted.path("f")).unwrap().len() != 7000 {
+        assert!(Instant::now() < deadline, "the size is not the registry's");
+        std::thread::yield_now();
+    }
+    fs::rename(mounted.path("f"), mounted.path("g")).unwrap();
+    fs::remove_file(mounted.path("g")).unwrap();
+    assert_eq!(
+        mounted.volumes.told(),
+        [(volume, Told::Renamed), (volume, Told::Deleted)]
+    );
+    assert!(Instant::now() < deadline, "somebody waited for the owner");
 }
 
 #[test]

@@ -12,14 +12,15 @@ use std::thread::JoinHandle;
 
 use sconce_registry::Registry;
 use sconce_runtime::{Chance, Clock, Stop};
-use sconce_schemas::NodeName;
 use sconce_schemas::records::{NodeRecord, PoolRecord, Protection, Record, keys};
 use sconce_schemas::wire::Role;
 use sconce_schemas::wire::registry::{Change, Revision};
+use sconce_schemas::{NodeName, VolumeId};
 use tempfile::TempDir;
 use tokio::task::LocalSet;
 
 use super::{FuseSettings, Mount};
+use crate::in_use::InUse;
 use crate::names::Names;
 use volumes::MemoryVolumes;
 
@@ -30,6 +31,7 @@ const NODE: &str = "fs-1";
 struct Mounted {
     volumes: MemoryVolumes,
     registry: Registry,
+    in_use: InUse,
     stop: Stop,
     point: PathBuf,
     serving: Option<JoinHandle<()>>,
@@ -47,6 +49,7 @@ impl Mounted {
     }
 
     fn over(registry: Registry, volumes: MemoryVolumes, dir: Rc<TempDir>) -> Self {
+        let in_use = InUse::default();
         let (stop, point) = (Stop::new(), dir.path().join("mnt"));
         let (ready, is_ready) = mpsc::channel();
         let settings = FuseSettings {
@@ -55,6 +58,7 @@ impl Mounted {
         };
         let serving = std::thread::spawn({
             let (registry, volumes, stop) = (registry.clone(), volumes.clone(), stop.clone());
+            let in_use = in_use.clone();
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -62,7 +66,7 @@ impl Mounted {
                     .unwrap();
                 LocalSet::new().block_on(&runtime, async {
                     let names = Names::new(registry, Clock::system(), Chance::from_os());
-                    let mount = Mount::new(&settings, names, volumes, node(), Clock::system())
+                    let mount = Mount::new(&settings, names, volumes, node(), Clock::system(), in_use)
                         .await
                         .unwrap();
                     ready.send(()).unwrap();
@@ -74,6 +78,7 @@ impl Mounted {
         Self {
             volumes,
             registry,
+            in_use,
             stop,
             point,
             serving: Some(serving),
@@ -83,6 +88,13 @@ impl Mounted {
 
     fn path(&self, name: &str) -> PathBuf {
         self.point.join(name)
+    }
+
+    /// The volume of a file at the top.
+    fn volume_of(&self, name: &str) -> VolumeId {
+        let names = Names::new(self.registry.clone(), Clock::system(), Chance::seeded(1));
+        let path = format!("/{name}").parse().unwrap();
+        block_on(names.resolve(&path)).unwrap().volume
     }
 
     fn point(&self) -> &Path {

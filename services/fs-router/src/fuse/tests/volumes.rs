@@ -1,6 +1,7 @@
 //! Volumes in memory, with the rules of an owner: what is beyond the end is refused, a hole reads as zeros.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub(super) struct MemoryVolumes {
     state: Arc<Mutex<State>>,
     /// Whether owners answer.
     answers: Arc<watch::Sender<bool>>,
+    /// Whether volumes wait for owners that do not run.
+    absent: Arc<AtomicBool>,
 }
 
 impl Default for MemoryVolumes {
@@ -41,6 +44,7 @@ impl Default for MemoryVolumes {
         Self {
             state: Arc::default(),
             answers: Arc::new(watch::Sender::new(true)),
+            absent: Arc::default(),
         }
     }
 }
@@ -69,6 +73,12 @@ impl MemoryVolumes {
     /// Owners stop answering, or answer again.
     pub(super) fn answer(&self, answers: bool) {
         self.answers.send_replace(answers);
+    }
+
+    /// Owners do not run any more.
+    pub(super) fn lose_owners(&self) {
+        self.answer(false);
+        self.absent.store(true, Ordering::Relaxed);
     }
 
     async fn answering(&self) {
@@ -229,6 +239,9 @@ impl Volumes for MemoryVolumes {
     }
 
     async fn extent(&self, volume: VolumeId) -> Result<Extent, Refusal> {
+        if self.absent.load(Ordering::Relaxed) {
+            return Err(refusal(RefusalCode::WaitsForOwner, Remedy::Retry));
+        }
         if !*self.answers.borrow() {
             return Err(refusal(RefusalCode::Unavailable, Remedy::Retry));
         }

@@ -18,6 +18,7 @@ async fn an_open_file_outlives_its_name_until_its_holder_lets_it_go() {
     let keep = Keep::Open {
         holder: &holder,
         is_open: &is_open,
+        is_used: &|_| false,
     };
     let removed = names.unlink(ROOT_INODE, "f", keep).await.unwrap();
     assert!(removed.kept);
@@ -66,6 +67,7 @@ async fn a_replaced_file_that_is_not_open_is_deleted() {
     let keep = Keep::Open {
         holder: &holder,
         is_open: &|inode| inode == new.inode,
+        is_used: &|_| false,
     };
     let renamed = names
         .rename((ROOT_INODE, "new"), (ROOT_INODE, "old"), Replace::Yes, keep)

@@ -29,8 +29,8 @@ use sessions::Session;
 use storage::Storage;
 
 pub use types::{
-    Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Routed, Sent, SessionKey, StorageKey,
-    Token, Wire, Writer,
+    Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Patience, Routed, Sent, SessionKey,
+    StorageKey, Token, Wire, Writer,
 };
 
 /// The routing core of one IO thread.

@@ -12,7 +12,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{SessionId, VolumeId};
 
 use super::operations::{PartKey, PartState};
-use super::types::{Effect, FrontEndKey, Micros, OwnerKey, Routed, SessionKey, Token};
+use super::types::{Effect, FrontEndKey, Micros, OwnerKey, Patience, Routed, SessionKey, Token};
 use super::{Core, Timer};
 use crate::routing::numbers::Numbers;
 use crate::routing::operation::{Opened, Outcome};
@@ -35,6 +35,24 @@ pub(super) enum Opening {
     Idle,
     Wanted,
     Sent(u64),
+}
+
+/// A front end that wants to know what an `Open` says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    front_end: FrontEndKey,
+    token: Token,
+    patience: Patience,
+}
+
+impl Asked {
+    fn told(self, outcome: Outcome) -> Effect {
+        Effect::Complete {
+            front_end: self.front_end,
+            token: self.token,
+            outcome,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -60,9 +78,9 @@ pub(super) struct Session {
     /// Handles that front ends have.
     pub(super) users: usize,
     /// Front ends that want to know what an `Open` that is yet to be sent says.
-    pub(super) asked: Vec<(FrontEndKey, Token)>,
+    pub(super) asked: Vec<Asked>,
     /// Front ends whose `Open` is on its way.
-    pub(super) asking: Vec<(FrontEndKey, Token)>,
+    pub(super) asking: Vec<Asked>,
     /// Attempts to reach the owner since something last went well.
     pub(super) attempts: u32,
     pub(super) wake_at: Option<Micros>,
@@ -112,8 +130,19 @@ impl Core {
     }
 
     /// Asks the owner to open the volume; completes with [`Outcome::Opened`], as it is then, or a refusal.
-    pub fn open(&mut self, key: SessionKey, front_end: FrontEndKey, token: Token, effects: &mut Vec<Effect>) {
-        self.sessions[key.0].asked.push((front_end, token));
+    pub fn open(
+        &mut self,
+        key: SessionKey,
+        front_end: FrontEndKey,
+        token: Token,
+        patience: Patience,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.sessions[key.0].asked.push(Asked {
+            front_end,
+            token,
+            patience,
+        });
         self.want_open(key, effects);
     }
 
@@ -172,14 +201,18 @@ impl Core {
             Route::On { link, handle: None } if !self.links[link.0].up => Some(link),
             _ => return self.note_unused(key),
         };
+        let is_absent = matches!(routed, Routed::Absent(_));
         match routed {
             Routed::Gone(refusal) => self.fail_session(now, key, &refusal, effects),
-            Routed::Unknown(why) => {
-                session.trouble = Some(why);
+            Routed::Unknown(why) | Routed::Absent(why) => {
+                session.trouble = Some(why.clone());
                 if current.is_none() {
                     session.route = Route::Pausing;
                 }
                 self.wait(now, key);
+                if is_absent {
+                    self.refuse_impatient(key, &Refusal::retry(RefusalCode::WaitsForOwner, why), effects);
+                }
             }
             Routed::At { endpoint, writer } => {
                 self.know_writer(volume, writer);
@@ -270,12 +303,8 @@ impl Core {
                     size,
                     read_only,
                 };
-                for (front_end, token) in std::mem::take(&mut session.asking) {
-                    effects.push(Effect::Complete {
-                        front_end,
-                        token,
-                        outcome: Outcome::Opened(opened),
-                    });
+                for asked in std::mem::take(&mut session.asking) {
+                    effects.push(asked.told(Outcome::Opened(opened)));
                 }
                 self.queue(link, key);
             }
@@ -285,7 +314,10 @@ impl Core {
                 "the owner answered something else to an open".to_owned(),
             ),
             Err(refusal) if is_held(&refusal) || refusal.remedy == Remedy::Reroute => {
-                self.leave_owner(now, key, refusal.text);
+                self.leave_owner(now, key, refusal.text.clone());
+                if refusal.code == RefusalCode::WaitsForOwner {
+                    self.refuse_impatient(key, &refusal, effects);
+                }
             }
             Err(refusal) => self.fail_session(now, key, &refusal, effects),
         }
@@ -313,20 +345,27 @@ impl Core {
     }
 
     pub(super) fn refuse_asked(&mut self, key: SessionKey, refusal: &Refusal, effects: &mut Vec<Effect>) {
-        for (front_end, token) in std::mem::take(&mut self.sessions[key.0].asked) {
-            effects.push(Effect::Complete {
-                front_end,
-                token,
-                outcome: Outcome::Refused(refusal.clone()),
-            });
+        for asked in std::mem::take(&mut self.sessions[key.0].asked) {
+            effects.push(asked.told(Outcome::Refused(refusal.clone())));
         }
+    }
+
+    /// The volume waits for an owner that may never come: who does not want to wait that long is told.
+    fn refuse_impatient(&mut self, key: SessionKey, refusal: &Refusal, effects: &mut Vec<Effect>) {
+        self.sessions[key.0].asked.retain(|asked| {
+            let is_patient = asked.patience == Patience::Endless;
+            if !is_patient {
+                effects.push(asked.told(Outcome::Refused(refusal.clone())));
+            }
+            is_patient
+        });
     }
 
     /// Forgets who of a front end waits for an open.
     pub(super) fn forget_asked(&mut self, front_end: FrontEndKey) {
         for (_, session) in &mut self.sessions {
-            session.asked.retain(|(who, _)| *who != front_end);
-            session.asking.retain(|(who, _)| *who != front_end);
+            session.asked.retain(|asked| asked.front_end != front_end);
+            session.asking.retain(|asked| asked.front_end != front_end);
         }
     }
 

@@ -72,6 +72,16 @@ impl Default for Limits {
     }
 }
 
+/// How long an open is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Until the volume is served, however long that takes.
+    Endless,
+    /// Until it is known that the volume waits for an owner that may never come back: then the open ends with
+    /// [`sconce_schemas::wire::RefusalCode::WaitsForOwner`].
+    WhileServed,
+}
+
 /// What of a volume's record locates the SCOs that it wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Writer {
@@ -91,8 +101,10 @@ pub enum Routed {
         /// What locates the volume's own SCOs.
         writer: Writer,
     },
-    /// Nobody knows right now: no such node is alive, or the registry does not answer. For people: why.
+    /// Nobody knows right now: the registry does not answer. For people: why.
     Unknown(String),
+    /// Its owner does not run: the volume waits for it. For people: which.
+    Absent(String),
     /// There is no such volume.
     Gone(Refusal),
 }

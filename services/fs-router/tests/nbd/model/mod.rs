@@ -15,7 +15,7 @@ use sconce_fs_router::names::{Names, NewEntry, NewVolume, PoolPath};
 use sconce_fs_router::nbd::NbdSettings;
 use sconce_fs_router::service::{self, Components};
 use sconce_fs_router::settings::{RoutingSettings, Settings};
-use sconce_registry::{Registry, RegistrySettings};
+use sconce_registry::{Change, Registry, RegistrySettings};
 use sconce_runtime::settings::NodeSettings;
 use sconce_runtime::{Chance, Clock, Stop};
 use sconce_schemas::records::{
@@ -189,6 +189,25 @@ impl Cluster {
         });
     }
 
+    /// A node that has gone: the registry has no record of it any more.
+    pub(crate) fn forget_node(&self, name: &str) {
+        let key = keys::node(&name.parse().unwrap());
+        let delete = Change::delete(key, None);
+        self.block_on(self.registry.commit(vec![delete])).unwrap();
+    }
+
+    /// What the registry was told of the volume's size.
+    pub(crate) fn note_size(&self, volume: VolumeId, size: u64) {
+        self.block_on(async {
+            let key = keys::volume(volume);
+            let found = self.registry.get_record::<VolumeRecord>(&key).await.unwrap();
+            let (mut record, revision) = found.unwrap();
+            record.size = Some(VolumeSize::new(size).unwrap());
+            let put = self.registry.put_record(&key, Some(revision), &record, None);
+            put.await.unwrap();
+        });
+    }
+
     /// From now on the volume's data is on the back ends, in SCOs of its ancestor.
     pub(crate) fn chill(&self, volume: VolumeId) {
         let ancestor = volume::ANCESTOR;
@@ -196,6 +215,7 @@ impl Cluster {
             id: ancestor,
             inode: 0,
             initial_size: VolumeSize::default(),
+            size: None,
             sco_size: ScoSize::new(volume::CHUNK as u64).unwrap(),
             pool: "default".to_owned(),
             phase: VolumePhase::Active,

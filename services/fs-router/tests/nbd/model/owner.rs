@@ -39,6 +39,8 @@ pub(crate) struct Owner {
     models: Models,
     /// Volumes that it refuses as not its own.
     pub(crate) not_mine: Arc<Mutex<Vec<VolumeId>>>,
+    /// Volumes that wait for a write buffer that it does not have.
+    pub(crate) waiting: Arc<Mutex<Vec<VolumeId>>>,
     pub(crate) trouble: Arc<Mutex<VecDeque<Trouble>>>,
     running: Option<(Stop, JoinHandle<()>)>,
     epoch: u64,
@@ -54,6 +56,7 @@ impl Owner {
             storage_endpoint: format!("ipc://{}/storage.sock", bus.display()),
             models,
             not_mine: Arc::default(),
+            waiting: Arc::default(),
             trouble: Arc::default(),
             running: None,
             epoch: 0,
@@ -92,6 +95,7 @@ impl Owner {
             name: self.name.clone(),
             models: self.models.clone(),
             not_mine: self.not_mine.clone(),
+            waiting: self.waiting.clone(),
             trouble: self.trouble.clone(),
             epoch: Epoch(self.epoch),
             handles: HashMap::new(),
@@ -129,6 +133,7 @@ struct Serving {
     name: NodeName,
     models: Models,
     not_mine: Arc<Mutex<Vec<VolumeId>>>,
+    waiting: Arc<Mutex<Vec<VolumeId>>>,
     trouble: Arc<Mutex<VecDeque<Trouble>>>,
     epoch: Epoch,
     handles: HashMap<(PeerId, u32), (VolumeId, SessionId)>,
@@ -186,6 +191,10 @@ impl Serving {
             VolumeRequest::Control(VolumeControl::Open { volume, session }) => {
                 if self.not_mine.lock().unwrap().contains(volume) {
                     return refused(not_owner());
+                }
+                if self.waiting.lock().unwrap().contains(volume) {
+                    let text = "it waits for another write buffer";
+                    return refused(Refusal::retry(RefusalCode::WaitsForOwner, text));
                 }
                 let Some((size, read_only)) =
                     self.models.with(*volume, |model| (model.size, model.read_only))
