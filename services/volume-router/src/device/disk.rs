@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 
 use rustix::fs::FallocateFlags;
 
@@ -43,6 +44,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the system says: above all that there is no space.
     fn allocate(&self, file: &File, length: u64) -> io::Result<()>;
+
+    /// Waits until a new file, with its length and its name in `dir`, survives a loss of power: a sync of its data
+    /// alone does not keep its name.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn keep(&self, file: &File, dir: &Path) -> io::Result<()>;
 }
 
 /// The machine's.
@@ -80,6 +88,11 @@ impl Disk for SystemDisk {
             Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(self, file, length),
             other => Ok(other?),
         }
+    }
+
+    fn keep(&self, file: &File, dir: &Path) -> io::Result<()> {
+        file.sync_all()?;
+        File::open(dir)?.sync_all()
     }
 }
 

@@ -1,14 +1,17 @@
 //! A disk that fails where a test wants it to.
 //!
-//! Keeps: the faults that are armed.
+//! Keeps: the faults that are armed, the calls that it holds up, and how often each file was synced.
 //! Order: the nth call of a kind from now on, as armed.
 //! Crash: nothing; it is for tests.
 //! Knows no SCOs.
 
-use std::fs::File;
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, SystemDisk};
 
@@ -23,6 +26,8 @@ pub enum Call {
     Sync,
     /// [`Disk::allocate`].
     Allocate,
+    /// [`Disk::keep`].
+    Keep,
 }
 
 /// What goes wrong.
@@ -36,6 +41,10 @@ pub enum Fault {
     Short(usize),
     /// A read that is to be served from memory finds nothing there.
     NotInMemory,
+    /// The call does not come back before [`FaultyDisk::heal`].
+    Held,
+    /// The thread panics.
+    Panic,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +59,11 @@ struct Armed {
 #[derive(Debug, Default)]
 pub struct FaultyDisk {
     armed: Mutex<Vec<Armed>>,
+    /// How often the disk was healed: what is held waits for the next time.
+    heals: Mutex<u64>,
+    healed: Condvar,
+    /// Good syncs, by inode.
+    syncs: Mutex<HashMap<u64, u64>>,
 }
 
 impl FaultyDisk {
@@ -63,16 +77,38 @@ impl FaultyDisk {
         });
     }
 
-    /// No more faults.
+    /// No more faults; calls that are held go on.
     pub fn heal(&self) {
         self.armed().clear();
+        *lock(&self.heals) += 1;
+        self.healed.notify_all();
+    }
+
+    /// How often the file was synced.
+    #[must_use]
+    pub fn syncs(&self, file: &Metadata) -> u64 {
+        lock(&self.syncs).get(&file.ino()).copied().unwrap_or(0)
     }
 
     fn armed(&self) -> MutexGuard<'_, Vec<Armed>> {
-        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.armed)
     }
 
+    /// What goes wrong with this call, once it may go on.
     fn fault(&self, call: Call) -> Option<Fault> {
+        let heals = *lock(&self.heals);
+        match self.next_fault(call)? {
+            Fault::Held => {
+                let healed = self.healed.wait_while(lock(&self.heals), |now| *now == heals);
+                drop(healed.unwrap_or_else(PoisonError::into_inner));
+                None
+            }
+            Fault::Panic => std::panic::panic_any("a fault that a test armed"),
+            fault => Some(fault),
+        }
+    }
+
+    fn next_fault(&self, call: Call) -> Option<Fault> {
         let mut armed = self.armed();
         let mut hit = None;
         for armed in armed.iter_mut().filter(|armed| armed.call == call) {
@@ -87,11 +123,15 @@ impl FaultyDisk {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn error(fault: Fault) -> io::Error {
     match fault {
         Fault::NoSpace => rustix::io::Errno::NOSPC.into(),
         Fault::NotInMemory => io::ErrorKind::WouldBlock.into(),
-        Fault::Io | Fault::Short(_) => rustix::io::Errno::IO.into(),
+        Fault::Io | Fault::Short(_) | Fault::Held | Fault::Panic => rustix::io::Errno::IO.into(),
     }
 }
 
@@ -125,7 +165,11 @@ impl Disk for FaultyDisk {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         match self.fault(Call::Sync) {
-            None => SystemDisk.sync(file),
+            None => {
+                SystemDisk.sync(file)?;
+                *lock(&self.syncs).entry(file.metadata()?.ino()).or_default() += 1;
+                Ok(())
+            }
             Some(fault) => Err(error(fault)),
         }
     }
@@ -133,6 +177,13 @@ impl Disk for FaultyDisk {
     fn allocate(&self, file: &File, length: u64) -> io::Result<()> {
         match self.fault(Call::Allocate) {
             None => SystemDisk.allocate(file, length),
+            Some(fault) => Err(error(fault)),
+        }
+    }
+
+    fn keep(&self, file: &File, dir: &Path) -> io::Result<()> {
+        match self.fault(Call::Keep) {
+            None => SystemDisk.keep(file, dir),
             Some(fault) => Err(error(fault)),
         }
     }

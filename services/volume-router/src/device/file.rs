@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::{Bytes, BytesMut};
 use sconce_schemas::sco::{HEADER_LEN, ScoHeader};
@@ -30,8 +30,9 @@ pub(super) struct BufferFile {
     /// something damaged.
     blank: AtomicBool,
     /// A sync failed: the system may have dropped what was written and still show it. The next sync writes all
-    /// of it again first.
-    suspect: AtomicBool,
+    /// of it again first. Held while a sync runs: the system tells an error of a file once, so of two syncs at the
+    /// same time one would hear that all is well.
+    suspect: Mutex<bool>,
 }
 
 impl BufferFile {
@@ -42,8 +43,20 @@ impl BufferFile {
             file,
             length,
             blank: AtomicBool::new(blank),
-            suspect: AtomicBool::new(false),
+            suspect: Mutex::new(false),
         }
+    }
+
+    /// Zeros over the first `areas` bytes: the file holds no SCO.
+    pub(super) fn erase(&self, disk: &dyn Disk, areas: usize) -> io::Result<()> {
+        write_all(disk, &self.file, &mut [IoSlice::new(&vec![0; areas])], 0)?;
+        self.blank.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn suspect(&self) -> MutexGuard<'_, bool> {
+        // A sync that panicked has not ended well, and the flag says so.
+        self.suspect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,16 +131,23 @@ impl ScoFile {
 
     /// Makes the file the SCO's, without any batch.
     pub(super) fn begin(&self, header: &ScoHeader) -> io::Result<()> {
-        if !self.file.blank.swap(false, Ordering::AcqRel) {
+        if !self.file.blank.load(Ordering::Acquire) {
             self.erase()?;
         }
+        self.file.blank.store(false, Ordering::Release);
+        // What an earlier SCO could not sync is nobody's now, and writing it again would race with appends.
+        *self.file.suspect() = false;
         self.write_at(&header.to_bytes(), 0)
     }
 
     /// Zeros where header and TLog were: the file holds no SCO.
     fn erase(&self) -> io::Result<()> {
-        let areas = usize::try_from(self.size.data_offset()).map_err(io::Error::other)?;
-        self.write_at(&vec![0; areas], 0)
+        self.file.erase(&*self.disk, self.areas())
+    }
+
+    /// Bytes of its header and TLog areas.
+    fn areas(&self) -> usize {
+        usize::try_from(self.size.data_offset()).unwrap_or(usize::MAX)
     }
 
     /// Appends a batch: one write for its clusters from `first_slot` on, one for its entries at `tlog_offset` of the
@@ -167,21 +187,8 @@ impl ScoFile {
         self.write_all(&mut [IoSlice::new(bytes)], offset).map(drop)
     }
 
-    /// Goes on after short writes until all is written; gives the offset behind the last byte.
-    fn write_all(&self, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<u64> {
-        IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
-            match self.disk.write(&self.file.file, slices, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    IoSlice::advance_slices(&mut slices, written);
-                    offset += written as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(offset)
+    fn write_all(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<u64> {
+        write_all(&*self.disk, &self.file.file, slices, offset)
     }
 
     /// Reads `clusters` clusters from `first_slot` on to the end of `out`, as far as they are in memory. `false`: they
@@ -293,14 +300,38 @@ impl ScoFile {
     /// # Errors
     /// The device's. What was written since the last good sync may be lost then; the next sync writes it again.
     pub fn sync(&self) -> io::Result<()> {
-        if self.file.suspect.load(Ordering::Acquire) {
+        let mut suspect = self.file.suspect();
+        // Until it has ended well.
+        if std::mem::replace(&mut *suspect, true) {
             let all = self.whole()?;
             self.write_at(&all, 0)?;
         }
-        let synced = self.disk.sync(&self.file.file);
-        self.file.suspect.store(synced.is_err(), Ordering::Release);
-        synced
+        self.disk.sync(&self.file.file)?;
+        *suspect = false;
+        Ok(())
     }
+}
+
+/// Goes on after short writes until all is written; gives the offset behind the last byte.
+fn write_all(
+    disk: &dyn Disk,
+    file: &File,
+    mut slices: &mut [IoSlice<'_>],
+    mut offset: u64,
+) -> io::Result<u64> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match disk.write(file, slices, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut slices, written);
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(offset)
 }
 
 fn is_not_in_memory(error: &io::Error) -> bool {
@@ -318,16 +349,10 @@ impl Drop for ScoFile {
             Tenure::RetiredEvicted => true,
             Tenure::Held | Tenure::Cached | Tenure::Evicting => return,
         };
-        match self.erase() {
-            Ok(()) => self.file.blank.store(true, Ordering::Release),
-            // Its old header then stands until the next SCO's: after a restart it counts as found, and its volume
-            // takes it for a cache or gives it back again.
-            Err(error) => {
-                tracing::debug!(file = self.file.number, %error, "a free file could not be erased");
-            }
-        }
-        if let Some(device) = self.device.upgrade() {
-            device.give_back(&self.file, evicted);
+        // Often on the volume's thread, which does not wait for the file system: the device's own erases it.
+        match self.device.upgrade() {
+            Some(device) => device.give_back(&self.file, self.areas(), evicted),
+            None => drop(self.erase()),
         }
     }
 }

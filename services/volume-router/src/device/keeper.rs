@@ -3,8 +3,9 @@
 //!
 //! Keeps: nothing beside the pool's state.
 //! Order: room comes from the budget first, then from free files of other lengths, then from the oldest caches, and
-//! last from what no volume of the registry has asked for.
-//! Crash: a file that was being made has a wrong length or no header: the next start removes or frees it.
+//! from nothing else: what no volume has asked for since the start may be the only copy, so writes wait instead.
+//! Crash: a new file is there after a loss of power, name and all, before it holds a SCO; one that was being made has a wrong length or no header: the next start removes or frees it. One that was
+//! given back and not erased is found again, and its volume gives it back again.
 //! Knows no volumes but as tenants.
 
 use std::fs::{self, OpenOptions};
@@ -12,9 +13,10 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use sconce_runtime::crash::{Point, hit};
+
 use super::file::BufferFile;
-use super::pool::{Eviction, FoundSco, Shared, State, Tenant};
-use sconce_schemas::VolumeId;
+use super::pool::{Eviction, GivenBack, Shared, State, Tenant};
 
 /// Files of a length in use that are kept free: one to be opened now, one while the next is being made.
 const SPARES: usize = 2;
@@ -24,10 +26,10 @@ const NO_SPACE_PAUSE: Duration = Duration::from_secs(5);
 /// What is to be done next.
 enum Chore {
     Wake(Arc<dyn Tenant>),
+    Erase(GivenBack),
     Create { number: u64, length: u64 },
     Remove(Arc<BufferFile>),
     Evict(Eviction),
-    Abandon(VolumeId, Vec<FoundSco>),
     Press(Vec<Arc<dyn Tenant>>),
     Wait(Option<Instant>),
     End,
@@ -39,10 +41,10 @@ pub(super) fn run(shared: &Shared) {
         let chore = next(shared);
         match chore {
             Chore::Wake(tenant) => tenant.file_ready(),
+            Chore::Erase(given_back) => erase(shared, &given_back),
             Chore::Create { number, length } => create(shared, number, length),
             Chore::Remove(file) => remove(shared, &file),
             Chore::Evict(eviction) => evict(shared, eviction),
-            Chore::Abandon(volume, found) => abandon(shared, volume, &found),
             Chore::Press(tenants) => tenants.iter().for_each(|tenant| tenant.pressed()),
             Chore::Wait(_) => {}
             Chore::End => return,
@@ -68,11 +70,16 @@ fn next(shared: &Shared) -> Chore {
 }
 
 fn choose(state: &mut State, size: u64, now: Instant) -> Chore {
+    if !state.closing
+        && let Some(tenant) = waiter_with_a_file(state)
+    {
+        return Chore::Wake(tenant);
+    }
+    if let Some(given_back) = state.given_back.pop_front() {
+        return Chore::Erase(given_back);
+    }
     if state.closing {
         return Chore::End;
-    }
-    if let Some(tenant) = waiter_with_a_file(state) {
-        return Chore::Wake(tenant);
     }
     if state.allocated > size
         && let Some(file) = surplus(state, None)
@@ -92,13 +99,10 @@ fn choose(state: &mut State, size: u64, now: Instant) -> Chore {
     if let Some(file) = surplus(state, Some(length)) {
         return Chore::Remove(file);
     }
-    if state.evicting < length {
-        if let Some(eviction) = state.evict_oldest() {
-            return Chore::Evict(eviction);
-        }
-        if urgent && let Some((volume, found)) = state.abandon_unclaimed() {
-            return Chore::Abandon(volume, found);
-        }
+    if state.evicting < length
+        && let Some(eviction) = state.evict_oldest()
+    {
+        return Chore::Evict(eviction);
     }
     if urgent && state.evicting == 0 && !state.pressed {
         state.pressed = true;
@@ -177,7 +181,8 @@ fn make(shared: &Shared, number: u64, length: u64) -> io::Result<BufferFile> {
         .write(true)
         .create_new(true)
         .open(&path)?;
-    if let Err(error) = shared.disk.allocate(&file, length) {
+    let kept = |()| shared.disk.keep(&file, &shared.dir);
+    if let Err(error) = shared.disk.allocate(&file, length).and_then(kept) {
         // What is left of it would take space that nobody counts.
         let _ = fs::remove_file(&path);
         return Err(error);
@@ -201,15 +206,24 @@ fn evict(shared: &Shared, eviction: Eviction) {
     match eviction.tenant {
         Some(tenant) => tenant.evict(eviction.sco, eviction.epoch),
         // Its volume is served no more: nobody else would give the file back.
-        None => shared.retire(&eviction.file),
+        None => {
+            shared.retire(&eviction.file);
+            shared.forget_unclaimed(&eviction.file);
+        }
     }
 }
 
-fn abandon(shared: &Shared, volume: VolumeId, found: &[FoundSco]) {
-    tracing::warn!(
-        %volume,
-        scos = found.len(),
-        "the write buffer is full: giving up what it holds of a volume that the registry does not know"
-    );
-    found.iter().for_each(|found| shared.retire(&found.file));
+/// Zeros where header and TLog were: the file is free.
+fn erase(shared: &Shared, given_back: &GivenBack) {
+    let GivenBack { file, areas, evicted } = given_back;
+    match file.erase(&*shared.disk, *areas) {
+        Ok(()) => {}
+        // Its old header then stands until the next SCO's: after a restart it counts as found, and its volume takes it
+        // for a cache or gives it back again.
+        Err(error) => tracing::debug!(file = file.number, %error, "a free file could not be erased"),
+    }
+    shared.freed(file);
+    if *evicted {
+        hit(Point::AfterRecycle);
+    }
 }

@@ -73,12 +73,13 @@ impl Device {
         let shared = Arc::new(Shared::new(scos, disk, size));
         scan::scan(&shared).map_err(told)?;
         let keeper = Arc::clone(&shared);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("write-buffer".into())
             .spawn(move || keeper::run(&keeper))
             .map_err(told)?;
         let keeper = KeeperEnd {
             shared: Arc::clone(&shared),
+            thread: Some(thread),
         };
         Ok(Device {
             shared,
@@ -161,15 +162,18 @@ impl Device {
     }
 }
 
-/// Ends the device's thread with the last handle.
+/// Ends the device's thread with the last handle, once it has erased what was given back.
 #[derive(Debug)]
 struct KeeperEnd {
     shared: Arc<Shared>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Drop for KeeperEnd {
     fn drop(&mut self) {
         self.shared.state().closing = true;
         self.shared.work.notify_one();
+        // One that panicked has said so.
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }
 }

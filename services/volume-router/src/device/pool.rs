@@ -1,7 +1,8 @@
 //! The pool of SCO files: which are free, which hold what, and who waits for one.
 //!
 //! Keeps: every file of the buffer with its size class, the caches in the order in which they may go, the waiters.
-//! Order: a file goes to another SCO only when its last reader let go of it; caches go first in, first out.
+//! Order: a file goes to another SCO only when its last reader let go of it and it is erased; caches go first in, first
+//! out.
 //! Crash: a file tells by its header what it holds; a free one has zeros there.
 //! Knows no content.
 
@@ -89,8 +90,11 @@ pub(super) struct State {
     cached_bytes: u64,
     /// Bytes of files that volumes were asked to give up.
     pub(super) evicting: u64,
+    /// Files that nobody needs and that are not erased yet: the device's thread does that.
+    pub(super) given_back: VecDeque<GivenBack>,
     tenants: HashMap<VolumeId, Arc<dyn Tenant>>,
-    /// What the start found and no volume has asked for.
+    /// What the start found and no volume has asked for. It may be the only copy of acknowledged writes, so nothing
+    /// but its volume, or what the registry says of it, takes it away.
     unclaimed: BTreeMap<VolumeId, Vec<FoundSco>>,
     pub(super) next_number: u64,
     /// The disk would not give more space: not before this moment again.
@@ -117,6 +121,7 @@ impl Shared {
             cached: VecDeque::new(),
             cached_bytes: 0,
             evicting: 0,
+            given_back: VecDeque::new(),
             tenants: HashMap::new(),
             unclaimed: BTreeMap::new(),
             next_number: 0,
@@ -206,12 +211,14 @@ impl Shared {
 
     pub(super) fn evictable(&self, volume: VolumeId, sco: ScoId, epoch: Epoch, file: &Arc<ScoFile>) {
         let mut state = self.state();
-        if file.tenure() != Tenure::Held {
-            return;
+        let length = file.length();
+        match file.tenure() {
+            Tenure::Held => drop(self.held.fetch_sub(length, Ordering::Relaxed)),
+            // Whoever was asked to give it up is no more, and its volume was begun again.
+            Tenure::Evicting => state.evicting = state.evicting.saturating_sub(length),
+            Tenure::Cached | Tenure::Retired | Tenure::RetiredEvicted => return,
         }
         file.set_tenure(Tenure::Cached);
-        let length = file.length();
-        self.held.fetch_sub(length, Ordering::Relaxed);
         state.cached_bytes += length;
         state.pressed = false;
         state.cached.push_back(Cached {
@@ -241,21 +248,39 @@ impl Shared {
         }
     }
 
-    /// The last reader of a retired file let go of it.
-    pub(super) fn give_back(&self, file: &Arc<BufferFile>, evicted: bool) {
+    /// The last reader of a retired file let go of it; its first `areas` bytes are to be erased.
+    pub(super) fn give_back(&self, file: &Arc<BufferFile>, areas: usize, evicted: bool) {
         let mut state = self.state();
         if evicted {
             state.evicting = state.evicting.saturating_sub(file.length);
         }
-        state.pressed = false;
-        state
-            .classes
-            .entry(file.length)
-            .or_default()
-            .free
-            .push(Arc::clone(file));
+        state.given_back.push_back(GivenBack {
+            file: Arc::clone(file),
+            areas,
+            evicted,
+        });
         drop(state);
         self.work.notify_one();
+    }
+
+    /// The file is erased: whoever waits may have it.
+    pub(super) fn freed(&self, file: &Arc<BufferFile>) {
+        let mut state = self.state();
+        state.pressed = false;
+        let class = state.classes.entry(file.length).or_default();
+        class.free.push(Arc::clone(file));
+    }
+
+    /// A file that was retired and that no volume has claimed.
+    pub(super) fn forget_unclaimed(&self, file: &Arc<ScoFile>) {
+        let mut state = self.state();
+        let mut forgotten = Vec::new();
+        state.unclaimed.retain(|_, found| {
+            forgotten.extend(found.extract_if(.., |found| Arc::ptr_eq(&found.file, file)));
+            !found.is_empty()
+        });
+        // Its drop needs the lock.
+        drop(state);
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -294,11 +319,6 @@ impl State {
         None
     }
 
-    /// What nobody has asked for since the start, of one volume.
-    pub(super) fn abandon_unclaimed(&mut self) -> Option<(VolumeId, Vec<FoundSco>)> {
-        self.unclaimed.pop_first()
-    }
-
     pub(super) fn tenant(&self, volume: VolumeId) -> Option<Arc<dyn Tenant>> {
         self.tenants.get(&volume).cloned()
     }
@@ -306,6 +326,15 @@ impl State {
     pub(super) fn all_tenants(&self) -> Vec<Arc<dyn Tenant>> {
         self.tenants.values().cloned().collect()
     }
+}
+
+/// A file that holds nothing that anybody needs.
+pub(super) struct GivenBack {
+    pub(super) file: Arc<BufferFile>,
+    /// Bytes of its header and TLog areas.
+    pub(super) areas: usize,
+    /// The device asked for it.
+    pub(super) evicted: bool,
 }
 
 /// A cache on its way out.

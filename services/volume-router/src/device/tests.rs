@@ -177,6 +177,32 @@ fn errors_are_told_and_a_failed_sync_writes_all_again() {
 }
 
 #[test]
+fn two_syncs_of_a_file_do_not_share_one_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    let device = open(dir.path(), 4, disk.clone());
+    let asked = tenant(&device, VOLUME);
+    let file = obtain(&device, &asked, 1);
+    // As the system does it: of two syncs that are under way one hears of the error, and the other that all is well.
+    // One after the other, the second one writes again what the first could not keep.
+    disk.arm(Call::Sync, 0, 1, Fault::Io);
+    disk.arm(Call::Write, 0, 1, Fault::Io);
+    let outcomes: Vec<bool> = std::thread::scope(|scope| {
+        let syncs = [(); 2].map(|()| scope.spawn(|| file.sync().is_ok()));
+        syncs.map(|sync| sync.join().unwrap()).to_vec()
+    });
+    assert_eq!(outcomes, [false, false], "the second has to write first");
+    file.sync().unwrap();
+
+    // Another SCO in the same file has nothing to write again: that would race with its appends.
+    disk.arm(Call::Sync, 0, 1, Fault::Io);
+    assert!(file.sync().is_err());
+    file.begin(&header(VOLUME, 2)).unwrap();
+    disk.arm(Call::Write, 0, 1, Fault::Io);
+    file.sync().unwrap();
+}
+
+#[test]
 fn what_is_not_in_memory_is_left_to_the_blocking_read() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(FaultyDisk::default());
@@ -309,20 +335,84 @@ fn a_restart_finds_by_headers_what_was_held_and_nothing_else() {
 }
 
 #[test]
-fn what_no_volume_asked_for_goes_last() {
+fn what_no_volume_asked_for_stays_however_full_the_buffer_is() {
     let dir = tempfile::tempdir().unwrap();
     let other = VolumeId([2; 16]);
     {
         let device = open(dir.path(), 2, Arc::new(SystemDisk));
         let asked = tenant(&device, VOLUME);
-        obtain(&device, &asked, 1).begin(&header(other, 1)).unwrap();
+        let only_copy = obtain(&device, &asked, 1);
+        only_copy.begin(&header(other, 1)).unwrap();
+        only_copy.append(Slot(0), &[cluster(7)], 0, &[1]).unwrap();
     }
     let device = open(dir.path(), 2, Arc::new(SystemDisk));
     let asked = tenant(&device, VOLUME);
     let _first = obtain(&device, &asked, 1);
+    assert!(device.open_sco(&header(VOLUME, 2)).unwrap().is_none());
+    // Its own volumes are asked to store what they have; the other's file is nobody's to take.
+    while asked.recv_timeout(LONG).unwrap() != Asked::Pressed {}
+    assert!(device.open_sco(&header(VOLUME, 2)).unwrap().is_none());
     assert_eq!(device.unclaimed(), [other]);
-    let _second = obtain(&device, &asked, 2);
+
+    // Only when its volume, or whoever knows that it is deleted, gives it back.
+    let found = device.claim(other);
+    assert_eq!(read(&found[0].file, 0, 1), cluster(7));
+    device.retire(&found[0].file);
+    drop(found);
+    obtain(&device, &asked, 2);
+}
+
+#[test]
+fn a_cache_whose_volume_ended_while_it_was_asked_for_can_be_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = open(dir.path(), 2, Arc::new(SystemDisk));
+    let asked = tenant(&device, VOLUME);
+    let _first = obtain(&device, &asked, 1);
+    let second = obtain(&device, &asked, 2);
+    device.evictable(VOLUME, ScoId(2), Epoch(1), &second);
+    while asked.recv_timeout(LONG).unwrap() != Asked::Evict(2) {}
+    // It does not hear that: its volume ends, and its next run finds the file and takes it for a cache again.
+    device.leave(VOLUME);
+    device.disclaim(
+        VOLUME,
+        vec![super::FoundSco {
+            header: header(VOLUME, 2),
+            file: second,
+        }],
+    );
+    let asked = tenant(&device, VOLUME);
+    let found = device.claim(VOLUME);
+    device.evictable(VOLUME, ScoId(2), Epoch(1), &found[0].file);
+    assert!(device.open_sco(&header(VOLUME, 3)).unwrap().is_none());
+    while asked.recv_timeout(LONG).unwrap() != Asked::Evict(2) {}
+    // This time there is nobody left to hear it: the device takes the file by itself.
+    device.leave(VOLUME);
+    device.disclaim(VOLUME, found);
+    let found = device.claim(VOLUME);
+    device.evictable(VOLUME, ScoId(2), Epoch(1), &found[0].file);
+    device.disclaim(VOLUME, found);
+    let another = VolumeId([9; 16]);
+    let asked = tenant(&device, another);
+    let header = header(another, 3);
+    while device.open_sco(&header).unwrap().is_none() {
+        while asked.recv_timeout(LONG).unwrap() != Asked::FileReady {}
+    }
     assert!(device.unclaimed().is_empty());
+}
+
+#[test]
+fn a_new_file_is_used_only_once_its_name_survives_a_loss_of_power() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    disk.arm(Call::Keep, 2, u32::MAX, Fault::Io);
+    let device = open(dir.path(), 6, disk.clone());
+    let asked = tenant(&device, VOLUME);
+    let _first = obtain(&device, &asked, 1);
+    let _second = obtain(&device, &asked, 2);
+    assert!(device.open_sco(&header(VOLUME, 3)).unwrap().is_none());
+    while asked.recv_timeout(LONG).unwrap() != Asked::Pressed {}
+    assert_eq!(device.usage().allocated.0, 2 * small().file_len());
+    assert_eq!(fs::read_dir(dir.path().join("sco")).unwrap().count(), 2);
 }
 
 #[test]
@@ -350,7 +440,8 @@ fn a_header_that_cannot_be_written_gives_the_file_back() {
     let disk = Arc::new(FaultyDisk::default());
     let device = open(dir.path(), 1, disk.clone());
     let asked = tenant(&device, VOLUME);
-    device.retire(&obtain(&device, &asked, 1));
+    assert!(device.open_sco(&header(VOLUME, 1)).unwrap().is_none());
+    while asked.recv_timeout(LONG).unwrap() != Asked::FileReady {}
     disk.arm(Call::Write, 0, 1, Fault::Io);
     assert!(device.open_sco(&header(VOLUME, 2)).is_err());
     obtain(&device, &asked, 3);
