@@ -46,6 +46,14 @@ impl Locals {
         self.scos.insert(header.id, local)
     }
 
+    /// Puts a file into the table whose batches a recovery replayed: they were held, but nobody knows whether they
+    /// were synced, or whether the last sync of them failed.
+    pub(crate) fn insert_recovered(&mut self, header: ScoHeader, file: Arc<ScoFile>) {
+        self.insert(header, file, false);
+        // What a flush from here on promises includes them.
+        self.append_to(header.id);
+    }
+
     /// A SCO's entry.
     pub(crate) fn get(&self, sco: ScoId) -> Option<&Local> {
         self.scos.get(&sco)

@@ -2,7 +2,8 @@
 //!
 //! Keeps: where the volume is in its life here, and its files in the write buffer while it is not served.
 //! Order: one message after the other; what is waited for comes back as a message and is judged again.
-//! Crash: the next owner recovers; a panic here ends this actor alone, and the next `Open` begins another.
+//! Crash: the next owner recovers; a panic here ends this actor alone, its files go back to the device, and the next
+//! `Open` begins another.
 //! Knows no sockets: requests come as tickets.
 
 mod control;
@@ -142,22 +143,26 @@ impl Actor for VolumeActor {
     }
 
     fn stopped(&mut self, ctx: &mut Context<Self>) {
-        self.node().device.leave(self.id);
         let handle = VolumeHandle::new(ctx.address());
         self.node().volumes.remove(self.id, &handle);
     }
 }
 
 impl Drop for VolumeActor {
-    /// Also where the actor panicked: whoever waits is answered.
+    /// Also where the actor panicked: whoever waits is answered, and its files are there for the next actor. One that
+    /// did not find them would recover the volume without them.
     fn drop(&mut self) {
         let refusal = match &self.state {
             State::Gone(refusal) => refusal.clone(),
             _ => Refusal::retry(RefusalCode::Unavailable, format!("volume {} stopped", self.id)),
         };
-        if let State::Serving(serving) = &self.state {
+        let mut found = std::mem::take(&mut self.resting);
+        if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Starting) {
             serving.owner().end();
+            found.extend(serving.into_found());
         }
+        self.node().device.leave(self.id);
+        self.node().device.disclaim(self.id, found);
         self.shard.replies.refuse_all(self.id, &refusal);
     }
 }

@@ -99,7 +99,7 @@ impl Serving {
         for FoundSco { header, file } in found {
             let of_the_log = epoch_at(&record.epochs, header.id) == Some(header.epoch);
             if of_the_log && unstored.contains(&header.id) {
-                self.locals.insert(header, file, false);
+                self.locals.insert_recovered(header, file);
                 self.sync_sco(header.id);
             } else if self.volume.adopt_local(header.id, header.epoch) {
                 self.device()
@@ -236,7 +236,6 @@ impl Serving {
             self.take(Event::Evicted { sco });
             self.device().retire(&file);
             drop(file);
-            hit(Point::AfterRecycle);
             self.settle();
         }
     }

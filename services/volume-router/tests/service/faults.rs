@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use bytes::Bytes;
 use sconce_runtime::{Clock, Stop};
+use sconce_schemas::wire::volume::IoCode;
 use sconce_volume_router::device::faults::{Call, Fault, FaultyDisk};
 use sconce_volume_router::{Components, Settings};
 
-use crate::client::{Client, Model};
+use crate::client::{Client, Model, bytes};
 use crate::cluster::{Cluster, block_on};
 
 const MIB: u64 = 1 << 20;
@@ -18,9 +21,18 @@ struct Router {
     thread: JoinHandle<()>,
 }
 
-fn start(cluster: &Cluster) -> Router {
+impl Router {
+    fn stop(self) {
+        self.disk.heal();
+        self.stop.request();
+        self.thread.join().unwrap();
+    }
+}
+
+/// The service in this process, on a disk that the test lets fail.
+fn start(cluster: &Cluster, disk: FaultyDisk) -> Router {
     let settings: Settings = sconce_runtime::settings::load(&cluster.settings()).unwrap();
-    let (disk, stop) = (Arc::new(FaultyDisk::default()), Stop::new());
+    let (disk, stop) = (Arc::new(disk), Stop::new());
     let (faulty, stopped, network) = (disk.clone(), stop.clone(), cluster.network.clone());
     let thread = std::thread::spawn(move || {
         let service = async {
@@ -38,7 +50,7 @@ fn start(cluster: &Cluster) -> Router {
 fn every_failing_call_costs_a_recovery_and_no_acknowledged_write() {
     block_on(async {
         let cluster = Cluster::new();
-        let router = start(&cluster);
+        let router = start(&cluster, FaultyDisk::default());
         let registry = cluster.registry().await;
         let volume = cluster.create(&registry, 1, 8 * MIB).await;
         let mut client = Client::open(&cluster, volume).await;
@@ -71,8 +83,75 @@ fn every_failing_call_costs_a_recovery_and_no_acknowledged_write() {
             after.0 >= before.0 + 6,
             "failures of the device halt the volume: {before} to {after}"
         );
-        router.stop.request();
-        router.thread.join().unwrap();
+        router.stop();
         assert_eq!(cluster.record(&registry, volume).await.buffer, None);
+    });
+}
+
+#[test]
+fn a_flush_after_a_recovery_waits_for_the_sync_of_what_was_recovered() {
+    block_on(async {
+        let mut cluster = Cluster::started();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 8 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.sync().await;
+        cluster.stop_storage();
+        for number in 0..10 {
+            client.write(number * 256 * 1024, bytes(number, 256 << 10)).await;
+        }
+        cluster.kill();
+        let held: Vec<_> = cluster
+            .files("buffer/sco")
+            .into_iter()
+            .filter(|path| std::fs::read(path).unwrap()[..4] != [0; 4])
+            .collect();
+        assert!(held.len() >= 3, "{held:?}");
+
+        // The sync of the seal is a part of the recovery; none of those behind it ends.
+        let disk = FaultyDisk::default();
+        disk.arm(Call::Sync, 1, u32::MAX, Fault::Held);
+        let router = start(&cluster, disk);
+        client.reopen().await.unwrap();
+        let flush = client.request(IoCode::Flush, 0, 0, 0);
+        let early = client.attempt(flush, Bytes::new(), Duration::from_millis(500));
+        let early = early.await;
+        assert!(
+            !matches!(early, Ok(Ok(_))),
+            "answered before anything is synced: {early:?}"
+        );
+        router.disk.heal();
+        client.flush().await;
+        for path in &held {
+            let synced = router.disk.syncs(&std::fs::metadata(path).unwrap());
+            assert!(synced > 0, "{} was not synced", path.display());
+        }
+        cluster.start_storage();
+        router.stop();
+    });
+}
+
+#[test]
+fn an_actor_that_panics_costs_a_recovery_and_no_acknowledged_write() {
+    block_on(async {
+        let cluster = Cluster::new();
+        let router = start(&cluster, FaultyDisk::default());
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 8 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        let mut model = Model::new(8 << 20, 3);
+        for passes in [0, 1, 5] {
+            for _ in 0..40 {
+                model.change(&mut client).await;
+            }
+            router.disk.arm(Call::Write, passes, 1, Fault::Panic);
+            for _ in 0..20 {
+                model.change(&mut client).await;
+            }
+            model.check(&mut client).await;
+        }
+        client.sync().await;
+        model.check(&mut client).await;
+        router.stop();
     });
 }
