@@ -5,18 +5,22 @@
 //! Crash: a record that changed meanwhile is found by listing.
 //! Knows volumes by their handles.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sconce_registry::Revision;
 use sconce_registry::announce::{AnnounceError, Announcement, Tenure};
 use sconce_runtime::{Backoff, Chance, Stop};
 use sconce_schemas::VolumeId;
 use sconce_schemas::records::{NodeRecord, VolumePhase, VolumeRecord, keys};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::background::Subject;
 use crate::node::Node;
+use crate::owner::record::leaves_nothing;
 
 /// How long a watch of the volumes' records waits for a change.
 const WATCH_WAIT: Duration = Duration::from_secs(30);
@@ -71,7 +75,7 @@ async fn register(node: &Arc<Node>, record: &NodeRecord, ttl: Duration) -> Annou
 }
 
 /// Extends the gate as the lease is renewed. A lease that was renewed after its end may have been another's meanwhile:
-/// then every volume is verified before any is served again.
+/// then every volume is verified before any is served again, and while the registry cannot tell, none is.
 async fn guard(node: Arc<Node>, tenure: Tenure, ttl: Duration) {
     let mut known = tenure.held_until();
     loop {
@@ -83,13 +87,21 @@ async fn guard(node: Arc<Node>, tenure: Tenure, ttl: Duration) {
         let renewed_at = until.checked_sub(ttl).unwrap_or(until);
         if renewed_at >= known {
             tracing::warn!(node = %node.name, "the lease had ended: verifying every volume before it is served again");
-            for (_, volume) in node.volumes.all() {
-                volume.verify().await;
+            // What is not known while this lease lasts is asked again with the next one.
+            if !all_verified(&node).await || Instant::now() >= until {
+                continue;
             }
         }
         known = until;
         node.gate.hold(until);
     }
+}
+
+/// Asks the registry about every volume; whether it told of all of them.
+async fn all_verified(node: &Node) -> bool {
+    let volumes = node.volumes.all();
+    let verified = join_all(volumes.iter().map(|(_, volume)| volume.verify())).await;
+    verified.into_iter().all(|known| known)
 }
 
 /// Begins the node's volumes, and from then on does what changes of their records ask for.
@@ -122,8 +134,23 @@ type Followed = Result<Option<Revision>, sconce_registry::RegistryError>;
 
 async fn list(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>]) -> Followed {
     let revision = node.registry.revision().await?;
-    for (_, record, _) in node.registry.list_records::<VolumeRecord>(keys::VOLUMES).await? {
-        changed(node, begin, &record).await;
+    let mut unknown: HashSet<VolumeId> = node.device.unclaimed().into_iter().collect();
+    for entry in node.registry.list(keys::VOLUMES, None, usize::MAX).await? {
+        match sconce_registry::record::decode::<VolumeRecord>(&entry) {
+            Ok(record) => {
+                unknown.remove(&record.id);
+                changed(node, begin, &record).await;
+            }
+            // One damaged record holds up no other volume.
+            Err(error) => tracing::error!(%error, "a volume's record is damaged"),
+        }
+    }
+    for volume in unknown {
+        tracing::warn!(
+            %volume,
+            "the write buffer holds SCOs of a volume that the registry does not know: kept, as they may be the only \
+             copy; bring the registry's data back, or make the record anew with: sconce recover"
+        );
     }
     Ok(Some(revision))
 }
@@ -154,9 +181,7 @@ async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>], record: &Vo
             }
         }
         (None, true, VolumePhase::Deleting) => {
-            for found in node.device.claim(record.id) {
-                node.device.retire(&found.file);
-            }
+            node.device.give_up(record.id, |_| true);
             node.background.erase(Subject {
                 volume: record.id,
                 path: format!("(volume {})", record.id).into(),
@@ -170,14 +195,18 @@ async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>], record: &Vo
             }
         }
         (Some(volume), _, VolumePhase::Active) => volume.follow(record),
-        (Some(volume), false, VolumePhase::Deleting) => volume.verify().await,
-        (None, false, _) => {
-            // Another node's: what was left of it here is not needed, unless the record still names this buffer.
-            if record.buffer.as_deref() != Some(node.device.id()) && record.epoch.0 > 0 {
-                for found in node.device.claim(record.id) {
-                    node.device.retire(&found.file);
-                }
-            }
+        (Some(volume), false, VolumePhase::Deleting) => {
+            volume.verify().await;
         }
+        (None, false, _) => give_up_what_is_over(node, record),
+    }
+}
+
+/// Another node's: what was left of it here may go once the record proves that nobody needs it.
+fn give_up_what_is_over(node: &Node, record: &VolumeRecord) {
+    let over = |newest| leaves_nothing(record, node.device.id(), newest);
+    let scos = node.device.give_up(record.id, over);
+    if scos > 0 {
+        tracing::info!(volume = %record.id, owner = %record.owner, scos, "gave up what was left of another node's volume");
     }
 }

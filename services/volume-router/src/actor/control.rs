@@ -201,7 +201,7 @@ impl Handler<Delete> for VolumeActor {
                 }
                 let path = actor.path();
                 let gone = Refusal::reject(RefusalCode::NotFound, format!("volume {path} is deleted"));
-                actor.lost(&gone, ctx);
+                actor.over(&gone, ctx);
                 actor.shard.node.background.erase(Subject {
                     volume: actor.id,
                     path: path.into(),
@@ -248,11 +248,11 @@ impl Handler<Drain> for VolumeActor {
 }
 
 impl Handler<Verify> for VolumeActor {
-    type Result = Answer<()>;
+    type Result = Answer<bool>;
 
     fn handle(&mut self, _: Verify, _: &mut Context<Self>) -> Self::Result {
         let State::Serving(serving) = &self.state else {
-            return Box::pin(std::future::ready(()).into_actor(self));
+            return Box::pin(std::future::ready(true).into_actor(self));
         };
         let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
         let generation = self.generation;
@@ -262,11 +262,14 @@ impl Handler<Verify> for VolumeActor {
         };
         let verified = verify.into_actor(self).map(
             move |verified, actor: &mut VolumeActor, ctx: &mut Context<Self>| match verified {
-                Err(RecordError::Refused(refusal)) if actor.generation == generation => {
-                    actor.lost(&refusal, ctx);
+                Err(RecordError::Refused(refusal)) => {
+                    if actor.generation == generation {
+                        actor.lost(&refusal, ctx);
+                    }
+                    true
                 }
-                // Without the registry the lease decides.
-                _ => {}
+                Ok(()) => true,
+                Err(RecordError::Unavailable(_)) => false,
             },
         );
         Box::pin(verified)

@@ -100,10 +100,10 @@ impl VolumeHandle {
         self.actor.send(Drain(within)).await.unwrap_or(false)
     }
 
-    /// Look whether the volume is still this node's; returns when that is known.
-    pub(crate) async fn verify(&self) {
+    /// Look whether the volume is still this node's; `false`: the registry could not tell, and it may be served.
+    pub(crate) async fn verify(&self) -> bool {
         // An actor that ended serves nothing, so there is nothing to verify.
-        let _ = self.actor.send(Verify).await;
+        self.actor.send(Verify).await.unwrap_or(true)
     }
 
     /// The registry tells who owns the volume.

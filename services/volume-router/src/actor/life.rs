@@ -41,6 +41,7 @@ impl VolumeActor {
             // Somebody asked for it with other rights in the meantime.
             Err(_) if self.takeover.is_some() => self.start_serving(ctx),
             Err(StartError::Refused(refusal)) => self.refused(refusal, ctx),
+            Err(StartError::Over(refusal)) => self.over(&refusal, ctx),
             Err(StartError::Later(refusal)) => {
                 if !std::mem::replace(&mut self.failure_told, true) {
                     tracing::warn!(volume = %self.id, cause = %refusal, "volume cannot be served now: trying again until it can");
@@ -203,10 +204,27 @@ impl VolumeActor {
         Refusal::retry(RefusalCode::Internal, text)
     }
 
-    /// The volume is another's: nothing of it is served from here on.
-    pub(super) fn lost(&mut self, refusal: &Refusal, ctx: &mut Context<Self>) {
+    /// The ownership is in doubt: nothing is served from here on, and the volume is claimed anew. What the registry
+    /// says then decides; until it proves that they are worth nothing, the files stay.
+    pub(super) fn lost(&mut self, cause: &Refusal, ctx: &mut Context<Self>) {
+        if !matches!(self.state, State::Serving(_)) {
+            return;
+        }
+        if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Starting) {
+            tracing::warn!(volume = serving.path(), %cause, "volume is served here no more, unless the registry still says so");
+            serving.owner().end();
+            self.resting.extend(serving.into_found());
+        }
+        let text = format!("volume {} is not open here now: {}", self.id, cause.text);
+        let refusal = Refusal::reroute(RefusalCode::NotOpen, text);
+        self.shard.replies.refuse_all(self.id, &refusal);
+        self.start_serving(ctx);
+    }
+
+    /// The volume is over, here or everywhere: its files are worth nothing.
+    pub(super) fn over(&mut self, refusal: &Refusal, ctx: &mut Context<Self>) {
         if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Gone(refusal.clone())) {
-            tracing::warn!(volume = serving.path(), cause = %refusal, "volume is served here no more");
+            tracing::info!(volume = serving.path(), cause = %refusal, "volume is over here");
             serving.owner().end();
             self.resting.extend(serving.into_found());
         }
@@ -271,7 +289,7 @@ impl Handler<Lost> for VolumeActor {
     type Result = ();
 
     fn handle(&mut self, lost: Lost, ctx: &mut Context<Self>) {
-        if lost.generation == self.generation && matches!(self.state, State::Serving(_)) {
+        if lost.generation == self.generation {
             self.lost(&lost.refusal, ctx);
         }
     }

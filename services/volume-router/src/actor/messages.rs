@@ -94,9 +94,9 @@ pub(crate) struct Take(pub(crate) TakeOver);
 #[rtype(result = "bool")]
 pub(crate) struct Drain(pub(crate) Duration);
 
-/// The record says that the volume may have another owner, or none: look.
+/// The record says that the volume may have another owner, or none: look. Answered with whether that is known.
 #[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "bool")]
 pub(crate) struct Verify;
 
 /// The registry tells who owns the volume.

@@ -44,7 +44,7 @@ pub(super) fn run(shared: &Shared) {
             Chore::Erase(given_back) => erase(shared, &given_back),
             Chore::Create { number, length } => create(shared, number, length),
             Chore::Remove(file) => remove(shared, &file),
-            Chore::Evict(eviction) => evict(shared, eviction),
+            Chore::Evict(eviction) => evict(shared, &eviction),
             Chore::Press(tenants) => tenants.iter().for_each(|tenant| tenant.pressed()),
             Chore::Wait(_) => {}
             Chore::End => return,
@@ -202,14 +202,10 @@ fn remove(shared: &Shared, file: &BufferFile) {
     shared.state().allocated -= file.length;
 }
 
-fn evict(shared: &Shared, eviction: Eviction) {
-    match eviction.tenant {
+fn evict(shared: &Shared, eviction: &Eviction) {
+    match &eviction.tenant {
         Some(tenant) => tenant.evict(eviction.sco, eviction.epoch),
-        // Its volume is served no more: nobody else would give the file back.
-        None => {
-            shared.retire(&eviction.file);
-            shared.forget_unclaimed(&eviction.file);
-        }
+        None => shared.evict_unclaimed(eviction),
     }
 }
 

@@ -105,6 +105,11 @@ impl Device {
         self.shared.disclaim(volume, found);
     }
 
+    /// Gives up what nobody has claimed of a volume, if `is_over` says so of its newest epoch; gives how many SCOs.
+    pub fn give_up(&self, volume: VolumeId, is_over: impl FnOnce(Epoch) -> bool) -> usize {
+        self.shared.give_up(volume, is_over)
+    }
+
     /// Volumes of which the start found something that nobody has claimed.
     #[must_use]
     pub fn unclaimed(&self) -> Vec<VolumeId> {

@@ -178,6 +178,17 @@ impl Shared {
         }
     }
 
+    pub(super) fn give_up(&self, volume: VolumeId, is_over: impl FnOnce(Epoch) -> bool) -> usize {
+        let mut state = self.state();
+        let newest = |found: &Vec<FoundSco>| found.iter().map(|found| found.header.epoch).max();
+        let over = state.unclaimed.get(&volume).and_then(newest).is_some_and(is_over);
+        let found = over.then(|| state.unclaimed.remove(&volume)).flatten();
+        drop(state);
+        let found = found.unwrap_or_default();
+        found.iter().for_each(|found| self.retire(&found.file));
+        found.len()
+    }
+
     pub(super) fn join(&self, volume: VolumeId, tenant: Arc<dyn Tenant>) {
         self.state().tenants.insert(volume, tenant);
     }
@@ -211,6 +222,12 @@ impl Shared {
 
     pub(super) fn evictable(&self, volume: VolumeId, sco: ScoId, epoch: Epoch, file: &Arc<ScoFile>) {
         let mut state = self.state();
+        self.cache(&mut state, volume, sco, epoch, file);
+        drop(state);
+        self.work.notify_one();
+    }
+
+    fn cache(&self, state: &mut State, volume: VolumeId, sco: ScoId, epoch: Epoch, file: &Arc<ScoFile>) {
         let length = file.length();
         match file.tenure() {
             Tenure::Held => drop(self.held.fetch_sub(length, Ordering::Relaxed)),
@@ -228,8 +245,6 @@ impl Shared {
             length,
             file: Arc::downgrade(file),
         });
-        drop(state);
-        self.work.notify_one();
     }
 
     pub(super) fn retire(&self, file: &ScoFile) {
@@ -271,15 +286,23 @@ impl Shared {
         class.free.push(Arc::clone(file));
     }
 
-    /// A file that was retired and that no volume has claimed.
-    pub(super) fn forget_unclaimed(&self, file: &Arc<ScoFile>) {
+    /// Takes a cache away whose volume is not served: nobody else would give it back.
+    pub(super) fn evict_unclaimed(&self, eviction: &Eviction) {
+        let file = &eviction.file;
         let mut state = self.state();
-        let mut forgotten = Vec::new();
-        state.unclaimed.retain(|_, found| {
-            forgotten.extend(found.extract_if(.., |found| Arc::ptr_eq(&found.file, file)));
-            !found.is_empty()
-        });
-        // Its drop needs the lock.
+        let mut taken = None;
+        for found in state.unclaimed.values_mut() {
+            let at = found.iter().position(|found| Arc::ptr_eq(&found.file, file));
+            taken = taken.or(at.map(|at| found.swap_remove(at)));
+        }
+        state.unclaimed.retain(|_, found| !found.is_empty());
+        if taken.is_some() {
+            file.set_tenure(Tenure::RetiredEvicted);
+        } else {
+            // It was claimed in the meantime: its volume is asked the next time.
+            self.cache(&mut state, eviction.volume, eviction.sco, eviction.epoch, file);
+        }
+        // The last one that goes needs the lock.
         drop(state);
     }
 
@@ -311,6 +334,7 @@ impl State {
             let tenant = self.tenants.get(&oldest.volume).cloned();
             return Some(Eviction {
                 tenant,
+                volume: oldest.volume,
                 sco: oldest.sco,
                 epoch: oldest.epoch,
                 file,
@@ -340,6 +364,7 @@ pub(super) struct GivenBack {
 /// A cache on its way out.
 pub(super) struct Eviction {
     pub(super) tenant: Option<Arc<dyn Tenant>>,
+    volume: VolumeId,
     pub(super) sco: ScoId,
     pub(super) epoch: Epoch,
     pub(super) file: Arc<ScoFile>,

@@ -387,10 +387,10 @@ fn a_cache_whose_volume_ended_while_it_was_asked_for_can_be_asked_for_again() {
     while asked.recv_timeout(LONG).unwrap() != Asked::Evict(2) {}
     // This time there is nobody left to hear it: the device takes the file by itself.
     device.leave(VOLUME);
+    let second = Arc::clone(&found[0].file);
     device.disclaim(VOLUME, found);
-    let found = device.claim(VOLUME);
-    device.evictable(VOLUME, ScoId(2), Epoch(1), &found[0].file);
-    device.disclaim(VOLUME, found);
+    device.evictable(VOLUME, ScoId(2), Epoch(1), &second);
+    drop(second);
     let another = VolumeId([9; 16]);
     let asked = tenant(&device, another);
     let header = header(another, 3);

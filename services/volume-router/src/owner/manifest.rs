@@ -18,28 +18,33 @@ use crate::node::Node;
 
 /// The newest manifest. Where the write buffer is the one that the record names, everything since the record's
 /// manifest is in it, so its local copy does and nobody else is asked: a restart needs no back end. Otherwise the
-/// back ends are searched, in case that the registry was restored from an older state.
+/// back ends are searched, in case that the registry was restored from an older state. `nothing_here`: the buffer holds
+/// no SCO of the volume.
 pub(super) async fn newest(
     node: &Arc<Node>,
     subject: &Subject,
     record: &VolumeRecord,
+    nothing_here: bool,
 ) -> Result<Option<Manifest>, StartError> {
     let ours = record.buffer.as_deref() == Some(node.device.id());
     let local = local(node, subject).await.filter(|local| is_newer(local, record));
+    // A record that knows of no owner, although something of one is here, is from before it.
+    let never_owned = record.epoch == Epoch::NONE && record.manifest.is_none();
+    if never_owned && nothing_here && local.is_none() {
+        return Ok(None);
+    }
     if ours && (local.is_some() || record.manifest.is_none()) {
         return Ok(local);
-    }
-    let never_owned = record.epoch == Epoch::NONE && record.manifest.is_none();
-    if never_owned {
-        return Ok(None);
     }
     match record.manifest.filter(|_| ours) {
         Some(named) => named_by_record(node, subject, named).await.map(Some),
         None => {
             let newest = node.background.newest_manifest(subject.clone()).await?;
-            match (&newest, record.manifest) {
-                // A record that names a manifest where there is none: the pool is not the one it was stored in.
-                (None, Some(named)) => named_by_record(node, subject, named).await.map(Some),
+            match record.manifest {
+                // The record names a newer one, so the listing is not of all that was stored: it, or nothing.
+                Some(named) if newest.as_ref().is_none_or(|newest| !is_newer(newest, record)) => {
+                    named_by_record(node, subject, named).await.map(Some)
+                }
                 _ => Ok(newest),
             }
         }
@@ -54,10 +59,11 @@ async fn local(node: &Arc<Node>, subject: &Subject) -> Option<Manifest> {
         .flatten()
 }
 
-fn is_newer(local: &Manifest, record: &VolumeRecord) -> bool {
+/// Whether it is the one that the record names, or one after it.
+fn is_newer(manifest: &Manifest, record: &VolumeRecord) -> bool {
     record
         .manifest
-        .is_none_or(|named| (local.epoch, local.seq) >= (named.epoch, named.seq))
+        .is_none_or(|named| (manifest.epoch, manifest.seq) >= (named.epoch, named.seq))
 }
 
 async fn named_by_record(

@@ -5,6 +5,7 @@
 //! Crash: at any point the next claim takes a higher epoch and begins again.
 //! Knows the engine by its recovery; knows no clients.
 
+mod epochs;
 mod manifest;
 mod path;
 pub(crate) mod record;
@@ -48,8 +49,10 @@ pub(crate) struct Owned {
 /// Why a volume is not served.
 #[derive(Debug)]
 pub(crate) enum StartError {
-    /// It is not for this node, now: what to answer.
+    /// It is not for this node, now: what to answer. Its files stay.
     Refused(Refusal),
+    /// The same, and the record proves that nobody needs its files.
+    Over(Refusal),
     /// Something is missing that comes back: try again.
     Later(Refusal),
 }
@@ -84,7 +87,13 @@ pub(crate) async fn start(
     takeover: Option<TakeOver>,
     found: &[FoundSco],
 ) -> Result<Owned, StartError> {
-    let (before, _) = record::read(&node.registry, id).await?;
+    let before = match record::read(&node.registry, id).await {
+        Ok((record, _)) => record,
+        Err(RecordError::Refused(_)) if !found.is_empty() => {
+            return Err(StartError::Refused(without_record(id, found.len())));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let path = path_of(&node.registry, &before).await?;
     let subject = Subject {
         volume: id,
@@ -97,8 +106,15 @@ pub(crate) async fn start(
         takeover,
         epochs_used: epochs_of(found),
     };
-    record::may_claim(&before, &claimant, &path).map_err(StartError::Refused)?;
-    let manifest = manifest::newest(node, &subject, &before).await?;
+    if let Err(refusal) = record::may_claim(&before, &claimant, &path) {
+        let over = refusal.code != RefusalCode::WaitsForOwner
+            && record::leaves_nothing(&before, node.device.id(), epochs_of(found));
+        return Err(match over {
+            true => StartError::Over(refusal),
+            false => StartError::Refused(refusal),
+        });
+    }
+    let manifest = manifest::newest(node, &subject, &before, found.is_empty()).await?;
     let newest = manifest.as_ref().map_or(Epoch::NONE, |manifest| manifest.epoch);
     claimant.epochs_used = claimant.epochs_used.max(newest);
     let buffer_is_ours = before.buffer.as_deref() == Some(node.device.id());
@@ -107,6 +123,13 @@ pub(crate) async fn start(
         node: node.name.clone(),
         epoch: claimed.epoch,
     };
+    let by_manifest = manifest.as_ref().map_or(&[][..], |manifest| &manifest.epochs);
+    let headers = found.iter().map(|found| (found.header.epoch, found.header.id));
+    let known = epochs::known(&claimed.epochs, by_manifest, headers);
+    // What the record says of its buffer it says of the last ownership that it knows.
+    let last = known.epochs.last().map(|last| last.epoch);
+    let last_of_record = claimed.epochs.last().map(|last| last.epoch);
+    let last_is_here = known.last_from_headers || (buffer_is_ours && last == last_of_record);
     let source = recover::Source {
         background: node.background.clone(),
         subject,
@@ -114,11 +137,11 @@ pub(crate) async fn start(
         sco_size: claimed.sco_size,
         found: found.to_vec(),
         force: takeover.is_some_and(|takeover| takeover.force),
-        epoch_here: claimed
-            .epochs
-            .last()
-            .map(|last| last.epoch)
-            .filter(|_| buffer_is_ours),
+        epoch_here: last.filter(|_| last_is_here),
+    };
+    let claimed = VolumeRecord {
+        epochs: known.epochs,
+        ..claimed
     };
     recover(node, source, ownership, claimed, manifest).await
 }
@@ -155,6 +178,7 @@ async fn recover(
         subject.volume,
         &ownership,
         node.device.id(),
+        &claimed.epochs,
         recovered.next_sco,
     )
     .await?;
@@ -167,6 +191,15 @@ async fn recover(
         lineage,
         manifest: reference,
     })
+}
+
+/// The registry knows nothing of a volume that this write buffer holds SCOs of.
+fn without_record(id: VolumeId, scos: usize) -> Refusal {
+    let text = format!(
+        "the registry has no record of volume {id}, but this write buffer holds {scos} of its SCOs: they are kept. \
+         Bring the registry's data back, or make the record anew with: sconce recover"
+    );
+    Refusal::retry(RefusalCode::Unavailable, text)
 }
 
 /// Volume ids of the lineage, this volume last.

@@ -41,11 +41,9 @@ pub(crate) enum RecordError {
 }
 
 impl From<RegistryError> for RecordError {
+    /// A record that cannot be read says nothing of who owns the volume: as long as it is damaged nobody can claim it.
     fn from(error: RegistryError) -> Self {
-        match error {
-            RegistryError::Damaged { .. } => RecordError::Refused(Refusal::damaged(error.to_string())),
-            other => RecordError::Unavailable(other.to_string()),
-        }
+        RecordError::Unavailable(error.to_string())
     }
 }
 
@@ -103,6 +101,15 @@ pub(crate) fn may_claim(record: &VolumeRecord, claimant: &Claimant, path: &str) 
     }
 }
 
+/// Whether the record proves that what a write buffer holds of the volume is needed no more: the volume is being
+/// deleted, or a later ownership than any that the buffer has seen went on in another buffer. Anything less may be a
+/// registry that was restored, lost or put right by hand, and what is held here the only copy. `newest`: the newest
+/// epoch in the buffer.
+pub(crate) fn leaves_nothing(record: &VolumeRecord, buffer: &str, newest: Epoch) -> bool {
+    let elsewhere = record.buffer.as_deref().is_some_and(|named| named != buffer);
+    record.phase == VolumePhase::Deleting || (elsewhere && record.epoch > newest)
+}
+
 /// Raises the epoch and names this node. The buffer stays as it was until recovery has taken over what it says: a
 /// claim that a crash cut short is then begun again with the same knowledge. Gives the record as it is from here on.
 pub(crate) async fn claim(
@@ -120,16 +127,19 @@ pub(crate) async fn claim(
     .await
 }
 
-/// Notes where the ownership's SCOs begin and in which buffer: before the first of them is opened.
+/// Notes where the ownership's SCOs begin and in which buffer: before the first of them is opened. `earlier`: the
+/// ownerships before it, of which an old record may know less than recovery does.
 pub(crate) async fn begin_epoch(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
     buffer: &str,
+    earlier: &[EpochStart],
     first_sco: ScoId,
 ) -> Result<VolumeRecord, RecordError> {
     let epoch = own.epoch;
     change_own(registry, volume, own, move |record| {
+        record.epochs = earlier.to_vec();
         // An ownership that wrote nothing leaves no trace.
         record.epochs.retain(|earlier| earlier.first_sco < first_sco);
         record.epochs.push(EpochStart { epoch, first_sco });

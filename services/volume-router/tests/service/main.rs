@@ -15,4 +15,5 @@ mod io;
 mod loss;
 mod ownership;
 mod pressure;
+mod registry;
 mod restart;

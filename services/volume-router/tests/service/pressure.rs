@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use sconce_registry::Change;
+use sconce_schemas::records::keys;
+use sconce_schemas::wire::volume::IoCode;
+
 use crate::client::{Client, Model, bytes};
 use crate::cluster::{Cluster, block_on, until};
 
@@ -64,6 +68,62 @@ fn without_a_back_end_writes_wait_when_the_buffer_is_full_and_go_on_afterwards()
         })
         .await;
     });
+}
+
+#[test]
+fn a_full_buffer_and_a_restart_cost_no_volume_what_only_the_buffer_has() {
+    block_on(async {
+        let mut cluster = Cluster::new().with_buffer("32 MiB");
+        cluster.start();
+        let registry = cluster.registry().await;
+        let volumes = [
+            cluster.create(&registry, 1, 64 * MIB).await,
+            cluster.create(&registry, 2, 64 * MIB).await,
+        ];
+        let mut one = Client::open(&cluster, volumes[0]).await;
+        let mut two = Client::open(&cluster, volumes[1]).await;
+        one.sync().await;
+        two.sync().await;
+        cluster.stop_storage();
+        one.write(0, bytes(1, 4096)).await;
+        let mut acknowledged = 0_u64;
+        while write_within(&mut two, acknowledged, Duration::from_secs(5)).await {
+            acknowledged += 1;
+        }
+        assert!(acknowledged >= 64, "{acknowledged}");
+        cluster.kill();
+
+        // The second volume's record is not there for a while: nobody claims what the buffer has of it.
+        let record = cluster.record(&registry, volumes[1]).await;
+        let key = keys::volume(volumes[1]);
+        registry.commit(vec![Change::delete(&key, None)]).await.unwrap();
+        cluster.start();
+        one.reopen().await.unwrap();
+        assert!(
+            !write_within(&mut one, 9, Duration::from_secs(1)).await,
+            "there is no room"
+        );
+        registry.put_record(&key, None, &record, None).await.unwrap();
+        for number in 0..acknowledged {
+            let found = two.read(number * 256 * 1024, 256 << 10).await;
+            assert!(found == bytes(number, 256 << 10), "block {number} is lost");
+        }
+        cluster.start_storage();
+        assert_eq!(one.read(0, 4096).await, bytes(1, 4096));
+        one.write(4096, bytes(2, 4096)).await;
+        assert_eq!(one.read(4096, 4096).await, bytes(2, 4096));
+    });
+}
+
+/// Writes 256 KiB; whether that was acknowledged in time.
+async fn write_within(client: &mut Client, number: u64, deadline: Duration) -> bool {
+    let request = client.request(IoCode::Write, 0, number * 256 * 1024, 256 * 1024);
+    let tried = client.attempt(request, bytes(number, 256 << 10), deadline);
+    match tried.await {
+        Ok(Ok(_)) => true,
+        Ok(Err(refusal)) => panic!("{refusal}"),
+        Err(_) => false,
+    }
 }
 
 #[test]
