@@ -1,12 +1,13 @@
 //! Whether this node may serve: only while the registry is sure to keep its lease.
 //!
 //! Keeps: until when the lease is held at least.
-//! Order: it is asked before each round of operations, so nothing is served after the end.
+//! Order: it is asked before each round of operations and before each answer, so nothing is served after the end.
 //! Crash: a new process waits for its own lease.
 //! Knows no volumes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use tokio::time::{Duration, Instant};
 
 /// The node's lease, as the shards see it.
@@ -40,6 +41,12 @@ impl Gate {
     pub(crate) fn is_open(&self) -> bool {
         micros(self.origin.elapsed()) < self.held_until.load(Ordering::Acquire)
     }
+}
+
+/// What to answer while it is closed.
+pub(crate) fn no_lease() -> Refusal {
+    let text = "the volume-router has no lease from the registry now";
+    Refusal::retry(RefusalCode::Unavailable, text)
 }
 
 fn micros(time: Duration) -> u64 {

@@ -15,14 +15,18 @@ use sconce_schemas::records::{DtlState, VolumePhase};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeStatus};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::Event;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::messages::{
-    CloseSession, Delete, Drain, Followed, OpenSession, Opened, Renamed, Served, Show, Sync, Take, Verify,
+    ClientGone, CloseSession, Delete, Drain, Followed, OpenSession, Opened, Renamed, Served, Show, Sync,
+    Take, Verify,
 };
 use super::{State, VolumeActor};
 use crate::background::Subject;
 use crate::owner::record::{self, RecordError};
+
+/// A release takes one compare-and-swap: it is tried also where storing took all of the time.
+const RELEASE_WITHIN: Duration = Duration::from_millis(500);
 
 type Answer<T> = ResponseActFuture<VolumeActor, T>;
 
@@ -78,12 +82,18 @@ impl Handler<OpenSession> for VolumeActor {
 impl Handler<CloseSession> for VolumeActor {
     type Result = ();
 
-    fn handle(&mut self, close: CloseSession, _: &mut Context<Self>) {
-        if let State::Serving(serving) = &mut self.state
-            && close.generation == self.generation
-        {
-            serving.close_session(close.slot);
-        }
+    fn handle(&mut self, close: CloseSession, ctx: &mut Context<Self>) {
+        let session = close.slot;
+        self.session_event(close.generation, Event::SessionClosed { session }, ctx);
+    }
+}
+
+impl Handler<ClientGone> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, gone: ClientGone, ctx: &mut Context<Self>) {
+        let session = gone.slot;
+        self.session_event(gone.generation, Event::ClientGone { session }, ctx);
     }
 }
 
@@ -217,33 +227,7 @@ impl Handler<Drain> for VolumeActor {
     type Result = Answer<bool>;
 
     fn handle(&mut self, Drain(within): Drain, ctx: &mut Context<Self>) -> Self::Result {
-        let State::Serving(serving) = &mut self.state else {
-            return Box::pin(std::future::ready(false).into_actor(self));
-        };
-        let stored = serving.drain();
-        let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
-        self.after(ctx);
-        let drained = async move {
-            let begun = tokio::time::Instant::now();
-            if !matches!(timeout(within, stored).await, Ok(Ok(()))) {
-                return false;
-            }
-            let left = within
-                .saturating_sub(begun.elapsed())
-                .max(Duration::from_millis(500));
-            let release = record::release(&registry, owner.subject().volume, owner.ownership());
-            matches!(timeout(left, release).await, Ok(Ok(())))
-        };
-        let drained =
-            drained
-                .into_actor(self)
-                .map(|released, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
-                    if released {
-                        actor.released(ctx);
-                    }
-                    released
-                });
-        Box::pin(drained)
+        self.drain(Instant::now() + within, ctx)
     }
 }
 
@@ -299,6 +283,64 @@ impl Handler<Followed> for VolumeActor {
 }
 
 impl VolumeActor {
+    /// What happened to a session of this run of the engine.
+    fn session_event(&mut self, generation: u32, event: Event, ctx: &mut Context<Self>) {
+        if let State::Serving(serving) = &mut self.state
+            && generation == self.generation
+        {
+            serving.happened(event);
+            self.after(ctx);
+        }
+    }
+
+    /// Stores everything, as often as something was applied meanwhile, then releases the volume.
+    fn drain(&mut self, until: Instant, ctx: &mut Context<Self>) -> Answer<bool> {
+        let State::Serving(serving) = &mut self.state else {
+            return Box::pin(std::future::ready(false).into_actor(self));
+        };
+        let stored = timeout_at(until, serving.drain());
+        self.after(ctx);
+        let drained =
+            stored
+                .into_actor(self)
+                .then(move |stored, actor: &mut Self, ctx: &mut Context<Self>| {
+                    let State::Serving(serving) = &mut actor.state else {
+                        return Box::pin(std::future::ready(false).into_actor(actor)) as Answer<bool>;
+                    };
+                    if !matches!(stored, Ok(Ok(()))) {
+                        return Box::pin(std::future::ready(false).into_actor(actor));
+                    }
+                    if !serving.may_release() {
+                        return actor.drain(until, ctx);
+                    }
+                    actor.release(until)
+                });
+        Box::pin(drained)
+    }
+
+    /// Says in the record that the back ends have everything.
+    fn release(&mut self, until: Instant) -> Answer<bool> {
+        let State::Serving(serving) = &self.state else {
+            return Box::pin(std::future::ready(false).into_actor(self));
+        };
+        let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
+        let generation = self.generation;
+        let release = async move {
+            let until = until.max(Instant::now() + RELEASE_WITHIN);
+            let release = record::release(&registry, owner.subject().volume, owner.ownership());
+            matches!(timeout_at(until, release).await, Ok(Ok(())))
+        };
+        let released = release.into_actor(self).map(
+            move |released, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
+                if released && actor.generation == generation {
+                    actor.released(ctx);
+                }
+                released
+            },
+        );
+        Box::pin(released)
+    }
+
     /// Everything is stored and the record says so: the files stay as caches.
     fn released(&mut self, ctx: &mut Context<Self>) {
         let text = format!("volume {} was released by an orderly stop", self.id);

@@ -18,8 +18,8 @@ use sconce_volume::{SessionSlot, Ticket};
 
 use super::VolumeActor;
 use super::messages::{
-    CloseSession, Delete, Drain, Followed, OpenSession, Opened, Operation, Renamed, Round, Served, Show,
-    Sync, Take, Verify,
+    ClientGone, CloseSession, Delete, Drain, Followed, OpenSession, Opened, Operation, Renamed, Round,
+    Served, Show, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -67,6 +67,11 @@ impl VolumeHandle {
     /// The session is over.
     pub(crate) fn close(&self, generation: u32, slot: SessionSlot) {
         self.tell(CloseSession { generation, slot });
+    }
+
+    /// The connection that had the session open is gone.
+    pub(crate) fn client_gone(&self, generation: u32, slot: SessionSlot) {
+        self.tell(ClientGone { generation, slot });
     }
 
     /// What the volume knows of itself.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::messages::{Broken, Found, Happened, Lost, Round};
 use super::serving::Serving;
-use super::{Owner, STARTS_MAX, STEADY, State, VolumeActor, VolumeHandle};
+use super::{Owner, STARTS_MAX, STEADY, STUCK, State, VolumeActor, VolumeHandle};
 use crate::owner::{self, Owned, StartError};
 
 /// How often a volume is told the time while it has something to store.
@@ -41,6 +41,10 @@ impl VolumeActor {
             // Somebody asked for it with other rights in the meantime.
             Err(_) if self.takeover.is_some() => self.start_serving(ctx),
             Err(StartError::Refused(refusal)) => self.refused(refusal, ctx),
+            Err(StartError::Stuck(refusal)) => {
+                self.stuck_until = Instant::now() + STUCK;
+                self.refused(refusal, ctx);
+            }
             Err(StartError::Over(refusal)) => self.over(&refusal, ctx),
             Err(StartError::Later(refusal)) => {
                 if !std::mem::replace(&mut self.failure_told, true) {
@@ -87,7 +91,9 @@ impl VolumeActor {
         let found = std::mem::take(&mut self.resting);
         self.shard.node.device.disclaim(self.id, found);
         if refusal.code == RefusalCode::WaitsForOwner {
-            tracing::warn!(volume = %self.id, "{refusal}");
+            if !std::mem::replace(&mut self.failure_told, true) {
+                tracing::warn!(volume = %self.id, "{refusal}");
+            }
             self.state = State::Refused(refusal);
         } else {
             self.state = State::Gone(refusal);
@@ -119,6 +125,7 @@ impl VolumeActor {
             State::Serving(_) => Some(Ok(())),
             State::Gone(refusal) => Some(Err(refusal.clone())),
             State::Halted(reason) => Some(Err(self.halted_refusal(reason))),
+            State::Refused(refusal) if Instant::now() < self.stuck_until => Some(Err(refusal.clone())),
             // The cause may have gone: a buffer came back, an operator decided.
             State::Refused(_) => {
                 self.start_serving(ctx);

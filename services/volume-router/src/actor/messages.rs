@@ -64,6 +64,14 @@ pub(crate) struct CloseSession {
     pub(crate) slot: SessionSlot,
 }
 
+/// The connection that had the session open is gone: its client may come back, or another may take its place.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct ClientGone {
+    pub(crate) generation: u32,
+    pub(crate) slot: SessionSlot,
+}
+
 /// What the volume knows of itself.
 #[derive(Debug, Message)]
 #[rtype(result = "VolumeStatus")]

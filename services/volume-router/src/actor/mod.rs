@@ -47,6 +47,8 @@ const STARTS_MAX: usize = 1024;
 /// How long a volume waits before it is tried again after a failure.
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
+/// A volume of which something is damaged is looked at again after this long: each look costs an epoch.
+const STUCK: Duration = Duration::from_secs(10);
 /// A volume that was served for this long has got over what failed before.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -89,6 +91,8 @@ pub(crate) struct VolumeActor {
     waiters: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
     backoff: Backoff,
     served_since: Instant,
+    /// Until then it stays refused, unless an operator decides.
+    stuck_until: Instant,
     /// A failure was told to people and has not passed.
     failure_told: bool,
     /// A tick is coming.
@@ -110,6 +114,7 @@ impl VolumeActor {
             waiters: VecDeque::new(),
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX, Chance::from_os()),
             served_since: Instant::now(),
+            stuck_until: Instant::now(),
             failure_told: false,
             ticking: false,
             pacing: false,

@@ -58,7 +58,19 @@ pub(super) struct Serving {
     device_failed: bool,
     halted: Option<String>,
     drained: Option<oneshot::Sender<()>>,
+    stopping: Stopping,
     sco_size: ScoSize,
+}
+
+/// How far an orderly stop is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    No,
+    /// No operation is taken in any more; those that wait in the engine go on.
+    Draining,
+    /// The record is about to say that the back ends have everything: no change is acknowledged any more, so nothing
+    /// that is applied from here on was promised to anybody.
+    Releasing,
 }
 
 impl Serving {
@@ -88,6 +100,7 @@ impl Serving {
             device_failed: false,
             halted: None,
             drained: None,
+            stopping: Stopping::No,
             sco_size: owned.record.sco_size,
         };
         serving.adopt(found, &owned.recovered.unstored, &owned.record);
@@ -141,10 +154,6 @@ impl Serving {
         self.volume.open_session(id)
     }
 
-    pub(super) fn close_session(&mut self, session: SessionSlot) {
-        self.happened(Event::SessionClosed { session });
-    }
-
     fn device(&self) -> &Device {
         &self.shard.node.device
     }
@@ -152,6 +161,10 @@ impl Serving {
     /// Applies a round of operations as one batch.
     pub(super) fn round(&mut self, operations: Vec<Operation>) {
         for operation in operations {
+            if self.stopping != Stopping::No {
+                self.shard.replies.refuse(operation.ticket, stopping());
+                continue;
+            }
             if operation.generation != self.generation {
                 let refusal = not_open(self.path());
                 self.shard
@@ -213,13 +226,24 @@ impl Serving {
         self.settle();
     }
 
-    /// Asks the engine to store everything; the receiver hears when it has.
+    /// Takes in no more operations and asks the engine to store everything; the receiver hears when it has.
     pub(super) fn drain(&mut self) -> oneshot::Receiver<()> {
         let (drained, heard) = oneshot::channel();
+        self.stopping = Stopping::Draining;
         self.drained = Some(drained);
         self.take(Event::Sync { ticket: DRAIN });
         self.settle();
         heard
+    }
+
+    /// After a drain: whether all that was acknowledged is stored. From then on nothing more is acknowledged.
+    pub(super) fn may_release(&mut self) -> bool {
+        // A change that waited when the drain began may have been applied since.
+        if self.volume.status().dirty {
+            return false;
+        }
+        self.stopping = Stopping::Releasing;
+        true
     }
 
     /// The device has a free file.
@@ -273,10 +297,11 @@ impl Serving {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Reply { ticket, reply } => self.answer(ticket, reply),
-            Effect::Read { ticket, extents } => self.read(ticket, extents),
             Effect::Halt { reason } => self.halted = Some(reason),
-            // What follows a failure of the device would rely on what is not there.
+            // What follows a failure of the device would rely on what is not there. What is not answered is refused when
+            // the volume halts, which it is about to.
             _ if self.device_failed => {}
+            Effect::Read { ticket, extents } => self.read(ticket, extents),
             Effect::Append(append) => self.append(&append),
             Effect::OpenSco { header } => self.open_sco(header),
             Effect::CloseSco { sco } => self.sync_sco(sco),
@@ -423,9 +448,22 @@ impl Serving {
             if self.pace.may_delay(fullness) && self.is_change(ticket) && self.pace.delay(ticket, fullness) {
                 return;
             }
-            hit(Point::BeforeAck);
+            return self.acknowledge(ticket);
         }
         self.shard.replies.answer(ticket, reply, Bytes::new());
+    }
+
+    /// Says that a change or a flush is done, if this node may still say so. Otherwise the client asks again, under the
+    /// same number, whoever serves the volume then.
+    fn acknowledge(&self, ticket: Ticket) {
+        if self.stopping == Stopping::Releasing {
+            return self.shard.replies.refuse(ticket, stopping());
+        }
+        if !self.shard.node.gate.is_open() {
+            return self.shard.replies.refuse(ticket, crate::gate::no_lease());
+        }
+        hit(Point::BeforeAck);
+        self.shard.replies.answer(ticket, VolumeReply::Done, Bytes::new());
     }
 
     fn is_change(&self, ticket: Ticket) -> bool {
@@ -442,10 +480,13 @@ impl Serving {
     pub(super) fn release_due(&mut self) {
         let now = Instant::now();
         while let Some(ticket) = self.pace.pop(now) {
-            hit(Point::BeforeAck);
-            self.shard.replies.answer(ticket, VolumeReply::Done, Bytes::new());
+            self.acknowledge(ticket);
         }
     }
+}
+
+fn stopping() -> Refusal {
+    Refusal::retry(RefusalCode::Unavailable, "the volume-router is stopping")
 }
 
 fn not_open(path: &str) -> Refusal {

@@ -95,6 +95,7 @@ impl FaultyDisk {
     }
 
     /// What goes wrong with this call, once it may go on.
+    #[expect(clippy::panic, reason = "a test asks for it")]
     fn fault(&self, call: Call) -> Option<Fault> {
         let heals = *lock(&self.heals);
         match self.next_fault(call)? {
@@ -103,7 +104,7 @@ impl FaultyDisk {
                 drop(healed.unwrap_or_else(PoisonError::into_inner));
                 None
             }
-            Fault::Panic => std::panic::panic_any("a fault that a test armed"),
+            Fault::Panic => panic!("a fault that a test armed"),
             fault => Some(fault),
         }
     }

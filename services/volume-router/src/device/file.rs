@@ -47,9 +47,14 @@ impl BufferFile {
         }
     }
 
+    /// Writes at the start of the file.
+    pub(super) fn write(&self, disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
+        write_all(disk, &self.file, &mut [IoSlice::new(bytes)], 0).map(drop)
+    }
+
     /// Zeros over the first `areas` bytes: the file holds no SCO.
     pub(super) fn erase(&self, disk: &dyn Disk, areas: usize) -> io::Result<()> {
-        write_all(disk, &self.file, &mut [IoSlice::new(&vec![0; areas])], 0)?;
+        self.write(disk, &vec![0; areas])?;
         self.blank.store(true, Ordering::Release);
         Ok(())
     }

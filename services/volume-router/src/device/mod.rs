@@ -15,6 +15,7 @@ mod pool;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 use std::fs;
 use std::io;
@@ -30,6 +31,7 @@ pub use checkpoints::LocalCheckpoints;
 pub use disk::{Disk, SystemDisk};
 pub use file::{BadCluster, ScoFile, check_clusters};
 pub use pool::{FoundSco, Tenant, Usage};
+pub use unknown::Sought;
 
 use pool::Shared;
 
@@ -108,6 +110,15 @@ impl Device {
     /// Gives up what nobody has claimed of a volume, if `is_over` says so of its newest epoch; gives how many SCOs.
     pub fn give_up(&self, volume: VolumeId, is_over: impl FnOnce(Epoch) -> bool) -> usize {
         self.shared.give_up(volume, is_over)
+    }
+
+    /// Looks for a SCO among the files whose headers do not tell what they hold. `true`: it was there and can be claimed
+    /// now. Blocks.
+    ///
+    /// # Errors
+    /// A file that may be it cannot be read: the text names it.
+    pub fn identify(&self, sought: &Sought) -> Result<bool, String> {
+        unknown::identify(&self.shared, sought)
     }
 
     /// Volumes of which the start found something that nobody has claimed.

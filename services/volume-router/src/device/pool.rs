@@ -17,6 +17,7 @@ use sconce_schemas::{ByteLen, Epoch, ScoId, VolumeId};
 
 use super::disk::Disk;
 use super::file::{BufferFile, ScoFile, Tenure};
+use super::unknown::Unknown;
 
 /// Who has SCOs in the write buffer: the device asks it for what it may take away. Called from the device's own
 /// thread; an implementation passes it on and returns at once.
@@ -63,6 +64,8 @@ pub(super) struct Shared {
     pub(super) held: AtomicU64,
     state: Mutex<State>,
     pub(super) work: Condvar,
+    /// Files whose headers do not tell what they hold. A lock of its own: they are read under it.
+    pub(super) unknown: Mutex<Vec<Unknown>>,
 }
 
 /// Files of one length.
@@ -136,6 +139,7 @@ impl Shared {
             held: AtomicU64::new(0),
             state: Mutex::new(state),
             work: Condvar::new(),
+            unknown: Mutex::default(),
         }
     }
 
@@ -162,6 +166,24 @@ impl Shared {
             }
             None => state.classes.entry(length).or_default().free.push(file),
         }
+    }
+
+    /// A file whose header does not tell what it holds: it takes room, and is used for nothing.
+    pub(super) fn keep_unknown(&self, unknown: Unknown) {
+        let mut state = self.state();
+        state.allocated += unknown.file.length;
+        state.next_number = state.next_number.max(unknown.file.number + 1);
+        drop(state);
+        self.unknown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(unknown);
+    }
+
+    /// Such a file has its header again.
+    pub(super) fn known(self: &Arc<Self>, file: BufferFile, header: ScoHeader) {
+        self.state().allocated -= file.length;
+        self.found(file, Some(header));
     }
 
     pub(super) fn claim(&self, volume: VolumeId) -> Vec<FoundSco> {

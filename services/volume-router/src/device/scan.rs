@@ -2,7 +2,8 @@
 //!
 //! Keeps: nothing; the answer goes to the pool.
 //! Order: none; a SCO's number and epoch say where it belongs.
-//! Crash: a file of a wrong length was being made when a process died: it holds nothing and is removed.
+//! Crash: a file without room for a header was being made when a process died: it holds nothing and is removed. One is
+//! free only if its header is zeros: what cannot be read, or is wrong, may be the only copy of something and is kept.
 //! Knows no content beyond the header: recovery judges that.
 
 use std::fs::{self, DirEntry, OpenOptions};
@@ -15,6 +16,7 @@ use sconce_schemas::sco::{HEADER_LEN, ScoHeader};
 
 use super::file::BufferFile;
 use super::pool::Shared;
+use super::unknown::Unknown;
 
 /// Reads the header of every file in the buffer.
 pub(super) fn scan(shared: &Arc<Shared>) -> io::Result<()> {
@@ -39,33 +41,42 @@ fn take(shared: &Arc<Shared>, entry: &DirEntry, number: u64) -> io::Result<()> {
     if length < HEADER_LEN as u64 {
         return fs::remove_file(&path);
     }
-    let mut bytes = [MaybeUninit::uninit(); HEADER_LEN];
-    let header = match shared.disk.read(&file, &mut bytes, 0, false) {
-        Ok(HEADER_LEN) => {
-            // SAFETY: `Disk::read` wrote all `HEADER_LEN` bytes.
-            let bytes = bytes.map(|byte| unsafe { byte.assume_init() });
-            ScoHeader::from_bytes(&bytes).ok()
-        }
-        Ok(_) => None,
-        Err(error) => {
-            leave_alone(&path, &error);
-            return Ok(());
-        }
-    };
-    match header {
-        Some(header) if header.size.file_len() != length => {
+    let file = BufferFile::new(number, file, length, false);
+    match header(shared, &file) {
+        Ok(None) => shared.found(file, None),
+        Ok(Some(header)) if header.size.file_len() == length => shared.found(file, Some(header)),
+        Ok(Some(header)) => {
             let text = format!("{length} bytes long, its header says {}", header.size.file_len());
-            leave_alone(&path, &io::Error::new(io::ErrorKind::InvalidData, text));
-            Ok(())
+            keep(shared, &path, file, Some(header), &text);
         }
-        header => {
-            shared.found(BufferFile::new(number, file, length, false), header);
-            Ok(())
-        }
+        Err(text) => keep(shared, &path, file, None, &text),
     }
+    Ok(())
 }
 
-/// A file that cannot be read may hold the only copy of something: it is neither used nor removed.
-fn leave_alone(path: &Path, error: &io::Error) {
-    tracing::warn!(file = %path.display(), %error, "a file of the write buffer is not as it should be: left alone");
+/// What the header says; `None`: it is zeros.
+fn header(shared: &Shared, file: &BufferFile) -> Result<Option<ScoHeader>, String> {
+    let mut bytes = [MaybeUninit::uninit(); HEADER_LEN];
+    match shared.disk.read(&file.file, &mut bytes, 0, false) {
+        Ok(HEADER_LEN) => {}
+        Ok(length) => return Err(format!("only {length} bytes of its header can be read")),
+        Err(error) => return Err(error.to_string()),
+    }
+    // SAFETY: `Disk::read` wrote all `HEADER_LEN` bytes.
+    let bytes = bytes.map(|byte| unsafe { byte.assume_init() });
+    if bytes == [0; HEADER_LEN] {
+        return Ok(None);
+    }
+    ScoHeader::from_bytes(&bytes)
+        .map(Some)
+        .map_err(|error| error.to_string())
+}
+
+fn keep(shared: &Shared, path: &Path, file: BufferFile, header: Option<ScoHeader>, detail: &str) {
+    tracing::warn!(
+        file = %path.display(),
+        detail,
+        "a file of the write buffer is not as it should be: kept, and used for nothing else"
+    );
+    shared.keep_unknown(Unknown { file, header });
 }

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,11 +12,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use sconce_runtime::Chance;
 use sconce_schemas::crc::crc32c;
-use sconce_schemas::sco::ScoHeader;
-use sconce_schemas::{BatchSeq, CLUSTER_LEN, Epoch, ScoId, ScoSize, Slot, VolumeId};
+use sconce_schemas::sco::{BatchBuilder, Entry, EntryKind, ScoHeader};
+use sconce_schemas::{BatchSeq, CLUSTER_LEN, ClusterAddress, Epoch, ScoId, ScoSize, Slot, VolumeId};
 
 use super::faults::{Call, Fault, FaultyDisk};
-use super::{Device, Disk, ScoFile, SystemDisk, Tenant, check_clusters};
+use super::{Device, Disk, ScoFile, Sought, SystemDisk, Tenant, check_clusters};
 
 const VOLUME: VolumeId = VolumeId([1; 16]);
 const LONG: Duration = Duration::from_secs(20);
@@ -332,6 +333,102 @@ fn a_restart_finds_by_headers_what_was_held_and_nothing_else() {
         dir.path().join("sco/stray.txt").exists(),
         "what is not ours is left alone"
     );
+}
+
+/// A buffer with one SCO that has one batch; gives the SCO's file and what recovery would look for.
+fn with_one_batch(dir: &Path) -> (PathBuf, Sought) {
+    let device = open(dir, 2, Arc::new(SystemDisk));
+    let asked = tenant(&device, VOLUME);
+    let file = obtain(&device, &asked, 1);
+    let entry = Entry {
+        kind: EntryKind::Write {
+            address: ClusterAddress(0),
+            crc: crc32c(&cluster(7)),
+        },
+        session: 0,
+        number: 1,
+        last: true,
+    };
+    let mut batch = BatchBuilder::default();
+    batch.push(&entry);
+    let tlog = batch.close(header(VOLUME, 1).salt(), BatchSeq(5), Slot(0), 0);
+    file.append(Slot(0), &[cluster(7)], 0, &tlog).unwrap();
+    let holds = |path: &PathBuf| fs::read(path).unwrap()[..4] != [0; 4];
+    let mut paths = fs::read_dir(dir.join("sco"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let sought = Sought {
+        volume: VOLUME,
+        sco: ScoId(1),
+        epoch: Epoch(1),
+        size: small(),
+    };
+    (paths.find(holds).unwrap(), sought)
+}
+
+#[test]
+fn a_file_with_a_wrong_header_is_not_free_and_is_known_by_its_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, sought) = with_one_batch(dir.path());
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0xff], 20).unwrap();
+
+    let device = open(dir.path(), 2, Arc::new(SystemDisk));
+    let asked = tenant(&device, VOLUME);
+    assert!(device.unclaimed().is_empty());
+    let _other = obtain(&device, &asked, 2);
+    assert!(device.open_sco(&header(VOLUME, 3)).unwrap().is_none());
+    while asked.recv_timeout(LONG).unwrap() != Asked::Pressed {}
+
+    let other = |change: &dyn Fn(&mut Sought)| {
+        let mut other = sought;
+        change(&mut other);
+        device.identify(&other)
+    };
+    assert_eq!(other(&|other| other.sco = ScoId(2)), Ok(false));
+    assert_eq!(other(&|other| other.epoch = Epoch(2)), Ok(false));
+    assert_eq!(other(&|other| other.volume = VolumeId([3; 16])), Ok(false));
+    assert_eq!(device.identify(&sought), Ok(true));
+    let found = device.claim(VOLUME);
+    assert_eq!(
+        (found[0].header.id, found[0].header.first_batch),
+        (ScoId(1), BatchSeq(5))
+    );
+    assert_eq!(read(&found[0].file, 0, 1), cluster(7));
+    drop(device);
+    let device = open(dir.path(), 2, Arc::new(SystemDisk));
+    assert!(device.unclaimed().contains(&VOLUME), "it has its header again");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_may_be_any_sco_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, sought) = with_one_batch(dir.path());
+    let disk = Arc::new(FaultyDisk::default());
+    disk.arm(Call::Read, 0, u32::MAX, Fault::Io);
+    let device = open(dir.path(), 2, disk.clone());
+    assert!(device.unclaimed().is_empty());
+    let text = device.identify(&sought).unwrap_err();
+    assert!(
+        text.contains(path.file_name().unwrap().to_str().unwrap()),
+        "{text}"
+    );
+    disk.heal();
+    assert_eq!(device.identify(&sought), Ok(true));
+}
+
+#[test]
+fn a_file_that_was_cut_off_is_missed_by_its_sco_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, sought) = with_one_batch(dir.path());
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(8192).unwrap();
+    let device = open(dir.path(), 2, Arc::new(SystemDisk));
+    assert!(device.identify(&sought).unwrap_err().contains("8192"));
+    let mut other = sought;
+    other.sco = ScoId(2);
+    assert_eq!(device.identify(&other), Ok(false));
+    assert!(path.exists());
 }
 
 #[test]

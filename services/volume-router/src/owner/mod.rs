@@ -53,6 +53,8 @@ pub(crate) enum StartError {
     Refused(Refusal),
     /// The same, and the record proves that nobody needs its files.
     Over(Refusal),
+    /// The same, because something of it is damaged: not to be tried again at every question, as each try is an epoch.
+    Stuck(Refusal),
     /// Something is missing that comes back: try again.
     Later(Refusal),
 }
@@ -132,6 +134,7 @@ pub(crate) async fn start(
     let last_is_here = known.last_from_headers || (buffer_is_ours && last == last_of_record);
     let source = recover::Source {
         background: node.background.clone(),
+        device: node.device.clone(),
         subject,
         lineage: lineage_of(id, manifest.as_ref()),
         sco_size: claimed.sco_size,

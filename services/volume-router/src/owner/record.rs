@@ -187,7 +187,8 @@ pub(crate) async fn note_size(
     .map(drop)
 }
 
-/// All is on the back ends, and nothing is written any more: whoever comes next needs no buffer.
+/// All that was acknowledged is on the back ends, and nothing is acknowledged any more: whoever comes next needs no
+/// buffer. Whoever calls this sees to both.
 pub(crate) async fn release(
     registry: &Registry,
     volume: VolumeId,

@@ -102,7 +102,8 @@ impl Control {
         };
         let number = self.peers.borrow_mut().add(self.peer, open.clone());
         let Some(number) = number else {
-            open.handle.close(opened.generation, opened.slot);
+            // Perhaps the connection is gone meanwhile, and the client comes back.
+            open.handle.client_gone(opened.generation, opened.slot);
             let text = "the connection has as many volumes open as it may have; close some";
             return Err(Refusal::reject(RefusalCode::Invalid, text));
         };

@@ -1,6 +1,6 @@
 //! A shard's port on the bus: messages in, each volume's operations handed to its actor in one go.
 //!
-//! Keeps: which handles each client has open.
+//! Keeps: which handles each client has open; its volumes hear when a client is gone.
 //! Order: operations of one message on one volume reach it in their order, as one round.
 //! Crash: handles are forgotten; clients are told to open again.
 //! Knows no engine. Replies that are ready at the same time leave as one message: the bus sees to that.
@@ -72,7 +72,12 @@ impl Port {
             };
             match event {
                 ServerEvent::Requests(requests) => self.take(requests),
-                ServerEvent::PeerGone(peer) => self.peers.borrow_mut().gone(peer),
+                ServerEvent::PeerGone(peer) => {
+                    // What it sent and what still waits must not be applied after what its successor writes.
+                    for open in self.peers.borrow_mut().gone(peer) {
+                        open.handle.client_gone(open.generation, open.slot);
+                    }
+                }
             }
         }
     }
@@ -107,14 +112,11 @@ impl Port {
 
     /// Why no operation is served now, if none is.
     fn closed(&self) -> Option<Refusal> {
-        let text = if self.stop.is_requested() {
-            "the volume-router is stopping"
-        } else if !self.shard.node.gate.is_open() {
-            "the volume-router has no lease from the registry now"
-        } else {
-            return None;
-        };
-        Some(Refusal::retry(RefusalCode::Unavailable, text))
+        if self.stop.is_requested() {
+            let text = "the volume-router is stopping";
+            return Some(Refusal::retry(RefusalCode::Unavailable, text));
+        }
+        (!self.shard.node.gate.is_open()).then(crate::gate::no_lease)
     }
 
     fn gather(&mut self, request: Request, io: IoRequest) {

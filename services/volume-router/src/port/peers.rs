@@ -87,9 +87,10 @@ impl Peers {
         Some(open)
     }
 
-    /// The connection is gone. Its sessions stay: the client comes back and opens them again.
-    pub(crate) fn gone(&mut self, peer: PeerId) {
-        self.by_peer.remove(&peer);
+    /// The connection is gone; gives what it had open. The sessions stay: the client comes back and opens them again.
+    pub(crate) fn gone(&mut self, peer: PeerId) -> impl Iterator<Item = Open> {
+        let handles = self.by_peer.remove(&peer).unwrap_or_default();
+        handles.places.into_iter().filter_map(|place| place.open)
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 
-use sconce_schemas::wire::Remedy;
+use sconce_schemas::ScoSize;
+use sconce_schemas::sco::ScoHeader;
+use sconce_schemas::wire::volume::VolumeControl;
+use sconce_schemas::wire::{RefusalCode, Remedy};
 
 use crate::client::{Client, bytes};
-use crate::cluster::{Cluster, block_on};
+use crate::cluster::{Cluster, block_on, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -115,5 +119,128 @@ fn a_damaged_local_checkpoint_is_read_again_from_the_back_end() {
             "{}",
             cluster.log()
         );
+    });
+}
+
+/// The buffer's files that hold SCOs, in the order of the log.
+fn scos(cluster: &Cluster) -> Vec<(ScoHeader, PathBuf)> {
+    let holds = |path: PathBuf| {
+        let header = ScoHeader::from_bytes(&std::fs::read(&path).unwrap()).ok()?;
+        Some((header, path))
+    };
+    let mut scos: Vec<_> = cluster
+        .files("buffer/sco")
+        .into_iter()
+        .filter_map(holds)
+        .collect();
+    scos.sort_by_key(|(header, _)| header.id);
+    scos
+}
+
+fn flip_at(path: &Path, at: u64) {
+    let bytes = std::fs::read(path).unwrap();
+    let flipped = [bytes[usize::try_from(at).unwrap()] ^ 0x10];
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&flipped, at).unwrap();
+}
+
+/// A volume that was killed with several SCOs in the write buffer alone, all of them flushed.
+async fn killed_with_unstored(cluster: &mut Cluster) -> Client {
+    let registry = cluster.registry().await;
+    let volume = cluster.create(&registry, 1, 8 * MIB).await;
+    let mut client = Client::open(cluster, volume).await;
+    client.sync().await;
+    cluster.stop_storage();
+    for number in 0..24 {
+        client.write(number * 256 * 1024, bytes(number, 256 << 10)).await;
+        client.flush().await;
+    }
+    cluster.kill();
+    client
+}
+
+async fn check(client: &mut Client, blocks: u64) {
+    for number in 0..blocks {
+        let found = client.read(number * 256 * 1024, 256 << 10).await;
+        assert!(found == bytes(number, 256 << 10), "block {number}");
+    }
+}
+
+#[test]
+fn a_damaged_header_of_any_sco_costs_nothing() {
+    block_on(async {
+        let mut cluster = Cluster::started();
+        let mut client = killed_with_unstored(&mut cluster).await;
+        let held = scos(&cluster);
+        assert!(held.len() >= 5, "{held:?}");
+        // One in the middle, and the last one, which no later header tells of.
+        for (_, path) in [&held[2], &held[held.len() - 1]] {
+            flip_at(path, 26);
+        }
+        cluster.start();
+        check(&mut client, 24).await;
+        assert!(
+            cluster.log().contains("it has a header again"),
+            "{}",
+            cluster.log()
+        );
+        cluster.start_storage();
+        client.sync().await;
+        check(&mut client, 24).await;
+    });
+}
+
+#[test]
+fn damage_in_the_middle_of_the_log_is_not_its_end() {
+    block_on(async {
+        let mut cluster = Cluster::started();
+        let mut client = killed_with_unstored(&mut cluster).await;
+        let registry = cluster.registry().await;
+        let held = scos(&cluster);
+        let (header, path) = &held[1];
+        // In the second batch of its TLog.
+        let at = ScoSize::HEADER_AREA + 4000;
+        flip_at(path, at);
+        // Only the back end knows whether it has a good copy.
+        cluster.start_storage();
+        cluster.start();
+        let refusal = client.reopen().await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::WaitsForOwner);
+        let sco = format!("SCO {}", header.id);
+        for wanted in ["/disk-1", &sco, "sconce volume takeover /disk-1 --force"] {
+            assert!(refusal.text.contains(wanted), "{wanted:?} is not in {refusal}");
+        }
+        // Whoever asks again costs no epoch, and the files stay.
+        let epoch = cluster.record(&registry, header.volume).await.epoch;
+        for _ in 0..20 {
+            client.reopen().await.unwrap_err();
+        }
+        assert_eq!(cluster.record(&registry, header.volume).await.epoch, epoch);
+        assert_eq!(scos(&cluster).len(), held.len());
+
+        // The file is put right: nothing is lost.
+        cluster.kill();
+        cluster.stop_storage();
+        flip_at(path, at);
+        cluster.start();
+        check(&mut client, 24).await;
+
+        // It is damaged for good: an operator decides.
+        cluster.kill();
+        flip_at(path, at);
+        cluster.start_storage();
+        cluster.start();
+        client.reopen().await.unwrap_err();
+        let volume = header.volume;
+        let forced = VolumeControl::TakeOver { volume, force: true };
+        client.control(forced).await.unwrap();
+        client.reopen().await.unwrap();
+        check(&mut client, 4).await;
+        client.write(0, bytes(99, 4096)).await;
+        let told = "as an operator asked";
+        until(told, async || cluster.log().contains(told).then_some(())).await;
+        cluster.kill();
+        cluster.start();
+        assert_eq!(client.read(0, 4096).await, bytes(99, 4096));
     });
 }

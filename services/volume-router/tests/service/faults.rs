@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use sconce_runtime::{Clock, Stop};
 use sconce_schemas::wire::volume::IoCode;
+use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_volume_router::device::faults::{Call, Fault, FaultyDisk};
 use sconce_volume_router::{Components, Settings};
 
 use crate::client::{Client, Model, bytes};
-use crate::cluster::{Cluster, block_on};
+use crate::cluster::{Cluster, LONG, block_on, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -152,6 +153,144 @@ fn an_actor_that_panics_costs_a_recovery_and_no_acknowledged_write() {
         }
         client.sync().await;
         model.check(&mut client).await;
+        router.stop();
+    });
+}
+
+#[test]
+fn a_read_beside_a_write_that_fails_is_not_damage() {
+    block_on(async {
+        let cluster = Cluster::new();
+        let router = start(&cluster, FaultyDisk::default());
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 8 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.write(0, bytes(1, 4096)).await;
+        for _ in 0..10 {
+            client.reopen().await.unwrap();
+            router.disk.arm(Call::Write, 0, 1, Fault::Io);
+            let write = client.request(IoCode::Write, 0, 0, 4096);
+            let read = client.request(IoCode::Read, 0, 0, 4096);
+            // Both leave as one message, and reach the volume as one round.
+            let (written, read) = tokio::join!(
+                client.attempt(write, bytes(2, 4096), LONG),
+                client.attempt(read, Bytes::new(), LONG)
+            );
+            assert!(!matches!(written, Ok(Ok(_))), "{written:?}");
+            if let Ok(Err(refusal)) = read {
+                assert_ne!(refusal.remedy, Remedy::Damaged, "{refusal}");
+            }
+            router.disk.heal();
+        }
+        router.stop();
+    });
+}
+
+#[test]
+fn what_a_client_left_behind_is_not_applied_after_what_its_successor_wrote() {
+    block_on(async {
+        let cluster = Cluster::new();
+        let router = start(&cluster, FaultyDisk::default());
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 8 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.write(0, bytes(1, 4096)).await;
+
+        // A write of a part of a cluster, whose rest is read from a disk that hangs.
+        router.disk.arm(Call::Read, 0, 1, Fault::NotInMemory);
+        router.disk.arm(Call::Read, 1, 1, Fault::Held);
+        let part = client.request(IoCode::Write, 0, 512, 512);
+        let sent = client
+            .attempt(part, bytes(2, 512), Duration::from_millis(300))
+            .await;
+        assert!(sent.is_err(), "{sent:?}");
+        drop(client);
+        let mut successor = Client::open(&cluster, volume).await;
+        successor.write(0, bytes(3, 4096)).await;
+        until("the volume to hear that the first client is gone", async || {
+            let node = successor.node().await;
+            let operations = node
+                .queues
+                .iter()
+                .find(|queue| queue.name.starts_with("operations"));
+            (operations.unwrap().requests == 0).then_some(())
+        })
+        .await;
+        router.disk.heal();
+        successor.flush().await;
+        successor.sync().await;
+        assert_eq!(successor.read(0, 4096).await, bytes(3, 4096));
+        router.stop();
+        let router = start(&cluster, FaultyDisk::default());
+        assert_eq!(successor.read(0, 4096).await, bytes(3, 4096));
+        router.stop();
+    });
+}
+
+#[test]
+fn a_buffer_that_cannot_be_read_is_refused_in_clear_words_and_costs_no_epochs() {
+    block_on(async {
+        let mut cluster = Cluster::started();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 8 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.sync().await;
+        for number in 0..8 {
+            client.write(number * 256 * 1024, bytes(number, 256 << 10)).await;
+        }
+        // Its first SCO is on the back end, the rest is not.
+        until("a SCO to be stored", async || {
+            let files = cluster.files("backend");
+            let stored = |path: &std::path::PathBuf| path.to_string_lossy().contains("/sco/000000000001.");
+            files.iter().any(stored).then_some(())
+        })
+        .await;
+        cluster.stop_storage();
+        for number in 8..20 {
+            client.write(number * 256 * 1024, bytes(number, 256 << 10)).await;
+        }
+        cluster.kill();
+        cluster.start_storage();
+
+        // Headers can be read, and nothing else.
+        let files = u32::try_from(cluster.files("buffer/sco").len()).unwrap();
+        let disk = FaultyDisk::default();
+        disk.arm(Call::Read, files, u32::MAX, Fault::Io);
+        let router = start(&cluster, disk);
+        let refusal = client.reopen().await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::WaitsForOwner);
+        for wanted in [
+            "/disk-1",
+            "cannot be read from the write buffer",
+            "no stored copy of SCO",
+            "--force",
+        ] {
+            assert!(refusal.text.contains(wanted), "{wanted:?} is not in {refusal}");
+        }
+        let epoch = cluster.record(&registry, volume).await.epoch;
+        for _ in 0..20 {
+            client.reopen().await.unwrap_err();
+        }
+        assert_eq!(cluster.record(&registry, volume).await.epoch, epoch);
+        router.stop();
+
+        // Not even headers: any file may be any SCO.
+        let disk = FaultyDisk::default();
+        disk.arm(Call::Read, 0, u32::MAX, Fault::Io);
+        let router = start(&cluster, disk);
+        let refusal = client.reopen().await.unwrap_err();
+        assert!(
+            refusal.text.contains("of the write buffer cannot be read"),
+            "{refusal}"
+        );
+        router.stop();
+
+        // The disk is well again.
+        let router = start(&cluster, FaultyDisk::default());
+        for number in 0..20 {
+            let found = client.read(number * 256 * 1024, 256 << 10).await;
+            assert!(found == bytes(number, 256 << 10), "block {number}");
+        }
         router.stop();
     });
 }

@@ -50,6 +50,8 @@ impl Serving {
                 let first = ClusterAddress::holding(offset).byte_offset();
                 VolumeReply::Refused(self.damaged(bad, Some(first + bad.at)))
             }
+            // What is here may not be the newest any more.
+            None if !self.shard.node.gate.is_open() => VolumeReply::Refused(crate::gate::no_lease()),
             None => VolumeReply::Read(outcome.extents),
         };
         let data = match &reply {
