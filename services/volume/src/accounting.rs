@@ -15,8 +15,8 @@ use crate::tree::Missing;
 use crate::volume::Volume;
 
 impl Volume {
-    /// Enters the SCO at the head, which is complete, into the SCO table. Its leaf is resident: recovery saw to it,
-    /// and later leaves are new.
+    /// Enters the SCO at the head, which is complete, into the SCO table. Its leaf is resident (invariant 6): recovery saw
+    /// to it, and later leaves are new.
     pub(crate) fn enter_sco(&mut self, sco: ScoId, slots: u16) {
         let live = if self.head.0 == sco { self.head.1 } else { slots };
         self.head = (ScoId::NONE, 0);
@@ -28,7 +28,11 @@ impl Volume {
                 version: 0,
             }),
         ) {
-            debug_assert!(false, "the SCO table's last leaf is not resident: {missing:?}");
+            let place = missing.place;
+            self.broken.get_or_insert(format!(
+                "invariant 6: SCO {sco} cannot be entered into the SCO table, whose node {} of level {} is not resident",
+                place.index, place.level
+            ));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Changes: writes, discards, zeroes and resizes on their way into the log and the map.
 //!
-//! Keeps: how far a change got; one that has to wait (for a node, an old cluster, or room) goes on from there.
+//! Keeps: how far a change got; one that has to wait (for a node, an old cluster, room, or its turn) goes on from there.
 //! Order: within a change ascending addresses; changes that wait for room go on in the order in which they came.
 //! Crash: what of a change is in the log stands; it counts as applied only with its last entry.
 //! Knows no clients beyond their tickets.
@@ -20,10 +20,13 @@ use crate::event::{Effect, SessionSlot, Ticket};
 use crate::tree::Missing;
 use crate::volume::Volume;
 
-/// Most clusters that one log entry zeroes as allocated: bounds the work of one event.
-const ZERO_CLUSTERS_MAX: u64 = 1 << 20;
+/// Most clusters that one event touches in the map for a discard or zeroes, in one log entry: some milliseconds. What is left
+/// of the change waits for its turn, so that a guest that zeroes a terabyte does not stop the other volumes of the thread.
+const PIECE_CLUSTERS: u64 = 1 << 15;
 /// Most clusters that one log entry discards.
 const DISCARD_CLUSTERS_MAX: u64 = u32::MAX as u64;
+/// Scratch space of discards that is kept.
+const DROPPED_KEPT: usize = 4096;
 
 /// A change under way.
 #[derive(Debug)]
@@ -33,9 +36,15 @@ pub(crate) struct Change {
     pub(crate) number: u64,
     pub(crate) fua: bool,
     kind: Kind,
+    /// It may reach beyond the volume's end.
+    extends: bool,
     start: u64,
     at: u64,
     end: u64,
+    /// Something of it is in the log.
+    logged: bool,
+    /// Its last entry is.
+    ended: bool,
     /// The old cluster that was fetched for a partial write, and where it was then.
     fetched: Option<(Location, Bytes)>,
 }
@@ -60,6 +69,8 @@ pub(crate) enum Blocked {
     Room,
     /// The old content of a cluster is needed.
     Fetch(Location),
+    /// A piece is done; others come first.
+    Turn,
     /// It never will.
     Refused(Refusal),
 }
@@ -90,10 +101,7 @@ impl Change {
         let (kind, start, end) = match request.code {
             IoCode::Resize => {
                 VolumeSize::new(offset).map_err(|e| Refusal::reject(RefusalCode::NoSpace, e.to_string()))?;
-                // Shrinking zeroes what is left of the last cluster.
-                let tail = ByteLen(offset).clusters_ceil().bytes().0;
-                let end = if offset < size.bytes() { tail } else { offset };
-                (Kind::Resize(offset), offset, end)
+                (Kind::Resize(offset), offset, offset)
             }
             code => {
                 let end = check_range(request, size)?;
@@ -105,16 +113,18 @@ impl Change {
                 (kind, offset, end)
             }
         };
-        let fua = request.flags.has(IoFlags::FUA);
         Ok(Self {
             ticket,
             session,
             number: request.number,
-            fua,
+            fua: request.flags.has(IoFlags::FUA),
             kind,
+            extends: may_extend(request),
             start,
             at: start,
             end,
+            logged: false,
+            ended: false,
             fetched: None,
         })
     }
@@ -129,7 +139,9 @@ impl Change {
         ClusterAddress::holding(self.at)
     }
 
-    fn entry(&self, kind: EntryKind, last: bool) -> Entry {
+    /// An entry of it, which is about to be in the log.
+    fn entry(&mut self, kind: EntryKind, last: bool) -> Entry {
+        self.note_entry(last);
         Entry {
             kind,
             session: self.session.0,
@@ -137,12 +149,21 @@ impl Change {
             last,
         }
     }
+
+    const fn note_entry(&mut self, last: bool) {
+        self.logged = true;
+        self.ended |= last;
+    }
+}
+
+fn may_extend(request: &IoRequest) -> bool {
+    request.code == IoCode::Write && request.flags.has(IoFlags::EXTEND)
 }
 
 /// Checks a range against the volume; gives its end.
 pub(crate) fn check_range(request: &IoRequest, size: VolumeSize) -> Result<u64, Refusal> {
     let (offset, length) = (request.offset, request.length);
-    let extends = request.code == IoCode::Write && request.flags.has(IoFlags::EXTEND);
+    let extends = may_extend(request);
     let limit = if extends {
         VolumeSize::MAX.bytes()
     } else {
@@ -156,10 +177,14 @@ pub(crate) fn check_range(request: &IoRequest, size: VolumeSize) -> Result<u64, 
             } else {
                 RefusalCode::OutOfRange
             };
-            let text = format!("{length} bytes at {offset} reach beyond the end at {limit} bytes");
-            Err(Refusal::reject(code, text))
+            Err(beyond(code, offset, length, limit))
         }
     }
+}
+
+fn beyond(code: RefusalCode, offset: u64, length: u64, limit: u64) -> Refusal {
+    let text = format!("{length} bytes at {offset} reach beyond the end at {limit} bytes");
+    Refusal::reject(code, text)
 }
 
 fn check_data(length: u64, data: Bytes) -> Result<Bytes, Refusal> {
@@ -173,9 +198,10 @@ fn check_data(length: u64, data: Bytes) -> Result<Bytes, Refusal> {
 impl Volume {
     /// Takes a change as far as it goes. `Ok`: all of it is in the batch.
     pub(crate) fn advance(&mut self, change: &mut Change, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        self.fit_size(change, effects)?;
         self.log_session(change, effects)?;
-        if matches!(change.kind, Kind::Data(_)) && change.end > self.size.bytes() {
-            self.log_resize(change, change.end, false, effects)?;
+        if let Kind::Resize(size) = change.kind {
+            self.cut_off(change, size, effects)?;
         }
         while change.at < change.end {
             let within = change.at % CLUSTER_BYTES;
@@ -191,6 +217,78 @@ impl Volume {
         if let Kind::Resize(size) = change.kind {
             self.log_resize(change, size, true, effects)?;
         }
+        self.log_end(change, effects)
+    }
+
+    /// Looks at the size, which may have changed while the change waited: what lies beyond the end now is refused, or
+    /// extends the volume if it may.
+    fn fit_size(&mut self, change: &mut Change, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        let size = self.size.bytes();
+        if let Kind::Resize(wanted) = change.kind {
+            // Shrinking zeroes what is left of the last cluster, again if a write got there meanwhile.
+            let tail = ByteLen(wanted).clusters_ceil().bytes().0;
+            (change.at, change.end) = (wanted, if wanted < size { tail } else { wanted });
+        } else if change.end > size {
+            if !change.extends {
+                let (offset, length) = (change.start, change.end - change.start);
+                let refusal = beyond(RefusalCode::OutOfRange, offset, length, size);
+                return Err(Blocked::Refused(refusal));
+            }
+            self.log_session(change, effects)?;
+            self.log_resize(change, change.end, false, effects)?;
+        }
+        Ok(())
+    }
+
+    /// Discards in pieces what a smaller size cuts off, so that the resize itself finds little.
+    fn cut_off(&mut self, change: &mut Change, size: u64, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        let (first, end) = (ByteLen(size).clusters_ceil().0, self.size.clusters().0);
+        let cut = if first < end {
+            self.piece_end(first, end)
+        } else {
+            end
+        };
+        if cut >= end {
+            return Ok(());
+        }
+        self.log_zeroes(change, ClusterAddress(first), cut - first, false, false, effects)?;
+        Err(Blocked::Turn)
+    }
+
+    /// A change whose end changed nothing (a discard of holes) has an entry all the same that says that it is over: or
+    /// its number would be new again after a recovery.
+    fn log_end(&mut self, change: &mut Change, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        if change.logged && !change.ended {
+            self.log_zeroes(change, ClusterAddress(0), 0, false, true, effects)?;
+        }
+        Ok(())
+    }
+
+    /// Where a piece of a discard from `first` ends, at `end` at the latest.
+    fn piece_end(&self, first: u64, end: u64) -> u64 {
+        let end = end.min(first + DISCARD_CLUSTERS_MAX);
+        self.map.cut(first..end, PIECE_CLUSTERS)
+    }
+
+    /// Makes clusters holes or allocated zeros, in the map and in the log.
+    fn log_zeroes(
+        &mut self,
+        change: &mut Change,
+        address: ClusterAddress,
+        count: u64,
+        allocate: bool,
+        last: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Blocked> {
+        self.need_entries(1, effects)?;
+        self.zero(address, count, allocate)?;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let kind = if allocate {
+            EntryKind::Zero { address, count }
+        } else {
+            EntryKind::Discard { address, count }
+        };
+        self.log.push(&change.entry(kind, last));
         Ok(())
     }
 
@@ -211,7 +309,7 @@ impl Volume {
 
     fn log_resize(
         &mut self,
-        change: &Change,
+        change: &mut Change,
         size: u64,
         last: bool,
         effects: &mut Vec<Effect>,
@@ -239,6 +337,7 @@ impl Volume {
         let mut dead = std::mem::take(&mut self.dropped);
         let cleared = self.map.clear(first.0..end, |location| dead.push(location));
         dead.drain(..).for_each(|location| self.bury(location));
+        dead.shrink_to(DROPPED_KEPT);
         self.dropped = dead;
         cleared.map(|_| ())
     }
@@ -317,27 +416,23 @@ impl Volume {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Blocked> {
         let allocate = matches!(change.kind, Kind::Zeroes(true));
-        let most = if allocate {
-            ZERO_CLUSTERS_MAX
+        let address = change.cluster();
+        let count = if allocate {
+            clusters.min(PIECE_CLUSTERS)
         } else {
-            DISCARD_CLUSTERS_MAX
+            self.piece_end(address.0, address.0 + clusters) - address.0
         };
-        let (address, count) = (change.cluster(), clusters.min(most));
         let length = count * CLUSTER_BYTES;
         if allocate || self.has_any(address.0, count) {
-            self.need_entries(1, effects)?;
-            self.zero(address, count, allocate)?;
             let last = change.at + length == change.end;
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            let kind = if allocate {
-                EntryKind::Zero { address, count }
-            } else {
-                EntryKind::Discard { address, count }
-            };
-            self.log.push(&change.entry(kind, last));
+            self.log_zeroes(change, address, count, allocate, last, effects)?;
         }
         change.at += length;
-        Ok(())
+        if count < clusters {
+            Err(Blocked::Turn)
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes clusters holes, or allocated zeros.
@@ -366,21 +461,22 @@ impl Volume {
         found || seen.is_err()
     }
 
-    /// Gives a cluster its slot in the log and its place in the map.
+    /// Gives a cluster its place in the map and its slot in the log: first the map, which may have to be loaded, since
+    /// nothing may be in the log that is not in the map.
     fn append_cluster(
         &mut self,
-        change: &Change,
+        change: &mut Change,
         address: ClusterAddress,
         cluster: &[u8],
         last: bool,
     ) -> Result<(), Missing> {
-        // Only to learn whether the leaf is here: nothing may be in the log that is not in the map.
-        self.map.get(address.0)?;
         let crc = crc32c(cluster);
-        let (sco, slot) = self
-            .log
+        let (sco, slot) = self.log.next_slot();
+        self.place(address, Location::new(self.own_lineage(), sco, slot, crc))?;
+        self.log
             .push_cluster(address, crc, change.session.0, change.number, last);
-        self.place(address, Location::new(self.own_lineage(), sco, slot, crc))
+        change.note_entry(last);
+        Ok(())
     }
 
     /// Makes sure that a cluster fits the open SCO.

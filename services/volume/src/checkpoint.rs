@@ -135,6 +135,17 @@ impl Checkpoints {
         self.manifest_due || self.running.is_some() || appended > self.covered
     }
 
+    /// Whether a checkpoint is under way, up to its manifest.
+    pub(crate) const fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The clock was set back to `now_us`.
+    pub(crate) fn clock_set_back(&mut self, now_us: u64) {
+        self.first_change_us = self.first_change_us.min(now_us);
+        self.last_change_us = self.last_change_us.min(now_us);
+    }
+
     fn due(&self, appended: BatchSeq, now_us: u64, pressed: bool) -> bool {
         let old = |since: u64, limit: u64| now_us.saturating_sub(since) >= limit;
         let aged =
@@ -256,6 +267,7 @@ impl Volume {
         for sco in self.locals.covered(running.covered_sco) {
             effects.push(Effect::Evictable { sco });
         }
+        self.checkpoint_is_over(effects);
         while let Some((_, ticket)) = self
             .checkpoints
             .syncs

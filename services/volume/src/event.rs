@@ -88,6 +88,8 @@ pub enum Event {
         /// What the device said.
         error: String,
     },
+    /// The turn of a long change, asked for with [`Effect::Turn`].
+    Turn,
     /// A cluster for a write that covers it in part, CRC checked by the host.
     Fetched {
         /// Which fetch.
@@ -178,6 +180,8 @@ pub enum Effect {
         /// The answer.
         reply: VolumeReply,
     },
+    /// A long change has done a piece of its work: say [`Event::Turn`] once what is queued by now was taken in.
+    Turn,
     /// Read one cluster for a write that covers it in part; answer `Fetched`.
     Fetch {
         /// Which fetch.

@@ -48,9 +48,18 @@ impl Frontier {
     }
 
     /// A batch was given to the write buffer.
-    pub(crate) fn append(&mut self, seq: BatchSeq) {
-        debug_assert_eq!(seq, self.appended.next());
+    ///
+    /// # Errors
+    /// Invariant 5: batches are numbered without gaps.
+    pub(crate) fn append(&mut self, seq: BatchSeq) -> Result<(), String> {
+        let expected = self.appended.next();
+        if seq != expected {
+            return Err(format!(
+                "invariant 5: batch {seq} was appended where {expected} is next"
+            ));
+        }
         self.appended = seq;
+        Ok(())
     }
 
     /// Acknowledge `ticket` once batch `seq` is held, or synced.

@@ -20,6 +20,8 @@ pub(crate) struct Log {
     next_sco: ScoId,
     next_seq: BatchSeq,
     state: Head,
+    /// When the last batch ended: batches carry times that never go back, whatever the clock does.
+    stamp_us: u64,
     batch: BatchBuilder,
     data: Vec<Bytes>,
 }
@@ -70,6 +72,7 @@ impl Log {
             next_sco,
             next_seq,
             state: Head::Closed,
+            stamp_us: 0,
             batch: BatchBuilder::default(),
             data: Vec::new(),
         }
@@ -170,6 +173,19 @@ impl Log {
         self.batch.push(entry);
     }
 
+    /// The slot that [`Self::push_cluster`] gives next.
+    pub(crate) const fn next_slot(&self) -> (ScoId, Slot) {
+        match &self.state {
+            Head::Open(open) => (open.id, Slot(open.slots)),
+            _ => (ScoId::NONE, Slot(0)),
+        }
+    }
+
+    /// Whether the write buffer was asked for a file.
+    pub(crate) const fn is_opening(&self) -> bool {
+        matches!(&self.state, Head::Opening(_))
+    }
+
     /// Gives a cluster the next slot and appends its entry; the caller asked [`Self::room`] and brings the data with
     /// [`Self::push_data`].
     pub(crate) fn push_cluster(
@@ -179,19 +195,16 @@ impl Log {
         session: u16,
         number: u64,
         last: bool,
-    ) -> (ScoId, Slot) {
+    ) {
         self.batch.push(&Entry {
             kind: EntryKind::Write { address, crc },
             session,
             number,
             last,
         });
-        let Head::Open(open) = &mut self.state else {
-            return (ScoId::NONE, Slot(0));
-        };
-        let slot = Slot(open.slots);
-        open.slots += 1;
-        (open.id, slot)
+        if let Head::Open(open) = &mut self.state {
+            open.slots += 1;
+        }
     }
 
     /// The data of the clusters that were pushed, in their order.
@@ -215,7 +228,8 @@ impl Log {
         let seq = self.next_seq;
         let first_slot = Slot(open.slots_appended);
         let entries = self.batch.entries();
-        let tlog = self.batch.close(open.salt, seq, first_slot, now_us);
+        self.stamp_us = self.stamp_us.max(now_us);
+        let tlog = self.batch.close(open.salt, seq, first_slot, self.stamp_us);
         let tlog_offset = open.tlog_len;
         open.tlog_len += tlog.len() as u64;
         open.slots_appended = open.slots;

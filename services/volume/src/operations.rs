@@ -1,6 +1,7 @@
 //! Operations: where each one goes, and what it waits for.
 //!
-//! Keeps: operations that wait for a map node, for an old cluster, or for room.
+//! Keeps: operations that wait for a map node, for an old cluster, for room (in the open SCO, or in memory for what the map
+//! becomes), or for their turn.
 //! Order: changes that wait for room go on in the order in which they came; the others start again when what they wait
 //! for is there, and look at everything anew.
 //! Crash: a waiting operation was not acknowledged; its client sends it again.
@@ -73,7 +74,7 @@ impl Volume {
     ) {
         match self.sessions.begin(session, request.number, request.below) {
             Seen::New => match Change::new(ticket, session, request, data, self.size, self.read_only) {
-                Ok(change) => self.run(Parked::Change(change), effects),
+                Ok(change) => self.run_new(change, effects),
                 Err(refusal) => {
                     self.sessions.refused(session, request.number);
                     self.refuse(ticket, refusal, effects);
@@ -115,11 +116,24 @@ impl Volume {
         let (theirs, others) = std::mem::take(&mut self.held).into_iter().partition(of_session);
         self.held = others;
         dropped.extend::<VecDeque<Change>>(theirs);
+        let (theirs, others) = std::mem::take(&mut self.turns).into_iter().partition(of_session);
+        self.turns = others;
+        dropped.extend::<VecDeque<Change>>(theirs);
         // Tables have no order of their own, and a run has to be repeatable.
         dropped.sort_unstable_by_key(|change| change.number);
         for change in &dropped {
             let refusal = Refusal::retry(RefusalCode::Unavailable, "its client's connection is gone");
             self.refuse_change(change, refusal, effects);
+        }
+    }
+
+    /// Takes a change as far as it goes, if the map has room for what it becomes. One that waited for a node has room: it
+    /// would lose the node again if it had to wait for anything else.
+    fn run_new(&mut self, change: Change, effects: &mut Vec<Effect>) {
+        if self.map_is_full(effects) {
+            self.held.push_back(change);
+        } else {
+            self.run(Parked::Change(change), effects);
         }
     }
 
@@ -151,7 +165,7 @@ impl Volume {
     }
 
     /// Gives the change back if it has to wait for room.
-    pub(crate) fn run_change(&mut self, mut change: Change, effects: &mut Vec<Effect>) -> Option<Change> {
+    fn run_change(&mut self, mut change: Change, effects: &mut Vec<Effect>) -> Option<Change> {
         match self.advance(&mut change, effects) {
             Ok(()) => {
                 self.sessions.applied(change.session, change.number);
@@ -160,10 +174,33 @@ impl Volume {
             }
             Err(Blocked::Room) => return Some(change),
             Err(Blocked::Node(missing)) => self.wait(missing, Some(Parked::Change(change)), effects),
+            Err(Blocked::Turn) => self.turns.push_back(change),
             Err(Blocked::Fetch(location)) => self.fetch(change, location, effects),
             Err(Blocked::Refused(refusal)) => self.refuse_change(&change, refusal, effects),
         }
         None
+    }
+
+    /// Goes on with the changes that wait for room, as far as there is any.
+    pub(crate) fn resume_held(&mut self, effects: &mut Vec<Effect>) {
+        while !self.held.is_empty()
+            && !self.log.is_opening()
+            && !self.map_is_full(effects)
+            && let Some(change) = self.held.pop_front()
+        {
+            if let Some(change) = self.run_change(change, effects) {
+                self.held.push_front(change);
+                return;
+            }
+        }
+    }
+
+    /// A piece of the change whose turn it is.
+    pub(crate) fn turn(&mut self, effects: &mut Vec<Effect>) {
+        self.turn_asked = false;
+        if let Some(change) = self.turns.pop_front() {
+            self.run_new(change, effects);
+        }
     }
 
     fn fetch(&mut self, change: Change, location: Location, effects: &mut Vec<Effect>) {
@@ -283,7 +320,8 @@ impl Volume {
             Parked::Change(change) => change.ticket,
             Parked::Read(query) | Parked::Extents(query) => query.ticket,
         }));
-        tickets.extend(std::mem::take(&mut self.held).iter().map(|change| change.ticket));
+        let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));
+        tickets.extend(held.iter().chain(&turns).map(|change| change.ticket));
         tickets.extend(
             std::mem::take(&mut self.fetches)
                 .values()

@@ -43,7 +43,8 @@ pub struct VolumeConfig {
     pub initial_size: VolumeSize,
     /// The ownerships before this one that wrote SCOs, as the registry's record says.
     pub epochs: Vec<EpochStart>,
-    /// Memory that resident map nodes may take.
+    /// Memory that resident map nodes may take. Changes wait where they take [`MAP_MEMORY_FACTOR`] times as much and a
+    /// checkpoint is under way: it lets them go.
     pub map_memory: ByteLen,
     /// When checkpoints are due.
     pub checkpoint: CheckpointPolicy,
@@ -81,15 +82,26 @@ pub struct Volume {
     pub(crate) wanted: Vec<Missing>,
     /// Changes that wait for room, in the order in which they came.
     pub(crate) held: VecDeque<Change>,
+    /// Changes that did a piece of their work, and whether a turn was asked for.
+    pub(crate) turns: VecDeque<Change>,
+    pub(crate) turn_asked: bool,
     pub(crate) fetches: HashMap<FetchId, (Change, Location)>,
     pub(crate) next_fetch: u64,
     map_memory: u64,
-    sweep_in: u32,
+    /// No sweep before this moment.
+    sweep_from_us: u64,
     pub(crate) halted: Option<String>,
+    /// An invariant that was found broken where nothing could be answered: the event ends with a halt.
+    pub(crate) broken: Option<String>,
 }
 
-/// After a sweep that found too little to evict, this many batches pass before the next.
-const SWEEP_BACKOFF: u32 = 16;
+/// How much more than `map_memory` map nodes may take that are not stored yet: while one checkpoint is stored, the changes
+/// for the next go on.
+const MAP_MEMORY_FACTOR: u64 = 2;
+
+/// After a sweep that found too little to evict, this much time passes before the next: so long at least stays what an
+/// operation has loaded, which may need several nodes at the same time.
+const SWEEP_PAUSE_US: u64 = 500_000;
 
 /// What a volume knows of itself, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +116,7 @@ pub struct Status {
     pub map_memory: ByteLen,
     /// Whether the newest manifest lacks anything: ticks are needed.
     pub dirty: bool,
-    /// Operations that wait for room in the write buffer.
+    /// Operations that wait for room, in the write buffer or in memory for the map.
     pub held: usize,
 }
 
@@ -138,11 +150,14 @@ impl Volume {
             waiting: HashMap::new(),
             wanted: Vec::new(),
             held: VecDeque::new(),
+            turns: VecDeque::new(),
+            turn_asked: false,
             fetches: HashMap::new(),
             next_fetch: 0,
             map_memory: config.map_memory.0,
-            sweep_in: 0,
+            sweep_from_us: 0,
             halted: None,
+            broken: None,
         }
     }
 
@@ -173,12 +188,12 @@ impl Volume {
                 Ok(())
             }
             Event::BatchEnd { now_us } => {
-                self.now_us = self.now_us.max(now_us);
+                self.set_clock(now_us);
                 self.end_batch(effects);
                 self.keep_within_memory(effects);
                 Ok(())
             }
-            Event::ScoOpened { sco } => self.opened(sco, effects),
+            Event::ScoOpened { sco } => self.opened(sco),
             Event::AppendHeld { upto } => self.frontier.held(upto),
             Event::Synced { upto } => self.frontier.synced(upto),
             Event::ScoSynced { sco } => {
@@ -196,6 +211,10 @@ impl Volume {
                 result,
             } => {
                 self.node_loaded(&Missing { place, reference }, result, effects);
+                Ok(())
+            }
+            Event::Turn => {
+                self.turn(effects);
                 Ok(())
             }
             Event::ScoStored { sco } => {
@@ -226,20 +245,26 @@ impl Volume {
                 Ok(())
             }
             Event::Tick { now_us, pressed } => {
-                self.now_us = self.now_us.max(now_us);
+                self.set_clock(now_us);
                 self.checkpoint_if_due(pressed, effects);
                 Ok(())
             }
         };
-        match applied {
-            Ok(()) => self.upkeep(effects),
-            Err(reason) => self.halt(reason, effects),
+        if applied.is_ok() {
+            self.upkeep(effects);
+        }
+        if let Some(reason) = applied.err().or(self.broken.take()) {
+            self.halt(reason, effects);
         }
     }
 
-    /// After every event: nodes that are wanted, manifests and checkpoints that are due, and acknowledgements, which
+    /// After every event: changes that have room now, turns, nodes that are wanted, manifests and checkpoints that are due, and acknowledgements, which
     /// leave in log order.
     fn upkeep(&mut self, effects: &mut Vec<Effect>) {
+        self.resume_held(effects);
+        if !self.turns.is_empty() && !std::mem::replace(&mut self.turn_asked, true) {
+            effects.push(Effect::Turn);
+        }
         for missing in std::mem::take(&mut self.wanted) {
             self.wait(missing, None, effects);
         }
@@ -253,7 +278,7 @@ impl Volume {
         });
     }
 
-    fn opened(&mut self, sco: ScoId, effects: &mut Vec<Effect>) -> Result<(), String> {
+    fn opened(&mut self, sco: ScoId) -> Result<(), String> {
         if !self.log.opened(sco) {
             return Err(format!(
                 "invariant 4: SCO {sco} was opened, but SCO {} is next",
@@ -262,12 +287,6 @@ impl Volume {
         }
         self.locals.open(sco, self.epoch);
         self.head = (sco, 0);
-        while let Some(change) = self.held.pop_front() {
-            if let Some(change) = self.run_change(change, effects) {
-                self.held.push_front(change);
-                break;
-            }
-        }
         Ok(())
     }
 
@@ -286,7 +305,9 @@ impl Volume {
     /// Sends the batch off, if anything is in it.
     pub(crate) fn end_batch(&mut self, effects: &mut Vec<Effect>) {
         if let Some((seq, entries)) = self.log.end_batch(self.now_us, effects) {
-            self.frontier.append(seq);
+            if let Err(reason) = self.frontier.append(seq) {
+                self.broken.get_or_insert(reason);
+            }
             self.checkpoints.changed(u64::from(entries), self.now_us);
         }
     }
@@ -301,23 +322,62 @@ impl Volume {
     }
 
     fn keep_within_memory(&mut self, effects: &mut Vec<Effect>) {
-        if self.map.resident_bytes() <= self.map_memory {
-            return;
+        if self.sweep() > self.map_memory {
+            // What is left has to be stored before it can go.
+            self.checkpoint_if_due(true, effects);
         }
-        if self.sweep_in > 0 {
-            self.sweep_in -= 1;
-            return;
+    }
+
+    /// Lets go of map nodes beyond the budget, unless it just tried; gives what is resident then.
+    fn sweep(&mut self) -> u64 {
+        let resident = self.map.resident_bytes();
+        if resident <= self.map_memory || self.now_us < self.sweep_from_us {
+            return resident;
         }
         let stored = StoredUpTo {
             lineage: self.own_lineage(),
             epoch: self.epoch,
             next: self.checkpoints.next_id,
         };
-        if self.map.evict(self.map_memory, stored) > self.map_memory {
-            // What is left has to be stored before it can go.
-            self.sweep_in = SWEEP_BACKOFF;
+        let left = self.map.evict(self.map_memory, stored);
+        if left > self.map_memory {
+            self.sweep_from_us = self.now_us + SWEEP_PAUSE_US;
+        }
+        left
+    }
+
+    /// Whether changes have to wait until a checkpoint is stored, because the map has grown beyond its memory and cannot let
+    /// go of what it has; begins the checkpoint if none is under way. Without that a slow back end and random writes would
+    /// fill the memory with nodes long before they fill the write buffer.
+    pub(crate) fn map_is_full(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let most = self.map_memory.saturating_mul(MAP_MEMORY_FACTOR);
+        if self.map.resident_bytes() <= most {
+            return false;
+        }
+        if !self.checkpoints.is_running() {
+            if self.sweep() <= most {
+                return false;
+            }
+            // Also what is not in a batch yet is to be stored. If there is nothing, waiting would be in vain.
+            self.end_batch(effects);
             self.checkpoint_if_due(true, effects);
         }
+        self.checkpoints.is_running()
+    }
+
+    /// The map can let go of what a checkpoint stored.
+    pub(crate) fn checkpoint_is_over(&mut self, effects: &mut Vec<Effect>) {
+        self.sweep_from_us = 0;
+        self.keep_within_memory(effects);
+    }
+
+    /// A wall clock may be set back; what was noted by it moves along, or nothing would be due until it is where it was.
+    fn set_clock(&mut self, now_us: u64) {
+        if now_us < self.now_us {
+            self.checkpoints.clock_set_back(now_us);
+            self.sweep_from_us = 0;
+        }
+        self.now_us = now_us;
     }
 
     /// The last batch that has anything of what was applied so far.

@@ -306,6 +306,10 @@ impl Serving {
             Effect::OpenSco { header } => self.open_sco(header),
             Effect::CloseSco { sco } => self.sync_sco(sco),
             Effect::Sync { upto } => self.sync(upto),
+            Effect::Turn => self.me.tell(Happened {
+                generation: self.generation,
+                event: Event::Turn,
+            }),
             Effect::Fetch { fetch, from } => self.fetch(fetch, from),
             Effect::LoadNode { place, reference } => self.load_node(place, reference),
             Effect::Upload {

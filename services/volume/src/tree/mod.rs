@@ -224,6 +224,7 @@ impl<V: Value> Tree<V> {
             };
             // A copy of a shared inner node is cheap, and the frozen root keeps its own.
             let before = inner.memory();
+            inner.state().touch();
             let inner = Arc::make_mut(inner);
             let grown = delta(before, inner.memory());
             self.resident_bytes = self.resident_bytes.saturating_add_signed(grown);
@@ -236,17 +237,21 @@ impl<V: Value> Tree<V> {
         Ok(())
     }
 
-    /// Drops stored leaves, those first that were not used since the last sweep passed them, until at most `budget`
-    /// bytes are resident. Gives the bytes that are resident then: more than the budget where leaves are not stored.
+    /// Drops stored leaves, and inner nodes above which nothing is resident any more, those first that were not used since
+    /// the last sweep passed them, until at most `budget` bytes are resident. Gives the bytes that are resident then: more
+    /// than the budget where nodes are not stored.
     pub(crate) fn evict(&mut self, budget: u64, stored: StoredUpTo) -> u64 {
-        // The first round takes away the marks of use, the second goes on to where this one began.
-        for _ in 0..2 {
-            self.sweep(budget, stored);
+        // From where the last sweep stopped to the end, then from the start: each node is seen once, or twice if it is
+        // before that place; the marks of use that the first part takes away do not count for the second.
+        let from = self.sweep_at;
+        self.sweep(budget, stored, u64::MAX);
+        if self.sweep_at == 0 {
+            self.sweep(budget, stored, from);
         }
         self.resident_bytes
     }
 
-    fn sweep(&mut self, budget: u64, stored: StoredUpTo) {
+    fn sweep(&mut self, budget: u64, stored: StoredUpTo, to: u64) {
         if self.resident_bytes > budget
             && let Some(root) = &mut self.root
         {
@@ -255,6 +260,7 @@ impl<V: Value> Tree<V> {
                 resident: self.resident_bytes,
                 budget,
                 from: self.sweep_at,
+                to,
                 stopped_at: None,
             };
             sweep.visit(root, self.height, 0);

@@ -398,6 +398,7 @@ pub(super) struct Sweep {
     pub(super) resident: u64,
     pub(super) budget: u64,
     pub(super) from: u64,
+    pub(super) to: u64,
     pub(super) stopped_at: Option<u64>,
 }
 
@@ -405,7 +406,7 @@ impl Sweep {
     /// Visits the subtree that starts at `first`. An inner node that a frozen root shares is left alone: it would have to
     /// be copied. A leaf that one shares goes if it is stored; its memory comes back with the frozen root's end.
     pub(super) fn visit<V: Value>(&mut self, child: &mut Child<V>, height: u8, first: u64) {
-        if self.stopped_at.is_some() || first + span(height) <= self.from {
+        if self.stopped_at.is_some() || first + span(height) <= self.from || first >= self.to {
             return;
         }
         let Link::Resident(shared) = &mut child.link else {
@@ -433,6 +434,19 @@ impl Sweep {
             if let Some(below) = inner.get_mut(slot) {
                 self.visit(below, height - 1, first + slot as u64 * span(height - 1));
             }
+        }
+        // An inner node without resident children is only a way to what is stored, and stored itself.
+        let empty = inner
+            .items
+            .iter()
+            .all(|below| matches!(below.link, Link::Stored(_)));
+        let saved = inner.state.saved.get().copied();
+        if let Some(saved) = saved.filter(|saved| empty && self.stored.has(saved))
+            && self.resident > self.budget
+            && !inner.state.used.swap(false, Ordering::Relaxed)
+        {
+            self.resident = self.resident.saturating_sub(shared.memory());
+            child.link = Link::Stored(saved);
         }
     }
 }

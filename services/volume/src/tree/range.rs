@@ -27,13 +27,26 @@ impl<V: Value> Tree<V> {
         visit_child(root, self.height, 0, &range, &mut visit).map(|_| ())
     }
 
+    /// Where to cut `range` so that clearing its first part touches about `values_max` values (a node counts as some); `range.end` if clearing all
+    /// of it does not touch more. The cut is at a node's border; what is not resident costs nothing.
+    pub(crate) fn cut(&self, range: Range<u64>, values_max: u64) -> u64 {
+        let mut left = values_max.max(1);
+        let cut = self
+            .root
+            .as_ref()
+            .and_then(|root| cut_child(root, self.height, 0, &range, &mut left));
+        cut.unwrap_or(range.end)
+    }
+
     /// Removes all values of `range`. `dropped` is told of each that was resident; subtrees that are not are dropped
     /// whole, unseen (what they refer to is found dead by the scrubber). Gives how many values are gone.
     ///
     /// # Errors
     /// A node at an edge of the range that has to be loaded first; then nothing was changed.
     pub(crate) fn clear(&mut self, range: Range<u64>, mut dropped: impl FnMut(V)) -> Result<u64, Missing> {
-        let Some(root) = &self.root else { return Ok(0) };
+        let Some(root) = self.root.as_ref().filter(|_| !range.is_empty()) else {
+            return Ok(0);
+        };
         require_edges(root, self.height, 0, &range)?;
         let before = self.count();
         let grown = clear_child(&mut self.root, self.height, 0, &range, &mut dropped);
@@ -97,6 +110,41 @@ fn visit_child<V: Value>(
         }
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// What a node costs to clear, however little it holds, in values.
+const NODE_COST: u64 = 32;
+
+fn cut_child<V: Value>(
+    child: &Child<V>,
+    height: u8,
+    first: u64,
+    range: &Range<u64>,
+    left: &mut u64,
+) -> Option<u64> {
+    let Link::Resident(node) = &child.link else {
+        return None;
+    };
+    if !overlaps(first, height, range) {
+        return None;
+    }
+    // A node that begins before the range is not cut off: a cut has to be ahead.
+    if *left == 0 && first > range.start {
+        return Some(first);
+    }
+    *left = left.saturating_sub(NODE_COST);
+    match &**node {
+        Node::Leaf(leaf) => {
+            *left = left.saturating_sub(leaf.items.len() as u64);
+            None
+        }
+        Node::Inner(inner) => inner
+            .range(slots_in(first, height, range))
+            .find_map(|(slot, below)| {
+                let at = first + slot as u64 * span(height - 1);
+                cut_child(below, height - 1, at, range, left)
+            }),
+    }
 }
 
 /// Checks that the nodes that the range covers in part are resident.

@@ -33,6 +33,16 @@ impl State {
         self.set(sector / 8, stamps);
     }
 
+    pub(crate) fn zero(&mut self, sectors: std::ops::Range<u64>) {
+        let (first, end) = (sectors.start.div_ceil(8), sectors.end / 8);
+        if first >= end {
+            return sectors.for_each(|sector| self.set_sector(sector, 0));
+        }
+        (sectors.start..first * 8).for_each(|sector| self.set_sector(sector, 0));
+        (end * 8..sectors.end).for_each(|sector| self.set_sector(sector, 0));
+        self.clusters.retain(|cluster, _| !(first..end).contains(cluster));
+    }
+
     pub(crate) fn resize(&mut self, size: u64) {
         if size < self.size {
             self.clusters.retain(|cluster, _| cluster * 4096 < size);
@@ -69,7 +79,8 @@ pub(crate) fn fill(bytes: &mut Vec<u8>, stamp: u64, sectors: usize) {
 pub(crate) struct LogOracle {
     size: u64,
     batches: Vec<Vec<Change>>,
-    /// Batch in which each operation ended.
+    /// Batch in which each operation began, and ended.
+    begins: BTreeMap<u64, BatchSeq>,
     ends: BTreeMap<u64, BatchSeq>,
 }
 
@@ -90,12 +101,18 @@ impl LogOracle {
     /// Recovery gave the log up to `upto`: what came after it never was.
     pub(crate) fn truncate(&mut self, upto: BatchSeq) {
         self.batches.truncate(usize::try_from(upto.0).unwrap());
+        self.begins.retain(|_, seq| *seq <= upto);
         self.ends.retain(|_, seq| *seq <= upto);
     }
 
     /// The batch in which an operation ended, if it is in the log.
     pub(crate) fn end_of(&self, number: u64) -> Option<BatchSeq> {
         self.ends.get(&number).copied()
+    }
+
+    /// Whether an operation that is in the log ended there too; it may be needed by none of its parts.
+    pub(crate) fn is_whole(&self, number: u64) -> bool {
+        !self.begins.contains_key(&number) || self.ends.contains_key(&number)
     }
 
     fn last(&self) -> BatchSeq {
@@ -122,6 +139,11 @@ impl LogOracle {
         let changes = changes.collect();
         assert!(clusters.next().is_none(), "more data than entries");
         assert_eq!(batch.seq, self.last().next(), "a gap in the batch numbers");
+        for entry in &batch.entries {
+            if !matches!(entry.kind, EntryKind::Session { .. }) {
+                self.begins.entry(entry.number).or_insert(batch.seq);
+            }
+        }
         let ended = batch.entries.iter().filter(|entry| entry.last);
         self.ends.extend(ended.map(|entry| (entry.number, batch.seq)));
         self.batches.push(changes);

@@ -31,6 +31,8 @@ const SMALLER: u64 = (700 << 30) - (512 << 10) + 512;
 /// Where operations go: around node borders, the start and the end.
 const HOT: [u64; 4] = [0, 2 << 20, (1 << 30) - (1 << 20), SIZE - (1 << 20)];
 const HOT_BYTES: u64 = 1 << 20;
+/// More than the engine zeroes in one event.
+const LONG: u64 = 200 << 20;
 
 /// What may go wrong at a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,7 @@ enum Loss {
 
 /// Something that was started and will be answered by an event.
 enum Pending {
+    Turn,
     Sync {
         upto: BatchSeq,
         moment: u64,
@@ -125,7 +128,7 @@ impl World {
         let mut chance = fastrand::Rng::with_seed(seed);
         let size = ScoSize::new(64).unwrap();
         let files = chance.usize(6..40);
-        let map_memory = ByteLen([1 << 10, 4 << 10, 16 << 10][chance.usize(0..3)]);
+        let map_memory = ByteLen([6 << 10, 16 << 10, 64 << 10][chance.usize(0..3)]);
         let config = config(Epoch::FIRST, Vec::new(), map_memory);
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);
@@ -236,7 +239,11 @@ impl World {
     }
 
     fn submit_change(&mut self) {
-        let sectors = self.range();
+        let mut sectors = self.range();
+        if self.chance.u32(0..300) == 0 {
+            // So long that it is done in pieces.
+            sectors.end = sectors.start + (LONG + self.chance.u64(0..LONG)) / 512;
+        }
         // Concurrent overlapping writes have no order; the model needs one.
         // Different sectors of one cluster may be written at the same time.
         let free = self
@@ -261,6 +268,7 @@ impl World {
             return;
         }
         let code = match self.chance.u32(0..10) {
+            _ if sectors.end - sectors.start >= LONG / 512 => IoCode::WriteZeroes,
             0..7 => IoCode::Write,
             7 => IoCode::Discard,
             _ => IoCode::WriteZeroes,
@@ -410,6 +418,11 @@ impl World {
                 if let Some(upto) = self.flushes.remove(&ticket) {
                     self.flushed = self.flushed.max(upto);
                 } else if let Some(done) = self.outstanding.remove(&ticket.0) {
+                    assert!(
+                        self.log.is_whole(ticket.0),
+                        "operation {} is done, but the log does not say so",
+                        ticket.0
+                    );
                     if done.request.flags.has(IoFlags::FUA) {
                         // A change that needed no entry (a discard of holes) has nothing to lose.
                         let end = self.log.end_of(ticket.0).unwrap_or_default();
@@ -511,10 +524,13 @@ impl World {
             self.model.resize(done.request.offset);
             return;
         }
+        if done.request.code == IoCode::WriteZeroes {
+            self.model.zero(done.sectors.clone());
+            return;
+        }
         for sector in done.sectors.clone() {
             match done.request.code {
                 IoCode::Write => self.model.set_sector(sector, stamp_of(&done.data[..512])),
-                IoCode::WriteZeroes => self.model.set_sector(sector, 0),
                 _ => {
                     let whole = |cluster: u64| {
                         done.sectors.start <= cluster * 8 && (cluster + 1) * 8 <= done.sectors.end
@@ -619,6 +635,7 @@ impl World {
                 upto,
                 moment: self.disk.now(),
             }),
+            Effect::Turn => self.pending.push(Pending::Turn),
             Effect::Read { ticket, extents } => self.check_read(ticket, &extents),
             Effect::Reply { ticket, reply } => self.answered(ticket, &reply),
             Effect::Fetch { fetch, from } => {
@@ -696,6 +713,7 @@ impl World {
         }
         let at = self.chance.usize(0..self.pending.len());
         match self.pending.swap_remove(at) {
+            Pending::Turn => self.feed(Event::Turn),
             Pending::Sync { upto, moment } => {
                 self.disk.sync(None, moment);
                 self.feed(Event::Synced { upto });
@@ -847,7 +865,7 @@ impl World {
             Loss::Disk => self.disk = Disk::new(ScoSize::new(64).unwrap(), self.chance.usize(6..40)),
         }
         let (held, flushed) = (self.held, self.flushed);
-        if self.chance.u32(0..4) == 0 {
+        if self.chance.bool() {
             self.recover_damaged();
         }
         let upto = self.recover();
