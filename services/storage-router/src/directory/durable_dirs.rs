@@ -34,21 +34,18 @@ impl DurableDirs {
         make_dir(&folder(root, name))
     }
 
-    /// Makes the name that was just linked durable: syncs its folder, and those above unless that is known.
+    /// Makes the name that was just linked durable: syncs its folder, and those above unless that is known. `NotFound`
+    /// where a folder is not there any longer.
     pub(super) fn sync(&self, root: &Path, name: ObjectName) -> io::Result<()> {
         let kind_dir = folder(root, name);
-        if let Err(error) = sync_dir(&kind_dir) {
-            return no_longer_there(error);
-        }
+        sync_dir(&kind_dir)?;
         let mut known = self.lock();
         if known.contains(&key(name)) {
             return Ok(());
         }
         // Under the lock, so that nobody takes the folder for durable before it is, or removes it meanwhile.
         let above = [kind_dir.as_path(), &root.join(name.volume().to_string()), root];
-        if let Err(error) = above.into_iter().try_for_each(sync_dir) {
-            return no_longer_there(error);
-        }
+        above.into_iter().try_for_each(sync_dir)?;
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
@@ -86,15 +83,6 @@ pub(super) fn folder(root: &Path, name: ObjectName) -> std::path::PathBuf {
 
 fn key(name: ObjectName) -> (VolumeId, ObjectKind) {
     (name.volume(), name.kind())
-}
-
-/// A folder is only removed when it is empty: the object that was linked there was deleted since, and is as
-/// durable as its caller wanted it.
-fn no_longer_there(error: io::Error) -> io::Result<()> {
-    match error.kind() {
-        ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    }
 }
 
 fn is_empty(dir: &Path) -> io::Result<bool> {

@@ -95,7 +95,7 @@ pub(super) fn delete(root: &Root, name: ObjectName) -> Result<(), BackendError> 
         // Gone already; whoever removed it may have died before syncing that.
         root.look_again()?;
     }
-    root.dirs.sync(dir, name).map_err(&failed)?;
+    sync_names(root, name, &path)?;
     root.dirs.remove_if_empty(dir, name).map_err(&failed)
 }
 
@@ -118,10 +118,9 @@ fn named(root: &Root, name: ObjectName, link: impl Fn() -> io::Result<()>) -> io
 }
 
 fn finish(root: &Root, name: ObjectName, path: &Path, named: io::Result<()>) -> Result<(), BackendError> {
-    let failed = failed("store", path);
-    named.map_err(&failed)?;
+    named.map_err(failed("store", path))?;
     crash::hit(Point::AfterRename);
-    root.dirs.sync(root.path(), name).map_err(&failed)
+    sync_names(root, name, path)
 }
 
 /// Whoever wrote what is there may have died before syncing it: the answer `Exists` promises that it is durable.
@@ -132,8 +131,19 @@ fn already_there(root: &Root, name: ObjectName, path: &Path) -> Result<(), Backe
     {
         return Err(failed("sync", path)(error));
     }
-    root.dirs.sync(root.path(), name).map_err(failed("sync", path))?;
+    sync_names(root, name, path)?;
     Err(BackendError::Exists)
+}
+
+/// Makes the names that lead to an object durable, or that it has none any longer.
+pub(super) fn sync_names(root: &Root, name: ObjectName, path: &Path) -> Result<(), BackendError> {
+    match root.dirs.sync(root.path(), name) {
+        // Where the directory is still the right one, the folder was removed, which it only is when it is empty: the
+        // object was deleted since, and is as durable as its caller wanted it. Else it was unmounted meanwhile, and
+        // nobody knows what is in it.
+        Err(error) if error.kind() == ErrorKind::NotFound => root.look_again(),
+        done => done.map_err(failed("sync the names of", path)),
+    }
 }
 
 /// Opens for reading, without following a link and without waiting for the other end of a foreign FIFO.

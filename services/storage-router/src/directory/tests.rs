@@ -284,3 +284,27 @@ async fn a_disk_without_space_answers_full() {
         BackendError::Denied { .. }
     ));
 }
+
+#[tokio::test]
+async fn a_mount_that_is_lost_after_the_link_is_no_durable_name_and_a_deleted_object_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, elsewhere) = (dir.path().join("disk"), dir.path().join("unmounted"));
+    let backend = open(&path, "disk", None);
+    backend.attach().await.unwrap();
+    backend.put_new(object(1)).await.unwrap();
+    let sync = || files::sync_names(&backend.root, name(1), &path);
+
+    fs::rename(&path, &elsewhere).unwrap();
+    fs::create_dir(&path).unwrap();
+    let error = sync().unwrap_err();
+    assert!(
+        matches!(&error, BackendError::Unavailable { why } if why.contains("mounted")),
+        "{error}"
+    );
+
+    fs::remove_dir(&path).unwrap();
+    fs::rename(&elsewhere, &path).unwrap();
+    backend.delete(name(1)).await.unwrap();
+    assert!(!path.join(VolumeId::from_u128(1).to_string()).exists());
+    sync().unwrap();
+}
