@@ -1,6 +1,6 @@
 //! A back end whose answers were checked: bytes that come out of here are the bytes that went in.
 //!
-//! Keeps: counters of requests and errors, and whether the back end worked last time.
+//! Keeps: counters of requests and errors, whether the back end worked last time, and its share of the room.
 //! Order: none; each request stands for itself.
 //! Crash: a put whose answer was lost is found done when it is sent again.
 //! Knows the envelope; no kind of back end, no policy.
@@ -16,6 +16,8 @@ use sconce_schemas::wire::storage::BackendStatus;
 use sconce_schemas::{DecodeError, ObjectName, VolumeId};
 
 use crate::backend::{Backend, BackendError, Pending, Space};
+use crate::room::Room;
+use crate::share::{PATIENCE, Share};
 use crate::workers::Workers;
 
 /// Reads up to this size are checked on the calling thread: 256 KiB take 30 µs, a change of threads 16 µs.
@@ -28,6 +30,7 @@ pub struct Checked {
     backend: Arc<dyn Backend>,
     workers: Workers,
     deadline: Duration,
+    share: Share,
     requests: AtomicU64,
     errors: AtomicU64,
     /// The last request found it at work: a change is logged, and not each request.
@@ -43,10 +46,19 @@ impl Checked {
             backend,
             workers,
             deadline,
+            share: Share::new(Room::new(usize::MAX, u64::MAX)),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             works: AtomicBool::new(true),
         }
+    }
+
+    /// At most `requests` requests, with `bytes` bytes among them, are under way at the back end. What does not fit
+    /// waits for a moment and then counts as unavailable, so that a back end that hangs keeps no more than its share.
+    #[must_use]
+    pub fn at_most(mut self, requests: usize, bytes: u64) -> Self {
+        self.share = Share::new(Room::new(requests, bytes));
+        self
     }
 
     /// The back end's name.
@@ -55,9 +67,13 @@ impl Checked {
         self.backend.name()
     }
 
-    /// Whether the back end did what the last request asked, or said that there is nothing to do.
+    /// Whether the back end did what the last request asked, or said that there is nothing to do, and does not hang now.
     #[must_use]
     pub fn works(&self) -> bool {
+        self.worked() && !self.share.is_stuck()
+    }
+
+    fn worked(&self) -> bool {
         self.works.load(Ordering::Relaxed)
     }
 
@@ -67,7 +83,8 @@ impl Checked {
     /// `Exists`: another object of this name is there and whole. `Damaged`: something is there that is not whole.
     /// `Full`, `Unavailable`, `Denied`.
     pub async fn put(&self, object: &SealedObject) -> Result<(), BackendError> {
-        match self.timed(self.backend.put_new(object.clone())).await {
+        let put = self.backend.put_new(object.clone());
+        match self.timed(object.stored_len(), put).await {
             Err(BackendError::Exists) => self.compare(object).await,
             done => done,
         }
@@ -78,7 +95,8 @@ impl Checked {
     /// # Errors
     /// `Full`, `Unavailable`, `Denied`.
     pub async fn replace(&self, object: &SealedObject) -> Result<(), BackendError> {
-        self.timed(self.backend.replace(object.clone())).await
+        self.timed(object.stored_len(), self.backend.replace(object.clone()))
+            .await
     }
 
     /// Reads `length` bytes of an object from `offset`; fewer, or none, where it ends before.
@@ -90,7 +108,7 @@ impl Checked {
         let read = self
             .backend
             .read(name, span.stored_offset(), span.stored_length());
-        let stored = self.timed(read).await?;
+        let stored = self.timed(length, read).await?;
         let is_large = stored.bytes.len() > CHECK_HERE_BYTES;
         let check = move || {
             span.open(name, stored.stored_len, stored.bytes)
@@ -110,7 +128,7 @@ impl Checked {
     /// As [`Checked::get`].
     pub async fn stat(&self, name: ObjectName) -> Result<u64, BackendError> {
         let stored = self
-            .timed(self.backend.read(name, 0, HEADER_BYTES as u64))
+            .timed(0, self.backend.read(name, 0, HEADER_BYTES as u64))
             .await?;
         let header = StoredHeader::decode(&stored.bytes).and_then(|found| {
             let right = StoredHeader::of_stored(name, stored.stored_len)?;
@@ -137,7 +155,7 @@ impl Checked {
         after: Option<ObjectName>,
         limit: usize,
     ) -> Result<Vec<ObjectName>, BackendError> {
-        self.timed(self.backend.list(volume, kind, after, limit)).await
+        self.timed(0, self.backend.list(volume, kind, after, limit)).await
     }
 
     /// See [`Backend::list_volumes`].
@@ -149,7 +167,7 @@ impl Checked {
         after: Option<VolumeId>,
         limit: usize,
     ) -> Result<Vec<VolumeId>, BackendError> {
-        self.timed(self.backend.list_volumes(after, limit)).await
+        self.timed(0, self.backend.list_volumes(after, limit)).await
     }
 
     /// Removes an object, durably; one that is not there is no error.
@@ -157,7 +175,7 @@ impl Checked {
     /// # Errors
     /// `Unavailable`, `Denied`.
     pub async fn delete(&self, name: ObjectName) -> Result<(), BackendError> {
-        self.timed(self.backend.delete(name)).await
+        self.timed(0, self.backend.delete(name)).await
     }
 
     /// What is known of the back end; asks it for its space, which does not count as a request.
@@ -197,9 +215,14 @@ impl Checked {
         }
     }
 
-    async fn timed<T>(&self, pending: Pending<'_, T>) -> Result<T, BackendError> {
+    async fn timed<T>(&self, bytes: u64, pending: Pending<'_, T>) -> Result<T, BackendError> {
+        // Not counted and not told: the back end was not asked.
+        let started = self.share.enter(bytes).await.ok_or_else(busy)?;
         self.requests.fetch_add(1, Ordering::Relaxed);
         let answer = tokio::time::timeout(self.deadline, pending).await;
+        if answer.is_ok() {
+            started.answered();
+        }
         self.counted(answer.unwrap_or_else(|_| Err(self.too_late())))
     }
 
@@ -218,7 +241,7 @@ impl Checked {
     }
 
     fn tell(&self, error: Option<&BackendError>) {
-        if self.works() == error.is_none() {
+        if self.worked() == error.is_none() {
             return;
         }
         self.works.store(error.is_none(), Ordering::Relaxed);
@@ -232,6 +255,15 @@ impl Checked {
         BackendError::Unavailable {
             why: format!("no answer within {} ms", self.deadline.as_millis()),
         }
+    }
+}
+
+fn busy() -> BackendError {
+    BackendError::Unavailable {
+        why: format!(
+            "as much as it may have is under way, and no part of it ended within {} ms",
+            PATIENCE.as_millis()
+        ),
     }
 }
 

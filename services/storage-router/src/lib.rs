@@ -14,8 +14,10 @@ pub mod checked;
 pub mod directory;
 pub mod placement;
 pub mod pool;
+mod room;
 mod service;
 pub mod settings;
+mod share;
 pub mod testing;
 pub mod workers;
 

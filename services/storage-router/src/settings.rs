@@ -78,7 +78,8 @@ pub struct PoolSettings {
     pub backends: Vec<NodeName>,
 }
 
-/// How much may be under way at once.
+/// How much may be under way at once. As many bytes again may wait; what is beyond that is refused for now. A back end
+/// has its share of both, so that one that hangs leaves the rest to the others.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitSettings {

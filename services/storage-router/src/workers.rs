@@ -7,37 +7,22 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use crate::backend::BackendError;
+use crate::room::Room;
 
 /// Bounded access to the runtime's blocking threads. What does not fit waits in its caller, whose number is bounded
 /// by the service. Clones share the bounds.
 #[derive(Debug, Clone)]
 pub struct Workers {
-    bounds: Option<Arc<Bounds>>,
-}
-
-#[derive(Debug)]
-struct Bounds {
-    jobs: Arc<Semaphore>,
-    kib: Arc<Semaphore>,
-    kib_max: u32,
+    bounds: Option<Arc<Room>>,
 }
 
 impl Workers {
     /// At most `jobs` jobs at once, with `bytes` bytes among them. A job of more bytes than that runs alone.
     #[must_use]
     pub fn bounded(jobs: usize, bytes: u64) -> Self {
-        let kib_max = u32::try_from(bytes.div_ceil(1024))
-            .unwrap_or(u32::MAX)
-            .clamp(1, u32::MAX >> 4);
         Self {
-            bounds: Some(Arc::new(Bounds {
-                jobs: Arc::new(Semaphore::new(jobs.max(1))),
-                kib: Arc::new(Semaphore::new(kib_max as usize)),
-                kib_max,
-            })),
+            bounds: Some(Arc::new(Room::new(jobs, bytes))),
         }
     }
 
@@ -57,10 +42,10 @@ impl Workers {
         job: impl FnOnce() -> Result<T, BackendError> + Send + 'static,
     ) -> Result<T, BackendError> {
         let Some(bounds) = &self.bounds else { return job() };
-        let permits = bounds.enter(bytes).await?;
+        let place = bounds.enter(bytes).await;
         let running = tokio::task::spawn_blocking(move || {
             let done = job();
-            drop(permits);
+            drop(place);
             done
         });
         running.await.unwrap_or_else(|end| {
@@ -68,21 +53,6 @@ impl Workers {
                 why: format!("a job ended without an answer: {end}"),
             })
         })
-    }
-}
-
-impl Bounds {
-    async fn enter(&self, bytes: u64) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), BackendError> {
-        let closed = |_| BackendError::Unavailable {
-            why: "the service stops".to_owned(),
-        };
-        let kib = u32::try_from(bytes.div_ceil(1024)).map_or(self.kib_max, |kib| kib.min(self.kib_max));
-        let job = Arc::clone(&self.jobs).acquire_owned().await.map_err(closed)?;
-        let space = Arc::clone(&self.kib)
-            .acquire_many_owned(kib)
-            .await
-            .map_err(closed)?;
-        Ok((job, space))
     }
 }
 

@@ -9,6 +9,7 @@ use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_schemas::{Epoch, ScoId};
 
 use super::*;
+use crate::share::PATIENCE;
 use crate::testing::{Faults, FaultyBackend, MemoryBackend};
 
 struct Setup {
@@ -280,10 +281,22 @@ async fn a_back_end_that_hangs_delays_one_read_and_not_all() {
     };
     setup.faulty[first].set(hangs);
     let begun = tokio::time::Instant::now();
-    for _ in 0..50 {
-        assert_eq!(setup.pool.get(name(1), 0, 100).await.unwrap(), content(1, 100));
-    }
+    let read = || setup.pool.get(name(1), 0, 100);
+    let others = async {
+        // The first read waits; the others go elsewhere as soon as that shows, and stay there.
+        tokio::time::sleep(PATIENCE).await;
+        for _ in 0..50 {
+            assert_eq!(read().await.unwrap(), content(1, 100));
+        }
+        assert_eq!(begun.elapsed(), PATIENCE);
+    };
+    let (first_read, ()) = tokio::join!(read(), others);
+    assert_eq!(first_read.unwrap(), content(1, 100));
     assert_eq!(begun.elapsed(), Duration::from_secs(30), "one deadline");
+    for _ in 0..50 {
+        assert_eq!(read().await.unwrap(), content(1, 100));
+    }
+    assert_eq!(begun.elapsed(), Duration::from_secs(30), "and not another");
     setup.faulty[first].set(NONE);
     setup.pool.put(name(1), content(1, 100)).await.unwrap();
     assert!(

@@ -26,12 +26,16 @@ pub(super) async fn backends(
     workers: &Workers,
 ) -> anyhow::Result<HashMap<String, Arc<Checked>>> {
     let mut open = HashMap::new();
+    let limits = &settings.limits;
+    let deadline = limits.backend_deadline.duration();
+    // A single back end gets half: what it does not concern is answered then, too.
+    let sharers = settings.backends.len().max(2);
     for backend in &settings.backends {
         let directory = recognised(settings, backend, registry)
             .await
             .with_context(|| format!("back end {}", backend.name))?;
-        let deadline = settings.limits.backend_deadline.duration();
-        let checked = Checked::new(Arc::new(directory), workers.clone(), deadline);
+        let checked = Checked::new(Arc::new(directory), workers.clone(), deadline)
+            .at_most(limits.requests / sharers, limits.bytes.bytes() / sharers as u64);
         open.insert(backend.name.to_string(), Arc::new(checked));
     }
     Ok(open)
