@@ -295,7 +295,10 @@ fn read(path: &Path) -> Result<String, AuthorityError> {
 }
 
 /// Reads a key, and refuses one that others may read too.
-pub(crate) fn read_key(path: &Path) -> Result<String, AuthorityError> {
+///
+/// # Errors
+/// It cannot be read, or others may read it.
+pub fn read_key(path: &Path) -> Result<String, AuthorityError> {
     let metadata = std::fs::metadata(path).map_err(failed(path, "read"))?;
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {

@@ -7,6 +7,7 @@
 //! Knows no bus. All of it runs on a thread of its own, since a handle is used from many and the connection's
 //! tasks live on the runtime that made it.
 
+mod endpoints;
 mod errors;
 mod keys;
 mod watch;
@@ -17,13 +18,14 @@ use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
     TxnResponse,
 };
+use sconce_bus::TlsSettings;
 use sconce_schemas::wire::registry::{Change, LeaseId, Revision};
 
 use self::errors::{Failure, Named};
 use self::keys::Keys;
 use crate::home::{Answer, Found, Home, Page};
 use crate::own_runtime::OwnRuntime;
-use crate::{CommitError, Invalid, OpenError, RegistryError, Watched};
+use crate::{CommitError, OpenError, RegistryError, Watched};
 
 /// How long a request may take: longer than etcd takes to elect a new leader.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -41,9 +43,13 @@ pub(crate) struct Etcd {
 
 impl Etcd {
     /// Connects, and sees whether etcd answers. Every key is stored below `prefix`.
-    pub(crate) async fn connect(endpoints: &[String], prefix: &str) -> Result<Self, OpenError> {
+    pub(crate) async fn connect(
+        endpoints: &[String],
+        prefix: &str,
+        tls: Option<&TlsSettings>,
+    ) -> Result<Self, OpenError> {
         let keys = Keys::new(prefix)?;
-        check_endpoints(endpoints)?;
+        let tls = endpoints::check(endpoints, tls)?;
         let unanswered = |detail: String| OpenError::Etcd {
             endpoints: endpoints.to_vec(),
             detail,
@@ -51,10 +57,13 @@ impl Etcd {
         let runtime = OwnRuntime::start("registry-etcd").map_err(OpenError::Thread)?;
         let tried = endpoints.to_vec();
         let connecting = runtime.run(async move {
-            let options = ConnectOptions::new()
+            let mut options = ConnectOptions::new()
                 .with_connect_timeout(CONNECT)
                 .with_keep_alive(CHECK, CONNECT)
                 .with_require_leader(true);
+            if let Some(tls) = tls {
+                options = options.with_tls(tls);
+            }
             let mut client = Client::connect(tried, Some(options)).await?;
             client.get(keys::PROBE, None).await?;
             Ok::<_, etcd_client::Error>(client)
@@ -220,21 +229,6 @@ impl Home for Etcd {
                 outcome => outcome,
             }
         })
-    }
-}
-
-fn check_endpoints(endpoints: &[String]) -> Result<(), Invalid> {
-    let expected = "at least one, such as http://127.0.0.1:2379";
-    if endpoints.is_empty() {
-        return Err(Invalid::new("endpoints", "empty", expected));
-    }
-    match endpoints.iter().find(|endpoint| !endpoint.starts_with("http://")) {
-        Some(other) => Err(Invalid::new(
-            "endpoints",
-            format!("{other:?}"),
-            "http://host:port; this build has no TLS to etcd, so etcd belongs on a private network",
-        )),
-        None => Ok(()),
     }
 }
 

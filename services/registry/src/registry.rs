@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sconce_bus::{Endpoint, Hello, Network};
+use sconce_bus::{Endpoint, Hello, Network, TlsSettings};
 use sconce_schemas::wire::registry::{Change, Entry, Revision, WatchEvent};
 use tokio::time::Instant;
 
@@ -60,13 +60,17 @@ impl Registry {
         Ok(Self::at(Embedded::in_directory(dir)?))
     }
 
-    /// The registry in etcd, at any of `endpoints` (`http://host:port`), with all its keys below `prefix`, which
-    /// ends with `/`. Returns once etcd has answered.
+    /// The registry in etcd, at any of `endpoints` (`http://host:port`, or `https://` with `tls`), with all its keys
+    /// below `prefix`, which ends with `/`. Returns once etcd has answered.
     ///
     /// # Errors
-    /// None of the endpoints answers; the prefix is not one.
-    pub async fn etcd(endpoints: &[String], prefix: &str) -> Result<Self, OpenError> {
-        Ok(Self::at(Etcd::connect(endpoints, prefix).await?))
+    /// None of the endpoints answers; the prefix is not one; a file of `tls` cannot be read.
+    pub async fn etcd(
+        endpoints: &[String],
+        prefix: &str,
+        tls: Option<&TlsSettings>,
+    ) -> Result<Self, OpenError> {
+        Ok(Self::at(Etcd::connect(endpoints, prefix, tls).await?))
     }
 
     /// The registry that another process hosts at `endpoint`. Does not wait for that process: requests do. Starts a

@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use sconce_bus::{Endpoint, Hello, Network};
+use sconce_bus::{Endpoint, Hello, Network, TlsSettings};
 use serde::Deserialize;
 
 use crate::{Invalid, OpenError, Registry};
@@ -25,8 +25,11 @@ pub enum RegistrySettings {
     },
     /// In etcd.
     Etcd {
-        /// Its members: `http://host:port`.
+        /// Its members: `http://host:port`, or `https://host:port` with `tls`.
         endpoints: Vec<String>,
+        /// The authority that etcd's certificate is from, and what this service shows to etcd.
+        #[serde(default)]
+        tls: Option<TlsSettings>,
         /// The prefix of all keys.
         #[serde(default = "default_prefix")]
         prefix: String,
@@ -60,7 +63,11 @@ impl Registry {
                 let opened = tokio::task::spawn_blocking(move || Registry::sled(&dir)).await;
                 opened.map_err(|error| OpenError::Thread(std::io::Error::other(error)))?
             }
-            RegistrySettings::Etcd { endpoints, prefix } => Registry::etcd(endpoints, prefix).await,
+            RegistrySettings::Etcd {
+                endpoints,
+                tls,
+                prefix,
+            } => Registry::etcd(endpoints, prefix, tls.as_ref()).await,
             RegistrySettings::Remote { endpoint } => {
                 let parsed: Endpoint = endpoint.parse().map_err(|error| Invalid {
                     text: format!("endpoint {endpoint:?}: {error}"),

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use sconce_bus::TlsSettings;
 use sconce_registry::{OpenError, Registry};
 
 use crate::suite::SOON;
@@ -15,11 +16,22 @@ pub(crate) struct EtcdServer {
     dir: tempfile::TempDir,
     client_port: u16,
     peer_port: u16,
+    tls: Option<TlsSettings>,
 }
 
 impl EtcdServer {
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// One that shows a certificate, and asks its clients for one.
+    pub(crate) fn start_secured(tls: TlsSettings) -> Self {
+        Self::start_with(Some(tls))
+    }
+
+    fn start_with(tls: Option<TlsSettings>) -> Self {
         let mut server = Self {
+            tls,
             process: None,
             dir: tempfile::tempdir().unwrap(),
             client_port: free_port(),
@@ -57,6 +69,12 @@ impl EtcdServer {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
+        if let Some(tls) = &self.tls {
+            command.arg("--client-cert-auth");
+            command.arg("--trusted-ca-file").arg(&tls.authority);
+            command.arg("--cert-file").arg(&tls.certificate);
+            command.arg("--key-file").arg(&tls.key);
+        }
         self.process = Some(command.spawn().expect("Debian's etcd-server is installed"));
     }
 
@@ -69,14 +87,15 @@ impl EtcdServer {
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client_port)
     }
 
     /// The registry in this etcd, as soon as it answers.
     pub(crate) async fn registry(&self) -> Registry {
         let give_up = Instant::now() + SOON;
         loop {
-            match Registry::etcd(&[self.endpoint()], "/sconce/").await {
+            match Registry::etcd(&[self.endpoint()], "/sconce/", self.tls.as_ref()).await {
                 Ok(registry) => return registry,
                 Err(OpenError::Etcd { .. }) if Instant::now() < give_up => {
                     // A refused connection tells nothing to wait for.

@@ -13,4 +13,5 @@ mod etcd_server;
 mod homes;
 mod kill;
 mod refused;
+mod secured;
 mod suite;

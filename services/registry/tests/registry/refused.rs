@@ -39,7 +39,7 @@ fn a_directory_in_use_is_told_and_says_what_to_do() {
 async fn an_etcd_that_does_not_answer_is_named() {
     // Port 1 (tcpmux) is nobody's.
     let endpoints = ["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()];
-    let error = Registry::etcd(&endpoints, "/sconce/")
+    let error = Registry::etcd(&endpoints, "/sconce/", None)
         .await
         .unwrap_err()
         .to_string();
@@ -47,15 +47,21 @@ async fn an_etcd_that_does_not_answer_is_named() {
         error.contains("http://127.0.0.1:1, http://127.0.0.1:2"),
         "{error}"
     );
-    let error = Registry::etcd(&[], "/sconce/").await.unwrap_err().to_string();
+    let error = Registry::etcd(&[], "/sconce/", None)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("endpoints is empty"), "{error}");
     let https = ["https://127.0.0.1:1".to_owned()];
-    let error = Registry::etcd(&https, "/sconce/").await.unwrap_err().to_string();
+    let error = Registry::etcd(&https, "/sconce/", None)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(
-        error.contains("https://127.0.0.1:1") && error.contains("no TLS"),
+        error.contains("https://127.0.0.1:1") && error.contains("[registry.tls]"),
         "{error}"
     );
-    let error = Registry::etcd(&endpoints, "sconce")
+    let error = Registry::etcd(&endpoints, "sconce", None)
         .await
         .unwrap_err()
         .to_string();
