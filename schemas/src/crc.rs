@@ -1,4 +1,9 @@
 //! CRC32C (Castagnoli, RFC 3720 appendix B.4), the one checksum of all stored formats.
+//!
+//! Keeps: which polynomial, and what a salt is made of; neither ever changes.
+//! Order: none.
+//! Crash: what a crash left half written does not hold.
+//! Knows no formats.
 
 use crate::ids::{Epoch, ScoId, VolumeId};
 

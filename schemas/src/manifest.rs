@@ -22,13 +22,16 @@ const WHAT: &str = "manifest";
 const MAGIC: u32 = u32::from_le_bytes(*b"MFT1");
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 16;
-/// Largest manifest.
+/// Largest manifest: what is longer is not read. Whoever stores one checks it.
 pub const MANIFEST_BYTES_MAX: usize = 16 << 20;
 
-/// Root of a stored tree: `levels` is its height; 0 with no node is an empty tree.
+/// Levels above the leaves at which a tree of fan-out 512 covers every number in use.
+pub const TREE_HEIGHT_MAX: u8 = 6;
+
+/// Root of a stored tree; without a node it is empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeRoot {
-    /// Levels above the leaves.
+    /// Levels above the leaves, at most [`TREE_HEIGHT_MAX`].
     pub height: u8,
     /// The root node; `None`: the tree is empty.
     #[serde(with = "node_ref")]
@@ -44,8 +47,12 @@ pub struct SessionState {
     pub id: u64,
     /// Numbers below this one were applied, or will never come again.
     pub below: u64,
-    /// Applied numbers from `below` on, ascending.
+    /// Applied numbers from `below` on, as the first versions stored them, one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub applied: Vec<u64>,
+    /// Applied numbers from `below` on, ascending: the first and how many follow each other, itself included.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<(u64, u64)>,
 }
 
 /// The root record.
@@ -149,7 +156,18 @@ impl Manifest {
                 expected,
             });
         }
-        take_named(&mut body, WHAT)
+        let manifest: Self = take_named(&mut body, WHAT)?;
+        match [manifest.map, manifest.scos]
+            .iter()
+            .find(|root| root.height > TREE_HEIGHT_MAX)
+        {
+            Some(root) => Err(DecodeError::Value {
+                what: "tree height",
+                found: root.height.to_string(),
+                expected: "at most 6",
+            }),
+            None => Ok(manifest),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use sconce_schemas::checkpoint::{
     Bitmap, CheckpointBuilder, NodePlace, NodeRecord, NodeRef, TreeKind, decode_index, decode_node,
 };
 use sconce_schemas::geometry::VolumeSize;
-use sconce_schemas::manifest::{Manifest, SessionState, TreeRoot};
+use sconce_schemas::manifest::{Manifest, SessionState, TREE_HEIGHT_MAX, TreeRoot};
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::sco::{Batch, BatchBuilder, Entry, EntryKind, ScoHeader};
 use sconce_schemas::{
@@ -149,8 +149,16 @@ fn manifest() -> Manifest {
             id: 9,
             below: 40,
             applied: vec![41, 43],
+            ranges: Vec::new(),
         }],
     }
+}
+
+/// As it is since sessions are stored as ranges.
+fn manifest_with_ranges() -> Manifest {
+    let mut manifest = manifest();
+    (manifest.sessions[0].applied, manifest.sessions[0].ranges) = (Vec::new(), vec![(41, 1), (43, 300)]);
+    manifest
 }
 
 #[test]
@@ -159,6 +167,7 @@ fn golden_files_keep_their_meaning() {
     golden("tlog-batch-1.bin", &batch());
     golden("checkpoint-1.bin", &checkpoint().0);
     golden("manifest-1.bin", &manifest().to_bytes());
+    golden("manifest-2.bin", &manifest_with_ranges().to_bytes());
     golden("node-ref-1.bin", &reference().to_bytes());
 }
 
@@ -176,7 +185,9 @@ fn what_is_encoded_decodes_to_itself() {
         assert_eq!(decode_node(VOLUME, at, bytes).as_ref(), Ok(record));
     }
     assert_eq!(decode_index(VOLUME, &object).unwrap().len(), 2);
-    assert_eq!(Manifest::from_bytes(&manifest().to_bytes()), Ok(manifest()));
+    for manifest in [manifest(), manifest_with_ranges()] {
+        assert_eq!(Manifest::from_bytes(&manifest.to_bytes()), Ok(manifest));
+    }
     assert_eq!(NodeRef::from_bytes(&reference().to_bytes()), Ok(reference()));
 }
 
@@ -237,6 +248,15 @@ fn every_flipped_bit_is_noticed() {
             assert!(refuses(&damaged), "{name}: flipped bit {bit} went unnoticed");
         }
     }
+}
+
+#[test]
+fn a_tree_higher_than_its_numbers_is_refused() {
+    let mut high = manifest();
+    high.scos.height = TREE_HEIGHT_MAX;
+    assert!(Manifest::from_bytes(&high.to_bytes()).is_ok());
+    high.scos.height += 1;
+    assert!(Manifest::from_bytes(&high.to_bytes()).is_err());
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! The header frame: greeting, batches of requests and replies, keep-alives.
 //!
+//! Keeps: who may talk to whom, which reply answers which request, and whose data lies where in the data frame.
+//! Order: a greeting first, a goodbye last; between them any.
+//! Crash: a header is whole or refused; none is guessed.
+//! Knows no bodies, no sockets.
+//!
 //! Layouts (msgpack):
 //!
 //! ```text

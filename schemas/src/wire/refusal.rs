@@ -1,4 +1,9 @@
 //! What a service answers when it does not do what was asked.
+//!
+//! Keeps: what the caller has to do, why, and a text for people.
+//! Order: none.
+//! Crash: nothing; a refusal is a value.
+//! Knows no protocol.
 
 use serde::{Deserialize, Serialize};
 

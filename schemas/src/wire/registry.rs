@@ -1,4 +1,9 @@
 //! The registry protocol: how the embedded registry is reached over the bus. Control only: maps.
+//!
+//! Keeps: what can be asked of a registry and what it answers.
+//! Order: that of revisions; a change names the revisions that it relies on.
+//! Crash: a commit that was not answered may have been made: whoever asked reads again.
+//! Knows no record's meaning.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,10 @@
 //! The storage protocol: volume-routers and fs-routers to storage-routers.
 //!
+//! Keeps: what can be asked of a storage-router and what it answers.
+//! Order: none; objects never change, so every request may be repeated.
+//! Crash: a put that was not answered may have stored its object; the same bytes again are no conflict.
+//! Knows no placement, no back end.
+//!
 //! Puts and gets are arrays: `[0, pool, name]` with the object as data, `[1, pool, name, offset, length]`.
 //! Everything else is `[2, {control}]`.
 

@@ -1,5 +1,10 @@
 //! The volume protocol: fs-routers (and the command line) to the owner of a volume.
 //!
+//! Keeps: what can be asked of an owner and what it answers.
+//! Order: none between requests but the numbers of a session: each is applied at most once.
+//! Crash: what was not answered may have been applied; it is asked again under the same number.
+//! Knows no sockets, no engine.
+//!
 //! Hot bodies are arrays: `[0, handle, number, below, code, flags, offset, length]` to the owner,
 //! `[status, ...]` back. Everything else is `[1, {control}]`.
 

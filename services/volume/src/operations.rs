@@ -89,6 +89,10 @@ impl Volume {
                 let text = format!("operation {} is under way", request.number);
                 self.refuse(ticket, Refusal::retry(RefusalCode::Unavailable, text), effects);
             }
+            Seen::Crowded => {
+                let text = format!("operation {} has to wait for earlier ones", request.number);
+                self.refuse(ticket, Refusal::retry(RefusalCode::Unavailable, text), effects);
+            }
             Seen::TooFar => {
                 let text = format!(
                     "operation {} is too far ahead of {}",

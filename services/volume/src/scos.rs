@@ -1,4 +1,9 @@
-//! The SCO table's values: what is known of each SCO that the volume wrote.
+//! What the volume's two trees hold: a SCO's state, and a cluster's location.
+//!
+//! Keeps: how each is stored in a node; the bytes never change meaning.
+//! Order: none.
+//! Crash: nothing here survives.
+//! Knows no tree.
 
 use sconce_schemas::DecodeError;
 use sconce_schemas::checkpoint::TreeKind;

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use sconce_schemas::SessionId;
-use sconce_schemas::manifest::SessionState;
+use sconce_schemas::manifest::{MANIFEST_BYTES_MAX, SessionState};
 
 use crate::event::SessionSlot;
 
@@ -19,6 +19,17 @@ use crate::event::SessionSlot;
 const SESSIONS_MAX: usize = 1024;
 /// How far numbers may run ahead of the first unanswered one: above every client's limit of held operations.
 const WINDOW_MAX: u64 = 65_536;
+/// Places of a window that every session may have.
+const WINDOW_OWN: u64 = 512;
+/// Places that the windows of all sessions may have where one needs more than its own.
+const WINDOWS_MAX: u64 = 1 << 19;
+/// What a range of applied numbers takes in a manifest at most: an array of two, of 9 bytes each.
+const RANGE_BYTES: u64 = 19;
+
+// However the numbers lie, every other one applied in the worst case, the table fits a manifest with room for the rest.
+const _: () = assert!(
+    (WINDOWS_MAX + SESSIONS_MAX as u64 * WINDOW_OWN) / 2 * RANGE_BYTES < (MANIFEST_BYTES_MAX as u64 / 4) * 3
+);
 
 /// What is known of an operation's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +42,8 @@ pub(crate) enum Seen {
     Applied,
     /// It is further ahead than any client may run.
     TooFar,
+    /// It is further ahead than there is room for now, with what other sessions have.
+    Crowded,
 }
 
 #[derive(Debug)]
@@ -63,10 +76,14 @@ impl Sessions {
         for state in states {
             table.assign(SessionSlot(state.slot), SessionId(state.id));
             table.slide(SessionSlot(state.slot), state.below);
-            state
+            // From a disk: no count is believed.
+            let range = |(first, count): &(u64, u64)| *first..first.saturating_add((*count).min(WINDOW_MAX));
+            let numbers = state
                 .applied
                 .iter()
-                .for_each(|number| table.applied(SessionSlot(state.slot), *number));
+                .copied()
+                .chain(state.ranges.iter().flat_map(range));
+            numbers.for_each(|number| table.applied(SessionSlot(state.slot), number));
         }
         table
     }
@@ -77,11 +94,8 @@ impl Sessions {
             slot: u16::try_from(slot).unwrap_or(u16::MAX),
             id: session.id.0,
             below: session.base,
-            applied: (session.base..)
-                .zip(&session.window)
-                .filter(|(_, seen)| **seen == Seen::Applied)
-                .map(|(number, _)| number)
-                .collect(),
+            applied: Vec::new(),
+            ranges: session.applied_ranges(),
         };
         self.slots
             .iter()
@@ -115,6 +129,10 @@ impl Sessions {
         self.client_gone(slot);
         if let Some(session) = self.slots.get_mut(usize::from(slot.0)) {
             session.closed = true;
+            if session.links == 0 {
+                // Manifests need not have it; if it is opened again after all, the log says so anew.
+                session.logged = false;
+            }
         }
     }
 
@@ -172,7 +190,7 @@ impl Sessions {
     /// word that it sends no number below that again.
     pub(crate) fn begin(&mut self, slot: SessionSlot, number: u64, below: u64) -> Seen {
         self.slide(slot, below.min(number));
-        let used = self.tick();
+        let (used, places) = (self.tick(), self.places_of_all(slot, number));
         let Some(session) = self.slots.get_mut(usize::from(slot.0)) else {
             return Seen::TooFar;
         };
@@ -182,6 +200,9 @@ impl Sessions {
         };
         if at >= WINDOW_MAX {
             return Seen::TooFar;
+        }
+        if places > WINDOWS_MAX {
+            return Seen::Crowded;
         }
         let place = session.place(at);
         std::mem::replace(
@@ -220,6 +241,23 @@ impl Sessions {
         }
     }
 
+    /// How many places the windows would have with one for this number; 0 if the session has it already, or may have it
+    /// in any case.
+    fn places_of_all(&self, slot: SessionSlot, number: u64) -> u64 {
+        let grown = self.slots.get(usize::from(slot.0)).map_or(0, |session| {
+            let places = number.saturating_sub(session.base).saturating_add(1);
+            if places <= WINDOW_OWN {
+                return 0;
+            }
+            places.saturating_sub(session.window.len() as u64)
+        });
+        if grown == 0 {
+            return 0;
+        }
+        let all: u64 = self.slots.iter().map(|session| session.window.len() as u64).sum();
+        all.saturating_add(grown)
+    }
+
     fn slide(&mut self, slot: SessionSlot, below: u64) {
         let Some(session) = self.slots.get_mut(usize::from(slot.0)) else {
             return;
@@ -235,6 +273,19 @@ impl Sessions {
 }
 
 impl Session {
+    /// The applied numbers of the window: the first of each run, and how many it has.
+    fn applied_ranges(&self) -> Vec<(u64, u64)> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let numbers = (self.base..).zip(&self.window);
+        for (number, _) in numbers.filter(|(_, seen)| **seen == Seen::Applied) {
+            match ranges.last_mut() {
+                Some((first, count)) if *first + *count == number => *count += 1,
+                _ => ranges.push((number, 1)),
+            }
+        }
+        ranges
+    }
+
     /// The window's place at `at` < [`WINDOW_MAX`], made if need be.
     fn place(&mut self, at: u64) -> &mut Seen {
         let at = usize::try_from(at).unwrap_or(0);
@@ -289,6 +340,78 @@ mod tests {
         // The new one begins with nothing applied.
         assert_eq!(sessions.begin(slots[5], 1, 1), Seen::New);
         assert_eq!(sessions.open(SessionId(5002)), Some(slots[3]));
+    }
+
+    fn numbers(sessions: &mut Sessions, slot: SessionSlot) -> Vec<Seen> {
+        (40..50).map(|number| sessions.begin(slot, number, 40)).collect()
+    }
+
+    #[test]
+    fn a_manifest_brings_back_which_numbers_were_applied() {
+        let mut sessions = Sessions::default();
+        let slot = sessions.open(SessionId(9)).unwrap();
+        sessions.take_unlogged(slot);
+        for number in [40, 43, 44, 45, 48] {
+            sessions.begin(slot, number, 40);
+            sessions.applied(slot, number);
+        }
+        let saved = sessions.save();
+        assert_eq!(saved[0].ranges, [(40, 1), (43, 3), (48, 1)]);
+        let seen = numbers(&mut Sessions::restore(&saved), slot);
+        let applied = [true, false, false, true, true, true, false, false, true, false];
+        let expected = applied.map(|applied| if applied { Seen::Applied } else { Seen::New });
+        assert_eq!(seen, expected);
+        // As earlier versions stored it.
+        let earlier = SessionState {
+            applied: vec![40, 43, 44, 45, 48],
+            ranges: Vec::new(),
+            ..saved[0].clone()
+        };
+        assert_eq!(numbers(&mut Sessions::restore(&[earlier]), slot), expected);
+        // Damage that the CRC does not see: whatever it says, it ends.
+        let absurd = SessionState {
+            ranges: vec![(0, u64::MAX), (u64::MAX, u64::MAX)],
+            ..saved[0].clone()
+        };
+        Sessions::restore(&[absurd]);
+    }
+
+    #[test]
+    fn a_closed_session_is_in_no_manifest_until_it_is_used_again() {
+        let mut sessions = Sessions::default();
+        let slot = sessions.open(SessionId(9)).unwrap();
+        assert_eq!(sessions.take_unlogged(slot), Some(SessionId(9)));
+        assert_eq!(sessions.save().len(), 1);
+        sessions.close(slot);
+        assert!(sessions.save().is_empty());
+        assert_eq!(sessions.open(SessionId(9)), Some(slot));
+        assert_eq!(
+            sessions.take_unlogged(slot),
+            Some(SessionId(9)),
+            "the log says it anew"
+        );
+    }
+
+    #[test]
+    fn windows_that_run_far_ahead_wait_while_all_together_take_too_much() {
+        let (mut sessions, slots) = full();
+        let (greedy, modest) = slots.split_at(20);
+        let far = |sessions: &mut Sessions, slot: &SessionSlot| sessions.begin(*slot, WINDOW_MAX - 1, 0);
+        let seen: Vec<Seen> = greedy.iter().map(|slot| far(&mut sessions, slot)).collect();
+        assert_eq!(seen.iter().filter(|seen| **seen == Seen::New).count(), 8);
+        assert_eq!(seen.iter().filter(|seen| **seen == Seen::Crowded).count(), 12);
+        // Nobody else suffers.
+        for slot in modest {
+            assert_eq!(sessions.begin(*slot, WINDOW_OWN - 1, 0), Seen::New);
+        }
+        // What the greedy ones have is answered: there is room again.
+        for slot in &greedy[..2] {
+            assert_eq!(sessions.begin(*slot, WINDOW_MAX, WINDOW_MAX), Seen::New);
+        }
+        for slot in modest {
+            assert_eq!(sessions.begin(*slot, WINDOW_OWN, WINDOW_OWN), Seen::New);
+        }
+        assert_eq!(far(&mut sessions, &greedy[19]), Seen::New);
     }
 
     #[test]

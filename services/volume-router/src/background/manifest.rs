@@ -24,6 +24,14 @@ use crate::owner::record::{RecordError, note_manifest};
 pub(super) async fn store(shared: &Shared, owner: &Owner, manifest: &Manifest) {
     let subject = owner.subject();
     let bytes = bytes::Bytes::from(manifest.to_bytes());
+    if bytes.len() > MANIFEST_BYTES_MAX {
+        // Stored, it could not be read, and a recovery would begin with an older one.
+        return owner.broken(&format!(
+            "manifest {} is {} bytes long",
+            manifest.seq,
+            bytes.len()
+        ));
+    }
     let name = name_of(manifest);
     let put = || async {
         match shared.store.put(&subject.pool, name, bytes.clone()).await {

@@ -1,7 +1,10 @@
 //! Encoding a frozen tree: what changed since it was last stored, children before parents.
 //!
-//! Runs off the volume's thread. A node that was encoded remembers where (`saved`), and the live tree, which shares
-//! it unless it changed meanwhile, knows it by that.
+//! Keeps: the checkpoint object that is being filled, and those that are full.
+//! Order: a node's record lies behind those of its children. A node that was encoded remembers where (`saved`), and the live
+//! tree, which shares it unless it changed meanwhile, knows it by that; the object is stored later.
+//! Crash: nothing here survives; an object without a manifest is garbage.
+//! Knows no storage. Runs off the volume's thread.
 
 use sconce_schemas::checkpoint::{Bitmap, CheckpointBuilder, DELTA_CHAIN_MAX, NODE_REF_LEN, NodePlace};
 use sconce_schemas::checkpoint::{NodeRecord, NodeRef};

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use sconce_schemas::DecodeError;
 use sconce_schemas::checkpoint::{FANOUT, NodePlace, NodeRecord, NodeRef, TreeKind};
-use sconce_schemas::manifest::TreeRoot;
+use sconce_schemas::manifest::{TREE_HEIGHT_MAX, TreeRoot};
 
 pub(crate) use encode::Encoder;
 pub(crate) use node::StoredUpTo;
@@ -23,8 +23,8 @@ use node::{Child, Link, Node, delta};
 
 /// Bits of a number that one level resolves.
 const LEVEL_BITS: u32 = FANOUT.trailing_zeros();
-/// Height at which a tree covers every `u64` in use (2^63 numbers).
-const HEIGHT_MAX: u8 = 6;
+/// Numbers that the highest tree covers have to fit a `u64`.
+const _: () = assert!(LEVEL_BITS * (TREE_HEIGHT_MAX as u32 + 1) < u64::BITS);
 
 /// A value of a tree: small, and stored in a fixed number of bytes.
 pub(crate) trait Value: Copy + PartialEq + std::fmt::Debug {
@@ -188,7 +188,7 @@ impl<V: Value> Tree<V> {
 
     /// Raises the tree until it covers `number`.
     fn grow_to(&mut self, number: u64) {
-        while number >= span(self.height) && self.height < HEIGHT_MAX {
+        while number >= span(self.height) && self.height < TREE_HEIGHT_MAX {
             self.height += 1;
             if let Some(root) = self.root.take() {
                 let (raised, bytes) = node::raise(root);

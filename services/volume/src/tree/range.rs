@@ -1,6 +1,10 @@
 //! Ranges of numbers: visiting the values in one, and removing them.
 //!
-//! Removing a range drops whole subtrees without loading them: discarding an empty 2 TiB costs nothing.
+//! Keeps: nothing.
+//! Order: ascending. Removing a range drops whole subtrees without loading them (discarding an empty 2 TiB costs nothing);
+//! a node at its edge that is not resident is named before anything is changed.
+//! Crash: nothing here survives.
+//! Knows no values, only how many there are.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -221,7 +225,9 @@ fn clear_child<V: Value>(
                 grown += clear_child(&mut below, height - 1, at, range, dropped);
                 inner.put(slot, below);
             }
-            count += inner.items.iter().map(|below| below.count).sum::<u64>();
+            // Counts come from a disk: they may be wrong, but must not overflow.
+            let sum = |count: u64, below: &Child<V>| count.saturating_add(below.count);
+            count = inner.items.iter().fold(count, sum);
         }
     }
     child.count = count;
