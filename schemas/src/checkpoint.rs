@@ -26,8 +26,10 @@ pub const FANOUT: usize = 512;
 pub const NODE_REF_LEN: usize = 32;
 /// Longest chain of deltas that a reader follows before it meets a whole node.
 pub const DELTA_CHAIN_MAX: u8 = 8;
-/// Largest stored node: all slots present, 32-byte values, both bitmaps.
-pub const NODE_BYTES_MAX: usize = NODE_HEADER_LEN + NODE_REF_LEN + BITMAP_LEN + FANOUT * NODE_REF_LEN;
+/// Longest value of a node's slot: an inner node's, a reference to a child and how many values are below it.
+pub const NODE_VALUE_LEN_MAX: usize = NODE_REF_LEN + 8;
+/// Largest stored node: all slots present with the longest values, both bitmaps.
+pub const NODE_BYTES_MAX: usize = NODE_HEADER_LEN + NODE_REF_LEN + BITMAP_LEN + FANOUT * NODE_VALUE_LEN_MAX;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"MAP1");
 const FOOTER_MAGIC: u32 = u32::from_le_bytes(*b"MAPX");
@@ -269,9 +271,19 @@ impl CheckpointBuilder {
             self.bytes.extend_from_slice(&node.emptied.to_bytes());
         }
         self.bytes.extend_from_slice(&node.values);
+        let length = self.bytes.len() - start;
+        // A reader takes a longer one for damage: whoever stored it would have lost it.
+        if length > NODE_BYTES_MAX {
+            self.bytes.truncate(start);
+            return Err(DecodeError::Value {
+                what: "map node",
+                found: format!("{length} bytes"),
+                expected: "within a node's limits",
+            });
+        }
         let crc = crc32c_append(self.salt, &self.bytes[start + 4..]);
         self.bytes[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-        let length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
         self.push_index(node.place, offset, length);
         let chain = node.base.map_or(0, |base| base.chain + 1);
         Ok(NodeRef {
@@ -491,4 +503,60 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node with all slots, their values of this length; a delta if `base`.
+    fn full(width: usize, base: bool) -> NodeRecord {
+        let base = base.then_some(NodeRef {
+            checkpoint: CheckpointId(1),
+            epoch: Epoch(1),
+            offset: 48,
+            length: 100,
+            crc: 7,
+            lineage: LineageIndex(0),
+            chain: 0,
+        });
+        let mut present = Bitmap::EMPTY;
+        (0..FANOUT).for_each(|slot| present.set(slot));
+        NodeRecord {
+            place: NodePlace {
+                tree: TreeKind::Map,
+                level: 1,
+                index: 0,
+            },
+            base,
+            present,
+            emptied: Bitmap::EMPTY,
+            width: u8::try_from(width).unwrap(),
+            values: vec![9; FANOUT * width],
+        }
+    }
+
+    #[test]
+    fn the_largest_node_is_read_as_it_was_stored() {
+        let volume = VolumeId([1; 16]);
+        let mut builder = CheckpointBuilder::new(volume, CheckpointId(2), Epoch(1));
+        for base in [false, true] {
+            let node = full(NODE_VALUE_LEN_MAX, base);
+            let reference = builder.push(&node, LineageIndex(0)).unwrap();
+            // Its reference is stored in its parent, or in the manifest.
+            assert_eq!(NodeRef::from_bytes(&reference.to_bytes()).unwrap(), reference);
+        }
+        let largest = full(NODE_VALUE_LEN_MAX, true);
+        let reference = builder.push(&largest, LineageIndex(0)).unwrap();
+        assert_eq!(reference.length as usize, NODE_BYTES_MAX);
+        let longer = full(NODE_VALUE_LEN_MAX + 1, true);
+        assert!(
+            builder.push(&longer, LineageIndex(0)).is_err(),
+            "nobody could read it"
+        );
+        let object = builder.finish();
+        let at = reference.offset as usize;
+        let stored = &object[at..at + reference.length as usize];
+        assert_eq!(decode_node(volume, &reference, stored).unwrap(), largest);
+    }
 }

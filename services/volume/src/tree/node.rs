@@ -10,13 +10,16 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use sconce_schemas::checkpoint::{Bitmap, FANOUT, NODE_REF_LEN, NodePlace, NodeRecord, NodeRef};
+use sconce_schemas::checkpoint::{
+    Bitmap, FANOUT, NODE_REF_LEN, NODE_VALUE_LEN_MAX, NodePlace, NodeRecord, NodeRef,
+};
 use sconce_schemas::{CheckpointId, DecodeError, Epoch, LineageIndex};
 
 use super::{Value, slot_of, span};
 
 /// Stored bytes of an inner node's slot: the child's reference and the number of values below it.
 pub(super) const CHILD_WIDTH: u8 = 40;
+const _: () = assert!(CHILD_WIDTH as usize <= NODE_VALUE_LEN_MAX);
 
 /// What an `Arc` adds to its content.
 const ARC_COUNTS: usize = 16;
