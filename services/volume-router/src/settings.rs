@@ -91,9 +91,9 @@ impl Default for VolumesSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UploadSettings {
-    /// Requests.
+    /// Requests under way to one storage pool.
     pub parallel: usize,
-    /// Bytes, which is also the memory that uploads take.
+    /// Bytes under way to one storage pool, which is also the memory that its uploads take.
     pub bytes: ByteSize,
 }
 

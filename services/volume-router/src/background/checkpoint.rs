@@ -40,8 +40,8 @@ async fn put(shared: &Shared, owner: &Owner, object: &CheckpointObject) -> bool 
         id: object.id,
         epoch: object.epoch,
     };
-    let _room = shared.room.take(object.bytes.len() as u64).await;
     let put = || async {
+        let _room = shared.room.take(&subject.pool, object.bytes.len() as u64).await;
         match shared.store.put(&subject.pool, name, object.bytes.clone()).await {
             Ok(()) => Tried::Over(()),
             Err(error) => Tried::Again(error),

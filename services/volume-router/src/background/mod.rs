@@ -13,6 +13,7 @@ mod outage;
 mod room;
 mod size;
 mod store;
+mod stored;
 mod upload;
 
 use std::cell::RefCell;
@@ -37,7 +38,7 @@ use crate::device::{LocalCheckpoints, ScoFile};
 use crate::settings::UploadSettings;
 
 pub(crate) use outage::Outage;
-pub(crate) use room::{Room, RoomUsage};
+pub(crate) use room::{PoolUsage, Room, RoomUsage};
 pub(crate) use store::{Store, StoreError};
 
 /// What the background's thread works with.
@@ -104,7 +105,7 @@ impl Background {
         }
     }
 
-    /// How many jobs hold room, and how much.
+    /// How many requests hold room, and how much, for each pool.
     pub(crate) fn usage(&self) -> &RoomUsage {
         &self.usage
     }

@@ -1,6 +1,6 @@
 //! An upload: a closed and synced SCO file becomes an object.
 //!
-//! Keeps: the SCO's bytes in memory while its turn lasts.
+//! Keeps: the SCO's bytes in memory while a try of it has room.
 //! Order: none between SCOs; the manifest waits for all of them.
 //! Crash: an object that the volume does not know of is put again: the same bytes succeed.
 //! Knows no map.
@@ -10,37 +10,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::ObjectName;
+use sconce_schemas::wire::RefusalCode;
 use sconce_volume::Event;
 
 use super::outage::Tried;
-use super::{Shared, Upload};
+use super::{Shared, StoreError, Subject, Upload, stored};
 use crate::actor::Owner;
 
-/// Runs until the SCO is stored or its owner is owner no more.
+/// Runs until the SCO is stored or its owner is owner no more. A file that cannot be read does not stop the volume, which
+/// would only come to the same file again: what of it can be read is served, and people are told.
 pub(super) async fn run(shared: &Shared, owner: &Owner, upload: &Upload) {
     hit(Point::AfterScoClosed);
     let subject = owner.subject();
-    let name = ObjectName::Sco {
-        volume: subject.volume,
-        id: upload.sco,
-        epoch: upload.epoch,
-        version: 0,
-    };
-    let _room = shared.room.take(upload.length.0).await;
-    if !owner.is_current() {
-        return;
-    }
-    let bytes = match read(upload).await {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            let error = format!("SCO {} cannot be read for its upload: {error}", upload.sco);
-            return owner.happened(Event::DeviceFailed { error });
-        }
-    };
     let put = || async {
-        match shared.store.put(&subject.pool, name, bytes.clone()).await {
+        let _room = shared.room.take(&subject.pool, upload.length.0).await;
+        if !owner.is_current() {
+            return Tried::Again("the volume is served here no more".to_owned());
+        }
+        match put(shared, &subject, upload).await {
             Ok(()) => Tried::Over(()),
-            Err(error) => Tried::Again(error),
+            Err(cause) => Tried::Again(cause),
         }
     };
     let stored = owner
@@ -49,6 +38,34 @@ pub(super) async fn run(shared: &Shared, owner: &Owner, upload: &Upload) {
     if stored.await.is_some() {
         hit(Point::AfterScoUploaded);
         owner.happened(Event::ScoStored { sco: upload.sco });
+    }
+}
+
+/// One try.
+async fn put(shared: &Shared, subject: &Subject, upload: &Upload) -> Result<(), String> {
+    let name = ObjectName::Sco {
+        volume: subject.volume,
+        id: upload.sco,
+        epoch: upload.epoch,
+        version: 0,
+    };
+    let cause = match read(upload).await {
+        Ok(bytes) => match shared.store.put(&subject.pool, name, bytes).await {
+            Ok(()) => return Ok(()),
+            Err(StoreError::Refused(refusal)) if refusal.code == RefusalCode::Exists => {
+                format!("SCO {} is not the same here as on the back ends", upload.sco)
+            }
+            Err(error) => return Err(error.to_string()),
+        },
+        Err(error) => format!("SCO {} cannot be read from the write buffer: {error}", upload.sco),
+    };
+    // An earlier try may have stored it, while the file was good, and its answer was lost.
+    match stored::is_whole(shared, subject, name, upload).await {
+        Ok(()) => {
+            tracing::warn!(volume = %subject.path, cause, "the back ends have the SCO, checked: it counts as stored");
+            Ok(())
+        }
+        Err(why) => Err(format!("{cause}, and {why}")),
     }
 }
 

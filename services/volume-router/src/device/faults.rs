@@ -11,6 +11,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, SystemDisk};
@@ -62,6 +63,8 @@ pub struct FaultyDisk {
     /// How often the disk was healed: what is held waits for the next time.
     heals: Mutex<u64>,
     healed: Condvar,
+    /// Calls that went wrong.
+    failed: AtomicU64,
     /// Good syncs, by inode.
     syncs: Mutex<HashMap<u64, u64>>,
 }
@@ -84,6 +87,12 @@ impl FaultyDisk {
         self.healed.notify_all();
     }
 
+    /// How many calls went wrong so far.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     /// How often the file was synced.
     #[must_use]
     pub fn syncs(&self, file: &Metadata) -> u64 {
@@ -98,7 +107,9 @@ impl FaultyDisk {
     #[expect(clippy::panic, reason = "a test asks for it")]
     fn fault(&self, call: Call) -> Option<Fault> {
         let heals = *lock(&self.heals);
-        match self.next_fault(call)? {
+        let fault = self.next_fault(call)?;
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        match fault {
             Fault::Held => {
                 let healed = self.healed.wait_while(lock(&self.heals), |now| *now == heals);
                 drop(healed.unwrap_or_else(PoisonError::into_inner));

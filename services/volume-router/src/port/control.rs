@@ -19,6 +19,7 @@ use sconce_schemas::{ByteLen, SessionId, VolumeId};
 
 use super::peers::{Open, Peers};
 use crate::actor::{Shard, VolumeActor, VolumeHandle, Waiting};
+use crate::background::PoolUsage;
 use crate::owner::record::TakeOver;
 
 /// What a control request is carried out with.
@@ -189,14 +190,16 @@ impl Control {
             bytes: ByteLen(bytes),
             bytes_max: ByteLen(bytes_max),
         };
-        let uploads = QueueStatus {
-            name: "uploads".to_owned(),
-            waiting: uploads.waiting() as u64,
-            requests: uploads.requests() as u64,
+        let to_pool = |(pool, usage): &(std::sync::Arc<str>, std::sync::Arc<PoolUsage>)| QueueStatus {
+            name: format!("uploads to pool {pool}"),
+            waiting: usage.waiting() as u64,
+            requests: usage.requests() as u64,
             requests_max: uploads.requests_max as u64,
-            bytes: ByteLen(uploads.bytes()),
+            bytes: ByteLen(usage.bytes()),
             bytes_max: ByteLen(uploads.bytes_max),
         };
-        vec![operations, uploads]
+        let mut queues = vec![operations];
+        queues.extend(uploads.pools().iter().map(to_pool));
+        queues
     }
 }

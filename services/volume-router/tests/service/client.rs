@@ -212,6 +212,16 @@ impl Client {
         bytes
     }
 
+    /// Puts an object on the back ends, as the volume-router does.
+    pub(crate) async fn put(&self, name: ObjectName, bytes: Vec<u8>) {
+        let request = StorageRequest::Put {
+            pool: "default".to_owned(),
+            name,
+        };
+        let (reply, _) = self.storage.call(&request, bytes.into(), 0, LONG).await.unwrap();
+        assert_eq!(reply, StorageReply::Done);
+    }
+
     /// Waits until everything is stored.
     pub(crate) async fn sync(&self) {
         let volume = self.volume;

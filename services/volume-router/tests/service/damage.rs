@@ -4,10 +4,10 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use sconce_schemas::ScoSize;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{RefusalCode, Remedy};
+use sconce_schemas::{ObjectName, ScoSize, Slot};
 
 use crate::client::{Client, bytes};
 use crate::cluster::{Cluster, block_on, until};
@@ -242,5 +242,31 @@ fn damage_in_the_middle_of_the_log_is_not_its_end() {
         cluster.kill();
         cluster.start();
         assert_eq!(client.read(0, 4096).await, bytes(99, 4096));
+    });
+}
+
+#[test]
+fn a_file_that_rots_after_its_object_was_stored_holds_up_nothing() {
+    block_on(async {
+        let mut cluster = Cluster::started();
+        let mut client = killed_with_unstored(&mut cluster).await;
+        cluster.start_storage();
+        // Its object was stored, but the volume-router died before it knew; then the file rotted.
+        let (header, path) = &scos(&cluster)[0];
+        let name = ObjectName::Sco {
+            volume: header.volume,
+            id: header.id,
+            epoch: header.epoch,
+            version: 0,
+        };
+        let object = std::fs::read(path).unwrap();
+        client.put(name, object).await;
+        flip_at(path, header.size.slot_offset(Slot(5)) + 77);
+        cluster.start();
+        client.reopen().await.unwrap();
+        client.sync().await;
+        check(&mut client, 24).await;
+        let told = "it counts as stored";
+        assert!(cluster.log().contains(told), "{}", cluster.log());
     });
 }

@@ -294,3 +294,41 @@ fn a_buffer_that_cannot_be_read_is_refused_in_clear_words_and_costs_no_epochs() 
         router.stop();
     });
 }
+
+#[test]
+fn a_file_that_cannot_be_read_for_its_upload_stops_nothing() {
+    block_on(async {
+        let mut cluster = Cluster::new();
+        let router = start(&cluster, FaultyDisk::default());
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 8 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.sync().await;
+        cluster.stop_storage();
+        for number in 0..10 {
+            client.write(number * 256 * 1024, bytes(number, 256 << 10)).await;
+        }
+        let epoch = cluster.record(&registry, volume).await.epoch;
+        router.disk.arm(Call::Read, 0, u32::MAX, Fault::Io);
+        cluster.start_storage();
+        until("an upload to fail", async || {
+            (router.disk.failed() > 3).then_some(())
+        })
+        .await;
+        client.write(0, bytes(50, 4096)).await;
+        assert_eq!(
+            cluster.record(&registry, volume).await.epoch,
+            epoch,
+            "it was not halted"
+        );
+        router.disk.heal();
+        client.sync().await;
+        assert_eq!(client.read(0, 4096).await, bytes(50, 4096));
+        assert_eq!(
+            client.read(9 * 256 * 1024, 4096).await,
+            bytes(9, 256 << 10)[..4096]
+        );
+        assert_eq!(cluster.record(&registry, volume).await.epoch, epoch);
+        router.stop();
+    });
+}

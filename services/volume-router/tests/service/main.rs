@@ -17,3 +17,4 @@ mod ownership;
 mod pressure;
 mod registry;
 mod restart;
+mod scale;
