@@ -6,7 +6,7 @@
 //! Knows no envelope.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Write as _};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use sconce_runtime::crash::{self, Point};
 use sconce_schemas::ObjectName;
 use sconce_schemas::stored_object::SealedObject;
 
+use super::direct;
 use super::root::{Root, failed, remove_if_there};
 use crate::backend::{BackendError, StoredRange};
 
@@ -239,8 +240,19 @@ fn create_new(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Writes the object: a large one past the page cache, where the file system can.
+fn write_all(file: &File, object: &SealedObject) -> io::Result<()> {
+    let length = object.stored_len();
+    if length >= direct::DIRECT_BYTES_MIN && direct::write(file, object.pieces(), length)? {
+        return Ok(());
+    }
+    file.set_len(0)?;
+    write_buffered(file, object)
+}
+
 /// Writes the object's pieces as they lie in memory: nothing is copied together first.
-fn write_all(mut file: &File, object: &SealedObject) -> io::Result<()> {
+fn write_buffered(mut file: &File, object: &SealedObject) -> io::Result<()> {
+    file.rewind()?;
     let mut pieces: Vec<IoSlice<'_>> = object.pieces().map(IoSlice::new).collect();
     let mut left = pieces.as_mut_slice();
     while !left.is_empty() {

@@ -5,6 +5,7 @@
 //! Crash: a file without its final name is a temporary one, removed at the next start.
 //! Knows no envelope: it moves bytes. Why a link and not a rename, and which syncs: docs/decisions/0021.
 
+mod direct;
 mod durable_dirs;
 mod files;
 mod identity;
