@@ -238,6 +238,7 @@ async fn record(cluster: &Cluster, pool: &str, manifest: &Manifest) -> Result<Vo
             epoch: manifest.epoch,
         }),
         epochs: manifest.epochs.clone(),
+        origin: None,
     })
 }
 

@@ -179,6 +179,9 @@ fn manifest(volume: VolumeId, epoch: u64, seq: u64, path: &str, size: u64) -> Ma
             epoch: Epoch(epoch),
             first_sco: ScoId::FIRST,
         }],
+        ancestor_epochs: Vec::new(),
+        snapshots: Vec::new(),
+        parent: None,
         sessions: Vec::new(),
     }
 }

@@ -135,6 +135,8 @@ impl Default for ScoSize {
 impl ScoSize {
     /// Bytes of the header area.
     pub const HEADER_AREA: u64 = CLUSTER_BYTES;
+    /// Clusters of the smallest SCO: 256 KiB.
+    pub const CLUSTERS_MIN: u64 = 64;
     /// Bytes of TLog area for each slot.
     pub const TLOG_BYTES_PER_SLOT: u64 = 64;
 

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod crc;
 pub mod geometry;
 pub mod ids;
+pub mod log_record;
 pub mod manifest;
 pub mod object;
 pub mod records;
@@ -20,7 +21,7 @@ pub mod wire;
 pub use geometry::{ByteLen, CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, ClusterCount, ScoSize, VolumeSize};
 pub use ids::{
     BackendId, BatchSeq, CheckpointId, Epoch, LineageIndex, Location, ManifestSeq, NodeName, ScoId,
-    SessionId, Slot, VolumeId,
+    SessionId, Slot, SnapshotId, VolumeId,
 };
 pub use object::ObjectName;
 

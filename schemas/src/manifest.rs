@@ -14,7 +14,8 @@ use crate::DecodeError;
 use crate::checkpoint::{NODE_REF_LEN, NodeRef};
 use crate::crc::crc32c;
 use crate::geometry::{ScoSize, VolumeSize};
-use crate::ids::{BatchSeq, CheckpointId, Epoch, ManifestSeq, ScoId, VolumeId};
+use crate::ids::{BatchSeq, CheckpointId, Epoch, ManifestSeq, ScoId, SnapshotId, VolumeId};
+use crate::log_record::SnapshotLabel;
 use crate::records::EpochStart;
 use crate::wire::msgpack::{put_named, take_named};
 
@@ -55,6 +56,48 @@ pub struct SessionState {
     pub ranges: Vec<(u64, u64)>,
 }
 
+/// A place in a volume's log: all slots of SCOs before `sco`, and the first `slots` of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LogPlace {
+    /// The SCO.
+    pub sco: ScoId,
+    /// Slots of it.
+    pub slots: u16,
+}
+
+/// A snapshot: a retained map root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotState {
+    /// What people know of it.
+    pub label: SnapshotLabel,
+    /// The volume's size then.
+    pub size: VolumeSize,
+    /// Clusters that were mapped then.
+    pub allocated_clusters: u64,
+    /// Where in the log it was taken.
+    pub at: LogPlace,
+    /// The snapshot that the volume came from when this one was taken; `None`: from its beginning.
+    pub parent: Option<SnapshotId>,
+    /// The map then.
+    pub map: TreeRoot,
+    /// It was removed, but two or more roots come from it: it stays until one is left, for only by it can be told what
+    /// they share.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
+    /// It was removed, and what only it referred to has not been counted as dead yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<RemovedState>,
+}
+
+/// A snapshot that was removed, as it was then: what no other root referred to is dead.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedState {
+    /// What lies before this place in the log is its parent's too.
+    pub born_from: LogPlace,
+    /// The maps that came from it, as they were then.
+    pub children: Vec<TreeRoot>,
+}
+
 /// The root record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -90,8 +133,17 @@ pub struct Manifest {
     pub lineage: Vec<VolumeId>,
     /// The ownerships that wrote SCOs, oldest first.
     pub epochs: Vec<EpochStart>,
+    /// The same of each ancestor in `lineage`, up to the snapshot that was cloned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestor_epochs: Vec<Vec<EpochStart>>,
     /// The session table.
     pub sessions: Vec<SessionState>,
+    /// The snapshots, in the order in which they were taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotState>,
+    /// The snapshot that the volume comes from: the newest of its branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<SnapshotId>,
 }
 
 impl Manifest {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
 use crate::geometry::{ScoSize, VolumeSize};
-use crate::ids::{BackendId, Epoch, ManifestSeq, NodeName, ScoId, VolumeId};
+use crate::ids::{BackendId, Epoch, ManifestSeq, NodeName, ScoId, SnapshotId, VolumeId};
 use crate::wire::Role;
 use crate::wire::msgpack::{put_named, take_named};
 
@@ -141,6 +141,32 @@ pub struct VolumeRecord {
     pub manifest: Option<ManifestRef>,
     /// The ownerships that wrote SCOs, oldest first.
     pub epochs: Vec<EpochStart>,
+    /// The snapshot that the volume began as, if it is a clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// What a clone began as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its snapshot.
+    pub snapshot: SnapshotId,
+}
+
+/// That a volume is a clone of another: key `clone/<parent>/<clone>`, made with the clone and removed once the clone
+/// needs nothing of its parent any more. What depends on a volume is found by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneRecord {
+    /// The parent's snapshot.
+    pub snapshot: SnapshotId,
+    /// The clone's inode, by which its path is found.
+    pub inode: u64,
+}
+
+impl Record for CloneRecord {
+    const WHAT: &'static str = "clone record";
 }
 
 impl Record for VolumeRecord {
@@ -275,6 +301,18 @@ pub mod keys {
     #[must_use]
     pub fn volume(id: VolumeId) -> String {
         format!("{VOLUMES}{id}")
+    }
+
+    /// The prefix of all clones of a volume.
+    #[must_use]
+    pub fn clones_of(parent: VolumeId) -> String {
+        format!("clone/{parent}/")
+    }
+
+    /// A clone's key.
+    #[must_use]
+    pub fn clone(parent: VolumeId, clone: VolumeId) -> String {
+        format!("clone/{parent}/{clone}")
     }
 
     /// A pool's key.

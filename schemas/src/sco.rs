@@ -187,6 +187,40 @@ pub enum EntryKind {
         /// The session's id.
         id: u64,
     },
+    /// A piece of a [`LogRecord`](crate::log_record::LogRecord), which ends with the entry that is `last`. Belongs to
+    /// no session.
+    Record(RecordPiece),
+}
+
+/// Up to [`RecordPiece::BYTES_MAX`] bytes of a record in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordPiece {
+    bytes: [u8; Self::BYTES_MAX],
+    len: u16,
+}
+
+impl RecordPiece {
+    /// Bytes that one entry takes.
+    pub const BYTES_MAX: usize = 20;
+
+    /// The piece with the first bytes of `bytes`, as many as fit.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        let len = bytes.len().min(Self::BYTES_MAX);
+        let mut piece = [0; Self::BYTES_MAX];
+        piece[..len].copy_from_slice(&bytes[..len]);
+        Self {
+            bytes: piece,
+            // At most 20.
+            len: u16::try_from(len).unwrap_or(0),
+        }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
 }
 
 const WRITE: u8 = 1;
@@ -194,17 +228,22 @@ const DISCARD: u8 = 2;
 const ZERO: u8 = 3;
 const RESIZE: u8 = 4;
 const SESSION: u8 = 5;
+const RECORD: u8 = 6;
 
 impl Entry {
     /// The stored bytes.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; ENTRY_LEN] {
+        if let EntryKind::Record(piece) = &self.kind {
+            return self.record_bytes(piece);
+        }
         let (kind, address, word) = match self.kind {
             EntryKind::Write { address, crc } => (WRITE, address.0, crc),
             EntryKind::Discard { address, count } => (DISCARD, address.0, count),
             EntryKind::Zero { address, count } => (ZERO, address.0, count),
             EntryKind::Resize { size } => (RESIZE, size, 0),
             EntryKind::Session { id } => (SESSION, id, 0),
+            EntryKind::Record(_) => (RECORD, 0, 0),
         };
         let mut bytes = [0; ENTRY_LEN];
         bytes[0..8].copy_from_slice(&address.to_le_bytes());
@@ -214,6 +253,33 @@ impl Entry {
         bytes[22] = kind;
         bytes[23] = u8::from(self.last);
         bytes
+    }
+
+    /// A record's piece lies where other kinds have address, number and word; its length where they have the session.
+    fn record_bytes(&self, piece: &RecordPiece) -> [u8; ENTRY_LEN] {
+        let mut bytes = [0; ENTRY_LEN];
+        bytes[..RecordPiece::BYTES_MAX].copy_from_slice(&piece.bytes);
+        bytes[20..22].copy_from_slice(&piece.len.to_le_bytes());
+        bytes[22] = RECORD;
+        bytes[23] = u8::from(self.last);
+        bytes
+    }
+
+    fn record_from(bytes: &[u8; ENTRY_LEN]) -> Result<Self, DecodeError> {
+        let len = usize::from(u16::from_le_bytes([bytes[20], bytes[21]]));
+        let Some(piece) = bytes[..RecordPiece::BYTES_MAX].get(..len) else {
+            return Err(DecodeError::Value {
+                what: "length of a record's piece",
+                found: len.to_string(),
+                expected: "at most 20",
+            });
+        };
+        Ok(Self {
+            kind: EntryKind::Record(RecordPiece::new(piece)),
+            session: 0,
+            number: 0,
+            last: bytes[23] != 0,
+        })
     }
 
     fn from_bytes(bytes: &[u8; ENTRY_LEN]) -> Result<Self, DecodeError> {
@@ -234,11 +300,12 @@ impl Entry {
             },
             RESIZE => EntryKind::Resize { size: address },
             SESSION => EntryKind::Session { id: address },
+            RECORD => return Self::record_from(bytes),
             kind => {
                 return Err(DecodeError::Value {
                     what: "TLog entry kind",
                     found: kind.to_string(),
-                    expected: "1 to 5",
+                    expected: "1 to 6",
                 });
             }
         };

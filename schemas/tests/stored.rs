@@ -10,12 +10,15 @@ use sconce_schemas::checkpoint::{
     Bitmap, CheckpointBuilder, NodePlace, NodeRecord, NodeRef, TreeKind, decode_index, decode_node,
 };
 use sconce_schemas::geometry::VolumeSize;
-use sconce_schemas::manifest::{Manifest, SessionState, TREE_HEIGHT_MAX, TreeRoot};
+use sconce_schemas::log_record::{LogRecord, SnapshotLabel};
+use sconce_schemas::manifest::{
+    LogPlace, Manifest, RemovedState, SessionState, SnapshotState, TREE_HEIGHT_MAX, TreeRoot,
+};
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::sco::{Batch, BatchBuilder, Entry, EntryKind, ScoHeader};
 use sconce_schemas::{
     BatchSeq, CheckpointId, ClusterAddress, Epoch, LineageIndex, ManifestSeq, ObjectName, ScoId, ScoSize,
-    Slot, VolumeId,
+    Slot, SnapshotId, VolumeId,
 };
 
 const VOLUME: VolumeId = VolumeId([0xab; 16]);
@@ -144,6 +147,9 @@ fn manifest() -> Manifest {
             epoch: Epoch(3),
             first_sco: ScoId(70),
         }],
+        ancestor_epochs: Vec::new(),
+        snapshots: Vec::new(),
+        parent: None,
         sessions: vec![SessionState {
             slot: 2,
             id: 9,
@@ -161,6 +167,96 @@ fn manifest_with_ranges() -> Manifest {
     manifest
 }
 
+/// A clone with snapshots, as the first version that had them wrote it.
+fn manifest_with_snapshots() -> Manifest {
+    let label = |id, name: &str| SnapshotLabel {
+        id: SnapshotId(id),
+        name: name.into(),
+        created_us: 1_700_000_000_000_000,
+        metadata: [("reason".into(), "backup".into())].into(),
+    };
+    let at = LogPlace {
+        sco: ScoId(75),
+        slots: 100,
+    };
+    let snapshot = |id, name, hidden, removed| SnapshotState {
+        label: label(id, name),
+        size: VolumeSize::new(1 << 40).unwrap(),
+        allocated_clusters: 98,
+        at,
+        parent: Some(SnapshotId(1)),
+        map: manifest().map,
+        hidden,
+        removed,
+    };
+    let removed = RemovedState {
+        born_from: at,
+        children: vec![manifest().map],
+    };
+    Manifest {
+        lineage: vec![VolumeId([1; 16]), VOLUME],
+        ancestor_epochs: vec![manifest().epochs],
+        snapshots: vec![
+            snapshot(2, "daily", false, None),
+            snapshot(3, "", true, None),
+            snapshot(4, "", true, Some(removed)),
+        ],
+        parent: Some(SnapshotId(2)),
+        ..manifest()
+    }
+}
+
+fn records() -> Vec<LogRecord> {
+    let label = |id| SnapshotLabel {
+        id: SnapshotId(id),
+        name: "daily".into(),
+        created_us: 1_700_000_000_000_000,
+        metadata: [("reason".into(), "backup".into())].into(),
+    };
+    vec![
+        LogRecord::SnapshotTaken { snapshot: label(2) },
+        LogRecord::SnapshotRemoved { id: SnapshotId(2) },
+        LogRecord::RolledBack {
+            to: SnapshotId(2),
+            before: label(3),
+            keep: true,
+        },
+        LogRecord::ReadOnly { read_only: true },
+    ]
+}
+
+fn record_batch() -> Vec<u8> {
+    let mut builder = BatchBuilder::default();
+    for record in records() {
+        let pieces = record.to_pieces().unwrap();
+        for (at, piece) in pieces.iter().enumerate() {
+            builder.push(&Entry {
+                kind: EntryKind::Record(*piece),
+                session: 0,
+                number: 0,
+                last: at + 1 == pieces.len(),
+            });
+        }
+    }
+    builder.close(header().salt(), BatchSeq(4711), Slot(8), 1_700_000_000_000_000)
+}
+
+#[test]
+fn records_of_a_batch_decode_to_themselves() {
+    let batch = Batch::from_bytes(&record_batch(), header().salt()).unwrap();
+    let (mut bytes, mut found) = (Vec::new(), Vec::new());
+    for entry in batch.entries {
+        let EntryKind::Record(piece) = entry.kind else {
+            panic!("{entry:?} is no record");
+        };
+        bytes.extend_from_slice(piece.bytes());
+        if entry.last {
+            found.push(LogRecord::from_bytes(&std::mem::take(&mut bytes)).unwrap());
+        }
+    }
+    assert_eq!(found, records());
+}
+
 #[test]
 fn golden_files_keep_their_meaning() {
     golden("sco-header-1.bin", &header().to_bytes());
@@ -168,6 +264,8 @@ fn golden_files_keep_their_meaning() {
     golden("checkpoint-1.bin", &checkpoint().0);
     golden("manifest-1.bin", &manifest().to_bytes());
     golden("manifest-2.bin", &manifest_with_ranges().to_bytes());
+    golden("manifest-snapshots-1.bin", &manifest_with_snapshots().to_bytes());
+    golden("tlog-batch-records-1.bin", &record_batch());
     golden("node-ref-1.bin", &reference().to_bytes());
 }
 
@@ -185,7 +283,7 @@ fn what_is_encoded_decodes_to_itself() {
         assert_eq!(decode_node(VOLUME, at, bytes).as_ref(), Ok(record));
     }
     assert_eq!(decode_index(VOLUME, &object).unwrap().len(), 2);
-    for manifest in [manifest(), manifest_with_ranges()] {
+    for manifest in [manifest(), manifest_with_ranges(), manifest_with_snapshots()] {
         assert_eq!(Manifest::from_bytes(&manifest.to_bytes()), Ok(manifest));
     }
     assert_eq!(NodeRef::from_bytes(&reference().to_bytes()), Ok(reference()));

@@ -4,6 +4,7 @@
 //! `SCONCE_WRITE_GOLDEN=1` writes files that are missing; a file that exists is never changed.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use proptest::prelude::*;
@@ -18,13 +19,13 @@ use sconce_schemas::wire::storage::{
     BackendStatus, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
 };
 use sconce_schemas::wire::volume::{
-    ExtentKind, ExtentStatus, IoCode, IoFlags, IoRequest, NodeStatus, ReadExtent, VolumeControl,
-    VolumeControlReply, VolumeReply, VolumeRequest, VolumeStatus,
+    ExtentKind, ExtentStatus, IoCode, IoFlags, IoRequest, NodeStatus, ReadExtent, SnapshotStatus,
+    VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest, VolumeStatus,
 };
 use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
 use sconce_schemas::{
     ByteLen, CheckpointId, Epoch, ManifestSeq, NodeName, ObjectName, ScoId, ScoSize, SessionId, Slot,
-    VolumeId, VolumeSize,
+    SnapshotId, VolumeId, VolumeSize,
 };
 
 const VOLUME: VolumeId = VolumeId([0xab; 16]);
@@ -150,6 +151,7 @@ fn volume_messages_keep_their_meaning() {
             VolumeControl::Open {
                 volume,
                 session: SessionId(u64::MAX),
+                snapshot: None,
             },
             VolumeControl::Close { handle },
             VolumeControl::Show { volume },
@@ -163,6 +165,57 @@ fn volume_messages_keep_their_meaning() {
     );
     golden_batch("volume-requests", requests(bodies));
     golden_batch("volume-replies", replies(volume_replies()));
+}
+
+#[test]
+fn snapshot_messages_keep_their_meaning() {
+    let volume = VOLUME;
+    let metadata: BTreeMap<String, String> = [("reason".to_owned(), "backup".to_owned())].into();
+    let id = SnapshotId(u64::MAX >> 1);
+    let name = || "daily".to_owned();
+    let bodies = [
+        VolumeControl::Open {
+            volume,
+            session: SessionId(1),
+            snapshot: Some(name()),
+        },
+        VolumeControl::TakeSnapshot {
+            volume,
+            id,
+            name: name(),
+            metadata: metadata.clone(),
+        },
+        VolumeControl::RemoveSnapshot { volume, name: name() },
+        VolumeControl::RollBack {
+            volume,
+            to: name(),
+            id,
+            keep: Some("before".to_owned()),
+        },
+        VolumeControl::ListSnapshots { volume },
+        VolumeControl::SetReadOnly {
+            volume,
+            read_only: true,
+        },
+    ];
+    let bodies = bodies.map(VolumeRequest::Control).to_vec();
+    golden_batch("volume-snapshot-requests", requests(bodies));
+    let status = SnapshotStatus {
+        id,
+        name: name(),
+        created_us: 1_700_000_000_000_000,
+        size: VolumeSize::new(1 << 30).unwrap(),
+        allocated: ByteLen(1 << 20),
+        synced: true,
+        metadata,
+    };
+    let snapshots = VolumeControlReply::Snapshots {
+        snapshots: vec![status],
+    };
+    golden_batch(
+        "volume-snapshot-replies",
+        replies(vec![VolumeReply::Control(snapshots)]),
+    );
 }
 
 fn volume_replies() -> Vec<VolumeReply> {

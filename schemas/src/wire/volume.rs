@@ -8,6 +8,8 @@
 //! Hot bodies are arrays: `[0, handle, number, below, code, flags, offset, length]` to the owner,
 //! `[status, ...]` back. Everything else is `[1, {control}]`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::msgpack::{
@@ -17,7 +19,7 @@ use super::msgpack::{
 use super::refusal::Refusal;
 use crate::DecodeError;
 use crate::geometry::{ByteLen, ScoSize, VolumeSize};
-use crate::ids::{Epoch, NodeName, ScoId, SessionId, Slot, VolumeId};
+use crate::ids::{Epoch, NodeName, ScoId, SessionId, Slot, SnapshotId, VolumeId};
 use crate::records::DtlState;
 
 /// What an operation does.
@@ -188,6 +190,9 @@ pub enum VolumeControl {
         volume: VolumeId,
         /// The client's session.
         session: SessionId,
+        /// The name of one of its snapshots, which is opened in its place, to be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<String>,
     },
     /// The session is over: no number of it will be sent again.
     Close {
@@ -221,6 +226,49 @@ pub enum VolumeControl {
         /// Accept the loss of what is not on the back ends.
         force: bool,
     },
+    /// Keep the volume as it is now. Asking again with the same id changes nothing.
+    TakeSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot's id, chosen at random by whoever asks.
+        id: SnapshotId,
+        /// Its name, unique in the volume.
+        name: String,
+        /// What people want written down with it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        metadata: BTreeMap<String, String>,
+    },
+    /// Remove a snapshot. What depends on it is for the caller to look at (`names` of the fs-router).
+    RemoveSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot's name.
+        name: String,
+    },
+    /// Make the volume what a snapshot is.
+    RollBack {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot's name.
+        to: String,
+        /// Id for the state before, chosen at random by whoever asks; asking again with it changes nothing.
+        id: SnapshotId,
+        /// Name under which the state before is kept; `None`: it is not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep: Option<String>,
+    },
+    /// The volume's snapshots, oldest first.
+    ListSnapshots {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Let the volume take writes, or none (a template).
+    SetReadOnly {
+        /// The volume.
+        volume: VolumeId,
+        /// It takes none.
+        read_only: bool,
+    },
     /// What the node knows of itself and its volumes.
     NodeStatus,
 }
@@ -246,6 +294,31 @@ pub enum VolumeControlReply {
     Volume(VolumeStatus),
     /// The answer to `NodeStatus`.
     Node(NodeStatus),
+    /// The answer to `ListSnapshots`.
+    Snapshots {
+        /// Oldest first.
+        snapshots: Vec<SnapshotStatus>,
+    },
+}
+
+/// What an owner knows of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: String,
+    /// When it was taken, in microseconds since 1970.
+    pub created_us: u64,
+    /// Size of the volume then.
+    pub size: VolumeSize,
+    /// Clusters that were mapped then, in bytes.
+    pub allocated: ByteLen,
+    /// Whether it survives the loss of every router.
+    pub synced: bool,
+    /// What people wrote down with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// What an owner knows of a volume.

@@ -107,6 +107,7 @@ async fn measure(
         dtl_state: DtlState::Off,
         manifest: None,
         epochs: Vec::new(),
+        origin: None,
     };
     registry
         .put_record(&keys::volume(VOLUME), None, &record, None)
@@ -159,6 +160,7 @@ async fn run(
     let open = VolumeRequest::Control(VolumeControl::Open {
         volume: VOLUME,
         session: SessionId(fastrand::u64(1..)),
+        snapshot: None,
     });
     let handle = loop {
         match receiver.next().await {

@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             epoch: Epoch(1),
             first_sco: ScoId(1),
         }],
+        origin: None,
         map_memory: ByteLen(1 << 30),
         checkpoint: CheckpointPolicy {
             entries_max: u64::MAX,

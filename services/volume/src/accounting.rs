@@ -5,10 +5,11 @@
 //! Crash: counts are as of the manifest, replay makes the later changes again; a count may be too high, never too low.
 //! Knows no SCO's content.
 
-use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
+use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::ids::Location;
-use sconce_schemas::{ClusterAddress, ScoId, VolumeSize};
+use sconce_schemas::{ClusterAddress, ScoId};
 
 use crate::scos::ScoState;
 use crate::tree::Missing;
@@ -46,9 +47,9 @@ impl Volume {
         Ok(())
     }
 
-    /// The map no longer refers to this location.
+    /// The head's map no longer refers to this location; a snapshot may.
     pub(crate) fn bury(&mut self, location: Location) {
-        if !location.reads_zeros() && self.is_own(location) {
+        if !location.reads_zeros() && self.is_own(location) && !self.snapshots.hold(location) {
             self.bury_in(location.sco(), 1);
         }
     }
@@ -78,39 +79,17 @@ impl Volume {
         self.wanted.dedup();
     }
 
-    /// Checks the counters against a scan of what is resident of the map: no SCO has fewer live slots on record than
-    /// the map refers to. For tests and inspection; its cost grows with the map.
+    /// What the SCO table says of every SCO. For tests and inspection.
     ///
     /// # Errors
-    /// What does not add up.
-    pub fn check_resident(&self) -> Result<(), String> {
-        let mut live: BTreeMap<ScoId, u64> = BTreeMap::new();
-        let mut mapped = 0;
-        let scan = self.map.visit(0..VolumeSize::MAX.clusters().0, |_, location| {
-            mapped += 1;
-            if !location.reads_zeros() && self.is_own(location) {
-                *live.entry(location.sco()).or_default() += 1;
-            }
-            std::ops::ControlFlow::Continue(())
+    /// A node that has to be loaded first.
+    pub fn sco_states(&self) -> Result<Vec<(ScoId, ScoState)>, (NodePlace, NodeRef)> {
+        let mut states = Vec::new();
+        let visited = self.scos.visit(0..ScoId::MAX.0, |sco, state| {
+            states.push((ScoId(sco), state));
+            ControlFlow::Continue(())
         });
-        if scan.is_ok() && mapped != self.map.count() {
-            return Err(format!(
-                "{mapped} clusters are mapped, but {} are counted",
-                self.map.count()
-            ));
-        }
-        for (sco, found) in live.into_iter().filter(|(sco, _)| *sco != self.head.0) {
-            let counted = match self.scos.get(sco.0) {
-                Ok(Some(state)) => u64::from(state.live),
-                Ok(None) => return Err(format!("SCO {sco} is referred to, but the SCO table lacks it")),
-                Err(_) => continue,
-            };
-            if counted < found {
-                return Err(format!(
-                    "SCO {sco} has {found} live slots, but {counted} are counted"
-                ));
-            }
-        }
-        Ok(())
+        visited.map_err(|missing| (missing.place, missing.reference))?;
+        Ok(states)
     }
 }

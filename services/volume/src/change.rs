@@ -11,18 +11,22 @@ use bytes::{Bytes, BytesMut};
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::geometry::{ByteLen, VolumeSize};
 use sconce_schemas::ids::Location;
+use sconce_schemas::log_record::PIECES_MAX;
 use sconce_schemas::sco::{Entry, EntryKind};
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, DecodeError};
 
 use crate::event::{Effect, SessionSlot, Ticket};
+use crate::snapshots::Ask;
 use crate::tree::Missing;
 use crate::volume::Volume;
 
 /// Most clusters that one event touches in the map for a discard or zeroes, in one log entry: some milliseconds. What is left
 /// of the change waits for its turn, so that a guest that zeroes a terabyte does not stop the other volumes of the thread.
 const PIECE_CLUSTERS: u64 = 1 << 15;
+/// Clusters that a leaf of the map covers.
+const LEAF_CLUSTERS: u64 = sconce_schemas::checkpoint::FANOUT as u64;
 /// Most clusters that one log entry discards.
 const DISCARD_CLUSTERS_MAX: u64 = u32::MAX as u64;
 /// Scratch space of discards that is kept.
@@ -58,6 +62,8 @@ enum Kind {
     Zeroes(bool),
     /// The tail of the last cluster becomes zeros, then the size changes.
     Resize(u64),
+    /// A record in the log.
+    Record(Ask),
 }
 
 /// Why a change cannot go on right now.
@@ -129,6 +135,24 @@ impl Change {
         })
     }
 
+    /// The change that a record makes.
+    pub(crate) const fn ask(ticket: Ticket, ask: Ask) -> Self {
+        Self {
+            ticket,
+            session: SessionSlot::NONE,
+            number: 0,
+            fua: true,
+            kind: Kind::Record(ask),
+            extends: false,
+            start: 0,
+            at: 0,
+            end: 0,
+            logged: false,
+            ended: false,
+            fetched: None,
+        }
+    }
+
     /// The old cluster has arrived.
     pub(crate) fn fetched(&mut self, location: Location, cluster: Bytes) {
         self.fetched = Some((location, cluster));
@@ -198,6 +222,9 @@ fn check_data(length: u64, data: Bytes) -> Result<Bytes, Refusal> {
 impl Volume {
     /// Takes a change as far as it goes. `Ok`: all of it is in the batch.
     pub(crate) fn advance(&mut self, change: &mut Change, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        if let Kind::Record(ask) = &change.kind {
+            return self.log_record(ask, effects);
+        }
         self.fit_size(change, effects)?;
         self.log_session(change, effects)?;
         if let Kind::Resize(size) = change.kind {
@@ -307,6 +334,21 @@ impl Volume {
         Ok(())
     }
 
+    /// Writes a record into the log and does what it says.
+    fn log_record(&mut self, ask: &Ask, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+        let Some(record) = self.judge(ask).map_err(Blocked::Refused)? else {
+            return Ok(());
+        };
+        let too_large =
+            |error: DecodeError| Blocked::Refused(Refusal::reject(RefusalCode::Invalid, error.to_string()));
+        let pieces = record.to_pieces().map_err(too_large)?;
+        self.need_entries(PIECES_MAX, effects)?;
+        let at = self.log.place();
+        self.log.push_record(&pieces);
+        self.apply_record(record, at)
+            .map_err(|text| Blocked::Refused(Refusal::reject(RefusalCode::Internal, text)))
+    }
+
     fn log_resize(
         &mut self,
         change: &mut Change,
@@ -334,9 +376,26 @@ impl Volume {
 
     /// Removes the clusters from `first` up to `end` from the map.
     pub(crate) fn discard(&mut self, first: ClusterAddress, end: u64) -> Result<(), Missing> {
+        // Only a range with a whole leaf can drop what is not here.
+        let may_be_unseen = first
+            .0
+            .next_multiple_of(LEAF_CLUSTERS)
+            .saturating_add(LEAF_CLUSTERS)
+            <= end;
+        let before = may_be_unseen.then(|| self.map.freeze());
         let mut dead = std::mem::take(&mut self.dropped);
-        let cleared = self.map.clear(first.0..end, |location| dead.push(location));
-        dead.drain(..).for_each(|location| self.bury(location));
+        let mut unseen = false;
+        let cleared = self.map.clear(first.0..end, |location| match location {
+            Some(location) => dead.push(location),
+            None => unseen = true,
+        });
+        match before.filter(|_| unseen) {
+            Some(before) => {
+                dead.clear();
+                self.snapshots.drop_unseen(&before, &self.map.freeze(), self.size);
+            }
+            None => dead.drain(..).for_each(|location| self.bury(location)),
+        }
         dead.shrink_to(DROPPED_KEPT);
         self.dropped = dead;
         cleared.map(|_| ())
@@ -354,7 +413,7 @@ impl Volume {
         let is_noop = match change.kind {
             Kind::Discard => true,
             Kind::Zeroes(_) | Kind::Resize(_) => old.reads_zeros(),
-            Kind::Data(_) => false,
+            Kind::Data(_) | Kind::Record(_) => false,
         };
         if !is_noop {
             let mut cluster = BytesMut::zeroed(CLUSTER_LEN);

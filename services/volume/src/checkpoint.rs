@@ -9,14 +9,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sconce_schemas::ids::Location;
-use sconce_schemas::manifest::{Manifest, SessionState};
+use sconce_schemas::manifest::{Manifest, SessionState, SnapshotState};
 use sconce_schemas::wire::volume::{VolumeControlReply, VolumeReply};
 use sconce_schemas::{
-    BatchSeq, CheckpointId, DecodeError, Epoch, LineageIndex, ManifestSeq, ScoId, VolumeId, VolumeSize,
+    BatchSeq, CheckpointId, DecodeError, Epoch, LineageIndex, ManifestSeq, ScoId, SnapshotId, VolumeId,
+    VolumeSize,
 };
 
 use crate::event::{CheckpointObject, Effect, StoredRoots, Ticket};
 use crate::scos::ScoState;
+use crate::snapshots::{FrozenSnapshot, StoredSnapshot, fill_in};
 use crate::tree::{Encoder, FrozenTree};
 use crate::volume::Volume;
 
@@ -51,6 +53,8 @@ pub struct Frozen {
     pub(crate) first: CheckpointId,
     pub(crate) map: FrozenTree<Location>,
     pub(crate) scos: FrozenTree<ScoState>,
+    /// Snapshots whose maps are not stored yet.
+    pub(crate) snapshots: Vec<FrozenSnapshot>,
 }
 
 impl Frozen {
@@ -62,12 +66,26 @@ impl Frozen {
         let mut encoder = Encoder::new(self.volume, self.epoch, self.lineage, self.first);
         let map = encoder.tree(&self.map)?;
         let scos = encoder.tree(&self.scos)?;
+        let mut snapshots = Vec::with_capacity(self.snapshots.len());
+        for FrozenSnapshot { id, map, children } in &self.snapshots {
+            let map = encoder.tree(map)?;
+            let children = children
+                .iter()
+                .map(|child| encoder.tree(child))
+                .collect::<Result<_, _>>()?;
+            snapshots.push(StoredSnapshot {
+                id: *id,
+                map,
+                children,
+            });
+        }
         let (objects, checkpoint) = encoder.finish();
         Ok((
             objects,
             StoredRoots {
                 map,
                 scos,
+                snapshots,
                 checkpoint,
             },
         ))
@@ -101,6 +119,9 @@ struct Running {
     size: VolumeSize,
     allocated: u64,
     sessions: Vec<SessionState>,
+    snapshots: Vec<SnapshotState>,
+    parent: Option<SnapshotId>,
+    read_only: bool,
     roots: Option<StoredRoots>,
     manifest: Option<ManifestSeq>,
 }
@@ -177,10 +198,11 @@ impl Volume {
 
     /// Begins a checkpoint if one is due: close the SCO, freeze the trees, ask for them to be stored.
     pub(crate) fn checkpoint_if_due(&mut self, pressed: bool, effects: &mut Vec<Effect>) {
-        if !self
+        let is_due = self
             .checkpoints
-            .due(self.frontier.appended(), self.now_us, pressed)
-        {
+            .due(self.frontier.appended(), self.now_us, pressed);
+        // What is dead in SCOs whose counts are being loaded would be lost for ever.
+        if !is_due || !self.unburied.is_empty() {
             return;
         }
         self.close_sco(effects);
@@ -191,6 +213,7 @@ impl Volume {
             first: self.checkpoints.next_id,
             map: self.map.freeze(),
             scos: self.scos.freeze(),
+            snapshots: self.snapshots.freeze(),
         });
         // An open SCO that is empty is not covered; neither is one that is being opened.
         let next = self.log.open_sco().unwrap_or(self.log.next_sco());
@@ -201,6 +224,9 @@ impl Volume {
             size: self.size,
             allocated: self.map.count(),
             sessions: self.sessions.save(),
+            snapshots: self.snapshots.save(),
+            parent: self.snapshots.parent(),
+            read_only: self.read_only,
             roots: None,
             manifest: None,
         });
@@ -212,8 +238,8 @@ impl Volume {
     /// The checkpoint's objects are on the back ends.
     pub(crate) fn checkpoint_stored(&mut self, roots: StoredRoots) {
         if let Some(running) = &mut self.checkpoints.running {
-            running.roots = Some(roots);
             self.checkpoints.next_id = roots.checkpoint.next();
+            running.roots = Some(roots);
         }
     }
 
@@ -223,11 +249,13 @@ impl Volume {
         let Some(running) = &mut self.checkpoints.running else {
             return;
         };
-        let Some(roots) = running.roots else { return };
+        let Some(roots) = &running.roots else { return };
         if running.manifest.is_some() || !self.locals.stored_upto(running.covered_sco) {
             return;
         }
         running.manifest = Some(seq);
+        let mut snapshots = std::mem::take(&mut running.snapshots);
+        fill_in(&mut snapshots, &roots.snapshots);
         let manifest = Manifest {
             volume: self.id,
             seq,
@@ -236,7 +264,7 @@ impl Volume {
             pool: self.pool.clone(),
             size: running.size,
             sco_size: self.sco_size,
-            read_only: self.read_only,
+            read_only: running.read_only,
             allocated_clusters: running.allocated,
             map: roots.map,
             scos: roots.scos,
@@ -245,7 +273,10 @@ impl Volume {
             checkpoint: roots.checkpoint,
             lineage: self.lineage.clone(),
             epochs: self.epochs.clone(),
+            ancestor_epochs: self.ancestor_epochs.clone(),
             sessions: std::mem::take(&mut running.sessions),
+            snapshots,
+            parent: running.parent,
         };
         effects.push(Effect::StoreManifest {
             manifest: Box::new(manifest),
@@ -264,6 +295,9 @@ impl Volume {
         self.checkpoints.next_manifest = seq.next();
         self.checkpoints.covered = running.covered;
         drop(running.frozen);
+        if let Some(roots) = &running.roots {
+            self.snapshots.stored(&roots.snapshots);
+        }
         for sco in self.locals.covered(running.covered_sco) {
             effects.push(Effect::Evictable { sco });
         }

@@ -13,9 +13,12 @@ use sconce_schemas::manifest::{Manifest, TreeRoot};
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeReply};
-use sconce_schemas::{BatchSeq, ByteLen, CheckpointId, Epoch, ManifestSeq, ScoId, Slot, VolumeId};
+use sconce_schemas::{
+    BatchSeq, ByteLen, CheckpointId, Epoch, ManifestSeq, ScoId, Slot, SnapshotId, VolumeId,
+};
 
 use crate::checkpoint::Frozen;
+use crate::snapshots::{Ask, StoredSnapshot};
 
 /// Names a request that waits for its answer; chosen by the host, given back in [`Effect::Reply`] or
 /// [`Effect::Read`] exactly once.
@@ -25,6 +28,11 @@ pub struct Ticket(pub u64);
 /// Slot of a session in the volume's session table; given by [`crate::Volume::open_session`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionSlot(pub u16);
+
+impl SessionSlot {
+    /// No session's: of what no numbered operation asked for.
+    pub const NONE: Self = Self(u16::MAX);
+}
 
 /// Names a fetch for a write that covers a cluster in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +51,24 @@ pub enum Event {
         request: IoRequest,
         /// The data of a write.
         data: Bytes,
+    },
+    /// A request that becomes a record in the log: answered with `Done` once the record survives the loss of power.
+    Ask {
+        /// For the answer.
+        ticket: Ticket,
+        /// What is asked for.
+        ask: Ask,
+        /// Microseconds since 1970.
+        now_us: u64,
+    },
+    /// A read or extents request of a snapshot.
+    SnapshotIo {
+        /// For the answer.
+        ticket: Ticket,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// What to do.
+        request: IoRequest,
     },
     /// A connection that had this session open is gone ([`crate::Volume::open_session`] was called for it): what it sent
     /// and what still waits for something is dropped and answered with `Retry`; its numbers are new if they come again.
@@ -88,7 +114,7 @@ pub enum Event {
         /// What the device said.
         error: String,
     },
-    /// The turn of a long change, asked for with [`Effect::Turn`].
+    /// The turn of long work, asked for with [`Effect::Turn`].
     Turn,
     /// A cluster for a write that covers it in part, CRC checked by the host.
     Fetched {
@@ -180,7 +206,7 @@ pub enum Effect {
         /// The answer.
         reply: VolumeReply,
     },
-    /// A long change has done a piece of its work: say [`Event::Turn`] once what is queued by now was taken in.
+    /// Long work has done a piece: say [`Event::Turn`] once what is queued by now was taken in.
     Turn,
     /// Read one cluster for a write that covers it in part; answer `Fetched`.
     Fetch {
@@ -284,12 +310,14 @@ pub enum Extent {
 }
 
 /// Roots of a checkpoint once it is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRoots {
     /// The map.
     pub map: TreeRoot,
     /// The SCO table.
     pub scos: TreeRoot,
+    /// Maps of snapshots.
+    pub snapshots: Vec<StoredSnapshot>,
     /// The last checkpoint object.
     pub checkpoint: CheckpointId,
 }

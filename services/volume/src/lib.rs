@@ -18,9 +18,11 @@ mod locals;
 mod log;
 mod operations;
 mod read;
+mod reap;
 mod recovery;
 mod scos;
 mod sessions;
+mod snapshots;
 mod tree;
 mod volume;
 
@@ -28,4 +30,5 @@ pub use checkpoint::{CheckpointPolicy, Frozen};
 pub use event::{Append, CheckpointObject, Effect, Event, Extent, FetchId, SessionSlot, StoredRoots, Ticket};
 pub use recovery::{Damage, Origin, Recovered, Recovery, RecoveryError, ScoImage, Seal, Step};
 pub use scos::ScoState;
-pub use volume::{Status, Volume, VolumeConfig};
+pub use snapshots::{Ask, SnapshotInfo, StoredSnapshot};
+pub use volume::{CloneOf, Status, Volume, VolumeConfig};

@@ -6,7 +6,10 @@
 //! Knows no map and no clients.
 
 use bytes::Bytes;
-use sconce_schemas::sco::{BATCH_HEADER_LEN, BatchBuilder, ENTRY_LEN, Entry, EntryKind, ScoHeader};
+use sconce_schemas::manifest::LogPlace;
+use sconce_schemas::sco::{
+    BATCH_HEADER_LEN, BatchBuilder, ENTRY_LEN, Entry, EntryKind, RecordPiece, ScoHeader,
+};
 use sconce_schemas::{BatchSeq, ByteLen, ClusterAddress, Epoch, ScoId, ScoSize, Slot, VolumeId};
 
 use crate::event::{Append, Effect};
@@ -184,6 +187,32 @@ impl Log {
     /// Whether the write buffer was asked for a file.
     pub(crate) const fn is_opening(&self) -> bool {
         matches!(&self.state, Head::Opening(_))
+    }
+
+    /// Appends a record's entries; the caller asked [`Self::room`].
+    pub(crate) fn push_record(&mut self, pieces: &[RecordPiece]) {
+        for (at, piece) in pieces.iter().enumerate() {
+            self.batch.push(&Entry {
+                kind: EntryKind::Record(*piece),
+                session: 0,
+                number: 0,
+                last: at + 1 == pieces.len(),
+            });
+        }
+    }
+
+    /// Where in the log the next slot is.
+    pub(crate) const fn place(&self) -> LogPlace {
+        match &self.state {
+            Head::Open(open) => LogPlace {
+                sco: open.id,
+                slots: open.slots,
+            },
+            _ => LogPlace {
+                sco: self.next_sco,
+                slots: 0,
+            },
+        }
     }
 
     /// Gives a cluster the next slot and appends its entry; the caller asked [`Self::room`] and brings the data with

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use sconce_schemas::SnapshotId;
 use sconce_schemas::checkpoint::{NodeRecord, TreeKind};
 use sconce_schemas::ids::Location;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
@@ -19,6 +20,7 @@ use crate::change::{Blocked, Change, check_range};
 use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::read::Query;
 use crate::sessions::Seen;
+use crate::snapshots::{Ask, snapshot_gone};
 use crate::tree::Missing;
 use crate::volume::Volume;
 
@@ -28,6 +30,8 @@ pub(crate) enum Parked {
     Change(Change),
     Read(Query),
     Extents(Query),
+    /// The walk over a removed snapshot.
+    Reap,
 }
 
 impl Volume {
@@ -45,23 +49,67 @@ impl Volume {
                 Ok(end) => {
                     let query = Query {
                         ticket,
+                        of: None,
                         offset: request.offset,
                         end,
                     };
-                    let reads = request.code == IoCode::Read;
-                    self.run(
-                        if reads {
-                            Parked::Read(query)
-                        } else {
-                            Parked::Extents(query)
-                        },
-                        effects,
-                    );
+                    self.query(query, request.code, effects);
                 }
                 Err(refusal) => self.refuse(ticket, refusal, effects),
             },
             _ => self.change(ticket, session, request, data, effects),
         }
+    }
+
+    fn query(&mut self, query: Query, code: IoCode, effects: &mut Vec<Effect>) {
+        let parked = match code {
+            IoCode::Read => Parked::Read(query),
+            _ => Parked::Extents(query),
+        };
+        self.run(parked, effects);
+    }
+
+    /// An operation on a snapshot: what reads it, and a flush, which has nothing to do.
+    pub(crate) fn snapshot_io(
+        &mut self,
+        ticket: Ticket,
+        snapshot: SnapshotId,
+        request: &IoRequest,
+        effects: &mut Vec<Effect>,
+    ) {
+        let size = match self.snapshots.get(snapshot) {
+            Some(found) if found.removed.is_none() => found.size,
+            _ => return self.refuse(ticket, snapshot_gone(), effects),
+        };
+        match request.code {
+            IoCode::Flush => effects.push(Effect::Reply {
+                ticket,
+                reply: VolumeReply::Done,
+            }),
+            IoCode::Read | IoCode::Extents => match check_range(request, size) {
+                Ok(end) => {
+                    let query = Query {
+                        ticket,
+                        of: Some(snapshot),
+                        offset: request.offset,
+                        end,
+                    };
+                    self.query(query, request.code, effects);
+                    let stored = self.stored_up_to();
+                    self.snapshots.evict(self.map_memory / 8, stored);
+                }
+                Err(refusal) => self.refuse(ticket, refusal, effects),
+            },
+            _ => {
+                let refusal = Refusal::reject(RefusalCode::ReadOnly, "a snapshot takes no writes");
+                self.refuse(ticket, refusal, effects);
+            }
+        }
+    }
+
+    /// A request that becomes a record in the log.
+    pub(crate) fn ask(&mut self, ticket: Ticket, ask: Ask, effects: &mut Vec<Effect>) {
+        self.run(Parked::Change(Change::ask(ticket, ask)), effects);
     }
 
     fn change(
@@ -112,7 +160,7 @@ impl Volume {
             let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
             dropped.extend(parked.extract_if(.., theirs).filter_map(|parked| match parked {
                 Parked::Change(change) => Some(change),
-                Parked::Read(_) | Parked::Extents(_) => None,
+                Parked::Read(_) | Parked::Extents(_) | Parked::Reap => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -165,6 +213,7 @@ impl Volume {
                 }
                 Err(missing) => self.wait(missing, Some(Parked::Extents(query)), effects),
             },
+            Parked::Reap => self.reap(effects),
         }
     }
 
@@ -199,9 +248,12 @@ impl Volume {
         }
     }
 
-    /// A piece of the change whose turn it is.
+    /// A piece of the work whose turn it is.
     pub(crate) fn turn(&mut self, effects: &mut Vec<Effect>) {
         self.turn_asked = false;
+        if self.wants_to_reap() {
+            self.reap(effects);
+        }
         if let Some(change) = self.turns.pop_front() {
             self.run_new(change, effects);
         }
@@ -268,6 +320,8 @@ impl Volume {
                     Parked::Read(query) | Parked::Extents(query) => {
                         self.refuse(query.ticket, refusal.clone(), effects);
                     }
+                    // The next tick begins again.
+                    Parked::Reap => self.reap = None,
                 }
             }
             return;
@@ -285,7 +339,10 @@ impl Volume {
     /// Puts a loaded node into its tree.
     pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), Refusal> {
         let adopted = match missing.place.tree {
-            TreeKind::Map => self.map.adopt(missing, records),
+            TreeKind::Map => self
+                .map
+                .adopt(missing, records)
+                .and_then(|()| self.snapshots.adopt(missing, records)),
             TreeKind::Scos => self.scos.adopt(missing, records),
         };
         adopted.map_err(|error| {
@@ -320,9 +377,10 @@ impl Volume {
             .abandon()
             .chain(self.checkpoints.abandon())
             .collect();
-        tickets.extend(waiting.iter().map(|parked| match parked {
-            Parked::Change(change) => change.ticket,
-            Parked::Read(query) | Parked::Extents(query) => query.ticket,
+        tickets.extend(waiting.iter().filter_map(|parked| match parked {
+            Parked::Change(change) => Some(change.ticket),
+            Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
+            Parked::Reap => None,
         }));
         let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));
         tickets.extend(held.iter().chain(&turns).map(|change| change.ticket));
@@ -341,7 +399,14 @@ impl Volume {
     }
 
     pub(crate) fn refuse_halted(&self, event: Event, effects: &mut Vec<Effect>) {
-        if let (Event::Io { ticket, .. } | Event::Sync { ticket }, Some(reason)) = (event, &self.halted) {
+        if let (
+            Event::Io { ticket, .. }
+            | Event::Sync { ticket }
+            | Event::Ask { ticket, .. }
+            | Event::SnapshotIo { ticket, .. },
+            Some(reason),
+        ) = (event, &self.halted)
+        {
             self.refuse(ticket, halted(reason), effects);
         }
     }

@@ -10,10 +10,11 @@ use std::ops::ControlFlow;
 use sconce_schemas::geometry::ByteLen;
 use sconce_schemas::ids::Location;
 use sconce_schemas::wire::volume::{EXTENTS_MAX, ExtentKind, ExtentStatus};
-use sconce_schemas::{CLUSTER_BYTES, ClusterAddress, Slot};
+use sconce_schemas::{CLUSTER_BYTES, ClusterAddress, Slot, SnapshotId};
 
 use crate::event::{Effect, Extent, Ticket};
-use crate::tree::Missing;
+use crate::snapshots::snapshot_gone;
+use crate::tree::{Missing, Tree};
 use crate::volume::Volume;
 
 /// Most mapped clusters that one extents request looks at: bounds the work of one event.
@@ -25,6 +26,8 @@ const ZEROS_MAX: u64 = 1 << 30;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Query {
     pub(crate) ticket: Ticket,
+    /// The snapshot that is asked; `None`: the volume.
+    pub(crate) of: Option<SnapshotId>,
     pub(crate) offset: u64,
     pub(crate) end: u64,
 }
@@ -43,7 +46,11 @@ impl Volume {
         let mut extents = Vec::with_capacity(1);
         let mut next = clusters.start;
         let mut pending = false;
-        self.map.visit(clusters.clone(), |number, location| {
+        let Some(map) = self.map_of(query.of) else {
+            self.refuse(query.ticket, snapshot_gone(), effects);
+            return Ok(());
+        };
+        map.visit(clusters.clone(), |number, location| {
             push_zeros(&mut extents, number - next);
             next = number + 1;
             if location.reads_zeros() {
@@ -64,6 +71,18 @@ impl Volume {
             extents,
         });
         Ok(())
+    }
+
+    /// The map of a snapshot that exists, or the head's.
+    pub(crate) fn map_of(&self, snapshot: Option<SnapshotId>) -> Option<&Tree<Location>> {
+        let Some(id) = snapshot else {
+            return Some(&self.map);
+        };
+        let found = self
+            .snapshots
+            .get(id)
+            .filter(|snapshot| snapshot.removed.is_none());
+        found.map(|snapshot| &snapshot.map)
     }
 
     /// The extent of one cluster, for a fetch.
@@ -123,7 +142,10 @@ impl Volume {
         let mut next = start;
         let mut seen = 0;
         let mut cut = false;
-        let visited = self.map.visit(clusters, |number, location| {
+        let Some(map) = self.map_of(query.of) else {
+            return Ok(Vec::new());
+        };
+        let visited = map.visit(clusters, |number, location| {
             push_status(&mut extents, ExtentKind::Hole, number - next);
             let kind = if location.reads_zeros() {
                 ExtentKind::Zeros

@@ -10,11 +10,12 @@ use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::ids::Location;
-use sconce_schemas::manifest::Manifest;
+use sconce_schemas::log_record::LogRecord;
+use sconce_schemas::manifest::{LogPlace, Manifest};
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::sco::{Batch, EntryKind, ScoHeader};
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::{BatchSeq, ByteLen, CLUSTER_LEN, Epoch, ScoId, SessionId, Slot, VolumeSize};
+use sconce_schemas::{BatchSeq, ByteLen, CLUSTER_LEN, Epoch, ScoId, SessionId, Slot, SnapshotId, VolumeSize};
 
 use crate::event::SessionSlot;
 use crate::frontier::Frontier;
@@ -36,6 +37,18 @@ pub enum RecoveryError {
         epoch: Epoch,
         /// The new epoch.
         own: Epoch,
+    },
+    /// The volume begins as a snapshot that the other volume's manifest does not have.
+    #[error(
+        "volume {volume}: it is a clone of snapshot {snapshot}, which manifest {seq} of its parent does not have"
+    )]
+    NoOrigin {
+        /// The clone's path.
+        volume: String,
+        /// The parent's snapshot.
+        snapshot: SnapshotId,
+        /// The parent's manifest.
+        seq: u64,
     },
 }
 
@@ -206,10 +219,14 @@ struct Replay {
     write_at: u16,
     /// The stored copy was asked for too.
     asked_stored: bool,
+    /// The pieces so far of a record.
+    record: Vec<u8>,
 }
 
 enum Progress {
     Went,
+    /// A record does not fit the volume.
+    Wrong(String),
     Needs(Missing),
     /// No whole batch follows; `torn`: something is there that is damaged.
     Ended {
@@ -241,7 +258,16 @@ impl Recovery {
                 config.epochs.clone_from(&manifest.epochs);
             }
         }
-        let volume = Volume::restore(&config, manifest);
+        let mut volume = Volume::restore(&config, manifest);
+        if let (None, Some(origin)) = (manifest, &config.origin)
+            && volume.begin_as(origin).is_none()
+        {
+            return Err(RecoveryError::NoOrigin {
+                volume: config.path,
+                snapshot: origin.snapshot,
+                seq: origin.manifest.seq.0,
+            });
+        }
         Ok(Self {
             proven: Proven::by(headers, &config.epochs),
             gap: false,
@@ -293,6 +319,10 @@ impl Recovery {
                     }
                 }
                 Progress::Needs(missing) => self.missing = Some(missing),
+                Progress::Wrong(text) => {
+                    let text = format!("volume {}: SCO {}: {text}", self.volume.path, self.sco);
+                    self.failed = Some(Refusal::damaged(text));
+                }
                 Progress::Ended { torn } => {
                     if torn && replay.image.origin == Origin::Local && !replay.asked_stored {
                         replay.asked_stored = true;
@@ -333,6 +363,7 @@ impl Recovery {
                     entry_at: 0,
                     write_at: 0,
                     asked_stored: false,
+                    record: Vec::new(),
                 });
             }
             (None, image, None) => {
@@ -456,6 +487,24 @@ fn replay_step(replay: &mut Replay, volume: &mut Volume, expected: BatchSeq, che
             EntryKind::Session { id } => {
                 volume.sessions.assign(SessionSlot(entry.session), SessionId(id));
                 Ok(())
+            }
+            EntryKind::Record(piece) => {
+                replay.record.extend_from_slice(piece.bytes());
+                if entry.last {
+                    let at = LogPlace {
+                        sco: replay.header.id,
+                        slots: batch.first_slot.0 + replay.write_at,
+                    };
+                    let record = LogRecord::from_bytes(&std::mem::take(&mut replay.record));
+                    let applied = record
+                        .map_err(|error| error.to_string())
+                        .and_then(|record| volume.apply_record(record, at));
+                    if let Err(text) = applied {
+                        return Progress::Wrong(text);
+                    }
+                }
+                replay.entry_at += 1;
+                continue;
             }
         };
         if let Err(missing) = applied {

@@ -16,7 +16,7 @@ use crate::tree::Value;
 pub struct ScoState {
     /// Slots that were written.
     pub slots: u16,
-    /// Slots that the head still refers to: never less than that, perhaps more (ranges that were dropped unseen).
+    /// Slots that the head or a snapshot refers to; what a walk is still to find (`reap.rs`) is among them.
     pub live: u16,
     /// Version: 0 as written.
     pub version: u16,

@@ -12,7 +12,8 @@ use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::{
-    BatchSeq, ByteLen, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, VolumeId, VolumeSize,
+    BatchSeq, ByteLen, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, SnapshotId, VolumeId,
+    VolumeSize,
 };
 
 use crate::change::Change;
@@ -22,8 +23,10 @@ use crate::frontier::Frontier;
 use crate::locals::Locals;
 use crate::log::Log;
 use crate::operations::Parked;
+use crate::reap::Reap;
 use crate::scos::ScoState;
 use crate::sessions::Sessions;
+use crate::snapshots::Snapshots;
 use crate::tree::{Missing, StoredUpTo, Tree};
 
 /// What a host tells a volume about itself.
@@ -43,11 +46,22 @@ pub struct VolumeConfig {
     pub initial_size: VolumeSize,
     /// The ownerships before this one that wrote SCOs, as the registry's record says.
     pub epochs: Vec<EpochStart>,
+    /// What the volume begins as where there is no manifest, if it is a clone.
+    pub origin: Option<CloneOf>,
     /// Memory that resident map nodes may take. Changes wait where they take [`MAP_MEMORY_FACTOR`] times as much and a
     /// checkpoint is under way: it lets them go.
     pub map_memory: ByteLen,
     /// When checkpoints are due.
     pub checkpoint: CheckpointPolicy,
+}
+
+/// A snapshot of another volume, that a clone begins as.
+#[derive(Debug, Clone)]
+pub struct CloneOf {
+    /// A manifest of that volume that has the snapshot.
+    pub manifest: Box<Manifest>,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
 }
 
 /// A volume at its owner.
@@ -62,6 +76,8 @@ pub struct Volume {
     pub(crate) read_only: bool,
     pub(crate) lineage: Vec<VolumeId>,
     pub(crate) epochs: Vec<EpochStart>,
+    /// The epochs of the volumes in `lineage` before this one.
+    pub(crate) ancestor_epochs: Vec<Vec<EpochStart>>,
     pub(crate) map: Tree<Location>,
     pub(crate) scos: Tree<ScoState>,
     pub(crate) log: Log,
@@ -87,7 +103,10 @@ pub struct Volume {
     pub(crate) turn_asked: bool,
     pub(crate) fetches: HashMap<FetchId, (Change, Location)>,
     pub(crate) next_fetch: u64,
-    map_memory: u64,
+    pub(crate) snapshots: Snapshots,
+    /// The removed snapshot that is being reaped.
+    pub(crate) reap: Option<Reap>,
+    pub(crate) map_memory: u64,
     /// No sweep before this moment.
     sweep_from_us: u64,
     pub(crate) halted: Option<String>,
@@ -136,6 +155,7 @@ impl Volume {
             read_only: manifest.is_some_and(|m| m.read_only),
             lineage: manifest.map_or_else(|| vec![config.id], |m| m.lineage.clone()),
             epochs: config.epochs.clone(),
+            ancestor_epochs: manifest.map_or_else(Vec::new, |m| m.ancestor_epochs.clone()),
             map: manifest.map_or_else(Tree::default, |m| Tree::stored(m.map, m.allocated_clusters)),
             scos: manifest.map_or_else(Tree::default, |m| Tree::stored(m.scos, 0)),
             log: Log::new(config.id, config.epoch, config.sco_size, next, covered.next()),
@@ -154,11 +174,28 @@ impl Volume {
             turn_asked: false,
             fetches: HashMap::new(),
             next_fetch: 0,
+            snapshots: manifest.map_or_else(Snapshots::default, Snapshots::restore),
+            reap: None,
             map_memory: config.map_memory.0,
             sweep_from_us: 0,
             halted: None,
             broken: None,
         }
+    }
+
+    /// Makes an empty volume what a snapshot of another volume is. `None`: that manifest has no such snapshot.
+    pub(crate) fn begin_as(&mut self, origin: &CloneOf) -> Option<()> {
+        let CloneOf { manifest, snapshot } = origin;
+        let found = manifest
+            .snapshots
+            .iter()
+            .find(|state| state.label.id == *snapshot && state.removed.is_none())?;
+        self.size = found.size;
+        self.map = Tree::stored(found.map, found.allocated_clusters);
+        self.lineage = manifest.lineage.iter().copied().chain([self.id]).collect();
+        self.ancestor_epochs.clone_from(&manifest.ancestor_epochs);
+        self.ancestor_epochs.push(manifest.epochs.clone());
+        Some(())
     }
 
     /// Applies one event and says, as data, what must happen.
@@ -175,6 +212,19 @@ impl Volume {
                 data,
             } => {
                 self.io(ticket, session, &request, data, effects);
+                Ok(())
+            }
+            Event::Ask { ticket, ask, now_us } => {
+                self.now_us = self.now_us.max(now_us);
+                self.ask(ticket, ask, effects);
+                Ok(())
+            }
+            Event::SnapshotIo {
+                ticket,
+                snapshot,
+                request,
+            } => {
+                self.snapshot_io(ticket, snapshot, &request, effects);
                 Ok(())
             }
             Event::ClientGone { session } => {
@@ -247,6 +297,7 @@ impl Volume {
             Event::Tick { now_us, pressed } => {
                 self.set_clock(now_us);
                 self.checkpoint_if_due(pressed, effects);
+                self.begin_reap();
                 Ok(())
             }
         };
@@ -262,7 +313,8 @@ impl Volume {
     /// leave in log order.
     fn upkeep(&mut self, effects: &mut Vec<Effect>) {
         self.resume_held(effects);
-        if !self.turns.is_empty() && !std::mem::replace(&mut self.turn_asked, true) {
+        if (!self.turns.is_empty() || self.wants_to_reap()) && !std::mem::replace(&mut self.turn_asked, true)
+        {
             effects.push(Effect::Turn);
         }
         for missing in std::mem::take(&mut self.wanted) {
@@ -334,11 +386,7 @@ impl Volume {
         if resident <= self.map_memory || self.now_us < self.sweep_from_us {
             return resident;
         }
-        let stored = StoredUpTo {
-            lineage: self.own_lineage(),
-            epoch: self.epoch,
-            next: self.checkpoints.next_id,
-        };
+        let stored = self.stored_up_to();
         let left = self.map.evict(self.map_memory, stored);
         if left > self.map_memory {
             self.sweep_from_us = self.now_us + SWEEP_PAUSE_US;
@@ -378,6 +426,15 @@ impl Volume {
             self.sweep_from_us = 0;
         }
         self.now_us = now_us;
+    }
+
+    /// Which nodes can be read back.
+    pub(crate) fn stored_up_to(&self) -> StoredUpTo {
+        StoredUpTo {
+            lineage: self.own_lineage(),
+            epoch: self.epoch,
+            next: self.checkpoints.next_id,
+        }
     }
 
     /// The last batch that has anything of what was applied so far.
@@ -426,7 +483,7 @@ impl Volume {
             allocated: ByteLen(self.map.count() * sconce_schemas::CLUSTER_BYTES),
             unstored: self.locals.unstored(),
             map_memory: ByteLen(self.map.resident_bytes()),
-            dirty: self.checkpoints.dirty(self.last_seq()),
+            dirty: self.checkpoints.dirty(self.last_seq()) || self.has_to_reap(),
             held: self.held.len(),
         }
     }
@@ -456,7 +513,11 @@ impl Volume {
     }
 
     pub(crate) fn epoch_of(&self, location: Location) -> Epoch {
-        self.epoch_at(location.sco()).unwrap_or(Epoch::NONE)
+        let epochs = match self.ancestor_epochs.get(usize::from(location.lineage().0)) {
+            Some(ancestor) => ancestor,
+            None => &self.epochs,
+        };
+        epoch_at(epochs, location.sco()).unwrap_or(Epoch::NONE)
     }
 }
 

@@ -44,6 +44,7 @@ impl Host {
             sco_size: ScoSize::new(1024).unwrap(),
             initial_size: VolumeSize::new(SIZE).unwrap(),
             epochs: Vec::new(),
+            origin: None,
             map_memory: ByteLen(map_memory),
             checkpoint: CheckpointPolicy::default(),
         };

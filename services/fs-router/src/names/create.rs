@@ -187,6 +187,7 @@ impl Names {
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),
+            origin: None,
         };
         let id = record.id;
         let inode = self.add_file(parent, name, record, entry).await?;

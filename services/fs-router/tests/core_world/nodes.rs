@@ -55,7 +55,7 @@ impl World {
         let refused = |refusal| (Some(VolumeReply::Refused(refusal)), Bytes::new());
         let not_owner = || Refusal::reroute(RefusalCode::NotOwner, "not the owner");
         match &flying.request {
-            VolumeRequest::Control(VolumeControl::Open { volume, session }) => {
+            VolumeRequest::Control(VolumeControl::Open { volume, session, .. }) => {
                 let index = self.volumes.iter().position(|v| v.id == *volume).unwrap();
                 if self.volumes[index].owner != node {
                     return refused(not_owner());

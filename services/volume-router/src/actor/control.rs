@@ -158,11 +158,8 @@ impl Handler<Sync> for VolumeActor {
                 self.after(ctx);
             }
             _ => {
-                let text = format!("volume {} is not served now", self.id);
-                let refusal = Refusal::retry(RefusalCode::Unavailable, text);
-                self.shard
-                    .replies
-                    .answer(ticket, VolumeReply::Refused(refusal), Bytes::new());
+                let refusal = VolumeReply::Refused(self.not_served());
+                self.shard.replies.answer(ticket, refusal, Bytes::new());
             }
         }
     }

@@ -14,12 +14,13 @@ use sconce_schemas::SessionId;
 use sconce_schemas::records::VolumeRecord;
 use sconce_schemas::wire::volume::VolumeStatus;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_volume::{SessionSlot, Ticket};
+use sconce_volume::{Ask, SessionSlot, SnapshotInfo, Ticket};
 
 use super::VolumeActor;
+use super::messages::Pressed;
 use super::messages::{
-    ClientGone, CloseSession, Delete, Drain, Followed, OpenSession, Opened, Operation, Renamed, Round,
-    Served, Show, Sync, Take, Verify,
+    ClientGone, CloseSession, Delete, Drain, Followed, ListSnapshots, OpenSession, OpenSnapshot, Opened,
+    OpenedSnapshot, Operation, Renamed, Request, Round, Served, Show, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -62,6 +63,33 @@ impl VolumeHandle {
     pub(crate) async fn open(&self, session: SessionId) -> Result<Opened, Refusal> {
         self.ask(Served).await??;
         self.ask(OpenSession(session)).await?
+    }
+
+    /// Returns once the volume is served.
+    pub(crate) async fn served(&self) -> Result<(), Refusal> {
+        self.ask(Served).await?
+    }
+
+    /// Opens a snapshot once the volume is served.
+    pub(crate) async fn open_snapshot(&self, name: String) -> Result<OpenedSnapshot, Refusal> {
+        self.ask(Served).await??;
+        self.ask(OpenSnapshot(name)).await?
+    }
+
+    /// What is not stored is to be stored now, not when it is due.
+    pub(crate) fn store_soon(&self) {
+        self.tell(Pressed);
+    }
+
+    /// The ticket is answered when the record is in the log.
+    pub(crate) fn request(&self, ticket: Ticket, ask: Ask) {
+        self.tell(Request(ticket, ask));
+    }
+
+    /// The snapshots, once the volume is served.
+    pub(crate) async fn snapshots(&self) -> Result<Vec<SnapshotInfo>, Refusal> {
+        self.ask(Served).await??;
+        self.ask(ListSnapshots).await?
     }
 
     /// The session is over.

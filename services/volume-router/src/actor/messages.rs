@@ -9,8 +9,8 @@ use actix::Message;
 use bytes::Bytes;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeStatus};
-use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, VolumeSize};
-use sconce_volume::{Event, Extent, FetchId, SessionSlot, Ticket};
+use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, SnapshotId, VolumeSize};
+use sconce_volume::{Ask, Event, Extent, FetchId, SessionSlot, SnapshotInfo, Ticket};
 use std::time::Duration;
 
 use super::read::Outcome;
@@ -25,6 +25,8 @@ pub(crate) struct Operation {
     pub(crate) generation: u32,
     /// Its session.
     pub(crate) session: SessionSlot,
+    /// The snapshot that it reads; `None`: it is on the volume.
+    pub(crate) snapshot: Option<SnapshotId>,
     /// What to do.
     pub(crate) request: IoRequest,
     /// The data of a write.
@@ -55,6 +57,30 @@ pub(crate) struct Served;
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Opened, Refusal>")]
 pub(crate) struct OpenSession(pub(crate) SessionId);
+
+/// Open a snapshot of a volume that is served, to be read.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<OpenedSnapshot, Refusal>")]
+pub(crate) struct OpenSnapshot(pub(crate) String);
+
+/// An open snapshot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenedSnapshot {
+    pub(crate) id: SnapshotId,
+    pub(crate) generation: u32,
+    pub(crate) epoch: Epoch,
+    pub(crate) size: VolumeSize,
+}
+
+/// Write a record into the log, and answer the ticket.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Request(pub(crate) Ticket, pub(crate) Ask);
+
+/// The snapshots.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<SnapshotInfo>, Refusal>")]
+pub(crate) struct ListSnapshots;
 
 /// The session is over.
 #[derive(Debug, Message)]

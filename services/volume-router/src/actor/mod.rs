@@ -16,6 +16,7 @@ mod pace;
 mod read;
 mod replies;
 mod serving;
+mod snapshots;
 
 use std::collections::VecDeque;
 use std::rc::Rc;

@@ -16,10 +16,10 @@ use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::records::VolumeRecord;
 use sconce_schemas::sco::ScoHeader;
-use sconce_schemas::wire::volume::{IoCode, VolumeReply};
+use sconce_schemas::wire::volume::{IoCode, VolumeControlReply, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{BatchSeq, ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId};
-use sconce_volume::{Append, Effect, Event, SessionSlot, Status, Ticket, Volume};
+use sconce_schemas::{BatchSeq, ByteLen, Epoch, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize};
+use sconce_volume::{Append, Effect, Event, SessionSlot, SnapshotInfo, Status, Ticket, Volume};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -140,6 +140,14 @@ impl Serving {
         self.volume.read_only()
     }
 
+    pub(super) fn snapshots(&self) -> Vec<SnapshotInfo> {
+        self.volume.snapshots()
+    }
+
+    pub(super) fn snapshot_named(&self, name: &str) -> Option<(SnapshotId, VolumeSize)> {
+        self.volume.snapshot_named(name)
+    }
+
     /// Why the engine stopped, once it has; whether it was the device.
     pub(super) fn halted(&self) -> Option<(&str, bool)> {
         self.halted.as_deref().map(|reason| (reason, self.device_failed))
@@ -175,15 +183,23 @@ impl Serving {
             let Operation {
                 ticket,
                 session,
+                snapshot,
                 request,
                 data,
                 ..
             } = operation;
-            self.take(Event::Io {
-                ticket,
-                session,
-                request,
-                data,
+            self.take(match snapshot {
+                None => Event::Io {
+                    ticket,
+                    session,
+                    request,
+                    data,
+                },
+                Some(snapshot) => Event::SnapshotIo {
+                    ticket,
+                    snapshot,
+                    request,
+                },
             });
         }
         self.settle();
@@ -447,6 +463,10 @@ impl Serving {
             }
             return;
         }
+        if matches!(reply, VolumeReply::Done) && self.is_control(ticket) {
+            let done = VolumeReply::Control(VolumeControlReply::Done);
+            return self.shard.replies.answer(ticket, done, Bytes::new());
+        }
         if matches!(reply, VolumeReply::Done) {
             let fullness = self.device().fullness();
             if self.pace.may_delay(fullness) && self.is_change(ticket) && self.pace.delay(ticket, fullness) {
@@ -468,6 +488,10 @@ impl Serving {
         }
         hit(Point::BeforeAck);
         self.shard.replies.answer(ticket, VolumeReply::Done, Bytes::new());
+    }
+
+    fn is_control(&self, ticket: Ticket) -> bool {
+        matches!(self.shard.replies.asked(ticket), Some((None, _)))
     }
 
     fn is_change(&self, ticket: Ticket) -> bool {

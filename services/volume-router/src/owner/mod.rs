@@ -7,6 +7,7 @@
 
 mod epochs;
 mod manifest;
+mod origin;
 mod path;
 pub(crate) mod record;
 mod recover;
@@ -19,7 +20,7 @@ use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, ScoId, VolumeId};
-use sconce_volume::{Recovered, Seal, Volume, VolumeConfig};
+use sconce_volume::{CloneOf, Recovered, Seal, Volume, VolumeConfig};
 
 use crate::background::{StoreError, Subject};
 use crate::device::FoundSco;
@@ -132,11 +133,15 @@ pub(crate) async fn start(
     let last = known.epochs.last().map(|last| last.epoch);
     let last_of_record = claimed.epochs.last().map(|last| last.epoch);
     let last_is_here = known.last_from_headers || (buffer_is_ours && last == last_of_record);
+    let origin = match (&manifest, claimed.origin) {
+        (None, Some(origin)) => Some(origin::find(node, &subject, origin).await?),
+        _ => None,
+    };
     let source = recover::Source {
         background: node.background.clone(),
         device: node.device.clone(),
         subject,
-        lineage: lineage_of(id, manifest.as_ref()),
+        lineage: lineage_of(id, manifest.as_ref(), origin.as_ref()),
         sco_size: claimed.sco_size,
         found: found.to_vec(),
         force: takeover.is_some_and(|takeover| takeover.force),
@@ -146,7 +151,7 @@ pub(crate) async fn start(
         epochs: known.epochs,
         ..claimed
     };
-    recover(node, source, ownership, claimed, manifest).await
+    recover(node, source, ownership, claimed, (manifest, origin)).await
 }
 
 async fn recover(
@@ -154,7 +159,7 @@ async fn recover(
     source: recover::Source,
     ownership: Ownership,
     claimed: VolumeRecord,
-    manifest: Option<Manifest>,
+    (manifest, origin): (Option<Manifest>, Option<CloneOf>),
 ) -> Result<Owned, StartError> {
     let (subject, lineage) = (source.subject.clone(), Arc::clone(&source.lineage));
     let found = source.found.clone();
@@ -166,6 +171,7 @@ async fn recover(
         sco_size: claimed.sco_size,
         initial_size: claimed.initial_size,
         epochs: claimed.epochs.clone(),
+        origin,
         map_memory: node.map_memory,
         checkpoint: node.checkpoint,
     };
@@ -206,10 +212,13 @@ fn without_record(id: VolumeId, scos: usize) -> Refusal {
 }
 
 /// Volume ids of the lineage, this volume last.
-fn lineage_of(volume: VolumeId, manifest: Option<&Manifest>) -> Arc<[VolumeId]> {
-    let own = || vec![volume];
+fn lineage_of(volume: VolumeId, manifest: Option<&Manifest>, origin: Option<&CloneOf>) -> Arc<[VolumeId]> {
+    let begun = || {
+        let ancestors = origin.map_or(&[][..], |origin| &origin.manifest.lineage);
+        ancestors.iter().copied().chain([volume]).collect()
+    };
     manifest
-        .map_or_else(own, |manifest| manifest.lineage.clone())
+        .map_or_else(begun, |manifest| manifest.lineage.clone())
         .into()
 }
 

@@ -12,12 +12,13 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use sconce_bus::{PeerId, Reply};
 use sconce_schemas::wire::volume::{
-    NodeStatus, QueueStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeStatus,
+    NodeStatus, QueueStatus, SnapshotStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeStatus,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, SessionId, VolumeId};
+use sconce_volume::{Ask, SnapshotInfo, Ticket};
 
-use super::peers::{Open, Peers};
+use super::peers::{Open, OpenOn, Peers};
 use crate::actor::{Shard, VolumeActor, VolumeHandle, Waiting};
 use crate::background::PoolUsage;
 use crate::owner::record::TakeOver;
@@ -40,9 +41,49 @@ impl Control {
             (VolumeControl::NodeStatus, _) => Ok(VolumeControlReply::Node(self.status().await)),
             (VolumeControl::Show { volume }, _) => self.show(volume).await,
             (_, Some(refusal)) => Err(refusal.clone()),
-            (VolumeControl::Open { volume, session }, None) => self.open(volume, session).await,
+            (
+                VolumeControl::Open {
+                    volume,
+                    session,
+                    snapshot: None,
+                },
+                None,
+            ) => self.open(volume, session).await,
+            (
+                VolumeControl::Open {
+                    volume,
+                    snapshot: Some(name),
+                    ..
+                },
+                None,
+            ) => self.open_snapshot(volume, name).await,
             (VolumeControl::Close { handle }, None) => self.close(handle),
-            (VolumeControl::Sync { volume }, None) => return self.sync(volume, reply),
+            (VolumeControl::Sync { volume }, None) => {
+                return self.ticketed(volume, self.served(volume), reply, VolumeHandle::sync);
+            }
+            (
+                VolumeControl::TakeSnapshot {
+                    volume,
+                    id,
+                    name,
+                    metadata,
+                },
+                None,
+            ) => {
+                return self
+                    .request(volume, Ask::Take { id, name, metadata }, reply)
+                    .await;
+            }
+            (VolumeControl::RemoveSnapshot { volume, name }, None) => {
+                return self.request(volume, Ask::Remove { name }, reply).await;
+            }
+            (VolumeControl::RollBack { volume, to, id, keep }, None) => {
+                return self.request(volume, Ask::RollBack { to, id, keep }, reply).await;
+            }
+            (VolumeControl::SetReadOnly { volume, read_only }, None) => {
+                return self.request(volume, Ask::ReadOnly(read_only), reply).await;
+            }
+            (VolumeControl::ListSnapshots { volume }, None) => self.snapshots(volume).await,
             (VolumeControl::Renamed { volume }, None) => match self.served(volume) {
                 Ok(handle) => handle.renamed().await.map(|()| VolumeControlReply::Done),
                 Err(refusal) => Err(refusal),
@@ -84,30 +125,72 @@ impl Control {
         Ok(VolumeActor::begin(&self.shard, volume, takeover))
     }
 
-    async fn open(&self, volume: VolumeId, session: SessionId) -> Result<VolumeControlReply, Refusal> {
-        let shard = self.shard.node.shard_of(volume);
-        if shard != self.index {
-            let text = format!(
-                "volume {volume} is served at endpoint {shard} of {}",
-                self.shard.node.name
-            );
-            return Err(Refusal::reroute(RefusalCode::NotOwner, text));
-        }
-        let handle = self.served_or_begun(volume, None)?;
-        let opened = handle.open(session).await?;
-        let open = Open {
+    async fn open_snapshot(&self, volume: VolumeId, name: String) -> Result<VolumeControlReply, Refusal> {
+        let handle = self.begun_here(volume)?;
+        let opened = handle.open_snapshot(name).await?;
+        let number = self.add(&Open {
             volume,
             handle,
             generation: opened.generation,
-            slot: opened.slot,
+            on: OpenOn::Snapshot(opened.id),
+        })?;
+        Ok(VolumeControlReply::Opened {
+            handle: number,
+            epoch: opened.epoch,
+            size: opened.size,
+            read_only: true,
+        })
+    }
+
+    async fn snapshots(&self, volume: VolumeId) -> Result<VolumeControlReply, Refusal> {
+        let known = self.begun_here(volume)?.snapshots().await?;
+        let status = |info: SnapshotInfo| SnapshotStatus {
+            id: info.label.id,
+            name: info.label.name,
+            created_us: info.label.created_us,
+            size: info.size,
+            allocated: info.allocated,
+            synced: info.synced,
+            metadata: info.label.metadata,
         };
+        Ok(VolumeControlReply::Snapshots {
+            snapshots: known.into_iter().map(status).collect(),
+        })
+    }
+
+    /// The volume's actor, begun if need be, if this is the shard that serves it.
+    fn begun_here(&self, volume: VolumeId) -> Result<VolumeHandle, Refusal> {
+        let shard = self.shard.node.shard_of(volume);
+        if shard == self.index {
+            return self.served_or_begun(volume, None);
+        }
+        let text = format!(
+            "volume {volume} is served at endpoint {shard} of {}",
+            self.shard.node.name
+        );
+        Err(Refusal::reroute(RefusalCode::NotOwner, text))
+    }
+
+    /// A handle of the connection's for what was opened.
+    fn add(&self, open: &Open) -> Result<u32, Refusal> {
         let number = self.peers.borrow_mut().add(self.peer, open.clone());
-        let Some(number) = number else {
+        number.ok_or_else(|| {
             // Perhaps the connection is gone meanwhile, and the client comes back.
-            open.handle.client_gone(opened.generation, opened.slot);
+            open.client_gone();
             let text = "the connection has as many volumes open as it may have; close some";
-            return Err(Refusal::reject(RefusalCode::Invalid, text));
-        };
+            Refusal::reject(RefusalCode::Invalid, text)
+        })
+    }
+
+    async fn open(&self, volume: VolumeId, session: SessionId) -> Result<VolumeControlReply, Refusal> {
+        let handle = self.begun_here(volume)?;
+        let opened = handle.open(session).await?;
+        let number = self.add(&Open {
+            volume,
+            handle,
+            generation: opened.generation,
+            on: OpenOn::Session(opened.slot),
+        })?;
         Ok(VolumeControlReply::Opened {
             handle: number,
             epoch: opened.epoch,
@@ -122,7 +205,7 @@ impl Control {
             let text = format!("handle {handle} is not open on this connection");
             return Err(Refusal::reject(RefusalCode::NotOpen, text));
         };
-        open.handle.close(open.generation, open.slot);
+        open.close();
         Ok(VolumeControlReply::Done)
     }
 
@@ -135,8 +218,25 @@ impl Control {
         handle.show().await.map(VolumeControlReply::Volume)
     }
 
-    fn sync(&self, volume: VolumeId, reply: Reply<VolumeReply>) {
-        let handle = match self.served(volume) {
+    async fn request(&self, volume: VolumeId, ask: Ask, reply: Reply<VolumeReply>) {
+        let handle = match self.begun_here(volume) {
+            Ok(handle) => handle.served().await.map(|()| handle),
+            Err(refusal) => Err(refusal),
+        };
+        self.ticketed(volume, handle, reply, |handle, ticket| {
+            handle.request(ticket, ask)
+        });
+    }
+
+    /// Asks a volume for something that it answers by a ticket.
+    fn ticketed(
+        &self,
+        volume: VolumeId,
+        handle: Result<VolumeHandle, Refusal>,
+        reply: Reply<VolumeReply>,
+        ask: impl FnOnce(&VolumeHandle, Ticket),
+    ) {
+        let handle = match handle {
             Ok(handle) => handle,
             Err(refusal) => return reply.send(VolumeReply::Refused(refusal), Bytes::new()),
         };
@@ -148,7 +248,7 @@ impl Control {
             bytes: 0,
         };
         match self.shard.replies.put(waiting) {
-            Ok(ticket) => handle.sync(ticket),
+            Ok(ticket) => ask(&handle, ticket),
             Err(waiting) => {
                 let refusal = Refusal::retry(RefusalCode::Unavailable, "too many operations are under way");
                 waiting.reply.send(VolumeReply::Refused(refusal), Bytes::new());

@@ -18,9 +18,10 @@ use sconce_schemas::VolumeId;
 use sconce_schemas::geometry::{ByteLen, ClusterAddress};
 use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeReply, VolumeRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_volume::SessionSlot;
 
 use crate::actor::{Operation, Shard, VolumeHandle, Waiting};
-use peers::Peers;
+use peers::{OpenOn, Peers};
 
 type Request = RequestIn<VolumeRequest, VolumeReply>;
 
@@ -75,7 +76,7 @@ impl Port {
                 ServerEvent::PeerGone(peer) => {
                     // What it sent and what still waits must not be applied after what its successor writes.
                     for open in self.peers.borrow_mut().gone(peer) {
-                        open.handle.client_gone(open.generation, open.slot);
+                        open.client_gone();
                     }
                 }
             }
@@ -145,10 +146,15 @@ impl Port {
                 return waiting.reply.send(VolumeReply::Refused(refusal), Bytes::new());
             }
         };
+        let (session, snapshot) = match open.on {
+            OpenOn::Session(slot) => (slot, None),
+            OpenOn::Snapshot(id) => (SessionSlot::NONE, Some(id)),
+        };
         let operation = Operation {
             ticket,
             generation: open.generation,
-            session: open.slot,
+            session,
+            snapshot,
             request: io,
             data: request.data,
         };

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use sconce_bus::PeerId;
-use sconce_schemas::VolumeId;
+use sconce_schemas::{SnapshotId, VolumeId};
 use sconce_volume::SessionSlot;
 
 use crate::actor::VolumeHandle;
@@ -23,7 +23,33 @@ pub(crate) struct Open {
     pub(crate) volume: VolumeId,
     pub(crate) handle: VolumeHandle,
     pub(crate) generation: u32,
-    pub(crate) slot: SessionSlot,
+    /// What it is open on.
+    pub(crate) on: OpenOn,
+}
+
+/// What a handle is open on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum OpenOn {
+    /// The volume, in a session.
+    Session(SessionSlot),
+    /// A snapshot of it, which takes no numbered operations.
+    Snapshot(SnapshotId),
+}
+
+impl Open {
+    /// The client says that it is over.
+    pub(crate) fn close(&self) {
+        if let OpenOn::Session(slot) = self.on {
+            self.handle.close(self.generation, slot);
+        }
+    }
+
+    /// The client's connection is gone.
+    pub(crate) fn client_gone(&self) {
+        if let OpenOn::Session(slot) = self.on {
+            self.handle.client_gone(self.generation, slot);
+        }
+    }
 }
 
 /// The connections that have handles.

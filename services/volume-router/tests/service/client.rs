@@ -67,7 +67,14 @@ impl Client {
         let (volume, session) = (self.volume, self.session);
         let end = Instant::now() + LONG;
         loop {
-            match self.control(VolumeControl::Open { volume, session }).await {
+            match self
+                .control(VolumeControl::Open {
+                    volume,
+                    session,
+                    snapshot: None,
+                })
+                .await
+            {
                 Ok(VolumeControlReply::Opened { handle, .. }) => {
                     self.handle = handle;
                     return Ok(());

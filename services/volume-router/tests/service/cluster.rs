@@ -258,6 +258,7 @@ impl Cluster {
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),
+            origin: None,
         };
         let file = InodeRecord {
             kind: InodeKind::File(id),

@@ -78,7 +78,11 @@ fn a_closed_handle_is_closed_and_its_number_reaches_no_other_volume() {
         client.control(VolumeControl::Close { handle }).await.unwrap();
         let session = client.session;
         client
-            .control(VolumeControl::Open { volume: two, session })
+            .control(VolumeControl::Open {
+                volume: two,
+                session,
+                snapshot: None,
+            })
             .await
             .unwrap();
         let late = client.request(IoCode::Write, 0, 0, 4096);

@@ -5,6 +5,7 @@
 //! Crash: nothing here survives; what was encoded by the encoder (`encode.rs`) does.
 //! Knows no storage: a node that is not resident is named by its [`NodeRef`], and the caller loads it.
 
+mod diff;
 mod encode;
 mod node;
 mod range;
@@ -124,6 +125,16 @@ impl<V: Value> Tree<V> {
         self.resident_bytes
     }
 
+    /// A tree that begins as the frozen one; its nodes are shared until they change, and are not counted here.
+    pub(crate) fn thaw(frozen: &FrozenTree<V>) -> Self {
+        Self {
+            height: frozen.height,
+            root: frozen.root.clone(),
+            resident_bytes: 0,
+            sweep_at: 0,
+        }
+    }
+
     /// The tree as it is now.
     pub(crate) fn freeze(&self) -> FrozenTree<V> {
         FrozenTree {
@@ -204,6 +215,9 @@ impl<V: Value> Tree<V> {
     /// # Errors
     /// Records that do not make a node of this place.
     pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), DecodeError> {
+        if !self.wants(missing) {
+            return Ok(());
+        }
         let node = Node::from_records(missing.place, missing.reference, records)?;
         let mut height = self.height;
         let first = missing.place.index.saturating_mul(span(missing.place.level));
@@ -235,6 +249,31 @@ impl<V: Value> Tree<V> {
             height -= 1;
         }
         Ok(())
+    }
+
+    /// Whether the tree lacks just this node.
+    fn wants(&self, missing: &Missing) -> bool {
+        let mut height = self.height;
+        let first = missing.place.index.saturating_mul(span(missing.place.level));
+        if missing.place.level > height || first >= span(height) {
+            return false;
+        }
+        let mut child = self.root.as_ref();
+        while let Some(Child { link, .. }) = child {
+            let inner = match link {
+                Link::Stored(reference) => {
+                    return height == missing.place.level && *reference == missing.reference;
+                }
+                Link::Resident(_) if height == missing.place.level => return false,
+                Link::Resident(node) => match &**node {
+                    Node::Inner(inner) => inner,
+                    Node::Leaf(_) => return false,
+                },
+            };
+            child = inner.get(slot_of(first, height));
+            height -= 1;
+        }
+        false
     }
 
     /// Drops stored leaves, and inner nodes above which nothing is resident any more, those first that were not used since

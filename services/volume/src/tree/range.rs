@@ -42,12 +42,16 @@ impl<V: Value> Tree<V> {
         cut.unwrap_or(range.end)
     }
 
-    /// Removes all values of `range`. `dropped` is told of each that was resident; subtrees that are not are dropped
-    /// whole, unseen (what they refer to is found dead by the scrubber). Gives how many values are gone.
+    /// Removes all values of `range`. `dropped` is told of each that was resident; a subtree that is not is dropped whole,
+    /// and told as `None`. Gives how many values are gone.
     ///
     /// # Errors
     /// A node at an edge of the range that has to be loaded first; then nothing was changed.
-    pub(crate) fn clear(&mut self, range: Range<u64>, mut dropped: impl FnMut(V)) -> Result<u64, Missing> {
+    pub(crate) fn clear(
+        &mut self,
+        range: Range<u64>,
+        mut dropped: impl FnMut(Option<V>),
+    ) -> Result<u64, Missing> {
         let Some(root) = self.root.as_ref().filter(|_| !range.is_empty()) else {
             return Ok(0);
         };
@@ -185,7 +189,7 @@ fn clear_child<V: Value>(
     height: u8,
     first: u64,
     range: &Range<u64>,
-    dropped: &mut dyn FnMut(V),
+    dropped: &mut dyn FnMut(Option<V>),
 ) -> i64 {
     let Some(child) = link.as_mut().filter(|_| overlaps(first, height, range)) else {
         return 0;
@@ -210,7 +214,7 @@ fn clear_child<V: Value>(
                 .filter(|slot| range.contains(&(first + *slot as u64)))
             {
                 if let Some(value) = leaf.get(slot) {
-                    dropped(value);
+                    dropped(Some(value));
                 }
                 leaf.put(slot, None);
             }
@@ -238,13 +242,14 @@ fn clear_child<V: Value>(
     grown + delta(before, after)
 }
 
-fn drop_all<V: Value>(child: &Child<V>, dropped: &mut dyn FnMut(V)) -> u64 {
+fn drop_all<V: Value>(child: &Child<V>, dropped: &mut dyn FnMut(Option<V>)) -> u64 {
     let Link::Resident(node) = &child.link else {
+        dropped(None);
         return 0;
     };
     let below = match &**node {
         Node::Leaf(leaf) => {
-            leaf.items.iter().for_each(|value| dropped(*value));
+            leaf.items.iter().for_each(|value| dropped(Some(*value)));
             0
         }
         Node::Inner(inner) => inner.items.iter().map(|below| drop_all(below, dropped)).sum(),

@@ -12,6 +12,7 @@
 
 mod disk;
 mod oracle;
+mod snapshots;
 mod world;
 
 use world::World;

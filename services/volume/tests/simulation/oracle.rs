@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use sconce_schemas::BatchSeq;
-use sconce_schemas::sco::{Batch, EntryKind, ScoHeader};
-use sconce_volume::Append;
+use sconce_schemas::log_record::LogRecord;
+use sconce_schemas::sco::{Batch, Entry, EntryKind, ScoHeader};
+use sconce_schemas::{BatchSeq, SnapshotId};
+use sconce_volume::{Append, Ask};
 
 /// Stamps of a cluster's 8 sectors.
 pub(crate) type Stamps = [u64; 8];
@@ -82,12 +83,15 @@ pub(crate) struct LogOracle {
     /// Batch in which each operation began, and ended.
     begins: BTreeMap<u64, BatchSeq>,
     ends: BTreeMap<u64, BatchSeq>,
+    /// Names of all snapshots that there ever were.
+    names: BTreeMap<SnapshotId, String>,
 }
 
 enum Change {
     Cluster(u64, Stamps),
     Clear(u64, u64),
     Resize(u64),
+    Record(LogRecord),
 }
 
 impl LogOracle {
@@ -115,7 +119,7 @@ impl LogOracle {
         !self.begins.contains_key(&number) || self.ends.contains_key(&number)
     }
 
-    fn last(&self) -> BatchSeq {
+    pub(crate) fn last(&self) -> BatchSeq {
         BatchSeq(self.batches.len() as u64)
     }
 
@@ -124,6 +128,7 @@ impl LogOracle {
         assert_eq!(batch.seq, append.seq);
         let data = append.data.concat();
         let mut clusters = data.chunks_exact(4096);
+        let mut record = Vec::new();
         let changes = batch.entries.iter().filter_map(|entry| match entry.kind {
             EntryKind::Write { address, crc } => {
                 let cluster = clusters.next().expect("a cluster for each write entry");
@@ -135,23 +140,70 @@ impl LogOracle {
             }
             EntryKind::Resize { size } => Some(Change::Resize(size)),
             EntryKind::Session { .. } => None,
+            EntryKind::Record(piece) => {
+                record.extend_from_slice(piece.bytes());
+                let whole = entry
+                    .last
+                    .then(|| LogRecord::from_bytes(&std::mem::take(&mut record)));
+                whole.map(|record| Change::Record(record.expect("the engine's own record")))
+            }
         });
-        let changes = changes.collect();
+        let changes: Vec<Change> = changes.collect();
         assert!(clusters.next().is_none(), "more data than entries");
         assert_eq!(batch.seq, self.last().next(), "a gap in the batch numbers");
         for entry in &batch.entries {
-            if !matches!(entry.kind, EntryKind::Session { .. }) {
+            if !matches!(entry.kind, EntryKind::Session { .. } | EntryKind::Record(_)) {
                 self.begins.entry(entry.number).or_insert(batch.seq);
             }
         }
-        let ended = batch.entries.iter().filter(|entry| entry.last);
+        let is_end = |entry: &&Entry| entry.last && !matches!(entry.kind, EntryKind::Record(_));
+        let ended = batch.entries.iter().filter(is_end);
         self.ends.extend(ended.map(|entry| (entry.number, batch.seq)));
+        for change in &changes {
+            let label = match change {
+                Change::Record(LogRecord::SnapshotTaken { snapshot }) => snapshot,
+                Change::Record(LogRecord::RolledBack { before, .. }) => before,
+                _ => continue,
+            };
+            self.names.insert(label.id, label.name.clone());
+        }
         self.batches.push(changes);
+    }
+
+    /// The batch with the record that a request made, if it is in the log.
+    pub(crate) fn end_of_ask(&self, ask: &Ask) -> Option<BatchSeq> {
+        let is_its = |change: &Change| match (change, ask) {
+            (Change::Record(LogRecord::SnapshotTaken { snapshot }), Ask::Take { id, .. }) => {
+                snapshot.id == *id
+            }
+            (Change::Record(LogRecord::RolledBack { before, .. }), Ask::RollBack { id, .. }) => {
+                before.id == *id
+            }
+            (Change::Record(LogRecord::SnapshotRemoved { id }), Ask::Remove { name }) => {
+                self.names.get(id) == Some(name)
+            }
+            _ => false,
+        };
+        let at = self
+            .batches
+            .iter()
+            .position(|changes| changes.iter().any(is_its))?;
+        Some(BatchSeq(at as u64 + 1))
     }
 
     /// The state after batch `upto`.
     pub(crate) fn state_at(&self, upto: BatchSeq) -> State {
+        self.replay(upto).0
+    }
+
+    /// The snapshots after batch `upto`, by id: name and content.
+    pub(crate) fn snapshots_at(&self, upto: BatchSeq) -> BTreeMap<SnapshotId, (String, State)> {
+        self.replay(upto).1
+    }
+
+    fn replay(&self, upto: BatchSeq) -> (State, BTreeMap<SnapshotId, (String, State)>) {
         assert!(upto <= self.last(), "{upto} batches came back of {}", self.last());
+        let mut snapshots = BTreeMap::new();
         let mut state = State {
             size: self.size,
             ..State::default()
@@ -161,8 +213,22 @@ impl LogOracle {
                 Change::Cluster(cluster, stamps) => state.set(*cluster, *stamps),
                 Change::Clear(from, to) => state.clusters.retain(|c, _| c < from || c >= to),
                 Change::Resize(size) => state.resize(*size),
+                Change::Record(LogRecord::SnapshotTaken { snapshot }) => {
+                    snapshots.insert(snapshot.id, (snapshot.name.clone(), state.clone()));
+                }
+                Change::Record(LogRecord::SnapshotRemoved { id }) => {
+                    snapshots.remove(id).expect("what is removed is there");
+                }
+                Change::Record(LogRecord::RolledBack { to, before, keep }) => {
+                    let (_, then) = snapshots[to].clone();
+                    let now = std::mem::replace(&mut state, then);
+                    if *keep {
+                        snapshots.insert(before.id, (before.name.clone(), now));
+                    }
+                }
+                Change::Record(LogRecord::ReadOnly { .. }) => {}
             }
         }
-        state
+        (state, snapshots)
     }
 }

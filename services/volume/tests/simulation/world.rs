@@ -22,6 +22,7 @@ use sconce_volume::{
 
 use crate::disk::Disk;
 use crate::oracle::{LogOracle, State, fill, stamp_of, stamps_of};
+use crate::snapshots::Asks;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
 /// The volume ends in the middle of a cluster, and spans three levels of the map.
@@ -29,8 +30,8 @@ const SIZE: u64 = (700 << 30) + 1536;
 /// What resizes cut it down to: in the middle of a cluster of the last hot region.
 const SMALLER: u64 = (700 << 30) - (512 << 10) + 512;
 /// Where operations go: around node borders, the start and the end.
-const HOT: [u64; 4] = [0, 2 << 20, (1 << 30) - (1 << 20), SIZE - (1 << 20)];
-const HOT_BYTES: u64 = 1 << 20;
+pub(crate) const HOT: [u64; 4] = [0, 2 << 20, (1 << 30) - (1 << 20), SIZE - (1 << 20)];
+pub(crate) const HOT_BYTES: u64 = 1 << 20;
 /// More than the engine zeroes in one event.
 const LONG: u64 = 200 << 20;
 
@@ -80,7 +81,7 @@ enum Pending {
 
 /// An operation that the client has not had an answer to.
 #[derive(Clone)]
-struct Outstanding {
+pub(crate) struct Outstanding {
     request: IoRequest,
     data: Bytes,
     /// First and last sector, exclusive.
@@ -88,16 +89,16 @@ struct Outstanding {
 }
 
 pub(crate) struct World {
-    chance: fastrand::Rng,
+    pub(crate) chance: fastrand::Rng,
     disk: Disk,
-    store: BTreeMap<ObjectName, Bytes>,
+    pub(crate) store: BTreeMap<ObjectName, Bytes>,
     manifest: Option<Manifest>,
     epoch: Epoch,
     epochs: Vec<EpochStart>,
-    volume: Volume,
+    pub(crate) volume: Volume,
     map_memory: ByteLen,
     session: SessionId,
-    slot: SessionSlot,
+    pub(crate) slot: SessionSlot,
     effects: Vec<Effect>,
     pending: Vec<Pending>,
     waiting_open: Option<ScoHeader>,
@@ -105,22 +106,23 @@ pub(crate) struct World {
     evictable: Vec<ScoId>,
     /// The checkpoint that is encoded, and how many of its objects are not stored yet.
     storing: Option<(StoredRoots, usize)>,
-    now_us: u64,
+    pub(crate) now_us: u64,
     /// Client side.
-    model: State,
-    outstanding: BTreeMap<u64, Outstanding>,
+    pub(crate) model: State,
+    pub(crate) outstanding: BTreeMap<u64, Outstanding>,
     reads: BTreeMap<Ticket, IoRequest>,
     flushes: BTreeMap<Ticket, BatchSeq>,
     next_number: u64,
     stamp: u64,
     /// Oracle.
-    log: LogOracle,
+    pub(crate) log: LogOracle,
     held: BatchSeq,
-    flushed: BatchSeq,
+    pub(crate) flushed: BatchSeq,
     crash_in: Option<usize>,
     pub(crate) crashes: usize,
     /// Recoveries that said that the log is damaged.
     pub(crate) damages: usize,
+    pub(crate) asks: Asks,
 }
 
 impl World {
@@ -172,6 +174,7 @@ impl World {
             crash_in: None,
             crashes: 0,
             damages: 0,
+            asks: Asks::default(),
         }
     }
 
@@ -198,6 +201,7 @@ impl World {
         self.settle();
         let state = self.read_all();
         assert_eq!(state, self.model, "the volume differs from the model at the end");
+        self.check_snapshots(self.log.last());
         self.check_accounting();
     }
 
@@ -209,7 +213,8 @@ impl World {
                 0..55 => self.submit_change(),
                 55..80 => self.submit_read(),
                 80..92 => self.submit_flush(),
-                92..96 => self.submit_extents(),
+                92..95 => self.submit_extents(),
+                95..97 => self.submit_ask(),
                 _ => {
                     let number = self.outstanding.keys().next().copied();
                     // A duplicate of something that is under way: a resend that was too quick.
@@ -250,7 +255,7 @@ impl World {
             .outstanding
             .values()
             .all(|o| o.sectors.end <= sectors.start || sectors.end <= o.sectors.start);
-        if !free || self.outstanding.len() > 12 {
+        if !free || self.outstanding.len() > 12 || self.asks.is_rolling_back() {
             return;
         }
         // One resize at a time, with nothing else under way: its effect on the others would have no order.
@@ -372,7 +377,22 @@ impl World {
         });
     }
 
-    fn query(&mut self, code: IoCode, offset: u64, length: u64) -> (Ticket, IoRequest) {
+    /// A node that somebody asked for and that is not loaded yet.
+    pub(crate) fn take_pending_load(&mut self) -> Option<(NodePlace, NodeRef)> {
+        let is_load = |pending: &Pending| matches!(pending, Pending::LoadNode { .. });
+        let at = self.pending.iter().position(is_load)?;
+        match self.pending.swap_remove(at) {
+            Pending::LoadNode { place, reference } => Some((place, reference)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn ticket(&mut self) -> Ticket {
+        self.next_number += 1;
+        Ticket(self.next_number - 1)
+    }
+
+    pub(crate) fn query(&mut self, code: IoCode, offset: u64, length: u64) -> (Ticket, IoRequest) {
         let number = self.next_number;
         self.next_number += 1;
         let request = IoRequest {
@@ -399,6 +419,9 @@ impl World {
     }
 
     fn answered(&mut self, ticket: Ticket, reply: &VolumeReply) {
+        if self.answered_ask(ticket, reply) {
+            return;
+        }
         match reply {
             VolumeReply::Refused(refusal) => {
                 assert_eq!(refusal.remedy, Remedy::Retry, "{refusal}");
@@ -466,7 +489,7 @@ impl World {
 
     /// Apart from what the dead client had under way the volume is what the model says.
     fn check_taken_over(&self, found: &State, dead: &BTreeMap<u64, Outstanding>) {
-        if dead.values().any(|o| o.request.code == IoCode::Resize) {
+        if dead.values().any(|o| o.request.code == IoCode::Resize) || self.asks.is_rolling_back() {
             return;
         }
         assert_eq!(found.size, self.model.size);
@@ -498,6 +521,9 @@ impl World {
 
     /// Everything the model has must be data; holes must be zeros in the model (unless something is under way).
     fn check_extents(&self, extents: &[sconce_schemas::wire::volume::ExtentStatus]) {
+        if self.asks.is_rolling_back() {
+            return;
+        }
         let mut at = 0;
         for extent in extents {
             let end = at + extent.length;
@@ -547,6 +573,9 @@ impl World {
         let Some(request) = self.reads.remove(&ticket) else {
             return;
         };
+        if self.asks.is_rolling_back() {
+            return;
+        }
         let mut cluster = request.offset / 4096;
         for extent in extents {
             for content in self.contents(extent) {
@@ -569,7 +598,7 @@ impl World {
     }
 
     /// The stamps of an extent's clusters, CRCs checked.
-    fn contents(&self, extent: &Extent) -> Vec<[u64; 8]> {
+    pub(crate) fn contents(&self, extent: &Extent) -> Vec<[u64; 8]> {
         match extent {
             Extent::Zeros { length } => vec![[0; 8]; (*length / 4096) as usize],
             _ => clusters(&self.disk, &self.store, &self.epochs, extent)
@@ -581,7 +610,7 @@ impl World {
 
     // ---- the host
 
-    fn feed(&mut self, event: Event) {
+    pub(crate) fn feed(&mut self, event: Event) {
         let mut effects = std::mem::take(&mut self.effects);
         self.volume.apply(event, &mut effects);
         for effect in effects.drain(..) {
@@ -594,7 +623,7 @@ impl World {
         self.open_if_possible();
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    pub(crate) fn carry_out(&mut self, effect: Effect) {
         if let Some(left) = &mut self.crash_in {
             *left -= 1;
             if *left == 0 {
@@ -635,7 +664,6 @@ impl World {
                 upto,
                 moment: self.disk.now(),
             }),
-            Effect::Turn => self.pending.push(Pending::Turn),
             Effect::Read { ticket, extents } => self.check_read(ticket, &extents),
             Effect::Reply { ticket, reply } => self.answered(ticket, &reply),
             Effect::Fetch { fetch, from } => {
@@ -673,6 +701,7 @@ impl World {
             Effect::StoreCheckpoint { frozen } => self.pending.push(Pending::Checkpoint(frozen)),
             Effect::StoreManifest { manifest } => self.pending.push(Pending::Manifest(manifest)),
             Effect::Evictable { sco } => self.evictable.push(sco),
+            Effect::Turn => self.pending.push(Pending::Turn),
             Effect::Halt { reason } => panic!("halted: {reason}"),
         }
     }
@@ -696,7 +725,7 @@ impl World {
         }
     }
 
-    fn feed_plain(&mut self, event: Event) {
+    pub(crate) fn feed_plain(&mut self, event: Event) {
         let mut effects = Vec::new();
         self.volume.apply(event, &mut effects);
         for effect in effects {
@@ -713,7 +742,6 @@ impl World {
         }
         let at = self.chance.usize(0..self.pending.len());
         match self.pending.swap_remove(at) {
-            Pending::Turn => self.feed(Event::Turn),
             Pending::Sync { upto, moment } => {
                 self.disk.sync(None, moment);
                 self.feed(Event::Synced { upto });
@@ -782,6 +810,7 @@ impl World {
                     result,
                 });
             }
+            Pending::Turn => self.feed(Event::Turn),
             Pending::Fetch { fetch, cluster } => {
                 self.feed(Event::Fetched {
                     fetch,
@@ -883,7 +912,9 @@ impl World {
             state, expected,
             "after {loss:?} the volume is not the log's prefix up to {upto}"
         );
-        if loss != Loss::Nothing {
+        self.check_snapshots(upto);
+        let rolled = self.asks.forget();
+        if loss != Loss::Nothing || rolled {
             // A growth that was lost takes the writes behind it along.
             let size = state.size;
             self.outstanding
@@ -1027,71 +1058,9 @@ impl World {
         manifests.max_by_key(|manifest| (manifest.epoch, manifest.seq))
     }
 
-    /// Reads the hot regions, loading what is needed.
+    /// What the volume holds.
     fn read_all(&mut self) -> State {
-        let mut state = State {
-            size: self.volume.size().bytes(),
-            ..State::default()
-        };
-        for base in HOT {
-            let length = HOT_BYTES.min(self.volume.size().bytes().saturating_sub(base));
-            let (ticket, request) = self.query(IoCode::Read, base, length);
-            let mut effects = Vec::new();
-            self.volume.apply(
-                Event::Io {
-                    ticket,
-                    session: self.slot,
-                    request,
-                    data: Bytes::new(),
-                },
-                &mut effects,
-            );
-            let mut extents = None;
-            while extents.is_none() {
-                let Some(effect) = effects.pop() else {
-                    // It waits for a node that somebody else asked for.
-                    let load = |pending: &Pending| matches!(pending, Pending::LoadNode { .. });
-                    let at = self.pending.iter().position(load).expect("a read is answered");
-                    let Pending::LoadNode { place, reference } = self.pending.swap_remove(at) else {
-                        unreachable!("it was looked for");
-                    };
-                    effects.push(Effect::LoadNode { place, reference });
-                    continue;
-                };
-                match effect {
-                    Effect::Read {
-                        ticket: at,
-                        extents: found,
-                    } if at == ticket => extents = Some(found),
-                    Effect::LoadNode { place, reference } => {
-                        let result = load_node(&self.store, &reference);
-                        self.volume.apply(
-                            Event::NodeLoaded {
-                                place,
-                                reference,
-                                result,
-                            },
-                            &mut effects,
-                        );
-                    }
-                    other => self.carry_out(other),
-                }
-            }
-            effects.into_iter().for_each(|effect| self.carry_out(effect));
-            let mut cluster = base / 4096;
-            for extent in extents.expect("a read is answered") {
-                for stamps in self.contents(&extent) {
-                    state.set(cluster, stamps);
-                    cluster += 1;
-                }
-            }
-        }
-        state
-    }
-
-    /// The counters equal what a scan of the map gives.
-    fn check_accounting(&self) {
-        self.volume.check_resident().unwrap();
+        self.read_root(None).state
     }
 }
 
@@ -1104,6 +1073,7 @@ fn config(epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteLen) -> VolumeC
         sco_size: ScoSize::new(64).unwrap(),
         initial_size: VolumeSize::new(SIZE).unwrap(),
         epochs,
+        origin: None,
         map_memory,
         checkpoint: CheckpointPolicy {
             entries_max: 400,
@@ -1183,7 +1153,10 @@ fn clusters(
     content.collect()
 }
 
-fn load_node(store: &BTreeMap<ObjectName, Bytes>, reference: &NodeRef) -> Result<Vec<NodeRecord>, Refusal> {
+pub(crate) fn load_node(
+    store: &BTreeMap<ObjectName, Bytes>,
+    reference: &NodeRef,
+) -> Result<Vec<NodeRecord>, Refusal> {
     let mut records = Vec::new();
     let mut at = Some(*reference);
     while let Some(reference) = at {

@@ -137,6 +137,7 @@ impl Core {
         let request = VolumeRequest::Control(VolumeControl::Open {
             volume: session.volume,
             session: session.id,
+            snapshot: None,
         });
         let sent = wire.to_owner(link, id, 0, &request, Bytes::new(), 0);
         if sent == Sent::Taken {

@@ -226,6 +226,7 @@ impl Cluster {
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),
+            origin: None,
         };
         self.block_on(async {
             self.registry

@@ -188,7 +188,7 @@ impl Serving {
         let refused = |refusal| (VolumeReply::Refused(refusal), Bytes::new());
         let not_owner = || Refusal::reroute(RefusalCode::NotOwner, "another node owns the volume");
         match request {
-            VolumeRequest::Control(VolumeControl::Open { volume, session }) => {
+            VolumeRequest::Control(VolumeControl::Open { volume, session, .. }) => {
                 if self.not_mine.lock().unwrap().contains(volume) {
                     return refused(not_owner());
                 }

@@ -1,0 +1,159 @@
+//! Reaping: counting what a removed snapshot alone referred to as dead, in the background.
+//!
+//! Keeps: how far the walk over the removed snapshot's map is, and what it found dead so far.
+//! Order: what is dead is counted at the end, in one event, and the snapshot forgotten with it.
+//! Crash: a walk that did not end begins again: no count was changed.
+//! Knows no storage: nodes that are not here are asked for.
+//!
+//! A cluster that the snapshot has and none of the roots that came from it has, and that was born after the snapshot
+//! before it, was the removed snapshot's alone: the roots that have a cluster are neighbours in the tree of snapshots.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use sconce_schemas::ids::Location;
+use sconce_schemas::{ScoId, SnapshotId};
+
+use crate::event::Effect;
+use crate::operations::Parked;
+use crate::snapshots::{Removed, Snapshot, is_before};
+use crate::tree::{Missing, Tree};
+use crate::volume::Volume;
+
+/// Differing clusters that one event looks at: about a millisecond.
+const STEP_CLUSTERS: u64 = 16 << 10;
+
+/// A walk under way.
+#[derive(Debug)]
+pub(crate) struct Reap {
+    id: SnapshotId,
+    cursor: u64,
+    dead: BTreeMap<ScoId, u16>,
+    /// For a node.
+    waits: bool,
+}
+
+/// What one step came to.
+enum Step {
+    /// It goes on from here.
+    More(u64),
+    /// The walk is over.
+    Over,
+}
+
+impl Volume {
+    /// Whether a removed snapshot is still to be reaped.
+    pub(crate) fn has_to_reap(&self) -> bool {
+        self.snapshots.first_removed().is_some()
+    }
+
+    /// Whether a walk could go on.
+    pub(crate) fn wants_to_reap(&self) -> bool {
+        self.reap.as_ref().is_some_and(|reap| !reap.waits)
+    }
+
+    /// Begins a walk if there is a removed snapshot and none is under way.
+    pub(crate) fn begin_reap(&mut self) {
+        if self.reap.is_none() {
+            self.reap = self.snapshots.first_removed().map(|id| Reap {
+                id,
+                cursor: 0,
+                dead: BTreeMap::new(),
+                waits: false,
+            });
+        }
+    }
+
+    /// Takes the walk a step further.
+    pub(crate) fn reap(&mut self, effects: &mut Vec<Effect>) {
+        let Some(mut reap) = self.reap.take() else { return };
+        reap.waits = false;
+        match self.reap_step(&mut reap) {
+            Ok(Step::More(cursor)) => {
+                reap.cursor = cursor;
+                self.reap = Some(reap);
+            }
+            Ok(Step::Over) => self.reaped(reap),
+            Err(missing) => {
+                reap.waits = true;
+                self.reap = Some(reap);
+                self.wait(missing, Some(Parked::Reap), effects);
+            }
+        }
+    }
+
+    fn reap_step(&self, reap: &mut Reap) -> Result<Step, Missing> {
+        let Some((snapshot, removed)) = self.removed(reap.id) else {
+            return Ok(Step::Over);
+        };
+        let nothing = Tree::default();
+        // Whatever is shared with a root that it is compared with is passed over whole.
+        let base = removed.children.first().or_else(|| self.parent_map(snapshot));
+        let (mut at, mut seen) = (reap.cursor, 0);
+        let dead = &mut reap.dead;
+        let mut failed = None;
+        let mut visit = |number: u64, own: Option<Location>, _: Option<Location>| {
+            if let Some(location) = own.filter(|location| self.may_be_dead(*location, removed)) {
+                match is_in_any(&removed.children, number, location) {
+                    Ok(false) => {
+                        let count = dead.entry(location.sco()).or_default();
+                        *count = count.saturating_add(1);
+                    }
+                    Ok(true) => {}
+                    Err(missing) => {
+                        failed = Some(missing);
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
+            at = number + 1;
+            seen += 1;
+            if seen >= STEP_CLUSTERS {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let walked = snapshot
+            .map
+            .diff(base.unwrap_or(&nothing), reap.cursor, &mut visit);
+        reap.cursor = at;
+        match (failed, walked) {
+            (Some(missing), _) | (None, Err((_, missing))) => Err(missing),
+            (None, Ok(())) if seen >= STEP_CLUSTERS => Ok(Step::More(at)),
+            (None, Ok(())) => Ok(Step::Over),
+        }
+    }
+
+    fn removed(&self, id: SnapshotId) -> Option<(&Snapshot, &Removed)> {
+        let snapshot = self.snapshots.get(id)?;
+        Some((snapshot, snapshot.removed.as_ref()?))
+    }
+
+    fn parent_map(&self, snapshot: &Snapshot) -> Option<&Tree<Location>> {
+        let parent = self.snapshots.get(snapshot.parent?)?;
+        Some(&parent.map)
+    }
+
+    fn may_be_dead(&self, location: Location, removed: &Removed) -> bool {
+        !location.reads_zeros() && self.is_own(location) && !is_before(location, removed.born_from)
+    }
+
+    fn reaped(&mut self, reap: Reap) {
+        for (sco, dead) in reap.dead {
+            self.bury_in(sco, dead);
+        }
+        self.snapshots.forget(reap.id);
+        // What was counted is to be in a manifest, or it is counted again after a restart.
+        self.checkpoints.manifest_due = true;
+    }
+}
+
+fn is_in_any(children: &[Tree<Location>], number: u64, location: Location) -> Result<bool, Missing> {
+    for child in children {
+        if child.get(number)? == Some(location) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,584 @@
+//! Snapshots: retained roots of the map, and from which of them the head comes.
+//!
+//! Keeps: each snapshot's label, size, place in the log and map; what was removed and is not reaped yet.
+//! Order: a snapshot's parent is the one that the volume came from when it was taken: a tree, and the head one of its
+//! leaves. A cluster is in a root because it was born there, or in its parent and not changed since; so a snapshot that
+//! two roots come from stays, hidden, when it is removed, until one of them is left.
+//! Crash: a record in the log makes, removes or goes back to one; manifests hold the table with stored maps.
+//! Knows no storage and no names of volumes.
+
+use std::collections::BTreeMap;
+
+use sconce_schemas::checkpoint::NodeRecord;
+use sconce_schemas::ids::Location;
+use sconce_schemas::log_record::{LogRecord, SnapshotLabel, check_metadata, check_snapshot_name};
+use sconce_schemas::manifest::{LogPlace, Manifest, RemovedState, SnapshotState, TreeRoot};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{ByteLen, DecodeError, SnapshotId, VolumeSize};
+
+use crate::tree::{FrozenTree, Missing, StoredUpTo, Tree};
+use crate::volume::Volume;
+
+/// What the labels of all snapshots of a volume may take together: the table is in every manifest.
+const TABLE_BYTES_MAX: usize = 8 << 20;
+/// What a snapshot takes in a manifest beside its name and metadata.
+const STATE_BYTES: usize = 320;
+
+/// Ids above this one are the engine's own.
+const UNSEEN_FROM: u64 = 1 << 63;
+
+/// A request that becomes a record in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Keep the volume as it is.
+    Take {
+        /// Chosen by whoever asks: asking again with the same id changes nothing.
+        id: SnapshotId,
+        /// Unique in the volume.
+        name: String,
+        /// What people want written down.
+        metadata: BTreeMap<String, String>,
+    },
+    /// Remove a snapshot.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+    /// Make the volume what a snapshot is.
+    RollBack {
+        /// The snapshot's name.
+        to: String,
+        /// Id for the state before; asking again with the same id changes nothing.
+        id: SnapshotId,
+        /// Name under which the state before is kept; `None`: it is not.
+        keep: Option<String>,
+    },
+    /// Let the volume take writes, or none.
+    ReadOnly(bool),
+}
+
+/// A snapshot, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its label.
+    pub label: SnapshotLabel,
+    /// The volume's size then.
+    pub size: VolumeSize,
+    /// Clusters that were mapped then, in bytes.
+    pub allocated: ByteLen,
+    /// Whether it survives the loss of every router.
+    pub synced: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) label: SnapshotLabel,
+    pub(crate) size: VolumeSize,
+    /// Where in the log it was taken.
+    pub(crate) at: LogPlace,
+    pub(crate) parent: Option<SnapshotId>,
+    pub(crate) map: Tree<Location>,
+    /// Where its map is stored, once a manifest says so.
+    pub(crate) stored: Option<TreeRoot>,
+    /// It was removed, and more than one root comes from it.
+    hidden: bool,
+    /// It was removed and is still to be reaped.
+    pub(crate) removed: Option<Removed>,
+}
+
+/// A removed snapshot: what no other root referred to at that moment is dead.
+#[derive(Debug)]
+pub(crate) struct Removed {
+    /// What lies before this place is its parent's too.
+    pub(crate) born_from: LogPlace,
+    /// The roots that came from it, as they were.
+    pub(crate) children: Vec<Tree<Location>>,
+    /// Where they are stored, once a manifest says so.
+    pub(crate) stored: Option<Vec<TreeRoot>>,
+}
+
+/// The snapshots of a volume.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshots {
+    /// In the order in which they were taken.
+    list: Vec<Snapshot>,
+    /// The one that the head comes from.
+    parent: Option<SnapshotId>,
+}
+
+/// Frozen maps of a snapshot that no manifest has stored yet.
+#[derive(Debug)]
+pub(crate) struct FrozenSnapshot {
+    pub(crate) id: SnapshotId,
+    pub(crate) map: FrozenTree<Location>,
+    pub(crate) children: Vec<FrozenTree<Location>>,
+}
+
+/// Where a checkpoint stored the maps of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSnapshot {
+    pub(crate) id: SnapshotId,
+    pub(crate) map: TreeRoot,
+    pub(crate) children: Vec<TreeRoot>,
+}
+
+impl Snapshots {
+    /// The table that a manifest holds.
+    pub(crate) fn restore(manifest: &Manifest) -> Self {
+        let list = manifest.snapshots.iter().map(|state| Snapshot {
+            label: state.label.clone(),
+            size: state.size,
+            at: state.at,
+            parent: state.parent,
+            map: Tree::stored(state.map, state.allocated_clusters),
+            stored: Some(state.map),
+            hidden: state.hidden,
+            removed: state.removed.as_ref().map(|removed| Removed {
+                born_from: removed.born_from,
+                children: removed
+                    .children
+                    .iter()
+                    .map(|root| Tree::stored(*root, 0))
+                    .collect(),
+                stored: Some(removed.children.clone()),
+            }),
+        });
+        Self {
+            list: list.collect(),
+            parent: manifest.parent,
+        }
+    }
+
+    pub(crate) const fn parent(&self) -> Option<SnapshotId> {
+        self.parent
+    }
+
+    /// The snapshots that exist, in the order in which they were taken.
+    pub(crate) fn living(&self) -> impl Iterator<Item = &Snapshot> {
+        self.kept().filter(|snapshot| !snapshot.hidden)
+    }
+
+    /// The snapshots that keep what they refer to: hidden ones too.
+    fn kept(&self) -> impl Iterator<Item = &Snapshot> {
+        self.list.iter().filter(|snapshot| snapshot.removed.is_none())
+    }
+
+    pub(crate) fn get(&self, id: SnapshotId) -> Option<&Snapshot> {
+        self.list.iter().find(|snapshot| snapshot.label.id == id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SnapshotId) -> Option<&mut Snapshot> {
+        self.list.iter_mut().find(|snapshot| snapshot.label.id == id)
+    }
+
+    /// The oldest removed snapshot.
+    pub(crate) fn first_removed(&self) -> Option<SnapshotId> {
+        let removed = self.list.iter().find(|snapshot| snapshot.removed.is_some());
+        removed.map(|snapshot| snapshot.label.id)
+    }
+
+    /// Puts a loaded node into every map that wants it.
+    pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), DecodeError> {
+        for snapshot in &mut self.list {
+            snapshot.map.adopt(missing, records)?;
+            for child in snapshot
+                .removed
+                .iter_mut()
+                .flat_map(|removed| &mut removed.children)
+            {
+                child.adopt(missing, records)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of loaded nodes of snapshots' maps, beyond `budget` bytes each.
+    pub(crate) fn evict(&mut self, budget: u64, stored: StoredUpTo) {
+        for snapshot in &mut self.list {
+            if snapshot.map.resident_bytes() > budget {
+                snapshot.map.evict(budget / 2, stored);
+            }
+        }
+    }
+
+    /// A removed snapshot was reaped.
+    pub(crate) fn forget(&mut self, id: SnapshotId) {
+        self.list.retain(|snapshot| snapshot.label.id != id);
+    }
+
+    fn named(&self, name: &str) -> Option<&Snapshot> {
+        self.living().find(|snapshot| snapshot.label.name == name)
+    }
+
+    /// Whether what the head has at `location`, of this volume's own, is in its parent too.
+    pub(crate) fn hold(&self, location: Location) -> bool {
+        let parent = self.parent.and_then(|id| self.get(id));
+        parent.is_some_and(|parent| is_before(location, parent.at))
+    }
+
+    /// The table for a manifest; maps that are not stored yet are filled in with [`fill_in`].
+    pub(crate) fn save(&self) -> Vec<SnapshotState> {
+        let saved = |snapshot: &Snapshot| SnapshotState {
+            label: snapshot.label.clone(),
+            size: snapshot.size,
+            allocated_clusters: snapshot.map.count(),
+            at: snapshot.at,
+            parent: snapshot.parent,
+            map: snapshot.stored.unwrap_or_default(),
+            hidden: snapshot.hidden,
+            removed: snapshot.removed.as_ref().map(|removed| RemovedState {
+                born_from: removed.born_from,
+                children: removed.stored.clone().unwrap_or_default(),
+            }),
+        };
+        self.list.iter().map(saved).collect()
+    }
+
+    /// What a checkpoint has to store.
+    pub(crate) fn freeze(&self) -> Vec<FrozenSnapshot> {
+        let is_due = |snapshot: &&Snapshot| {
+            snapshot.stored.is_none()
+                || snapshot
+                    .removed
+                    .as_ref()
+                    .is_some_and(|removed| removed.stored.is_none())
+        };
+        let frozen = |snapshot: &Snapshot| FrozenSnapshot {
+            id: snapshot.label.id,
+            map: snapshot.map.freeze(),
+            children: snapshot
+                .removed
+                .iter()
+                .flat_map(|removed| removed.children.iter().map(Tree::freeze))
+                .collect(),
+        };
+        self.list.iter().filter(is_due).map(frozen).collect()
+    }
+
+    /// A manifest names what a checkpoint stored: the maps need not be in memory any more.
+    pub(crate) fn stored(&mut self, stored: &[StoredSnapshot]) {
+        for StoredSnapshot { id, map, children } in stored {
+            let Some(snapshot) = self.get_mut(*id) else {
+                continue;
+            };
+            let count = snapshot.map.count();
+            snapshot.map = Tree::stored(*map, count);
+            snapshot.stored = Some(*map);
+            // One that was removed after the checkpoint froze it had no children then.
+            if let Some(removed) = snapshot
+                .removed
+                .as_mut()
+                .filter(|removed| removed.children.len() == children.len())
+            {
+                removed.children = children.iter().map(|root| Tree::stored(*root, 0)).collect();
+                removed.stored = Some(children.clone());
+            }
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.list
+            .iter()
+            .map(|snapshot| label_bytes(&snapshot.label))
+            .sum()
+    }
+
+    fn retain(&mut self, snapshot: Snapshot) {
+        self.parent = Some(snapshot.label.id);
+        self.list.push(snapshot);
+    }
+
+    /// Removes a snapshot: at once, or once no more than one root comes from it.
+    fn remove(&mut self, id: SnapshotId, head: &Tree<Location>) {
+        let mut next = Some(id);
+        while let Some(id) = next.take() {
+            let children = self.children_of(id);
+            let Some(snapshot) = self.get_mut(id) else { return };
+            snapshot.hidden = true;
+            if children > 1 {
+                return;
+            }
+            let parent = snapshot.parent;
+            self.take_out(id, head);
+            // One that was only kept because of this one goes too.
+            next = parent.filter(|parent| self.get(*parent).is_some_and(|parent| parent.hidden));
+        }
+    }
+
+    /// The head let go of a range of which not everything is in memory: what died with that is found by a walk, as if
+    /// a snapshot of the head before were removed.
+    pub(crate) fn drop_unseen(
+        &mut self,
+        before: &FrozenTree<Location>,
+        after: &FrozenTree<Location>,
+        size: VolumeSize,
+    ) {
+        let parent = self.parent.and_then(|id| self.get(id));
+        let born_from = parent.map_or_else(LogPlace::default, |parent| parent.at);
+        let last = self.list.iter().map(|known| known.label.id.0).max();
+        let id = last.unwrap_or_default().max(UNSEEN_FROM) + 1;
+        self.list.push(Snapshot {
+            label: SnapshotLabel {
+                id: SnapshotId(id),
+                name: String::new(),
+                created_us: 0,
+                metadata: BTreeMap::new(),
+            },
+            size,
+            at: LogPlace::default(),
+            parent: None,
+            map: Tree::thaw(before),
+            stored: None,
+            hidden: true,
+            removed: Some(Removed {
+                born_from,
+                children: vec![Tree::thaw(after)],
+                stored: None,
+            }),
+        });
+    }
+
+    /// Roots that come from a snapshot.
+    fn children_of(&self, id: SnapshotId) -> usize {
+        let snapshots = self.kept().filter(|child| child.parent == Some(id)).count();
+        snapshots + usize::from(self.parent == Some(id))
+    }
+
+    /// Marks a snapshot as removed; what came from it comes from its parent now.
+    fn take_out(&mut self, id: SnapshotId, head: &Tree<Location>) {
+        let Some(parent) = self.get(id).map(|snapshot| snapshot.parent) else {
+            return;
+        };
+        let born_from = parent.and_then(|parent| self.get(parent)).map(|parent| parent.at);
+        let mut children = Vec::new();
+        for child in self
+            .list
+            .iter_mut()
+            .filter(|child| child.removed.is_none() && child.parent == Some(id))
+        {
+            children.push(Tree::thaw(&child.map.freeze()));
+            child.parent = parent;
+        }
+        if self.parent == Some(id) {
+            children.push(Tree::thaw(&head.freeze()));
+            self.parent = parent;
+        }
+        if let Some(snapshot) = self.get_mut(id) {
+            snapshot.removed = Some(Removed {
+                born_from: born_from.unwrap_or_default(),
+                children,
+                stored: None,
+            });
+        }
+    }
+}
+
+/// Writes where a checkpoint stored maps into the table that was saved when it was frozen.
+pub(crate) fn fill_in(table: &mut [SnapshotState], stored: &[StoredSnapshot]) {
+    for StoredSnapshot { id, map, children } in stored {
+        for state in table.iter_mut().filter(|state| state.label.id == *id) {
+            state.map = *map;
+            if let Some(removed) = &mut state.removed {
+                removed.children.clone_from(children);
+            }
+        }
+    }
+}
+
+/// Whether a location of the volume's own was given out before `place`.
+pub(crate) fn is_before(location: Location, place: LogPlace) -> bool {
+    let at = LogPlace {
+        sco: location.sco(),
+        slots: location.slot().0,
+    };
+    at < place
+}
+
+fn label_bytes(label: &SnapshotLabel) -> usize {
+    let metadata: usize = label
+        .metadata
+        .iter()
+        .map(|(key, value)| key.len() + value.len() + 8)
+        .sum();
+    STATE_BYTES + label.name.len() + metadata
+}
+
+/// What is answered to whoever reads a snapshot that was removed meanwhile.
+pub(crate) fn snapshot_gone() -> Refusal {
+    reject(RefusalCode::NotFound, "the snapshot was removed")
+}
+
+fn reject(code: RefusalCode, text: impl Into<String>) -> Refusal {
+    Refusal::reject(code, text.into())
+}
+
+impl Volume {
+    /// The snapshots, oldest first.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
+        let info = |snapshot: &Snapshot| SnapshotInfo {
+            label: snapshot.label.clone(),
+            size: snapshot.size,
+            allocated: ByteLen(snapshot.map.count() * sconce_schemas::CLUSTER_BYTES),
+            synced: snapshot.stored.is_some(),
+        };
+        self.snapshots.living().map(info).collect()
+    }
+
+    /// Id and size of everything that is kept beside the head: the snapshots, and those that were removed but are still
+    /// needed to tell what others share.
+    #[must_use]
+    pub fn kept_roots(&self) -> Vec<(SnapshotId, VolumeSize)> {
+        let kept = self.snapshots.kept();
+        kept.map(|snapshot| (snapshot.label.id, snapshot.size)).collect()
+    }
+
+    /// The id and size of the snapshot of this name.
+    #[must_use]
+    pub fn snapshot_named(&self, name: &str) -> Option<(SnapshotId, VolumeSize)> {
+        let found = self.snapshots.named(name);
+        found.map(|snapshot| (snapshot.label.id, snapshot.size))
+    }
+
+    /// What of a request is to be written into the log; `None`: it was done before.
+    pub(crate) fn judge(&self, ask: &Ask) -> Result<Option<LogRecord>, Refusal> {
+        match ask {
+            Ask::Take { id, name, metadata } => {
+                if self
+                    .snapshots
+                    .get(*id)
+                    .is_some_and(|known| known.label.name == *name)
+                {
+                    return Ok(None);
+                }
+                let snapshot = self.new_label(*id, name, metadata)?;
+                Ok(Some(LogRecord::SnapshotTaken { snapshot }))
+            }
+            Ask::Remove { name } => {
+                let (id, _) = self.snapshot_named(name).ok_or_else(|| self.unknown(name))?;
+                Ok(Some(LogRecord::SnapshotRemoved { id }))
+            }
+            Ask::RollBack { to, id, keep } => {
+                if self.snapshots.get(*id).is_some() {
+                    return Ok(None);
+                }
+                let (target, _) = self.snapshot_named(to).ok_or_else(|| self.unknown(to))?;
+                if self.read_only {
+                    return Err(reject(RefusalCode::ReadOnly, "the volume takes no writes"));
+                }
+                let name = keep.clone().unwrap_or_else(|| format!("before-rollback-{id}"));
+                let before = self.new_label(*id, &name, &BTreeMap::new())?;
+                Ok(Some(LogRecord::RolledBack {
+                    to: target,
+                    before,
+                    keep: keep.is_some(),
+                }))
+            }
+            Ask::ReadOnly(read_only) if *read_only == self.read_only => Ok(None),
+            Ask::ReadOnly(read_only) => Ok(Some(LogRecord::ReadOnly {
+                read_only: *read_only,
+            })),
+        }
+    }
+
+    fn new_label(
+        &self,
+        id: SnapshotId,
+        name: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<SnapshotLabel, Refusal> {
+        let invalid = |error: DecodeError| reject(RefusalCode::Invalid, error.to_string());
+        check_snapshot_name(name).map_err(invalid)?;
+        check_metadata(metadata).map_err(invalid)?;
+        if id.0 >= UNSEEN_FROM {
+            let text = format!("snapshot id {id} is not below 8000000000000000");
+            return Err(reject(RefusalCode::Invalid, text));
+        }
+        if self.snapshots.get(id).is_some() || self.snapshots.named(name).is_some() {
+            return Err(reject(
+                RefusalCode::Exists,
+                format!("snapshot {name:?} exists already; remove it or take another name"),
+            ));
+        }
+        let label = SnapshotLabel {
+            id,
+            name: name.to_owned(),
+            created_us: self.now_us,
+            metadata: metadata.clone(),
+        };
+        if self.snapshots.bytes() + label_bytes(&label) > TABLE_BYTES_MAX {
+            let text = format!(
+                "the volume has {} snapshots, as many as fit a manifest; remove some first",
+                self.snapshots.living().count()
+            );
+            return Err(reject(RefusalCode::NoSpace, text));
+        }
+        Ok(label)
+    }
+
+    fn unknown(&self, name: &str) -> Refusal {
+        let known = self.snapshots.living().map(|known| known.label.name.as_str());
+        let mut names: Vec<&str> = known.collect();
+        let more = names.len().saturating_sub(5);
+        names.drain(..more);
+        let newest = if names.is_empty() {
+            "it has none".to_owned()
+        } else {
+            format!("the newest are {}", names.join(", "))
+        };
+        reject(
+            RefusalCode::NotFound,
+            format!("there is no snapshot {name:?}; {newest}"),
+        )
+    }
+
+    /// Does what a record at `at` in the log says: now, or in recovery.
+    ///
+    /// # Errors
+    /// A record that does not fit the volume: a bug, or damage that no CRC saw.
+    pub(crate) fn apply_record(&mut self, record: LogRecord, at: LogPlace) -> Result<(), String> {
+        match record {
+            LogRecord::SnapshotTaken { snapshot } => self.retain(snapshot, at),
+            LogRecord::SnapshotRemoved { id } => {
+                if self.snapshots.get(id).is_none() {
+                    return Err(format!(
+                        "invariant 6: snapshot {id} is removed and was never taken"
+                    ));
+                }
+                self.snapshots.remove(id, &self.map);
+            }
+            LogRecord::RolledBack { to, before, keep } => {
+                let Some(target) = self.snapshots.get(to) else {
+                    return Err(format!(
+                        "invariant 6: snapshot {to} is gone back to and was never taken"
+                    ));
+                };
+                let (map, size) = (Tree::thaw(&target.map.freeze()), target.size);
+                let id = before.id;
+                self.retain(before, at);
+                self.map = map;
+                self.size = size;
+                self.snapshots.parent = Some(to);
+                if !keep {
+                    self.snapshots.remove(id, &self.map);
+                }
+            }
+            LogRecord::ReadOnly { read_only } => self.read_only = read_only,
+        }
+        Ok(())
+    }
+
+    fn retain(&mut self, label: SnapshotLabel, at: LogPlace) {
+        let snapshot = Snapshot {
+            label,
+            size: self.size,
+            at,
+            parent: self.snapshots.parent,
+            map: Tree::thaw(&self.map.freeze()),
+            stored: None,
+            hidden: false,
+            removed: None,
+        };
+        self.snapshots.retain(snapshot);
+    }
+}

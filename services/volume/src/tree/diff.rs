@@ -1,0 +1,174 @@
+//! The difference of two trees: what is shared is passed over, so its cost is that of what changed between them.
+//!
+//! Keeps: nothing.
+//! Order: numbers ascend.
+//! Crash: nothing.
+//! Knows no storage: a node that is not resident is named, with the tree that it is missing in.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use sconce_schemas::checkpoint::FANOUT;
+
+use super::node::{Child, Link, Node};
+use super::{Missing, Tree, Value, place_of, span};
+
+/// Which of the two trees lacks a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Left,
+    Right,
+}
+
+/// A number whose values differ: the number, the left tree's value, the right one's.
+type Visit<'a, V> = dyn FnMut(u64, Option<V>, Option<V>) -> ControlFlow<()> + 'a;
+
+/// A subtree of one of the two, and its height: a tree that is lower than the other is its first subtree.
+#[derive(Debug)]
+struct Below<'a, V> {
+    child: &'a Child<V>,
+    height: u8,
+}
+
+impl<V> Clone for Below<'_, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for Below<'_, V> {}
+
+struct Walk<'a, V> {
+    from: u64,
+    visit: &'a mut Visit<'a, V>,
+}
+
+impl<V: Value> Tree<V> {
+    /// Visits the numbers from `from` on at which the two trees differ, until `visit` breaks.
+    ///
+    /// # Errors
+    /// The node that has to be loaded first, and in which tree; what was visited before it stands.
+    pub(crate) fn diff<'a>(
+        &'a self,
+        right: &'a Self,
+        from: u64,
+        visit: &'a mut Visit<'a, V>,
+    ) -> Result<(), (Side, Missing)> {
+        let root = |tree: &'a Self| {
+            tree.root.as_ref().map(|child| Below {
+                child,
+                height: tree.height,
+            })
+        };
+        let mut walk = Walk { from, visit };
+        let height = self.height.max(right.height);
+        walk.below(root(self), root(right), height, 0).map(|_| ())
+    }
+}
+
+impl<V: Value> Walk<'_, V> {
+    fn below(
+        &mut self,
+        left: Option<Below<'_, V>>,
+        right: Option<Below<'_, V>>,
+        height: u8,
+        first: u64,
+    ) -> Result<ControlFlow<()>, (Side, Missing)> {
+        if first.saturating_add(span(height)) <= self.from || is_same(left, right) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let left_node = node(left, height, first).map_err(|missing| (Side::Left, missing))?;
+        let right_node = node(right, height, first).map_err(|missing| (Side::Right, missing))?;
+        for slot in 0..FANOUT {
+            let flow = if height == 0 {
+                self.leaf_slot(left_node, right_node, slot, first)
+            } else {
+                let (left, right) = (
+                    child(left, left_node, slot, height),
+                    child(right, right_node, slot, height),
+                );
+                if left.is_none() && right.is_none() {
+                    continue;
+                }
+                self.below(left, right, height - 1, first + slot as u64 * span(height - 1))?
+            };
+            if flow.is_break() {
+                return Ok(flow);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn leaf_slot(
+        &mut self,
+        left: Option<&Node<V>>,
+        right: Option<&Node<V>>,
+        slot: usize,
+        first: u64,
+    ) -> ControlFlow<()> {
+        let number = first + slot as u64;
+        let value = |node: Option<&Node<V>>| match node {
+            Some(Node::Leaf(leaf)) => leaf.get(slot),
+            _ => None,
+        };
+        let (left, right) = (value(left), value(right));
+        if number < self.from || left == right {
+            return ControlFlow::Continue(());
+        }
+        (self.visit)(number, left, right)
+    }
+}
+
+/// Whether both are the same node, so that nothing below differs.
+fn is_same<V>(left: Option<Below<'_, V>>, right: Option<Below<'_, V>>) -> bool
+where
+    V: Value,
+{
+    let (Some(left), Some(right)) = (left, right) else {
+        return left.is_none() && right.is_none();
+    };
+    if left.height != right.height {
+        return false;
+    }
+    match (&left.child.link, &right.child.link) {
+        (Link::Resident(left), Link::Resident(right)) => {
+            Arc::ptr_eq(left, right)
+                || matches!((left.state().saved.get(), right.state().saved.get()), (Some(l), Some(r)) if l == r)
+        }
+        (Link::Stored(left), Link::Stored(right)) => left == right,
+        (Link::Resident(node), Link::Stored(reference)) | (Link::Stored(reference), Link::Resident(node)) => {
+            node.state().saved.get() == Some(reference)
+        }
+    }
+}
+
+/// The node, if it is this high: a lower one stands for its ancestors.
+fn node<V: Value>(below: Option<Below<'_, V>>, height: u8, first: u64) -> Result<Option<&Node<V>>, Missing> {
+    let Some(Below { child, height: own }) = below.filter(|below| below.height == height) else {
+        return Ok(None);
+    };
+    match &child.link {
+        Link::Resident(node) => Ok(Some(node)),
+        Link::Stored(reference) => Err(Missing {
+            place: place_of::<V>(first, own),
+            reference: *reference,
+        }),
+    }
+}
+
+/// The subtree in a slot of an inner node; a tree that is lower is in slot 0 of all its ancestors.
+fn child<'a, V: Value>(
+    below: Option<Below<'a, V>>,
+    node: Option<&'a Node<V>>,
+    slot: usize,
+    height: u8,
+) -> Option<Below<'a, V>> {
+    match node {
+        Some(Node::Inner(inner)) => inner.get(slot).map(|child| Below {
+            child,
+            height: height - 1,
+        }),
+        Some(Node::Leaf(_)) => None,
+        None => below.filter(|below| below.height < height && slot == 0),
+    }
+}

@@ -1,0 +1,268 @@
+//! Snapshots in the simulation: taken, removed and gone back to at any moment, and compared byte for byte.
+//!
+//! Keeps: the requests that wait for their answer.
+//! Order: a rollback has the client's changes to itself, as a resize has; the others come at any time.
+//! Crash: what was acknowledged survives the loss of power; each snapshot is what the log before its record says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use sconce_schemas::SnapshotId;
+use sconce_schemas::wire::volume::{IoCode, VolumeReply};
+use sconce_schemas::wire::{RefusalCode, Remedy};
+use sconce_schemas::{BatchSeq, ScoId, Slot};
+use sconce_volume::{Ask, Effect, Event, Extent, Ticket};
+
+use crate::oracle::State;
+use crate::world::{HOT, HOT_BYTES, World, load_node};
+
+/// Most snapshots at a time: each is read whole after every crash.
+const LIVING_MAX: usize = 5;
+
+/// What a root holds, and every slot of the volume's own that it refers to.
+pub(crate) struct Root {
+    pub(crate) state: State,
+    pub(crate) slots: BTreeSet<(ScoId, Slot)>,
+}
+
+/// Requests under way.
+#[derive(Default)]
+pub(crate) struct Asks {
+    waiting: BTreeMap<Ticket, Ask>,
+    names: u64,
+}
+
+impl Asks {
+    /// Whether the volume is becoming another right now.
+    pub(crate) fn is_rolling_back(&self) -> bool {
+        self.waiting
+            .values()
+            .any(|ask| matches!(ask, Ask::RollBack { .. }))
+    }
+
+    /// A crash: nobody waits any more. Whether a rollback may have happened or not.
+    pub(crate) fn forget(&mut self) -> bool {
+        let rolling = self.is_rolling_back();
+        self.waiting.clear();
+        rolling
+    }
+}
+
+impl World {
+    pub(crate) fn submit_ask(&mut self) {
+        if self.asks.is_rolling_back() {
+            return;
+        }
+        let names: Vec<String> = self
+            .volume
+            .snapshots()
+            .into_iter()
+            .map(|snapshot| snapshot.label.name)
+            .collect();
+        let any = |chance: &mut fastrand::Rng| names.get(chance.usize(0..names.len().max(1))).cloned();
+        self.asks.names += 1;
+        let number = self.asks.names;
+        let id = SnapshotId(number);
+        let ask = match (self.chance.u32(0..10), any(&mut self.chance)) {
+            (0..3, Some(name)) => Ask::Remove { name },
+            (3..5, Some(to)) if self.outstanding.is_empty() && self.asks.waiting.is_empty() => {
+                Ask::RollBack {
+                    to,
+                    id,
+                    keep: (names.len() < LIVING_MAX && self.chance.bool())
+                        .then(|| format!("before-{number}")),
+                }
+            }
+            _ if names.len() < LIVING_MAX => Ask::Take {
+                id,
+                name: format!("snapshot-{number}"),
+                metadata: [("number".to_owned(), "x".repeat(self.chance.usize(0..300)))].into(),
+            },
+            _ => return,
+        };
+        let ticket = self.ticket();
+        self.asks.waiting.insert(ticket, ask.clone());
+        let now_us = self.now_us;
+        self.feed(Event::Ask { ticket, ask, now_us });
+    }
+
+    /// Whether the answer was to a request of this file.
+    pub(crate) fn answered_ask(&mut self, ticket: Ticket, reply: &VolumeReply) -> bool {
+        let Some(ask) = self.asks.waiting.remove(&ticket) else {
+            return false;
+        };
+        match reply {
+            VolumeReply::Done => {
+                // It is in the log, and its ack promises what a flush does.
+                self.flushed = self.flushed.max(self.log.end_of_ask(&ask).unwrap_or_default());
+                if matches!(ask, Ask::RollBack { .. }) {
+                    self.model = self.log.state_at(self.log.last());
+                }
+            }
+            // Two removals of one snapshot may meet.
+            VolumeReply::Refused(refusal) => assert!(
+                refusal.remedy == Remedy::Retry || refusal.code == RefusalCode::NotFound,
+                "{refusal}"
+            ),
+            other => panic!("{other:?} answers {ask:?}"),
+        }
+        true
+    }
+
+    /// Every snapshot that the log up to `upto` has is there, and holds what it must.
+    pub(crate) fn check_snapshots(&mut self, upto: BatchSeq) {
+        let expected = self.log.snapshots_at(upto);
+        let found: BTreeMap<SnapshotId, String> = self
+            .volume
+            .snapshots()
+            .into_iter()
+            .map(|snapshot| (snapshot.label.id, snapshot.label.name))
+            .collect();
+        let names = expected.iter().map(|(id, (name, _))| (*id, name.clone()));
+        assert_eq!(found, names.collect(), "the snapshots up to batch {upto}");
+        for (id, (name, state)) in expected {
+            assert_eq!(
+                self.read_root(Some(id)).state,
+                state,
+                "snapshot {name} after batch {upto}"
+            );
+        }
+    }
+
+    /// The live counts of the SCO table are those of a scan of all roots.
+    pub(crate) fn check_accounting(&mut self) {
+        let kept = self.volume.kept_roots();
+        let mut live = self.read_root(None).slots;
+        for (id, _) in kept {
+            live.extend(self.read_root(Some(id)).slots);
+        }
+        let mut found: BTreeMap<ScoId, u16> = BTreeMap::new();
+        for (sco, _) in live {
+            *found.entry(sco).or_default() += 1;
+        }
+        let counted = self.live_counts();
+        for (sco, counted) in &counted {
+            assert_eq!(
+                found.remove(sco).unwrap_or_default(),
+                *counted,
+                "live slots of SCO {sco}: what a scan finds, and what is counted"
+            );
+        }
+        assert!(found.is_empty(), "SCOs that the table lacks: {found:?}");
+    }
+
+    /// What the SCO table counts, its nodes loaded.
+    fn live_counts(&mut self) -> BTreeMap<ScoId, u16> {
+        loop {
+            match self.volume.sco_states() {
+                Ok(states) => return states.into_iter().map(|(sco, state)| (sco, state.live)).collect(),
+                Err((place, reference)) => {
+                    let result = load_node(&self.store, &reference);
+                    self.feed_plain(Event::NodeLoaded {
+                        place,
+                        reference,
+                        result,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Reads the hot regions of a root, loading what is needed.
+    pub(crate) fn read_root(&mut self, of: Option<SnapshotId>) -> Root {
+        let size = match of {
+            None => self.volume.size(),
+            Some(id) => {
+                let kept = self.volume.kept_roots();
+                kept.iter().find(|(kept, _)| *kept == id).unwrap().1
+            }
+        };
+        let mut root = Root {
+            state: State {
+                size: size.bytes(),
+                ..State::default()
+            },
+            slots: BTreeSet::new(),
+        };
+        for base in HOT {
+            let length = HOT_BYTES.min(size.bytes().saturating_sub(base));
+            let extents = self.read_extents(of, base, length);
+            let mut cluster = base / 4096;
+            for extent in extents {
+                for stamps in self.contents(&extent) {
+                    root.state.set(cluster, stamps);
+                    cluster += 1;
+                }
+                root.note(&extent);
+            }
+        }
+        root
+    }
+
+    fn read_extents(&mut self, of: Option<SnapshotId>, offset: u64, length: u64) -> Vec<Extent> {
+        let (ticket, request) = self.query(IoCode::Read, offset, length);
+        let event = match of {
+            None => Event::Io {
+                ticket,
+                session: self.slot,
+                request,
+                data: Bytes::new(),
+            },
+            Some(snapshot) => Event::SnapshotIo {
+                ticket,
+                snapshot,
+                request,
+            },
+        };
+        let mut effects = Vec::new();
+        self.volume.apply(event, &mut effects);
+        let mut extents = None;
+        while extents.is_none() {
+            let Some(effect) = effects.pop() else {
+                // It waits for a node that somebody else asked for.
+                let (place, reference) = self.take_pending_load().expect("a read is answered");
+                effects.push(Effect::LoadNode { place, reference });
+                continue;
+            };
+            match effect {
+                Effect::Read {
+                    ticket: at,
+                    extents: found,
+                } if at == ticket => extents = Some(found),
+                Effect::LoadNode { place, reference } => {
+                    let result = load_node(&self.store, &reference);
+                    let loaded = Event::NodeLoaded {
+                        place,
+                        reference,
+                        result,
+                    };
+                    self.volume.apply(loaded, &mut effects);
+                }
+                other => self.carry_out(other),
+            }
+        }
+        effects.into_iter().for_each(|effect| self.carry_out(effect));
+        extents.expect("a read is answered")
+    }
+}
+
+impl Root {
+    fn note(&mut self, extent: &Extent) {
+        let (sco, first, count) = match extent {
+            Extent::Zeros { .. } => return,
+            Extent::Local {
+                sco,
+                first_slot,
+                crcs,
+            }
+            | Extent::Stored {
+                sco,
+                first_slot,
+                crcs,
+                ..
+            } => (*sco, first_slot.0, crcs.len()),
+        };
+        let last = first + u16::try_from(count).unwrap();
+        self.slots.extend((first..last).map(|slot| (sco, Slot(slot))));
+    }
+}
