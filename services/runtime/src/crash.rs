@@ -34,7 +34,7 @@ macro_rules! points {
 }
 
 points! {
-    /// volume-router: a batch is in the open SCO, not yet in the map.
+    /// volume-router: a batch is in the open SCO; the engine, whose map has it, does not know that it is held.
     AfterAppend = "after-append",
     /// volume-router: a write is held as its promise says; the acknowledgement has not left.
     BeforeAck = "before-ack",

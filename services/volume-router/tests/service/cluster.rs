@@ -127,6 +127,17 @@ impl Cluster {
         Storage { stop, thread }
     }
 
+    pub(crate) fn stop_registry(&mut self) {
+        if let Some(host) = self.registry_host.take() {
+            host.stop.request();
+            host.thread.join().unwrap();
+        }
+    }
+
+    pub(crate) fn start_registry(&mut self) {
+        self.registry_host = Some(self.host_registry());
+    }
+
     pub(crate) fn start_storage(&mut self) {
         let settings = format!(
             "[node]\nname = \"storage-router\"\nrun_dir = \"{run}\"\nendpoints = [\"{endpoint}\"]\n\

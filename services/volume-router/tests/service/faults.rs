@@ -332,3 +332,41 @@ fn a_file_that_cannot_be_read_for_its_upload_stops_nothing() {
         router.stop();
     });
 }
+
+#[test]
+fn what_is_done_after_the_lease_ended_is_not_acknowledged_by_the_node_that_lost_it() {
+    block_on(async {
+        let mut cluster = Cluster::new().with_settings("[volumes]\nlease = \"1s\"\n");
+        let router = start(&cluster, FaultyDisk::default());
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 8 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.write(0, bytes(1, 4096)).await;
+        router.disk.arm(Call::Sync, 0, u32::MAX, Fault::Held);
+        let flush = client.request(IoCode::Flush, 0, 0, 0);
+        let flushed = client.attempt(flush, Bytes::new(), LONG);
+        let lease_ends = async {
+            cluster.stop_registry();
+            until("the lease to end", async || {
+                let mut other = Client::connect(&cluster, volume);
+                let read = other.request(IoCode::Read, 0, 0, 4096);
+                let refusal = other
+                    .attempt(read, Bytes::new(), LONG)
+                    .await
+                    .unwrap()
+                    .unwrap_err();
+                refusal.text.contains("no lease").then_some(())
+            })
+            .await;
+            router.disk.heal();
+        };
+        let (flushed, ()) = tokio::join!(flushed, lease_ends);
+        let refusal = flushed.unwrap().unwrap_err();
+        assert_eq!(refusal.remedy, Remedy::Retry, "{refusal}");
+        assert!(refusal.text.contains("no lease"), "{refusal}");
+        cluster.start_registry();
+        client.flush().await;
+        assert_eq!(client.read(0, 4096).await, bytes(1, 4096));
+        router.stop();
+    });
+}

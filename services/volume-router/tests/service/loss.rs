@@ -1,10 +1,11 @@
 //! A write buffer that is gone.
 
 use sconce_runtime::crash::{CRASH_ENV, Point};
-use sconce_schemas::wire::RefusalCode;
+use sconce_schemas::ObjectName;
 use sconce_schemas::wire::volume::VolumeControl;
+use sconce_schemas::wire::{RefusalCode, Remedy};
 
-use crate::client::{Client, Model};
+use crate::client::{Client, Model, bytes};
 use crate::cluster::{Cluster, block_on};
 
 const MIB: u64 = 1 << 20;
@@ -118,5 +119,48 @@ fn scos_that_only_the_back_end_has_survive_two_restarts_after_a_takeover() {
                 "not what was taken over"
             );
         }
+    });
+}
+
+#[test]
+fn a_manifest_that_the_record_names_and_nobody_has_is_missed() {
+    block_on(async {
+        let mut cluster = Cluster::started();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        for seed in 1..=3 {
+            client.write(0, bytes(seed, 4096)).await;
+            client.sync().await;
+        }
+        assert_eq!(cluster.stop(), Some(0));
+        std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
+        let named = cluster.record(&registry, volume).await.manifest.unwrap();
+        let manifests = || {
+            let mut files = cluster.files("backend");
+            files.retain(|path| path.to_string_lossy().contains("/manifest/"));
+            files
+        };
+        assert!(manifests().len() >= 2, "an older one is there: {:?}", manifests());
+        let newest = manifests().pop().unwrap();
+        let away = cluster.path("manifest.away");
+        std::fs::rename(&newest, &away).unwrap();
+
+        cluster.start();
+        let refusal = client.reopen().await.unwrap_err();
+        assert_eq!(refusal.remedy, Remedy::Damaged, "{refusal}");
+        let name = ObjectName::Manifest {
+            volume,
+            seq: named.seq,
+            epoch: named.epoch,
+        };
+        assert!(
+            refusal.text.contains(&name.to_string()),
+            "{name} is not in {refusal}"
+        );
+        cluster.kill();
+        std::fs::rename(&away, &newest).unwrap();
+        cluster.start();
+        assert_eq!(client.read(0, 4096).await, bytes(3, 4096));
     });
 }
