@@ -4,89 +4,67 @@
 //! Order: entries leave in the order in which they were put in.
 //! Crash: nothing; what was queued is gone with the connection.
 //! Knows no sockets; its size is bounded by the credits of those who fill it.
+//!
+//! An entry is copied once, behind room for the start of its batch's header, which is written there when the batch
+//! leaves; data of a batch is joined once, when its length is known.
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use sconce_schemas::wire::envelope::BATCH_MAX;
 
 use crate::limits::JOINED_DATA_MAX;
+use crate::link::Frames;
 
-/// A batch under construction; `tally` is what its owner keeps for the message as a whole.
+/// Bytes of a batch header before its entries, at most: kind, mark, array lengths.
+pub(crate) const HEADER_ROOM: usize = 32;
+/// What headers are cut from: many leave before another is allocated.
+const HEADERS_AT_ONCE: usize = 16 << 10;
+
+/// A batch; `tally` is what its owner keeps for the message as a whole.
 #[derive(Default)]
-pub(crate) struct Batch<T> {
-    pub(crate) tally: T,
-    /// The encoded entries, one after the other.
-    pub(crate) entries: Vec<u8>,
+struct Batch<T> {
+    tally: T,
+    /// [`HEADER_ROOM`] bytes, then the encoded entries, one after the other; empty while it is under construction.
+    header: BytesMut,
+    /// How long the entries are.
+    entries_len: usize,
     /// How many they are.
-    pub(crate) count: usize,
-    data: Data,
-}
-
-#[derive(Default)]
-enum Data {
-    #[default]
-    None,
-    /// One entry has data: its bytes become the frame without a copy.
-    One(Bytes),
-    /// Several have: joined, since a message has one data frame.
-    Joined(Vec<u8>),
+    count: usize,
+    data: Vec<Bytes>,
+    data_len: usize,
 }
 
 impl<T> Batch<T> {
-    fn data_len(&self) -> usize {
-        match &self.data {
-            Data::None => 0,
-            Data::One(data) => data.len(),
-            Data::Joined(data) => data.len(),
-        }
-    }
-
     fn has_room(&self, entry_len: usize, data_len: usize, message_bytes_max: u64) -> bool {
-        let data = self.data_len() + data_len;
-        let joins = data_len > 0 && self.data_len() > 0;
-        let bytes = self.entries.len() + entry_len + data + HEADER_ROOM;
+        let data = self.data_len + data_len;
+        let joins = data_len > 0 && self.data_len > 0;
+        let bytes = self.entries_len + entry_len + data + HEADER_ROOM;
         self.count < BATCH_MAX && (!joins || data <= JOINED_DATA_MAX) && bytes as u64 <= message_bytes_max
     }
 
-    fn push(&mut self, entry: &[u8], data: Bytes) {
-        self.entries.extend_from_slice(entry);
-        self.count += 1;
-        if data.is_empty() {
-            return;
-        }
-        self.data = match std::mem::take(&mut self.data) {
-            Data::None => Data::One(data),
-            Data::One(first) => {
-                let mut joined = Vec::with_capacity((first.len() + data.len()) * 4);
-                joined.extend_from_slice(&first);
-                joined.extend_from_slice(&data);
-                Data::Joined(joined)
+    /// The data frame: a lone entry's data as it is, that of several joined, since a message has one data frame.
+    fn take_data(&mut self) -> Bytes {
+        match self.data.len() {
+            0 => Bytes::new(),
+            1 => self.data.pop().unwrap_or_default(),
+            _ => {
+                let mut joined = Vec::with_capacity(self.data_len);
+                self.data
+                    .drain(..)
+                    .for_each(|data| joined.extend_from_slice(&data));
+                Bytes::from(joined)
             }
-            Data::Joined(mut joined) => {
-                joined.extend_from_slice(&data);
-                Data::Joined(joined)
-            }
-        };
-    }
-
-    /// The data frame.
-    pub(crate) fn take_data(&mut self) -> Bytes {
-        match std::mem::take(&mut self.data) {
-            Data::None => Bytes::new(),
-            Data::One(data) => data,
-            Data::Joined(data) => Bytes::from(data),
         }
     }
 }
-
-/// Bytes of a batch header around its entries: kind, mark, array lengths.
-pub(crate) const HEADER_ROOM: usize = 32;
 
 /// Batches that wait to leave.
 #[derive(Default)]
 pub(crate) struct Outbox<T> {
     waiting: VecDeque<Batch<T>>,
+    /// The header of the last of `waiting`, which may still grow.
+    growing: BytesMut,
     scratch: Vec<u8>,
 }
 
@@ -112,24 +90,60 @@ impl<T: Default> Outbox<T> {
             .waiting
             .back()
             .is_some_and(|batch| batch.has_room(entry.len(), data.len(), message_bytes_max));
-        let mut batch = match self.waiting.pop_back() {
-            Some(batch) if room => batch,
-            Some(full) => {
-                self.waiting.push_back(full);
-                Batch::default()
+        if !room {
+            self.seal();
+            let wanted = HEADER_ROOM + entry.len();
+            if self.growing.capacity() < wanted {
+                self.growing.reserve(wanted.max(HEADERS_AT_ONCE));
             }
-            None => Batch::default(),
-        };
-        batch.push(&entry, data);
+            self.growing.extend_from_slice(&[0; HEADER_ROOM]);
+            self.waiting.push_back(Batch::default());
+        }
+        self.growing.extend_from_slice(&entry);
+        let entry_len = entry.len();
         self.put_back(entry);
-        self.waiting.push_back(batch);
         let last = self.waiting.len() - 1;
+        let batch = &mut self.waiting[last];
+        batch.entries_len += entry_len;
+        batch.count += 1;
+        if !data.is_empty() {
+            batch.data_len += data.len();
+            batch.data.push(data);
+        }
         &mut self.waiting[last].tally
     }
 
-    /// The next message's batch.
-    pub(crate) fn pop(&mut self) -> Option<Batch<T>> {
-        self.waiting.pop_front()
+    /// The last batch grows no more.
+    fn seal(&mut self) {
+        if let Some(last) = self.waiting.back_mut()
+            && last.header.is_empty()
+        {
+            last.header = self.growing.split();
+        }
+    }
+
+    /// The next message. `start` is given its tally and number of entries, and writes the header up to its entries.
+    pub(crate) fn pop(&mut self, start: impl FnOnce(&mut Vec<u8>, T, usize)) -> Option<Frames> {
+        if self.waiting.len() == 1 {
+            self.seal();
+        }
+        let mut batch = self.waiting.pop_front()?;
+        let data = batch.take_data();
+        let mut before = self.scratch();
+        start(&mut before, batch.tally, batch.count);
+        let mut header = batch.header;
+        let header = if before.len() <= HEADER_ROOM && header.len() >= HEADER_ROOM {
+            let at = HEADER_ROOM - before.len();
+            header[at..HEADER_ROOM].copy_from_slice(&before);
+            header.advance(at);
+            header.freeze()
+        } else {
+            // No start is so long.
+            header.advance(header.len().min(HEADER_ROOM));
+            Bytes::from([&before[..], &header[..]].concat())
+        };
+        self.put_back(before);
+        Some(Frames { header, data })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -138,6 +152,7 @@ impl<T: Default> Outbox<T> {
 
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
+        self.growing.clear();
     }
 }
 
@@ -156,9 +171,17 @@ mod tests {
             *outbox.push(vec![0; *entry], Bytes::from(vec![fill; *data]), MESSAGE_MAX) += 1;
         }
         let mut found = Vec::new();
-        while let Some(mut batch) = outbox.pop() {
-            assert_eq!(batch.tally, batch.count);
-            found.push((batch.count, batch.entries.len(), batch.take_data()));
+        let mut counted = 0;
+        while let Some(frames) = outbox.pop(|start, tally, count| {
+            assert_eq!(tally, count);
+            counted = count;
+            start.extend_from_slice(b"start");
+        }) {
+            let entries = frames
+                .header
+                .strip_prefix(b"start")
+                .expect("what was written first");
+            found.push((counted, entries.len(), frames.data));
         }
         assert!(outbox.is_empty());
         found
@@ -185,16 +208,33 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_whole_whatever_is_queued_while_it_leaves() {
+        let mut outbox = Outbox::<()>::default();
+        let none = |_: &mut Vec<u8>, (), _| {};
+        outbox.push(vec![1; 100], Bytes::new(), MESSAGE_MAX);
+        let first = outbox.pop(none).expect("a message");
+        outbox.push(vec![2; 100], Bytes::new(), MESSAGE_MAX);
+        outbox.clear();
+        outbox.push(vec![3; 100], Bytes::new(), MESSAGE_MAX);
+        let second = outbox.pop(none).expect("a message");
+        assert_eq!(
+            (&first.header[..], &second.header[..]),
+            (&[1; 100][..], &[3; 100][..])
+        );
+    }
+
+    #[test]
     fn a_lone_entrys_data_is_not_copied() {
         let data = Bytes::from(vec![7; 4096]);
         let mut outbox = Outbox::<()>::default();
         outbox.push(vec![1], Bytes::new(), MESSAGE_MAX);
         outbox.push(vec![2], data.clone(), MESSAGE_MAX);
         outbox.push(vec![3], Bytes::new(), MESSAGE_MAX);
-        let mut batch = outbox.pop().expect("one message");
-        assert_eq!((batch.count, &batch.entries[..]), (3, &[1, 2, 3][..]));
-        assert_eq!(batch.take_data().as_ptr(), data.as_ptr());
-        assert!(outbox.pop().is_none());
+        let count = |start: &mut Vec<u8>, (), count| start.extend(u8::try_from(count));
+        let frames = outbox.pop(count).expect("one message");
+        assert_eq!(frames.header[..], [3, 1, 2, 3]);
+        assert_eq!(frames.data.as_ptr(), data.as_ptr());
+        assert!(outbox.pop(count).is_none());
     }
 
     #[test]

@@ -107,11 +107,21 @@ impl Ledger {
         }
     }
 
+    /// Bytes that the server keeps because of this client, at most.
+    pub(crate) fn kept(&self) -> u64 {
+        self.held.saturating_add(self.excess)
+    }
+
     /// A request came in.
     pub(crate) fn take(&mut self, charge: u64) -> Result<(), Breach> {
         self.held = self.held.saturating_add(charge);
         self.requests += 1;
         self.check()
+    }
+
+    /// This much of what came in is not kept.
+    pub(crate) fn waive(&mut self, charge: u64) {
+        self.held = self.held.saturating_sub(charge);
     }
 
     fn check(&self) -> Result<(), Breach> {

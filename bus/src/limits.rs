@@ -21,6 +21,13 @@ impl Limits {
     /// 96 MiB with its header fits.
     pub const MESSAGE_BYTES_CEILING: u64 = 104 * MIB;
 
+    /// What a server keeps for all connections of one node together: unanswered requests and unread answers. One
+    /// that a node's many connections fill is refused with "try again" until some of it is taken in.
+    #[must_use]
+    pub const fn node_bytes_max(&self) -> u64 {
+        self.credit_bytes.saturating_mul(2)
+    }
+
     /// What fits a protocol: the largest request of each fits a few times into the credit.
     #[must_use]
     pub const fn of(protocol: Protocol) -> Self {

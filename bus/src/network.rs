@@ -1,4 +1,9 @@
 //! How messages travel.
+//!
+//! Keeps: which ways there are for this process (unix sockets, TLS, in-process), and what each needs.
+//! Order: none.
+//! Crash: nothing; a network is a value.
+//! Knows no envelope: it gives links.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,9 @@
 //! Where a client's events come out.
+//!
+//! Keeps: the receiving half of the connection, while there is one.
+//! Order: `Up` before the first reply, `Down` after the last; replies as they came.
+//! Crash: dropping it ends the connection; what was unanswered may or may not be carried out.
+//! Knows no request's meaning.
 
 use std::marker::PhantomData;
 use std::rc::Rc;

@@ -1,4 +1,9 @@
 //! What a client's handles and tasks share.
+//!
+//! Keeps: where the connection is, the credit that is left, what is unanswered, what waits to leave.
+//! Order: a stage that the caller has to hear of lasts until it was told; what is sent before that finds it down.
+//! Crash: a lost connection forgets all that was unanswered.
+//! Knows no sockets and no bodies.
 
 use std::cell::RefCell;
 
@@ -149,13 +154,10 @@ impl Shared {
     /// The next message that the driver sends.
     pub(super) fn next_message(&self) -> Option<Frames> {
         let mut state = self.state.borrow_mut();
-        let mut batch = state.outbox.pop()?;
-        let mut header = Vec::with_capacity(batch.entries.len() + HEADER_ROOM);
-        close_requests(&mut header, state.mark, batch.count, &batch.entries);
-        Some(Frames {
-            header: Bytes::from(header),
-            data: batch.take_data(),
-        })
+        let mark = state.mark;
+        state
+            .outbox
+            .pop(|header, (), count| close_requests(header, mark, count, &[]))
     }
 
     /// A message came in; its mark, where it carries one.

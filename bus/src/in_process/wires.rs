@@ -1,4 +1,9 @@
 //! What is under way, and what becomes of it.
+//!
+//! Keeps: listeners, connections, and the messages between them with the time at which each arrives.
+//! Order: of one connection as sent, unless the faults say otherwise; all from one seed.
+//! Crash: a connection that is cut loses what was under way.
+//! Knows no envelope.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

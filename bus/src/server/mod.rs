@@ -11,8 +11,10 @@ mod reply;
 
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use sconce_runtime::Throttle;
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::envelope::Header;
 use sconce_schemas::wire::{Body, Hello, Protocol, Refusal, RefusalCode, Role, Version};
@@ -25,6 +27,9 @@ use crate::refuse::Refuse;
 use crate::tolerant::Tolerant;
 use peer::{Admitted, Shared};
 pub use reply::Reply;
+
+/// Lines about clients that are dropped or refused: one for each cause in this time.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What a server tells its clients of itself.
 #[derive(Debug, Clone)]
@@ -193,13 +198,18 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
 
     fn hand_out(&self, admitted: Admitted<Q>, mut data: Bytes) -> Option<ServerEvent<Q, R>> {
         let mut requests = Vec::with_capacity(admitted.requests.len());
-        for request in admitted.requests {
+        for (index, request) in admitted.requests.into_iter().enumerate() {
             let data_len = request.data_len as usize;
             let data = if data_len == 0 {
                 Bytes::new()
             } else {
                 data.split_to(data_len)
             };
+            if index >= admitted.taken {
+                self.shared
+                    .refuse_for_node::<R>(admitted.slot, admitted.peer, request.id);
+                continue;
+            }
             let reply = Reply::new(&self.shared, admitted.slot, admitted.peer, &request);
             match request.body.body {
                 Ok(body) => requests.push(RequestIn {
@@ -237,7 +247,10 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
                 None
             }
             Err(refusal) => {
-                tracing::info!(client = %node, reason = %refusal, "refused a client");
+                static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+                if let Some(unsaid) = TOLD.pass() {
+                    tracing::info!(client = %node, reason = %refusal, unsaid, "refused a client");
+                }
                 self.dismiss(key, refusal).await
             }
         }
@@ -257,7 +270,10 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
     async fn dismiss(&mut self, key: &PeerKey, refusal: Refusal) -> Option<ServerEvent<Q, R>> {
         let peer = self.shared.remove(key);
         if peer.is_some() {
-            tracing::info!(reason = %refusal, "dropped a client that broke the protocol");
+            static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+            if let Some(unsaid) = TOLD.pass() {
+                tracing::info!(reason = %refusal, unsaid, "dropped a client that broke the protocol");
+            }
         }
         self.send_header(key, &Header::Goodbye(refusal)).await;
         self.sender.drop_peer(key);

@@ -1,18 +1,29 @@
 //! What a server knows of its clients.
+//!
+//! Keeps: each client's greeting, what it has outstanding, its replies that wait to leave; what the clients of one node
+//! have outstanding together.
+//! Order: a client's replies leave in the order in which they were answered; clients take turns.
+//! Crash: nothing; a client that is lost takes all of it with it.
+//! Knows no sockets and no bodies.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use sconce_schemas::wire::envelope::{Request, close_replies};
+use sconce_runtime::Throttle;
+use sconce_schemas::NodeName;
+use sconce_schemas::wire::envelope::{REQUEST_OVERHEAD, Request, close_replies, put_reply};
 use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
 use slab::Slab;
 
 use super::{Identity, PeerId};
-use crate::batch::{HEADER_ROOM, Outbox};
+use crate::batch::Outbox;
 use crate::bell::Bell;
 use crate::credit::{Breach, Ledger, Sent, charge};
 use crate::link::{Frames, PeerKey};
+use crate::refuse::Refuse;
 use crate::tolerant::Tolerant;
 
 /// What the server, its pump and its replies share.
@@ -29,6 +40,8 @@ pub(super) struct Shared {
 struct State {
     peers: Slab<Peer>,
     by_key: HashMap<PeerKey, usize>,
+    /// What is kept for each node that has clients here.
+    nodes: HashMap<NodeName, Kept>,
     next_id: u64,
     /// Slots of clients with replies that wait to leave, each at most once.
     dirty: VecDeque<usize>,
@@ -41,8 +54,39 @@ struct Peer {
     key: PeerKey,
     hello: Hello,
     ledger: Ledger,
+    node_kept: Kept,
     outbox: Outbox<Sent>,
     dirty: bool,
+}
+
+/// Bytes that are kept for all clients of one node: one with a valid certificate can have many connections, each with
+/// a credit of its own.
+#[derive(Clone, Default)]
+struct Kept(Rc<Cell<u64>>);
+
+impl Kept {
+    fn bytes(&self) -> u64 {
+        self.0.get()
+    }
+
+    /// Changes a client's ledger, and the node's sum with it.
+    fn follow<T>(&self, ledger: &mut Ledger, change: impl FnOnce(&mut Ledger) -> T) -> T {
+        let before = ledger.kept();
+        let changed = change(ledger);
+        let others = self.0.get().saturating_sub(before);
+        self.0.set(others.saturating_add(ledger.kept()));
+        changed
+    }
+
+    fn forget(&self, ledger: &Ledger) {
+        self.0.set(self.0.get().saturating_sub(ledger.kept()));
+    }
+
+    /// Whether this is the only client of its node.
+    fn is_last(&self) -> bool {
+        // The table has one, the client the other.
+        Rc::strong_count(&self.0) <= 2
+    }
 }
 
 /// A batch that its client was allowed to send.
@@ -50,6 +94,8 @@ pub(super) struct Admitted<Q> {
     pub(super) slot: usize,
     pub(super) peer: PeerId,
     pub(super) requests: Vec<Request<Tolerant<Q>>>,
+    /// So many of them are for the service; the others found that too much is kept for their node.
+    pub(super) taken: usize,
 }
 
 /// An encoded reply on its way out.
@@ -60,6 +106,9 @@ pub(super) struct Answer {
     pub(super) charge: u64,
     pub(super) data: Bytes,
 }
+
+/// What a request is charged that is not kept: its answer, until that is read.
+const REFUSED_CHARGE: u64 = 4 * REQUEST_OVERHEAD;
 
 fn breach(breach: &Breach) -> Refusal {
     Refusal::reject(RefusalCode::Invalid, format!("flow control: {breach}"))
@@ -140,11 +189,13 @@ impl Shared {
             return Err(Refusal::retry(RefusalCode::Unavailable, text));
         }
         state.next_id += 1;
+        let node_kept = state.nodes.entry(hello.node.clone()).or_default().clone();
         let peer = Peer {
             id: PeerId(state.next_id),
             key: key.clone(),
             hello,
             ledger: Ledger::new(identity.limits.credit_bytes),
+            node_kept,
             outbox: Outbox::default(),
             dirty: false,
         };
@@ -166,6 +217,10 @@ impl Shared {
         if peer.dirty {
             state.dirty.retain(|dirty| *dirty != slot);
         }
+        peer.node_kept.forget(&peer.ledger);
+        if peer.node_kept.is_last() {
+            state.nodes.remove(&peer.hello.node);
+        }
         Some(peer.id)
     }
 
@@ -180,7 +235,8 @@ impl Shared {
         self.state.borrow_mut().gone.pop_front()
     }
 
-    /// Checks a batch against what its client may have outstanding.
+    /// Checks a batch against what its client may have outstanding, and its node: more than the node may have is
+    /// not kept. That is no breach, for the connections of an honest node do not know of each other.
     pub(super) fn admit<Q: Body>(
         &self,
         key: &PeerKey,
@@ -191,18 +247,57 @@ impl Shared {
         let mut state = self.state.borrow_mut();
         let slot = *state.by_key.get(key).ok_or_else(ungreeted)?;
         let peer = state.peers.get_mut(slot).ok_or_else(ungreeted)?;
-        peer.ledger.taken_in(mark).map_err(|b| breach(&b))?;
+        let node_max = self.identity.limits.node_bytes_max();
+        let Peer {
+            ledger, node_kept, ..
+        } = peer;
+        node_kept
+            .follow(ledger, |ledger| ledger.taken_in(mark))
+            .map_err(|b| breach(&b))?;
+        let mut taken = requests.len();
         if !again {
-            for request in &requests {
+            for (index, request) in requests.iter().enumerate() {
                 let charge = charge(request.body.len, request.data_len as usize, request.reply_len);
-                peer.ledger.take(charge).map_err(|b| breach(&b))?;
+                if taken == requests.len() && node_kept.bytes().saturating_add(charge) > node_max {
+                    taken = index;
+                }
+                node_kept
+                    .follow(ledger, |ledger| ledger.take(charge))
+                    .map_err(|b| breach(&b))?;
+                if index >= taken {
+                    let waived = charge.saturating_sub(REFUSED_CHARGE);
+                    node_kept.follow(ledger, |ledger| ledger.waive(waived));
+                }
             }
         }
         Ok(Admitted {
             slot,
             peer: peer.id,
             requests,
+            taken,
         })
+    }
+
+    /// Says to a request that too much is kept for its node.
+    pub(super) fn refuse_for_node<R: Body + Refuse>(&self, slot: usize, peer: PeerId, id: u64) {
+        let text = format!(
+            "{} keeps {} bytes of this node's requests and unread answers already, over all its connections; try again",
+            self.identity.node,
+            self.identity.limits.node_bytes_max()
+        );
+        static TOLD: Throttle = Throttle::every(Duration::from_secs(10));
+        if let Some(unsaid) = TOLD.pass() {
+            let node = self.hello(peer).map(|hello| hello.node.to_string());
+            tracing::info!(node, unsaid, "a node has too much outstanding: {text}");
+        }
+        let body = R::refused(Refusal::retry(RefusalCode::Unavailable, text));
+        let answer = Answer {
+            slot,
+            peer,
+            charge: REFUSED_CHARGE,
+            data: Bytes::new(),
+        };
+        self.answer(answer, |entry| put_reply(entry, id, 0, &body));
     }
 
     /// A client asks whether anybody is there.
@@ -210,8 +305,13 @@ impl Shared {
         let mut state = self.state.borrow_mut();
         let slot = *state.by_key.get(key).ok_or_else(ungreeted)?;
         let peer = state.peers.get_mut(slot).ok_or_else(ungreeted)?;
-        peer.ledger.taken_in(mark).map_err(|b| breach(&b))?;
-        Ok(peer.ledger.send(Sent::default()))
+        let Peer {
+            ledger, node_kept, ..
+        } = peer;
+        node_kept
+            .follow(ledger, |ledger| ledger.taken_in(mark))
+            .map_err(|b| breach(&b))?;
+        Ok(ledger.send(Sent::default()))
     }
 
     /// Queues a reply that `put` encodes; it leaves with all others that are ready by then.
@@ -245,16 +345,19 @@ impl Shared {
             let Some(peer) = state.peers.get_mut(slot) else {
                 continue;
             };
-            let Some(mut batch) = peer.outbox.pop() else {
+            let Peer {
+                outbox,
+                ledger,
+                node_kept,
+                ..
+            } = peer;
+            let start = |header: &mut Vec<u8>, tally, count| {
+                let mark = node_kept.follow(ledger, |ledger| ledger.send(tally));
+                close_replies(header, mark, count, &[]);
+            };
+            let Some(frames) = outbox.pop(start) else {
                 peer.dirty = false;
                 continue;
-            };
-            let mark = peer.ledger.send(batch.tally);
-            let mut header = Vec::with_capacity(batch.entries.len() + HEADER_ROOM);
-            close_replies(&mut header, mark, batch.count, &batch.entries);
-            let frames = Frames {
-                header: Bytes::from(header),
-                data: batch.take_data(),
             };
             let key = peer.key.clone();
             // Others first: a client with a long queue does not hold them up.

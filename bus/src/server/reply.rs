@@ -1,4 +1,9 @@
 //! The duty to answer a request.
+//!
+//! Keeps: what the request was charged and how much data its answer may have.
+//! Order: each request is answered exactly once; who forgets it answers "try again".
+//! Crash: nothing; a client whose connection is lost sends again.
+//! Knows no request's meaning.
 
 use std::marker::PhantomData;
 use std::rc::Rc;

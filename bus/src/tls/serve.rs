@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustls::client::verify_server_name;
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::CertificateDer;
+use sconce_runtime::Throttle;
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::envelope::Header;
 use sconce_schemas::wire::registry::RegistryRequest;
@@ -35,6 +36,9 @@ use crate::network::BindError;
 const HANDSHAKES_MAX: usize = 128;
 /// Most connections with one certificate: a node has one for each pair of threads that talk.
 const CONNECTIONS_OF_NODE_MAX: usize = 128;
+/// Lines about peers that are turned away: one for each cause in this time, since anybody on the network can bring
+/// them about.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Least memory for unfinished messages of one node.
 const BUDGET_MIN: u64 = 32 << 20;
 
@@ -113,11 +117,17 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
                     strangers.spawn_local(shake_hands(shared.acceptor.clone(), stream, address));
                 }
                 Ok((_, address)) => {
-                    tracing::info!(%address, "turned away: too many handshakes at a time");
+                    static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+                    if let Some(unsaid) = TOLD.pass() {
+                        tracing::info!(%address, unsaid, "turned away: too many handshakes at a time");
+                    }
                 }
                 Err(error) => {
                     // Out of files, most likely: without a pause this would spin until some are closed.
-                    tracing::info!(%error, "cannot accept a connection");
+                    static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+                    if let Some(unsaid) = TOLD.pass() {
+                        tracing::info!(%error, unsaid, "cannot accept a connection");
+                    }
                     sleep(Duration::from_millis(100)).await;
                 }
             },
@@ -140,10 +150,14 @@ async fn shake_hands(
         tune(&stream)?;
         acceptor.accept(stream).await
     };
-    match timeout(HANDSHAKE, handshake).await {
+    let error = match timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => return Some((stream, address)),
-        Ok(Err(error)) => tracing::info!(%address, %error, "turned away: no TLS handshake"),
-        Err(_) => tracing::info!(%address, "turned away: no TLS handshake within {HANDSHAKE:?}"),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("not within {HANDSHAKE:?}"),
+    };
+    static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+    if let Some(unsaid) = TOLD.pass() {
+        tracing::info!(%address, error, unsaid, "turned away: no TLS handshake");
     }
     None
 }
@@ -197,7 +211,14 @@ async fn lead(shared: Rc<Shared>, stream: TlsStream<TcpStream>, address: SocketA
     };
     let certificate = certificate.into_owned();
     let Some((_counted, budget)) = Counted::new(&shared, certificate.clone()) else {
-        tracing::info!(%address, "turned away: {CONNECTIONS_OF_NODE_MAX} connections with its certificate");
+        static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+        if let Some(unsaid) = TOLD.pass() {
+            tracing::info!(
+                %address,
+                unsaid,
+                "turned away: {CONNECTIONS_OF_NODE_MAX} connections with its certificate"
+            );
+        }
         return;
     };
     let local = match UnixStream::connect(&shared.local).await {
@@ -211,7 +232,12 @@ async fn lead(shared: Rc<Shared>, stream: TlsStream<TcpStream>, address: SocketA
     let filter = Filter::new(shared.message_bytes_max, Box::new(admit));
     match carry(stream, local, filter, budget).await {
         Ended::ByPeer | Ended::ByUs => tracing::debug!(%address, "closed"),
-        reason => tracing::info!(%address, %reason, "cut the connection"),
+        reason => {
+            static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+            if let Some(unsaid) = TOLD.pass() {
+                tracing::info!(%address, %reason, unsaid, "cut the connection");
+            }
+        }
     }
 }
 

@@ -1,4 +1,9 @@
 //! A server's socket: one ROUTER.
+//!
+//! Keeps: the socket, the name that it is bound under, and the bridge for remote clients where there is one.
+//! Order: messages of one client arrive in the order sent; its end is told after the last of them.
+//! Crash: the socket's file stays behind and is taken over by the next process.
+//! Knows no envelope.
 
 use std::path::Path;
 use std::sync::Arc;

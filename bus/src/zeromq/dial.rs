@@ -1,4 +1,9 @@
 //! A client's connection: one DEALER socket, thrown away when the connection is lost.
+//!
+//! Keeps: the socket's halves, what tells of its loss, and the tunnel to a remote server.
+//! Order: messages arrive in the order sent; a loss is told after the last of them.
+//! Crash: nothing.
+//! Knows no envelope.
 
 use std::path::Path;
 use std::time::Duration;

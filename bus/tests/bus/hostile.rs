@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use sconce_bus::{Caller, Limits, RequestIn, ServerEvent, bind};
+use sconce_bus::{Caller, Hello, Limits, RequestIn, ServerEvent, bind};
+use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::envelope::{Header, Request};
 use sconce_schemas::wire::registry::{RegistryReply, RegistryRequest};
 use tokio::net::UnixStream;
@@ -207,6 +208,74 @@ fn who_asks_for_much_and_announces_little_is_refused() {
             "{refusal}"
         );
     });
+}
+
+#[test]
+fn many_connections_of_one_node_have_no_more_than_a_few() {
+    // Each keeps to its credit of 4 MiB; together they would make the server keep 60 MiB.
+    run(attacked(Service::Hold, 50 * MIB, async |place| {
+        let mut connections = Vec::new();
+        let mut refused = 0;
+        for _ in 0..20 {
+            let mut raw = Raw::greet(connected(place).await, another_node()).await;
+            for id in 0..3 {
+                raw.say(&message(&request(id, 0, MIB - 200), &bytes(MIB - 200, 1)))
+                    .await
+                    .expect("taken in, or refused with an answer");
+            }
+            // What is taken in is not answered; of what is refused, this is.
+            raw.say(&message(&request(3, 0, 0), &[])).await.expect("written");
+            connections.push(raw);
+        }
+        for mut raw in connections.drain(10..) {
+            match raw.hear::<RegistryReply>().await {
+                Some(Header::Replies { replies, .. }) => {
+                    refused += replies.len();
+                    let RegistryReply::Refused { refusal } = &replies[0].body else {
+                        panic!("{:?}", replies[0].body);
+                    };
+                    assert_eq!(refusal.remedy, Remedy::Retry);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(refused >= 10);
+    }));
+}
+
+#[test]
+fn a_node_that_let_go_of_its_connections_is_served_again() {
+    run(async {
+        let place = ipc_place();
+        serve_as(&place, Service::Hold).await;
+        let mut connections = Vec::new();
+        for _ in 0..3 {
+            let mut raw = Raw::greet(connected(&place).await, another_node()).await;
+            for id in 0..3 {
+                raw.say(&message(&request(id, 0, MIB - 200), &bytes(MIB - 200, 1)))
+                    .await
+                    .expect("written");
+            }
+            connections.push(raw);
+        }
+        let caller = Caller::new(&place.network, &place.endpoint, another_node());
+        let call = async || {
+            let soon = Duration::from_secs(20);
+            caller
+                .call(&get("a"), bytes(MIB / 2, 3), (MIB / 2) as u32, soon)
+                .await
+        };
+        while let Ok((RegistryReply::Entry { .. }, _)) = call().await {}
+        drop(connections);
+        while !matches!(call().await, Ok((RegistryReply::Entry { .. }, _))) {}
+    });
+}
+
+fn another_node() -> Hello {
+    Hello {
+        node: "another".parse().expect("a name"),
+        ..hello()
+    }
 }
 
 #[test]

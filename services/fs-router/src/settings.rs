@@ -75,6 +75,7 @@ mod tests {
         let nbd = settings.nbd.unwrap();
         assert_eq!(nbd.tcp.unwrap().port(), 10809);
         assert_eq!(nbd.clients_max, 256);
+        assert_eq!(nbd.memory.bytes(), 1 << 30);
         assert_eq!(settings.routing.thread_count(), 3);
         assert!(RoutingSettings::default().thread_count() >= 1);
     }

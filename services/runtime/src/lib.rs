@@ -1,6 +1,6 @@
 //! What every service needs before it does anything of its own.
 //!
-//! Keeps: settings, clock, chance, orderly stop, supervised tasks, crash points, pid file.
+//! Keeps: settings, clock, chance, orderly stop, supervised tasks, crash points, pid file, throttled log lines.
 //! Order: a stop that was requested stays requested.
 //! Crash: a pid file that a killed process left behind is taken over by the next.
 //! Knows no service, no bus and no storage.
@@ -13,6 +13,7 @@ pub mod pidfile;
 pub mod settings;
 pub mod stop;
 pub mod tasks;
+pub mod throttle;
 
 pub use backoff::Backoff;
 pub use chance::Chance;
@@ -20,3 +21,4 @@ pub use clock::Clock;
 pub use pidfile::PidFile;
 pub use stop::Stop;
 pub use tasks::Tasks;
+pub use throttle::Throttle;

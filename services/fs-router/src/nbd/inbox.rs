@@ -5,11 +5,12 @@
 //! Crash: nothing.
 //! Knows no socket: its owner reads into what [`Inbox::target`] gives.
 //!
-//! A write's data is a slice of the buffer, so that nothing is copied; a large write has a buffer of its own, so
-//! that the rest of it is read to where it stays.
+//! A small write's data is copied out of the buffer: a slice would keep all of it in memory for as long as that one
+//! write is held, and the buffer could not be used again. A large write's data is a slice, or has a buffer of its own,
+//! so that the rest of it is read to where it stays.
 
 use bytes::buf::Limit;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 
 use super::protocol::request::{REQUEST_LEN, Request};
 use super::protocol::{PAYLOAD_MAX, Violation};
@@ -18,11 +19,20 @@ use super::protocol::{PAYLOAD_MAX, Violation};
 const BUFFER: usize = 256 << 10;
 /// Room that a read is given at least: with less left, another buffer is begun.
 const READ_MIN: usize = 32 << 10;
-/// Data of at least this length gets a buffer of its own.
+/// Data of at least this length gets a buffer of its own; shorter data is copied.
 const OWN_BUFFER_MIN: usize = 64 << 10;
 /// What is read after a large write, which another one often follows: its header, and hardly any of its data, which
 /// would have to be copied to where the rest of it is read to.
 const READ_AFTER_LARGE: usize = 512;
+
+/// Bytes that are held for a request until its reply has left. What carries too much is answered with an error, and
+/// its data thrown away.
+pub(super) fn weight(request: &Request) -> u64 {
+    match request.carried() {
+        carried if carried > PAYLOAD_MAX => 0,
+        carried => u64::from(carried),
+    }
+}
 
 /// Bytes of a client, on their way to be requests.
 pub(super) struct Inbox {
@@ -80,18 +90,22 @@ impl Inbox {
         }
     }
 
-    /// Takes the next request, if it carries no more than `room` bytes.
+    /// Takes the next request. `admit` is told once what a request will carry, [`weight`] of it, before memory is taken
+    /// for it, and says whether it may.
     ///
     /// # Errors
     /// What comes next is no request.
-    pub(super) fn take(&mut self, room: u64) -> Result<Taken, Violation> {
+    pub(super) fn take(&mut self, mut admit: impl FnMut(u64) -> bool) -> Result<Taken, Violation> {
         loop {
             match std::mem::replace(&mut self.state, State::Header) {
                 State::Header => {
                     let Some(request) = Request::parse(&self.buffer)? else {
                         return Ok(Taken::More);
                     };
-                    if u64::from(request.carried().min(PAYLOAD_MAX)) > room {
+                    if self.is_short_of(&request) {
+                        return Ok(Taken::More);
+                    }
+                    if !admit(weight(&request)) {
                         return Ok(Taken::NoRoom);
                     }
                     if let Some(taken) = self.begin(request) {
@@ -120,6 +134,18 @@ impl Inbox {
         }
     }
 
+    /// Whether data of a small write at the front is missing, which is to come behind what is here.
+    fn is_short_of(&mut self, request: &Request) -> bool {
+        let payload = request.payload() as usize;
+        let missing = (REQUEST_LEN + payload).saturating_sub(self.buffer.len());
+        let is_short = payload < OWN_BUFFER_MIN && missing > 0;
+        if is_short {
+            // It may not fit there.
+            self.buffer.reserve(missing);
+        }
+        is_short
+    }
+
     /// Begins with a request whose header is at the front; `None`: look at the state again.
     fn begin(&mut self, request: Request) -> Option<Taken> {
         let payload = request.payload() as usize;
@@ -130,17 +156,17 @@ impl Inbox {
         }
         let all = REQUEST_LEN + payload;
         if self.buffer.len() >= all {
-            let mut data = self.buffer.split_to(all);
-            let data = data.split_off(REQUEST_LEN);
             self.after_large = false;
-            return Some(Taken::Request(request, data.freeze()));
+            let data = if payload < OWN_BUFFER_MIN {
+                let data = Bytes::copy_from_slice(&self.buffer[REQUEST_LEN..all]);
+                self.buffer.advance(all);
+                data
+            } else {
+                self.buffer.split_to(all).split_off(REQUEST_LEN).freeze()
+            };
+            return Some(Taken::Request(request, data));
         }
-        if payload < OWN_BUFFER_MIN {
-            // The rest may not fit behind what is here.
-            self.buffer.reserve(all - self.buffer.len());
-            return Some(Taken::More);
-        }
-        let _ = self.buffer.split_to(REQUEST_LEN);
+        self.buffer.advance(REQUEST_LEN);
         let mut data = BytesMut::with_capacity(payload);
         data.extend_from_slice(&self.buffer.split());
         self.state = State::Payload(request, data);
@@ -168,7 +194,7 @@ mod tests {
         let mut inbox = Inbox::new(BytesMut::new());
         let (mut out, mut rest, mut turn) = (Vec::new(), stream, 0);
         loop {
-            match inbox.take(u64::MAX).unwrap() {
+            match inbox.take(|_| true).unwrap() {
                 Taken::Request(request, data) => out.push((request.cookie, data)),
                 Taken::NoRoom => unreachable!("there is room without end"),
                 Taken::More if rest.is_empty() => return out,
@@ -207,7 +233,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_are_requests_or_a_violation(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut inbox = Inbox::new(BytesMut::from(&bytes[..]));
-            while let Ok(Taken::Request(..)) = inbox.take(u64::MAX) {}
+            while let Ok(Taken::Request(..)) = inbox.take(|_| true) {}
         }
     }
 
@@ -222,10 +248,31 @@ mod tests {
     }
 
     #[test]
+    fn a_small_writes_data_does_not_keep_the_buffer() {
+        let mut inbox = Inbox::new(BytesMut::with_capacity(BUFFER));
+        let mut held = Vec::new();
+        let mut buffers = std::collections::BTreeSet::new();
+        for cookie in 0..1000 {
+            let mut target = inbox.target();
+            target.put_slice(&encode(1, cookie, 4096));
+            target.put_slice(&[7; 4096]);
+            buffers.insert(inbox.buffer.as_ptr() as usize & !(BUFFER - 1));
+            match inbox.take(|_| true) {
+                Ok(Taken::Request(_, data)) => held.push(data),
+                other => panic!("{other:?}"),
+            }
+        }
+        // 4 MiB went through buffers of 256 KiB, which lie across two such lines.
+        assert!(buffers.len() <= 2, "{} buffers", buffers.len());
+    }
+
+    #[test]
     fn a_request_waits_for_room_without_a_buffer() {
         let mut inbox = Inbox::new(BytesMut::from(&encode(1, 1, 1 << 20)[..]));
-        assert_eq!(inbox.take((1 << 20) - 1), Ok(Taken::NoRoom));
-        assert_eq!(inbox.take(1 << 20), Ok(Taken::More));
+        assert_eq!(inbox.take(|wanted| wanted < 1 << 20), Ok(Taken::NoRoom));
+        assert_eq!(inbox.take(|wanted| wanted == 1 << 20), Ok(Taken::More));
+        // It has its room: nobody is asked again.
+        assert_eq!(inbox.take(|_| false), Ok(Taken::More));
         assert_eq!(inbox.target().remaining_mut(), 1 << 20);
     }
 }

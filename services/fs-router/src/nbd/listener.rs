@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sconce_runtime::Stop;
+use sconce_runtime::settings::ByteSize;
+use sconce_runtime::{Stop, Throttle};
 use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::budget::Budget;
 use super::negotiation::{Exports, Failed, Negotiation};
 use super::stream::Accepted;
 use super::transmission::{Ended, Transmission};
@@ -35,10 +37,17 @@ pub struct NbdSettings {
     /// Most clients at a time.
     #[serde(default = "clients_max")]
     pub clients_max: usize,
+    /// Bytes of requests and answers of all clients together, beyond the first 4 MiB of each.
+    #[serde(default = "memory")]
+    pub memory: ByteSize,
 }
 
 fn clients_max() -> usize {
     256
+}
+
+fn memory() -> ByteSize {
+    ByteSize::new(1 << 30)
 }
 
 /// Why a socket cannot listen.
@@ -77,7 +86,11 @@ pub struct Listener {
     path: PathBuf,
     tcp: Option<TcpListener>,
     clients_max: usize,
+    memory: ByteSize,
 }
+
+/// Lines about clients that are turned away or break the protocol: one for each cause in this time.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// How long clients have for their last answers when the service stops.
 const LAST_ANSWERS_MAX: Duration = Duration::from_secs(5);
@@ -104,6 +117,7 @@ impl Listener {
             path: settings.socket.clone(),
             tcp,
             clients_max: settings.clients_max,
+            memory: settings.memory,
         })
     }
 
@@ -115,6 +129,7 @@ impl Listener {
 
     /// Serves clients until the stop is requested and they have their last answers.
     pub async fn serve(self, threads: &[IoThread], names: &Names, in_use: &InUse, stop: &Stop) {
+        let budget = Budget::new(self.memory);
         let places = Arc::new(Semaphore::new(self.clients_max));
         let mut turn = 0;
         loop {
@@ -126,16 +141,23 @@ impl Listener {
             let accepted = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept an NBD client");
+                    static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+                    if let Some(unsaid) = TOLD.pass() {
+                        tracing::warn!(%error, unsaid, "cannot accept an NBD client");
+                    }
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                     continue;
                 }
             };
             let Ok(place) = places.clone().try_acquire_owned() else {
-                tracing::warn!(
-                    clients_max = self.clients_max,
-                    "too many NBD clients: one more is turned away"
-                );
+                static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+                if let Some(unsaid) = TOLD.pass() {
+                    tracing::warn!(
+                        clients_max = self.clients_max,
+                        unsaid,
+                        "too many NBD clients: one more is turned away"
+                    );
+                }
                 continue;
             };
             turn += 1;
@@ -144,6 +166,7 @@ impl Listener {
                 accepted,
                 names: names.clone(),
                 in_use: in_use.clone(),
+                budget: budget.clone(),
                 stop: stop.clone(),
                 place,
             };
@@ -212,6 +235,7 @@ struct Client {
     accepted: Accepted,
     names: Names,
     in_use: InUse,
+    budget: Budget,
     stop: Stop,
     place: OwnedSemaphorePermit,
 }
@@ -225,14 +249,14 @@ impl Client {
                     router,
                     in_use: self.in_use,
                 };
-                serve_client(self.accepted, exports, self.stop).await;
+                serve_client(self.accepted, exports, &self.budget, self.stop).await;
                 drop(self.place);
             })
             .await
     }
 }
 
-async fn serve_client(accepted: Accepted, exports: Exports, stop: Stop) {
+async fn serve_client(accepted: Accepted, exports: Exports, budget: &Budget, stop: Stop) {
     let mut stream = match accepted.into_stream() {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "cannot serve an NBD client"),
@@ -245,7 +269,13 @@ async fn serve_client(accepted: Accepted, exports: Exports, stop: Stop) {
     let chosen = match chosen {
         Ok(chosen) => chosen,
         Err(Failed::Aborted) => return,
-        Err(failed) => return tracing::info!(reason = %failed, "NBD handshake failed"),
+        Err(failed) => {
+            static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+            if let Some(unsaid) = TOLD.pass() {
+                tracing::info!(reason = %failed, unsaid, "NBD handshake failed");
+            }
+            return;
+        }
     };
     let name = chosen.name;
     tracing::info!(export = name, "NBD client connected");
@@ -255,11 +285,17 @@ async fn serve_client(accepted: Accepted, exports: Exports, stop: Stop) {
         chosen.agreed,
         chosen.front_end,
         chosen.session,
+        budget,
     );
     let ended = transmission.run(stop.requested()).await;
     drop(chosen.in_use);
     match ended {
-        ended @ Ended::Protocol(_) => tracing::warn!(export = name, reason = %ended, "NBD client dropped"),
+        ended @ Ended::Protocol(_) => {
+            static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+            if let Some(unsaid) = TOLD.pass() {
+                tracing::warn!(export = name, reason = %ended, unsaid, "NBD client dropped");
+            }
+        }
         ended => tracing::info!(export = name, reason = %ended, "NBD client gone"),
     }
 }

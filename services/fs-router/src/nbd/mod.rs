@@ -5,6 +5,7 @@
 //! Crash: a unix socket that a killed process left behind is taken over by the next.
 //! Knows no owner: it hands operations to its thread's router.
 
+mod budget;
 mod inbox;
 mod listener;
 mod negotiation;

@@ -1,4 +1,9 @@
 //! A client's connection, of either kind.
+//!
+//! Keeps: the socket.
+//! Order: as the socket's.
+//! Crash: the system closes it.
+//! Knows no protocol.
 
 use std::io;
 use std::pin::Pin;

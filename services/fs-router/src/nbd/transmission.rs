@@ -4,7 +4,8 @@
 //! Order: requests go to the router in the order in which they came; replies leave in the order in which their
 //! operations end.
 //! Crash: a client that is gone leaves operations behind, which are abandoned; one that breaks the protocol is gone.
-//! Knows no owner and no other client. What a client can make this process hold is bounded here.
+//! Knows no owner and no other client. What a client can make this process hold is bounded here, and together with
+//! all others by its share of the process's [`Budget`].
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -16,22 +17,19 @@ use sconce_schemas::wire::volume::IoFlags;
 use slab::Slab;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
-use super::inbox::{Inbox, Taken};
+use super::budget::{Budget, Share};
+use super::inbox::{Inbox, Taken, weight};
 use super::outbox::{Outbox, SLICES};
+use super::protocol::Violation;
 use super::protocol::request::{Agreed, Command, Request};
-use super::protocol::{PAYLOAD_MAX, Violation};
 use super::replies::{self, Pending};
 use super::stream::Stream;
 use crate::routing::{Completion, FrontEnd, Operation, SessionHandle, Token};
 
 /// Requests of a connection that are under way at most.
 const REQUESTS_MAX: usize = 1024;
-/// Bytes that they carry at most; a request alone may carry [`PAYLOAD_MAX`].
-const BYTES_MAX: u64 = 64 << 20;
 /// With more replies than this not written, no more requests are taken: the client does not read.
 const UNWRITTEN_MAX: usize = 8 << 20;
-
-const _: () = assert!(BYTES_MAX >= PAYLOAD_MAX as u64);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +56,10 @@ pub(super) struct Transmission {
     inbox: Inbox,
     outbox: Outbox,
     pending: Slab<Pending>,
-    bytes: u64,
+    /// What is held for requests, from their header until their reply has left.
+    share: Share,
+    /// Of it: answers that wait to leave.
+    leaving: u64,
     /// An operation that found no room at the router.
     stalled: Option<(Token, Operation)>,
     /// No more requests are taken: the client disconnects, or the service stops.
@@ -74,6 +75,7 @@ impl Transmission {
         agreed: Agreed,
         front_end: FrontEnd,
         session: SessionHandle,
+        budget: &Budget,
     ) -> Self {
         Self {
             stream,
@@ -83,7 +85,8 @@ impl Transmission {
             inbox: Inbox::new(rest),
             outbox: Outbox::default(),
             pending: Slab::new(),
-            bytes: 0,
+            share: budget.share(),
+            leaving: 0,
             stalled: None,
             closing: false,
             completions: Vec::new(),
@@ -124,12 +127,8 @@ impl Transmission {
     fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
         let mut submitted = self.resubmit();
         while self.may_take() {
-            let room = if self.pending.is_empty() {
-                u64::MAX
-            } else {
-                BYTES_MAX.saturating_sub(self.bytes)
-            };
-            match self.inbox.take(room)? {
+            let share = &mut self.share;
+            match self.inbox.take(|bytes| share.take(bytes, cx))? {
                 Taken::Request(request, data) => {
                     self.begin(&request, data);
                     submitted = true;
@@ -170,10 +169,12 @@ impl Transmission {
         let command = match request.judge(&self.agreed) {
             Ok(Command::Disconnect) => {
                 self.closing = true;
+                self.share.give(weight(request));
                 return;
             }
             Ok(command) => command,
             Err(wrong) => {
+                self.share.give(weight(request));
                 return replies::put_error(&mut self.outbox, structured, cookie, wrong.code, wrong.why);
             }
         };
@@ -183,7 +184,6 @@ impl Transmission {
             offset: request.offset,
             length: request.length,
         }) as u64);
-        self.bytes += u64::from(request.carried());
         self.submit(token, operation(command, request, data));
     }
 
@@ -209,11 +209,12 @@ impl Transmission {
         for Completion { token, outcome } in completions.drain(..) {
             let key = usize::try_from(token.0).unwrap_or(usize::MAX);
             if let Some(request) = self.pending.try_remove(key) {
-                self.bytes -= carried(&request);
+                self.leaving += carried(&request);
                 replies::put(&mut self.outbox, self.agreed.structured, request, outcome);
             }
         }
         self.completions = completions;
+        self.give_what_left();
         ready
     }
 
@@ -228,7 +229,17 @@ impl Transmission {
             }
             progress = true;
         }
+        self.give_what_left();
         Ok(progress)
+    }
+
+    /// Gives back what is held for answers that have left, or that have no data.
+    fn give_what_left(&mut self) {
+        let unwritten = self.outbox.len() as u64;
+        if self.leaving > unwritten {
+            self.share.give(self.leaving - unwritten);
+            self.leaving = unwritten;
+        }
     }
 
     fn write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -49,8 +49,19 @@ impl FrontEnd {
         operation: Operation,
     ) -> Result<(), Operation> {
         let mut state = self.router.shared.state.borrow_mut();
-        let State { core, effects, .. } = &mut *state;
-        core.submit(session.key, self.key, token, operation, effects)
+        let State {
+            core,
+            effects,
+            mailboxes,
+            ..
+        } = &mut *state;
+        let submitted = core.submit(session.key, self.key, token, operation, effects);
+        if submitted.is_err()
+            && let Some(mailbox) = mailboxes.get_mut(self.key.0)
+        {
+            mailbox.stall(session.key);
+        }
+        submitted
     }
 
     /// Opens the volume at its owner; completes under `token` with `Outcome::Opened`, as the volume is then.
@@ -67,6 +78,7 @@ impl FrontEnd {
             completions,
             room,
             waker,
+            ..
         }) = state.mailboxes.get_mut(self.key.0)
         else {
             return Poll::Pending;

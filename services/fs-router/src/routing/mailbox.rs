@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
-use super::core::Token;
+use super::core::{SessionKey, Token};
 use super::operation::Outcome;
 use super::waiters::Waiters;
 
@@ -26,6 +26,8 @@ pub(super) enum Mailbox {
     /// For one task that takes everything.
     Queue {
         completions: VecDeque<Completion>,
+        /// The session that had no room for what this front end submitted.
+        stalled: Option<SessionKey>,
         room: bool,
         waker: Option<Waker>,
     },
@@ -48,9 +50,23 @@ impl Mailbox {
         }
     }
 
-    pub(super) fn tell_room(&mut self) {
+    /// A submission found no room.
+    pub(super) fn stall(&mut self, on: SessionKey) {
+        if let Mailbox::Queue { stalled, .. } = self {
+            *stalled = Some(on);
+        }
+    }
+
+    /// A session has room again. Who does not wait for that is not woken.
+    pub(super) fn tell_room(&mut self, session: SessionKey) {
         match self {
-            Mailbox::Queue { room, waker, .. } => {
+            Mailbox::Queue {
+                room, waker, stalled, ..
+            } => {
+                if *stalled != Some(session) {
+                    return;
+                }
+                *stalled = None;
                 *room = true;
                 if let Some(waker) = waker.take() {
                     waker.wake();

@@ -3,7 +3,9 @@
 //! Keeps: how many sessions of this process have such operations, by volume.
 //! Order: a client that opens a volume anew is let in when those of its last connection can no longer be applied;
 //! otherwise a late one could overwrite what it writes now.
-//! Crash: nothing; the owner drops what a dead process sent.
+//! Crash: what this process had sent and the owner not applied yet waits in the owner, if anywhere. The owner drops it
+//! with the connection that it came on (decision 0070), so it cannot be applied behind the back of a client that comes
+//! back through another process.
 //! Knows no operation.
 
 use std::collections::HashMap;

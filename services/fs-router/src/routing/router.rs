@@ -114,6 +114,7 @@ impl Router {
     pub fn attach(&self) -> FrontEnd {
         self.attach_mailbox(Mailbox::Queue {
             completions: VecDeque::new(),
+            stalled: None,
             room: false,
             waker: None,
         })
@@ -203,10 +204,10 @@ impl Shared {
                     mailbox.put(token, outcome);
                 }
             }
-            Effect::Room(_) => state
+            Effect::Room(session) => state
                 .mailboxes
                 .iter_mut()
-                .for_each(|(_, mailbox)| mailbox.tell_room()),
+                .for_each(|(_, mailbox)| mailbox.tell_room(session)),
             Effect::Connect { link, endpoint } => self.connect(state, link, &endpoint),
             Effect::Disconnect { link } => state.links.remove(link),
             Effect::FindOwner { session, volume } => {

@@ -4,6 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use sconce_runtime::settings::ByteSize;
+
 use crate::model::{Cluster, LONG, succeed, wait_for};
 
 const MIB: u64 = 1 << 20;
@@ -305,6 +307,78 @@ fn a_client_that_does_not_read_is_not_read_from() {
     assert!(held < 600 * MIB, "{held} bytes are resident");
     // Others are served meanwhile, on the same thread.
     check_alive(&cluster);
+}
+
+#[test]
+fn many_clients_together_hold_no_more_than_the_process_gives() {
+    let cluster = Cluster::with_memory(1, 256, ByteSize::new(16 * MIB));
+    let volume = cluster.create("/disk.raw", 64 * MIB);
+    let before = resident();
+    let mut hostile = Vec::new();
+    for _ in 0..50 {
+        // A write of 8 MiB whose last byte never comes.
+        let mut raw = Raw::going(&cluster, "/disk.raw");
+        raw.request(0, 1, 1, 0, 8 << 20);
+        let short = Some(Duration::from_millis(50));
+        raw.stream.set_write_timeout(short).unwrap();
+        raw.send(&vec![1; (8 << 20) - 1]);
+        hostile.push(raw);
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 100 * MIB, "memory grew by {} KiB", grown >> 10);
+    // Requests of ordinary size do not wait for those.
+    let mut raw = Raw::going(&cluster, "/disk.raw");
+    raw.request(0, 1, 7, 0, 2 << 20);
+    raw.send(&vec![7; 2 << 20]);
+    assert_eq!(raw.simple_reply(), (0, 7));
+    // Large ones do, until there is room.
+    raw.request(0, 1, 8, 0, 8 << 20);
+    let mut writer = raw.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || writer.write_all(&vec![8; 8 << 20]).unwrap());
+    drop(hostile);
+    assert_eq!(raw.simple_reply(), (0, 8));
+    sending.join().unwrap();
+    raw.request(0, 3, 9, 0, 0);
+    assert_eq!(raw.simple_reply(), (0, 9));
+    assert!(cluster.models.with(volume, |model| model.applied) >= Some(2));
+}
+
+#[test]
+fn answers_that_are_not_read_count_until_they_are() {
+    let cluster = Cluster::with_memory(1, 256, ByteSize::new(16 * MIB));
+    let volume = cluster.create("/disk.raw", 64 * MIB);
+    let mut writer = Raw::going(&cluster, "/disk.raw");
+    writer.request(0, 1, 7, 0, 16 << 20);
+    writer.send(&vec![7; 16 << 20]);
+    assert_eq!(writer.simple_reply(), (0, 7));
+    assert!(cluster.models.with(volume, |model| model.applied) > Some(0));
+    let before = resident();
+    let mut hostile = Vec::new();
+    for _ in 0..30 {
+        // Reads of 8 MiB whose answers nobody takes.
+        let mut raw = Raw::going(&cluster, "/disk.raw");
+        for cookie in 0..4 {
+            raw.request(0, 0, cookie, 0, 8 << 20);
+        }
+        hostile.push(raw);
+    }
+    // Answered after all of those were taken in, or were not.
+    writer.request(0, 3, 8, 0, 0);
+    assert_eq!(writer.simple_reply(), (0, 8));
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 200 * MIB, "memory grew by {} KiB", grown >> 10);
+    // Others read what is not too large meanwhile, and anything once there is room again.
+    let mut reader = Raw::going(&cluster, "/disk.raw");
+    let mut read = |length: u32| {
+        let mut answer = vec![0; length as usize];
+        reader.request(0, 0, 1, 0, length);
+        assert_eq!(reader.simple_reply(), (0, 1));
+        reader.stream.read_exact(&mut answer).unwrap();
+        assert!(answer.iter().all(|byte| *byte == 7));
+    };
+    read(4 << 20);
+    drop(hostile);
+    read(16 << 20);
 }
 
 fn resident() -> u64 {

@@ -1,4 +1,9 @@
 //! The handshake: the greeting, the client's options, the replies to them.
+//!
+//! Keeps: nothing; bytes and values.
+//! Order: an option is taken only when all of it is there.
+//! Crash: nothing.
+//! Knows no sockets and no exports; a malformed option is a value that says what is wrong with it.
 
 use super::{BASE_ALLOCATION, BLOCK_PREFERRED, Export, PAYLOAD_MAX, Violation, u16_at, u32_at, u64_at};
 

@@ -1,4 +1,9 @@
 //! Replies of the transmission phase: their headers. Data follows them, or does not.
+//!
+//! Keeps: nothing; values become bytes.
+//! Order: the caller appends what belongs to a header right behind it.
+//! Crash: nothing.
+//! Knows no sockets and no operations.
 
 use bytes::{BufMut as _, BytesMut};
 

@@ -1,4 +1,9 @@
 //! Requests of the transmission phase: their header, and whether they are right for an export.
+//!
+//! Keeps: nothing; bytes become values.
+//! Order: a request is parsed before it is judged; one that is wrong is answered and changes nothing.
+//! Crash: nothing.
+//! Knows no sockets and no owner.
 
 use super::{ErrorCode, Export, PAYLOAD_MAX, Violation, u16_at, u32_at, u64_at};
 

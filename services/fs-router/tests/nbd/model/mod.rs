@@ -16,13 +16,13 @@ use sconce_fs_router::nbd::NbdSettings;
 use sconce_fs_router::service::{self, Components};
 use sconce_fs_router::settings::{RoutingSettings, Settings};
 use sconce_registry::{Change, Registry, RegistrySettings};
-use sconce_runtime::settings::NodeSettings;
+use sconce_runtime::settings::{ByteSize, NodeSettings};
 use sconce_runtime::{Chance, Clock, Stop};
 use sconce_schemas::records::{
     DtlState, NodeRecord, PoolRecord, Protection, VolumePhase, VolumeRecord, keys,
 };
 use sconce_schemas::wire::Role;
-use sconce_schemas::{Epoch, ScoSize, VolumeId, VolumeSize};
+use sconce_schemas::{Epoch, NodeName, ScoSize, VolumeId, VolumeSize};
 
 pub(crate) use owner::{Owner, Trouble};
 pub(crate) use volume::Models;
@@ -51,6 +51,10 @@ impl Cluster {
     }
 
     pub(crate) fn with(threads: usize, clients_max: usize) -> Cluster {
+        Self::with_memory(threads, clients_max, ByteSize::new(1 << 30))
+    }
+
+    pub(crate) fn with_memory(threads: usize, clients_max: usize, memory: ByteSize) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -80,11 +84,11 @@ impl Cluster {
         });
         let stop = Stop::new();
         let tcp_port = free_port();
+        let name = format!("fs-{}", CLUSTERS.fetch_add(1, Ordering::Relaxed));
+        let node: NodeName = name.parse().unwrap();
         let settings = Settings {
             node: NodeSettings {
-                name: format!("fs-{}", CLUSTERS.fetch_add(1, Ordering::Relaxed))
-                    .parse()
-                    .unwrap(),
+                name: node.clone(),
                 run_dir: dir.path().to_owned(),
                 endpoints: Vec::new(),
             },
@@ -100,6 +104,7 @@ impl Cluster {
                 socket: dir.path().join("nbd.sock"),
                 tcp: Some(([127, 0, 0, 1], tcp_port).into()),
                 clients_max,
+                memory,
             }),
             fuse: None,
         };
@@ -133,7 +138,12 @@ impl Cluster {
             stop,
             service: Some(service),
         };
-        wait_for("the NBD socket", || cluster.socket().exists());
+        // It is announced once it listens.
+        let key = keys::node(&node);
+        wait_for("the NBD socket", || {
+            let found = cluster.block_on(cluster.registry.get_record::<NodeRecord>(&key));
+            found.unwrap().is_some()
+        });
         cluster
     }
 
