@@ -66,6 +66,7 @@ async fn connected(place: &Place) -> UnixStream {
 }
 
 const AMPLIFIED: u32 = 100 << 10;
+const HALF: u32 = 512 << 10;
 
 fn request(id: u64, mark: u64, data_len: usize) -> Header<RegistryRequest> {
     let requests = vec![Request {
@@ -261,9 +262,7 @@ fn a_node_that_let_go_of_its_connections_is_served_again() {
         let caller = Caller::new(&place.network, &place.endpoint, another_node());
         let call = async || {
             let soon = Duration::from_secs(20);
-            caller
-                .call(&get("a"), bytes(MIB / 2, 3), (MIB / 2) as u32, soon)
-                .await
+            caller.call(&get("a"), bytes(HALF as usize, 3), HALF, soon).await
         };
         while let Ok((RegistryReply::Entry { .. }, _)) = call().await {}
         drop(connections);
