@@ -1,7 +1,7 @@
 //! Whole lives of a volume from seeds: random operations, crashes before any effect and in the middle of writes, power
 //! losses that keep any subset of what was not synced, lost disks; after each crash every byte is compared.
 //!
-//! `SCONCE_SEEDS=n` runs n seeds (default 300), `SCONCE_SEED=n` only that one.
+//! `SCONCE_SEEDS=n` runs n seeds (default 300, with `SCONCE_TEST_FULL=1` 3,000), `SCONCE_SEED=n` only that one.
 
 #![expect(
     clippy::unwrap_used,
@@ -27,7 +27,8 @@ fn every_life_keeps_its_promises() {
         World::new(seed).run(400);
         return;
     }
-    let seeds = number("SCONCE_SEEDS").unwrap_or(300);
+    let full = number("SCONCE_TEST_FULL") == Some(1);
+    let seeds = number("SCONCE_SEEDS").unwrap_or(if full { 3000 } else { 300 });
     let (mut crashes, mut damages) = (0, 0);
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {

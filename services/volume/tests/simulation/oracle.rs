@@ -2,7 +2,7 @@
 //!
 //! Contents are stamps: a sector written by operation n holds n, repeated. A state is the stamp of every sector.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sconce_schemas::log_record::LogRecord;
 use sconce_schemas::sco::{Batch, Entry, EntryKind, ScoHeader};
@@ -32,6 +32,31 @@ impl State {
         let mut stamps = self.clusters.get(&(sector / 8)).copied().unwrap_or_default();
         stamps[usize::try_from(sector % 8).unwrap()] = stamp;
         self.set(sector / 8, stamps);
+    }
+
+    /// Checks that this is what it must be; tells the first clusters that are not.
+    pub(crate) fn assert_is(&self, expected: &Self, what: &str) {
+        let stamps = |state: &Self, cluster| state.clusters.get(cluster).copied().unwrap_or_default();
+        let all: BTreeSet<u64> = self
+            .clusters
+            .keys()
+            .chain(expected.clusters.keys())
+            .copied()
+            .collect();
+        let wrong = all
+            .iter()
+            .filter(|cluster| stamps(self, cluster) != stamps(expected, cluster));
+        let wrong: Vec<_> = wrong
+            .map(|cluster| (cluster, stamps(self, cluster), stamps(expected, cluster)))
+            .collect();
+        assert!(
+            wrong.is_empty() && self.size == expected.size,
+            "{what}: size {} of {}, {} clusters differ (cluster, found, expected): {:?}",
+            self.size,
+            expected.size,
+            wrong.len(),
+            &wrong[..wrong.len().min(3)]
+        );
     }
 
     pub(crate) fn zero(&mut self, sectors: std::ops::Range<u64>) {

@@ -14,7 +14,8 @@ use sconce_schemas::{BatchSeq, ScoId, Slot};
 use sconce_volume::{Ask, Effect, Event, Extent, Ticket};
 
 use crate::oracle::State;
-use crate::world::{HOT, HOT_BYTES, World, load_node};
+use crate::world::stored::load_node;
+use crate::world::{HOT, HOT_BYTES, World};
 
 /// Most snapshots at a time: each is read whole after every crash.
 const LIVING_MAX: usize = 5;

@@ -1,0 +1,114 @@
+//! Reads of what is stored: clusters from the disk and the back end, map nodes from checkpoint objects.
+//!
+//! Keeps: nothing.
+//! Order: none.
+//! Crash: what is asked for and not there ends the test.
+//! Knows no world.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sconce_schemas::checkpoint::{NodeRecord, NodeRef, decode_node};
+use sconce_schemas::records::EpochStart;
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::{Epoch, ObjectName, ScoId, ScoSize};
+use sconce_volume::Extent;
+
+use super::VOLUME;
+use crate::disk::Disk;
+
+pub(super) fn epoch_at(epochs: &[EpochStart], sco: ScoId) -> Epoch {
+    epochs
+        .iter()
+        .rev()
+        .find(|start| start.first_sco <= sco)
+        .expect("an epoch for every SCO")
+        .epoch
+}
+
+/// The clusters of an extent, CRCs checked. A local copy that does not hold (after a power loss a recycled file may have
+/// its old header back) gives way to the stored one.
+pub(super) fn clusters(
+    disk: &Disk,
+    store: &BTreeMap<ObjectName, Bytes>,
+    epochs: &[EpochStart],
+    extent: &Extent,
+) -> Vec<Bytes> {
+    let size = ScoSize::new(64).unwrap();
+    let (sco, first, crcs, local) = match extent {
+        Extent::Zeros { .. } => return vec![Bytes::from_static(&[0; 4096])],
+        Extent::Local {
+            sco,
+            first_slot,
+            crcs,
+        } => (*sco, *first_slot, crcs, true),
+        Extent::Stored {
+            sco,
+            first_slot,
+            crcs,
+            epoch,
+            ..
+        } => {
+            assert_eq!(*epoch, epoch_at(epochs, *sco));
+            (*sco, *first_slot, crcs, false)
+        }
+    };
+    let name = ObjectName::Sco {
+        volume: VOLUME,
+        id: sco,
+        epoch: epoch_at(epochs, sco),
+        version: 0,
+    };
+    let content = (first.0..)
+        .map(sconce_schemas::Slot)
+        .zip(crcs)
+        .map(|(slot, crc)| {
+            let good = |bytes: &Bytes| sconce_schemas::crc::crc32c(bytes) == *crc;
+            let from_disk = || disk.cluster(sco, slot).map(Bytes::copy_from_slice).filter(good);
+            let from_store = || {
+                let at = usize::try_from(size.slot_offset(slot)).unwrap();
+                store
+                    .get(&name)
+                    .map(|object| object.slice(at..at + 4096))
+                    .filter(good)
+            };
+            let found = if local {
+                from_disk().or_else(from_store)
+            } else {
+                from_store()
+            };
+            found.unwrap_or_else(|| {
+                panic!(
+                    "SCO {sco} slot {} (local: {local}) is not what was written",
+                    slot.0
+                )
+            })
+        });
+    content.collect()
+}
+
+pub(crate) fn load_node(
+    store: &BTreeMap<ObjectName, Bytes>,
+    reference: &NodeRef,
+) -> Result<Vec<NodeRecord>, Refusal> {
+    let mut records = Vec::new();
+    let mut at = Some(*reference);
+    while let Some(reference) = at {
+        let name = ObjectName::Map {
+            volume: VOLUME,
+            id: reference.checkpoint,
+            epoch: reference.epoch,
+        };
+        let object = store.get(&name).unwrap_or_else(|| panic!("{name} is gone"));
+        let from = reference.offset as usize;
+        let record = decode_node(
+            VOLUME,
+            &reference,
+            &object[from..from + reference.length as usize],
+        )
+        .unwrap();
+        at = record.base;
+        records.push(record);
+    }
+    Ok(records)
+}
