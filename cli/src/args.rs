@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use sconce_fs_router::names::PoolPath;
+use sconce_fs_router::names::{PoolPath, SnapshotPath};
 use sconce_schemas::{NodeName, ScoSize, VolumeSize};
 
 use crate::size::{parse_sco_size, parse_volume_size};
@@ -17,6 +17,8 @@ Examples:
   sconce volume list
   sconce import debian.raw /vm1/debian.raw
   sconce export /vm1/debian.raw copy.raw
+  sconce snapshot create /vm1/debian.raw@monday
+  sconce clone /vm1/debian.raw@monday /vm2/debian.raw
   sconce status
 
 Without --cluster, the cluster is the one of $SCONCE_CLUSTER, else of run/sconce.toml in this directory or one above
@@ -62,6 +64,19 @@ pub enum Command {
     /// Create, list, show, resize and delete volumes.
     #[command(subcommand)]
     Volume(Volume),
+
+    /// Create, list, show and delete snapshots, and go back to one.
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+
+    /// Make a volume that begins as a snapshot; nothing is copied.
+    ///
+    /// The clone shares what it does not change with its parent, which cannot be deleted meanwhile.
+    Clone(CloneFrom),
+
+    /// Make a volume a template, which takes no writes, or a volume again.
+    #[command(subcommand)]
+    Template(Template),
 
     /// Copy a raw disk image into a new volume.
     ///
@@ -147,6 +162,89 @@ pub enum Volume {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// Commands on snapshots.
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Keep a volume as it is now.
+    Create(SnapshotCreate),
+    /// List a volume's snapshots, oldest first.
+    #[command(visible_alias = "ls")]
+    List {
+        /// The volume's path.
+        path: PoolPath,
+    },
+    /// Show one snapshot.
+    Show {
+        /// The snapshot: /vm1/disk.raw@monday.
+        path: SnapshotPath,
+    },
+    /// Delete a snapshot: its name goes at once, its space comes back in time.
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// The snapshot: /vm1/disk.raw@monday.
+        path: SnapshotPath,
+    },
+    /// Make a volume what a snapshot is. Later snapshots stay. Nobody should use the volume meanwhile.
+    Rollback(Rollback),
+}
+
+/// Arguments of `sconce snapshot create`.
+#[derive(Debug, Args)]
+pub struct SnapshotCreate {
+    /// The volume and the snapshot's name: /vm1/disk.raw@monday.
+    pub path: SnapshotPath,
+    /// Something to write down with it; may be given more than once.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_metadata)]
+    pub metadata: Vec<(String, String)>,
+    /// Return only when it is on the back ends.
+    #[arg(long)]
+    pub wait_synced: bool,
+}
+
+/// Arguments of `sconce snapshot rollback`.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The snapshot: /vm1/disk.raw@monday.
+    pub path: SnapshotPath,
+    /// Name of the snapshot that keeps the state before. Default: before-rollback- and a number.
+    #[arg(long, value_name = "NAME", conflicts_with = "discard")]
+    pub keep_as: Option<String>,
+    /// Do not keep the state before.
+    #[arg(long)]
+    pub discard: bool,
+}
+
+/// Arguments of `sconce clone`.
+#[derive(Debug, Args)]
+pub struct CloneFrom {
+    /// The snapshot: /templates/debian.raw@v1.
+    pub path: SnapshotPath,
+    /// The clone's path; directories that are missing are made.
+    pub new: PoolPath,
+}
+
+/// Commands on templates.
+#[derive(Debug, Subcommand)]
+pub enum Template {
+    /// The volume takes no writes from now on.
+    Set {
+        /// The volume's path.
+        path: PoolPath,
+    },
+    /// The volume takes writes again.
+    Unset {
+        /// The volume's path.
+        path: PoolPath,
+    },
+}
+
+fn parse_metadata(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not KEY=VALUE")),
+    }
 }
 
 /// Arguments of `sconce volume create`.
@@ -281,6 +379,12 @@ mod tests {
             ("sconce volume create /disk@x --size 1G", "kept for snapshots"),
             ("sconce volume resize /disk.raw 65T", "at most 64 TiB"),
             ("sconce volume takeover /disk.raw --to VR_1", "node name"),
+            ("sconce snapshot create /disk.raw", "\"/disk.raw@NAME\""),
+            ("sconce snapshot create /disk.raw@..", "snapshot name"),
+            (
+                "sconce snapshot create /disk.raw@a --metadata reason",
+                "is not KEY=VALUE",
+            ),
             ("sconce pool init /ca --host 10.0.0.7", "--node"),
         ] {
             let error = parse(line).unwrap_err();

@@ -11,6 +11,7 @@ pub mod pool;
 pub mod recover;
 pub mod settings;
 pub mod size;
+pub mod snapshot;
 pub mod status;
 pub mod transfer;
 pub mod view;
@@ -58,6 +59,9 @@ pub fn run(cli: Cli) -> Result<()> {
 pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> Result<()> {
     match command {
         Command::Volume(command) => volume::run(cluster, command, output).await,
+        Command::Snapshot(command) => snapshot::run(cluster, command, output).await,
+        Command::Clone(from) => snapshot::clone(cluster, from, output).await,
+        Command::Template(command) => snapshot::template(cluster, command, output).await,
         Command::Import(import) => transfer::import(cluster, &import, output).await,
         Command::Export(export) => transfer::export(cluster, &export, output).await,
         Command::Status => status::run(cluster, output).await,

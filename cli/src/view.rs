@@ -3,6 +3,8 @@
 //! Order, crash: nothing; views are values.
 //! Knows no cluster.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{CellAlignment, Table, presets};
 use sconce_schemas::records::DtlState;
 use serde::{Serialize, Serializer};
@@ -313,6 +315,73 @@ pub fn recovered_table(volumes: &[RecoveredView]) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotView {
+    /// `/vm1/disk.raw@monday`.
+    pub path: String,
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// When it was taken, by the owner's clock (RFC 3339).
+    pub created: String,
+    /// Size of the volume then.
+    pub size_bytes: u64,
+    /// Bytes of clusters that were mapped then.
+    pub allocated_bytes: u64,
+    /// Whether it survives the loss of every router.
+    pub synced: bool,
+    /// What was written down with it.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Snapshots as rows.
+#[must_use]
+pub fn snapshot_table(snapshots: &[SnapshotView]) -> String {
+    let mut table = columns(&["SNAPSHOT", "CREATED", "SIZE", "ALLOCATED", "SYNCED"], &[2, 3]);
+    for snapshot in snapshots {
+        table.add_row([
+            snapshot.path.clone(),
+            snapshot.created.clone(),
+            shown(snapshot.size_bytes),
+            shown(snapshot.allocated_bytes),
+            yes_or(snapshot.synced, "not yet"),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// One snapshot, a line for each thing.
+#[must_use]
+pub fn snapshot_lines(snapshot: &SnapshotView) -> String {
+    let mut table = columns(&[], &[]);
+    let mut line = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    line("snapshot", snapshot.path.clone());
+    line("id", snapshot.id.clone());
+    line("created", snapshot.created.clone());
+    line("size", shown(snapshot.size_bytes));
+    line("allocated", shown(snapshot.allocated_bytes));
+    line("synced", yes_or(snapshot.synced, "not yet"));
+    for (key, value) in &snapshot.metadata {
+        line(key, value.clone());
+    }
+    table.trim_fmt()
+}
+
+fn yes_or(is_so: bool, otherwise: &str) -> String {
+    if is_so { "yes" } else { otherwise }.to_owned()
+}
+
+/// A moment in microseconds since 1970, for people and programs alike.
+#[must_use]
+pub fn time_shown(micros: u64) -> String {
+    let moment = std::time::UNIX_EPOCH + std::time::Duration::from_micros(micros);
+    humantime::format_rfc3339_seconds(moment).to_string()
 }
 
 fn columns(names: &[&str], right: &[usize]) -> Table {

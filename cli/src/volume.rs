@@ -84,7 +84,11 @@ async fn create(cluster: &Cluster, create: &Create, format: Format) -> Result<()
     show(cluster, &file, format).await
 }
 
-async fn show(cluster: &Cluster, file: &Resolved, format: Format) -> Result<()> {
+/// Prints a volume.
+///
+/// # Errors
+/// There is no record of it, or the registry is unreachable.
+pub async fn show(cluster: &Cluster, file: &Resolved, format: Format) -> Result<()> {
     let view = cluster.view(file).await?;
     warn_silent(std::slice::from_ref(&view));
     print(format, &view, volume_lines)

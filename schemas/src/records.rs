@@ -165,6 +165,14 @@ pub struct CloneRecord {
     pub inode: u64,
 }
 
+/// That a snapshot is being removed, so that nobody clones it meanwhile: key `removing/<volume>/<snapshot>`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovalRecord {}
+
+impl Record for RemovalRecord {
+    const WHAT: &'static str = "removal record";
+}
+
 impl Record for CloneRecord {
     const WHAT: &'static str = "clone record";
 }
@@ -282,7 +290,7 @@ impl Record for BackendRecord {
 
 /// The registry's keys.
 pub mod keys {
-    use crate::ids::{NodeName, VolumeId};
+    use crate::ids::{NodeName, SnapshotId, VolumeId};
 
     /// All nodes.
     pub const NODES: &str = "node/";
@@ -307,6 +315,12 @@ pub mod keys {
     #[must_use]
     pub fn clones_of(parent: VolumeId) -> String {
         format!("clone/{parent}/")
+    }
+
+    /// The key of a snapshot's removal.
+    #[must_use]
+    pub fn removal(volume: VolumeId, snapshot: SnapshotId) -> String {
+        format!("removing/{volume}/{snapshot}")
     }
 
     /// A clone's key.

@@ -19,7 +19,7 @@ pub(super) fn of_names(error: &NamesError) -> Errno {
         NamesError::Cycle { .. } => Errno::EINVAL,
         NamesError::Deep { .. } => Errno::ENAMETOOLONG,
         NamesError::Busy { .. } => Errno::EBUSY,
-        NamesError::InUse { .. } => {
+        NamesError::InUse { .. } | NamesError::Cloned { .. } | NamesError::BeingRemoved { .. } => {
             tracing::info!(%error, "a file is not removed");
             Errno::EBUSY
         }
@@ -43,6 +43,8 @@ fn of_path(error: &PathError) -> Errno {
         PathError::Relative { .. }
         | PathError::Empty { .. }
         | PathError::Dots { .. }
+        | PathError::NoSnapshot { .. }
+        | PathError::Snapshot { .. }
         | PathError::Character { .. } => Errno::EINVAL,
     }
 }

@@ -172,15 +172,31 @@ impl Names {
         entry: NewEntry,
     ) -> Result<(u64, VolumeId), NamesError> {
         check_name(name)?;
-        let record = VolumeRecord {
+        let pool = self.choose_pool(new.pool.as_deref()).await?;
+        let owner = self.choose_owner(new.owner.as_ref()).await?;
+        let record = self.fresh_record(new.size, new.sco_size, pool, owner);
+        let id = record.id;
+        let inode = self.add_file(parent, name, record, entry).await?;
+        Ok((inode, id))
+    }
+
+    /// The record of a volume that nobody has owned yet.
+    pub(super) fn fresh_record(
+        &self,
+        size: VolumeSize,
+        sco_size: ScoSize,
+        pool: String,
+        owner: NodeName,
+    ) -> VolumeRecord {
+        VolumeRecord {
             id: self.random_volume(),
             inode: 0,
-            initial_size: new.size,
+            initial_size: size,
             size: None,
-            sco_size: new.sco_size,
-            pool: self.choose_pool(new.pool.as_deref()).await?,
+            sco_size,
+            pool,
             phase: VolumePhase::Active,
-            owner: self.choose_owner(new.owner.as_ref()).await?,
+            owner,
             epoch: Epoch::NONE,
             buffer: None,
             dtl_host: None,
@@ -188,10 +204,7 @@ impl Names {
             manifest: None,
             epochs: Vec::new(),
             origin: None,
-        };
-        let id = record.id;
-        let inode = self.add_file(parent, name, record, entry).await?;
-        Ok((inode, id))
+        }
     }
 
     /// Gives a volume that exists on the back ends a file at `path` and its record; directories that are missing are
@@ -217,7 +230,7 @@ impl Names {
         })
     }
 
-    async fn add_file(
+    pub(super) async fn add_file(
         &self,
         parent: u64,
         name: &str,
@@ -245,6 +258,7 @@ impl Names {
                 self.add_entry(&mut changes, parent, name, record.inode, kind, entry)
                     .await?;
                 changes.create(keys::volume(record.id), &record);
+                self.plan_origin(&mut changes, &record).await?;
                 Ok(Plan {
                     changes,
                     outcome: record.inode,

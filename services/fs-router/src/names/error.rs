@@ -2,7 +2,7 @@
 //! Order, crash: nothing; errors are values.
 //! Knows no errno: a front end picks its own.
 
-use sconce_schemas::{DecodeError, VolumeId};
+use sconce_schemas::{DecodeError, SnapshotId, VolumeId};
 
 use super::path::PathError;
 
@@ -105,6 +105,20 @@ pub enum NamesError {
     InUse {
         /// The volume.
         volume: VolumeId,
+    },
+    /// Clones depend on it.
+    #[error("the {what} has clones that depend on it: {clones}; delete them first")]
+    Cloned {
+        /// `volume` or `snapshot`.
+        what: &'static str,
+        /// Their paths.
+        clones: String,
+    },
+    /// A snapshot that is to be cloned is being removed.
+    #[error("snapshot {snapshot} is being removed; if that was cut short, delete it again")]
+    BeingRemoved {
+        /// The snapshot.
+        snapshot: SnapshotId,
     },
     /// The registry does not answer.
     #[error("{cause}")]

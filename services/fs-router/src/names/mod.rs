@@ -7,6 +7,7 @@
 
 mod attributes;
 mod changes;
+mod clones;
 mod create;
 mod error;
 mod nodes;
@@ -26,9 +27,10 @@ use sconce_schemas::VolumeId;
 use sconce_schemas::records::InodeKind;
 
 pub use attributes::SetAttributes;
+pub use clones::Snapshot;
 pub use create::{NewEntry, NewVolume};
 pub use error::NamesError;
-pub use path::{DEPTH_MAX, NAME_BYTES_MAX, PathError, PoolPath, check_name};
+pub use path::{DEPTH_MAX, NAME_BYTES_MAX, PathError, PoolPath, SnapshotPath, check_name};
 pub use remove::{Keep, Removed};
 pub use rename::{Renamed, Replace};
 

@@ -5,6 +5,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sconce_schemas::DecodeError;
+use sconce_schemas::log_record::check_snapshot_name;
+
 /// Most components of a path: bounds the walk from the root to a file, and the registry commit that moves a directory.
 pub const DEPTH_MAX: usize = 64;
 
@@ -61,6 +64,20 @@ pub enum PathError {
         path: String,
         /// Its components.
         depth: usize,
+    },
+    /// A path without a snapshot's name, where one is needed.
+    #[error("path {path:?} names no snapshot: write it as {:?}", format!("{path}@NAME"))]
+    NoSnapshot {
+        /// What was given.
+        path: String,
+    },
+    /// A snapshot's name that is none.
+    #[error("path {path:?}: {cause}")]
+    Snapshot {
+        /// What was given.
+        path: String,
+        /// What is wrong.
+        cause: DecodeError,
     },
     /// The root, where a name is needed.
     #[error("path \"/\" is the root directory, which has no name to create, move or remove")]
@@ -134,6 +151,41 @@ impl PoolPath {
         check_name(name)?;
         let slash = if self.0.len() == 1 { "" } else { "/" };
         Ok(Self(format!("{}{slash}{name}", self.0)))
+    }
+}
+
+/// A snapshot's path: `/vm1/disk.raw@monday`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotPath {
+    /// The volume.
+    pub volume: PoolPath,
+    /// The snapshot's name.
+    pub name: String,
+}
+
+impl fmt::Display for SnapshotPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.volume, self.name)
+    }
+}
+
+impl FromStr for SnapshotPath {
+    type Err = PathError;
+
+    fn from_str(text: &str) -> Result<Self, PathError> {
+        let Some((volume, name)) = text.rsplit_once('@') else {
+            return Err(PathError::NoSnapshot {
+                path: text.to_owned(),
+            });
+        };
+        check_snapshot_name(name).map_err(|cause| PathError::Snapshot {
+            path: text.to_owned(),
+            cause,
+        })?;
+        Ok(Self {
+            volume: volume.parse()?,
+            name: name.to_owned(),
+        })
     }
 }
 

@@ -221,6 +221,9 @@ impl Names {
             changes.remove(&seen);
         }
         if let Some(mut seen) = self.read::<VolumeRecord>(keys::volume(volume)).await? {
+            // After the look at the record: a clone that is made meanwhile rewrites it.
+            self.refuse_cloned(volume, None, "volume").await?;
+            self.drop_origin(changes, &seen.record).await?;
             seen.record.phase = VolumePhase::Deleting;
             changes.replace(&seen);
         }
