@@ -48,8 +48,8 @@ pub struct VolumeConfig {
     pub epochs: Vec<EpochStart>,
     /// What the volume begins as where there is no manifest, if it is a clone.
     pub origin: Option<CloneOf>,
-    /// Memory that resident map nodes may take. Changes wait where they take [`MAP_MEMORY_FACTOR`] times as much and a
-    /// checkpoint is under way: it lets them go.
+    /// Memory that resident map nodes may take. Changes wait where they take twice as much and a checkpoint is under
+    /// way, which lets them go.
     pub map_memory: ByteLen,
     /// When checkpoints are due.
     pub checkpoint: CheckpointPolicy,
@@ -453,8 +453,8 @@ impl Volume {
         self.sessions.open(id)
     }
 
-    /// A SCO of this volume whose file recovery did not need: kept as a cache if the SCO table knows it in this
-    /// epoch. `false`: it is none of ours, the file may be recycled.
+    /// A SCO of this volume whose file recovery did not need: kept as a cache if it is of the log: below its
+    /// end, and of the epoch that wrote that SCO. `false`: it is none of ours, the file may be recycled.
     pub fn adopt_local(&mut self, sco: ScoId, epoch: Epoch) -> bool {
         let ours = sco < self.log.next_sco() && self.epoch_at(sco) == Some(epoch) && !self.locals.has(sco);
         if ours {
