@@ -12,6 +12,7 @@ pub mod ids;
 pub mod log_record;
 pub mod manifest;
 pub mod object;
+pub mod packed_sco;
 pub mod records;
 pub mod registry_log;
 pub mod sco;
