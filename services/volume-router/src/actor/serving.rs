@@ -19,7 +19,7 @@ use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::{IoCode, VolumeControlReply, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{BatchSeq, ByteLen, Epoch, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize};
-use sconce_volume::{Append, Effect, Event, SessionSlot, SnapshotInfo, Status, Ticket, Volume};
+use sconce_volume::{Append, Ask, Effect, Event, SessionSlot, SnapshotInfo, Status, Ticket, Volume};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -203,6 +203,16 @@ impl Serving {
             });
         }
         self.settle();
+    }
+
+    /// A request that becomes a record in the log. As an operation, it is not taken in once the volume stops: what is in
+    /// the log after the last manifest would be lost with the release.
+    pub(super) fn request(&mut self, ticket: Ticket, ask: Ask) {
+        if self.stopping != Stopping::No {
+            return self.shard.replies.refuse(ticket, stopping());
+        }
+        let now_us = self.shard.node.clock.unix_micros();
+        self.happened(Event::Ask { ticket, ask, now_us });
     }
 
     /// Something happened beside the volume.
@@ -463,10 +473,6 @@ impl Serving {
             }
             return;
         }
-        if matches!(reply, VolumeReply::Done) && self.is_control(ticket) {
-            let done = VolumeReply::Control(VolumeControlReply::Done);
-            return self.shard.replies.answer(ticket, done, Bytes::new());
-        }
         if matches!(reply, VolumeReply::Done) {
             let fullness = self.device().fullness();
             if self.pace.may_delay(fullness) && self.is_change(ticket) && self.pace.delay(ticket, fullness) {
@@ -477,8 +483,8 @@ impl Serving {
         self.shard.replies.answer(ticket, reply, Bytes::new());
     }
 
-    /// Says that a change or a flush is done, if this node may still say so. Otherwise the client asks again, under the
-    /// same number, whoever serves the volume then.
+    /// Says that a change, a flush or a request about snapshots is done, if this node may still say so. Otherwise the
+    /// client asks again, under the same number or id, whoever serves the volume then.
     fn acknowledge(&self, ticket: Ticket) {
         if self.stopping == Stopping::Releasing {
             return self.shard.replies.refuse(ticket, stopping());
@@ -487,7 +493,12 @@ impl Serving {
             return self.shard.replies.refuse(ticket, crate::gate::no_lease());
         }
         hit(Point::BeforeAck);
-        self.shard.replies.answer(ticket, VolumeReply::Done, Bytes::new());
+        let done = if self.is_control(ticket) {
+            VolumeReply::Control(VolumeControlReply::Done)
+        } else {
+            VolumeReply::Done
+        };
+        self.shard.replies.answer(ticket, done, Bytes::new());
     }
 
     fn is_control(&self, ticket: Ticket) -> bool {

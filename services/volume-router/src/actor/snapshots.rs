@@ -9,7 +9,7 @@ use actix::{Context, Handler};
 use bytes::Bytes;
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_volume::{Event, SnapshotInfo};
+use sconce_volume::SnapshotInfo;
 
 use super::messages::{ListSnapshots, OpenSnapshot, OpenedSnapshot, Request};
 use super::{State, VolumeActor};
@@ -38,10 +38,9 @@ impl Handler<Request> for VolumeActor {
     type Result = ();
 
     fn handle(&mut self, Request(ticket, ask): Request, ctx: &mut Context<Self>) {
-        let now_us = self.shard.node.clock.unix_micros();
         match &mut self.state {
             State::Serving(serving) => {
-                serving.happened(Event::Ask { ticket, ask, now_us });
+                serving.request(ticket, ask);
                 self.after(ctx);
             }
             _ => {

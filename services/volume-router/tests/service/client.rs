@@ -17,7 +17,9 @@ use super::cluster::{Cluster, LONG, NODE, hello};
 pub(crate) struct Client {
     caller: Caller<VolumeRequest, VolumeReply>,
     storage: Caller<StorageRequest, StorageReply>,
-    volume: VolumeId,
+    pub(crate) volume: VolumeId,
+    /// The snapshot that is open in the volume's place.
+    snapshot: Option<String>,
     pub(crate) session: SessionId,
     pub(crate) handle: u32,
     pub(crate) next: u64,
@@ -33,6 +35,20 @@ impl Client {
         client
     }
 
+    /// Opens one of a volume's snapshots.
+    pub(crate) async fn open_snapshot(
+        cluster: &Cluster,
+        volume: VolumeId,
+        name: &str,
+    ) -> Result<Self, Refusal> {
+        let mut client = Self {
+            snapshot: Some(name.to_owned()),
+            ..Self::connect(cluster, volume)
+        };
+        client.reopen().await?;
+        Ok(client)
+    }
+
     /// A client without an open volume.
     pub(crate) fn connect(cluster: &Cluster, volume: VolumeId) -> Self {
         let endpoint: Endpoint = cluster.endpoint(NODE).parse().unwrap();
@@ -41,6 +57,7 @@ impl Client {
             caller: Caller::new(&cluster.network, &endpoint, hello(Protocol::Volume)),
             storage: Caller::new(&cluster.network, &storage, hello(Protocol::Storage)),
             volume,
+            snapshot: None,
             session: SessionId(fastrand::u64(1..)),
             handle: 0,
             next: 1,
@@ -71,7 +88,7 @@ impl Client {
                 .control(VolumeControl::Open {
                     volume,
                     session,
-                    snapshot: None,
+                    snapshot: self.snapshot.clone(),
                 })
                 .await
             {

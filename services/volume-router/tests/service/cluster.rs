@@ -11,7 +11,7 @@ use sconce_bus::{Endpoint, Hello, Network, Protocol, Role, Version, ZeromqSettin
 use sconce_registry::{Registry, Revision};
 use sconce_runtime::Stop;
 use sconce_schemas::records::{
-    DtlState, InodeKind, InodeRecord, ROOT_INODE, VolumePhase, VolumeRecord, keys,
+    DtlState, InodeKind, InodeRecord, Origin, ROOT_INODE, VolumePhase, VolumeRecord, keys,
 };
 use sconce_schemas::{Epoch, ScoSize, VolumeId, VolumeSize};
 use tempfile::TempDir;
@@ -229,16 +229,15 @@ impl Cluster {
 
     /// An orderly stop; gives the exit code.
     pub(crate) fn stop(&mut self) -> Option<i32> {
-        let mut router = self.router.take().unwrap();
-        let pid = router.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-        router.wait().unwrap().code()
+        self.begin_stop();
+        self.router.take().unwrap().wait().unwrap().code()
+    }
+
+    /// Asks for an orderly stop.
+    pub(crate) fn begin_stop(&self) {
+        let pid = self.router.as_ref().unwrap().id().to_string();
+        let mut kill = Command::new("kill");
+        assert!(kill.args(["-TERM", &pid]).status().unwrap().success());
     }
 
     pub(crate) fn log(&self) -> String {
@@ -252,8 +251,27 @@ impl Cluster {
 
     /// A volume's record, as the fs-router would write it.
     pub(crate) async fn create(&self, registry: &Registry, number: u8, size: u64) -> VolumeId {
-        let id = VolumeId([number; 16]);
-        let inode = 100 + u64::from(number);
+        let (id, inode) = (VolumeId([number; 16]), 100 + u64::from(number));
+        self.add(registry, id, inode, size, None).await;
+        id
+    }
+
+    /// The record of a clone, as the fs-router would write it.
+    pub(crate) async fn clone_of(
+        &self,
+        registry: &Registry,
+        number: u16,
+        origin: Origin,
+        size: u64,
+    ) -> VolumeId {
+        let mut id = VolumeId([0xcc; 16]);
+        id.0[..2].copy_from_slice(&number.to_be_bytes());
+        self.add(registry, id, 1000 + u64::from(number), size, Some(origin))
+            .await;
+        id
+    }
+
+    async fn add(&self, registry: &Registry, id: VolumeId, inode: u64, size: u64, origin: Option<Origin>) {
         let record = VolumeRecord {
             id,
             inode,
@@ -269,12 +287,12 @@ impl Cluster {
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),
-            origin: None,
+            origin,
         };
         let file = InodeRecord {
             kind: InodeKind::File(id),
             parent: ROOT_INODE,
-            name: format!("disk-{number}"),
+            name: format!("disk-{}", inode - 100),
             mode: 0o600,
             uid: 0,
             gid: 0,
@@ -289,7 +307,6 @@ impl Cluster {
             .put_record(&keys::volume(id), Some(Revision::ABSENT), &record, None)
             .await
             .unwrap();
-        id
     }
 
     pub(crate) async fn record(&self, registry: &Registry, id: VolumeId) -> VolumeRecord {

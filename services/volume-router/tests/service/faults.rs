@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sconce_runtime::{Clock, Stop};
-use sconce_schemas::wire::volume::IoCode;
+use sconce_schemas::SnapshotId;
+use sconce_schemas::wire::volume::{IoCode, VolumeControl};
 use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_volume_router::device::faults::{Call, Fault, FaultyDisk};
 use sconce_volume_router::{Components, Settings};
@@ -345,6 +346,14 @@ fn what_is_done_after_the_lease_ended_is_not_acknowledged_by_the_node_that_lost_
         router.disk.arm(Call::Sync, 0, u32::MAX, Fault::Held);
         let flush = client.request(IoCode::Flush, 0, 0, 0);
         let flushed = client.attempt(flush, Bytes::new(), LONG);
+        let take = VolumeControl::TakeSnapshot {
+            volume,
+            id: SnapshotId(1),
+            name: "late".to_owned(),
+            metadata: [].into(),
+        };
+        let asking = Client::connect(&cluster, volume);
+        let taken = asking.control(take.clone());
         let lease_ends = async {
             cluster.stop_registry();
             until("the lease to end", async || {
@@ -360,12 +369,16 @@ fn what_is_done_after_the_lease_ended_is_not_acknowledged_by_the_node_that_lost_
             .await;
             router.disk.heal();
         };
-        let (flushed, ()) = tokio::join!(flushed, lease_ends);
-        let refusal = flushed.unwrap().unwrap_err();
-        assert_eq!(refusal.remedy, Remedy::Retry, "{refusal}");
-        assert!(refusal.text.contains("no lease"), "{refusal}");
+        let (flushed, taken, ()) = tokio::join!(flushed, taken, lease_ends);
+        for refusal in [flushed.unwrap().unwrap_err(), taken.unwrap_err()] {
+            assert_eq!(refusal.remedy, Remedy::Retry, "{refusal}");
+            assert!(refusal.text.contains("no lease"), "{refusal}");
+        }
         cluster.start_registry();
         client.flush().await;
+        // Asked again under the same id it is there, once.
+        crate::snapshots::ask(&asking, take).await.unwrap();
+        assert_eq!(crate::snapshots::list(&asking).await.len(), 1);
         assert_eq!(client.read(0, 4096).await, bytes(1, 4096));
         router.stop();
     });

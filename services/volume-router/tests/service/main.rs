@@ -7,6 +7,7 @@
 )]
 
 mod client;
+mod clones;
 mod cluster;
 mod damage;
 mod faults;
@@ -18,3 +19,4 @@ mod pressure;
 mod registry;
 mod restart;
 mod scale;
+mod snapshots;

@@ -148,7 +148,7 @@ fn a_stop_without_a_back_end_ends_in_time_and_loses_nothing() {
 }
 
 /// Whether the volume-router passes the point. Every point is named: a new one has to be decided on here.
-fn is_of_the_volume_router(point: Point) -> bool {
+pub(crate) fn is_of_the_volume_router(point: Point) -> bool {
     match point {
         Point::AfterAppend
         | Point::BeforeAck
