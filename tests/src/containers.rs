@@ -62,6 +62,12 @@ impl Containers {
         )
     }
 
+    /// The name of a network of the project.
+    #[must_use]
+    pub fn network(&self, name: &str) -> String {
+        format!("{PROJECT}_{name}")
+    }
+
     /// The ids of a service's containers.
     ///
     /// # Errors

@@ -40,6 +40,8 @@ fn serve(containers: &Containers) -> Result<()> {
         "endpoints are not TLS: {told}"
     );
 
+    is_closed(containers)?;
+
     let dir = tempfile::tempdir()?;
     let (disk, out) = (dir.path().join("disk.raw"), dir.path().join("out.raw"));
     let mut bytes = vec![0; 48 << 20];
@@ -67,12 +69,73 @@ fn serve(containers: &Containers) -> Result<()> {
         "volume-router=2",
         "volume-router",
     ]))?;
+    wait::until("all services to be healthy", STARTING, || {
+        let format = "{{.State.Health.Status}}";
+        let mut told = Vec::new();
+        for service in ["fs-router", "volume-router", "storage-router", "etcd"] {
+            for id in containers.ids(service)? {
+                told.push(docker(&["inspect", "--format", format, &id])?);
+            }
+        }
+        Ok(told.iter().all(|health| health.trim() == "healthy").then_some(()))
+    })?;
     for volume in ["/one", "/two"] {
         let uri = format!("{NBD}/{volume}");
         client::run(client::command("nbdcopy", COPY).arg(&uri).arg(&out))
             .with_context(|| volume.to_owned())?;
         client::same_bytes(&disk, &out)?;
         std::fs::remove_file(&out)?;
+    }
+    Ok(())
+}
+
+fn docker(arguments: &[&str]) -> Result<String> {
+    client::run(client::command("docker", COPY).args(arguments))
+}
+
+/// Who takes one container has that part's certificates and nothing more; who gets into the front network has NBD.
+fn is_closed(containers: &Containers) -> Result<()> {
+    for service in ["fs-router", "volume-router", "storage-router", "etcd"] {
+        let id = containers.ids(service)?.swap_remove(0);
+        ensure!(
+            docker(&["exec", &id, "test", "-e", "/authority"]).is_err(),
+            "{service} mounts the authority"
+        );
+        let keys = docker(&["exec", &id, "find", "/certificates", "-name", "*.key"])?;
+        ensure!(
+            !keys.is_empty() && keys.lines().all(|key| key.contains(service)),
+            "{service} sees the keys of others: {keys}"
+        );
+        ensure!(
+            docker(&["exec", &id, "touch", "/certificates/x"]).is_err(),
+            "{service} can change its certificates"
+        );
+    }
+    let from_front = |host: &str, port: u16| {
+        let network = containers.network("front");
+        let connect = format!("exec 3<>/dev/tcp/{host}/{port}");
+        let image = "sconce/sconce:latest";
+        docker(&[
+            "run",
+            "--rm",
+            "--network",
+            &network,
+            "--entrypoint",
+            "bash",
+            image,
+            "-c",
+            &connect,
+        ])
+    };
+    from_front("fs-router", 10809)?;
+    let etcd = containers.ids("etcd")?.swap_remove(0);
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    let address = docker(&["inspect", "--format", format, &etcd])?;
+    for host in ["etcd", address.trim()] {
+        ensure!(
+            from_front(host, 2379).is_err(),
+            "{host} is reached from the front network"
+        );
     }
     Ok(())
 }

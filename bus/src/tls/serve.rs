@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -232,6 +233,15 @@ async fn lead(shared: Rc<Shared>, stream: TlsStream<TcpStream>, address: SocketA
     let filter = Filter::new(shared.message_bytes_max, Box::new(admit));
     match carry(stream, local, filter, budget).await {
         Ended::ByPeer | Ended::ByUs => tracing::debug!(%address, "closed"),
+        // A command that is done, a process that ended: they say no goodbye to TLS.
+        Ended::Io(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+            ) =>
+        {
+            tracing::debug!(%address, %error, "closed");
+        }
         reason => {
             static TOLD: Throttle = Throttle::every(TOLD_EVERY);
             if let Some(unsaid) = TOLD.pass() {
