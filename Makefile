@@ -49,7 +49,7 @@ docs: ## the documentation builds without a warning
 	@RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
 
 deny: ## licences, sources and banned crates (not advisories: their database is fetched, which a test must not need)
-	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny@0.20.2 --locked
 	@cargo deny --all-features --locked check --hide-inclusion-graph bans licenses sources
 
 bench: build ## measures against qemu-nbd and writes docs/benchmarks.md
