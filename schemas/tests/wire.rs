@@ -216,6 +216,17 @@ fn snapshot_messages_keep_their_meaning() {
         "volume-snapshot-replies",
         replies(vec![VolumeReply::Control(snapshots)]),
     );
+    let opened = VolumeControlReply::Opened {
+        handle: 9,
+        epoch: Epoch(3),
+        size: VolumeSize::new(1 << 30).unwrap(),
+        read_only: true,
+        snapshot: Some(SnapshotId(u64::MAX >> 1)),
+    };
+    golden_batch(
+        "volume-snapshot-opened",
+        replies(vec![VolumeReply::Control(opened)]),
+    );
 }
 
 fn volume_replies() -> Vec<VolumeReply> {
@@ -256,6 +267,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         epoch: Epoch(3),
         size: status.size,
         read_only: false,
+        snapshot: None,
     };
     let read = vec![
         ReadExtent::Data { length: 8192 },

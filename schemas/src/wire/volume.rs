@@ -287,6 +287,9 @@ pub enum VolumeControlReply {
         size: VolumeSize,
         /// Whether it takes no writes.
         read_only: bool,
+        /// The snapshot that was opened: a name may be another's later.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<SnapshotId>,
     },
     /// Done.
     Done,

@@ -1,5 +1,5 @@
 //! The routing core in a seeded world: whatever is lost, delayed, duplicated or moved, each operation ends once and
-//! is applied once, and an owner can rely on the numbers.
+//! is applied once, an owner can rely on the numbers, and a session on a snapshot never reads another.
 
 mod core_world;
 
@@ -36,16 +36,17 @@ fn seeds(variable: &str, default: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn in_a_rough_world_each_operation_ends_once_and_is_applied_once() {
-    let (mut completed, mut resends) = (0, 0);
+    let (mut completed, mut resends, mut gone) = (0, 0, 0);
     for seed in seeds("SCONCE_ROUTING_SEEDS", 60) {
         let world = run(seed, Rough::VERY, 1500);
         completed += world.completed;
         resends += world.resends;
+        gone += world.ended_gone;
     }
     // The world was rough indeed.
     assert!(
-        completed > 5_000 && resends > 500,
-        "{completed} completed, {resends} sent again"
+        completed > 5_000 && resends > 500 && gone > 100,
+        "{completed} completed, {resends} sent again, {gone} of snapshots that were gone"
     );
 }
 

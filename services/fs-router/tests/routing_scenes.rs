@@ -19,7 +19,7 @@ use sconce_schemas::wire::volume::{
     ReadExtent, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{CLUSTER_LEN, Epoch, ScoId, ScoSize, Slot, VolumeId, VolumeSize};
+use sconce_schemas::{CLUSTER_LEN, Epoch, ScoId, ScoSize, Slot, SnapshotId, VolumeId, VolumeSize};
 
 const VOLUME: VolumeId = VolumeId([3; 16]);
 const GUEST: FrontEndKey = FrontEndKey(1);
@@ -91,6 +91,38 @@ impl Scene {
             owner: OwnerKey(0),
             log: Log::default(),
             effects: Vec::new(),
+        }
+    }
+
+    /// The same, on what the volume's snapshot `monday` is when it is opened first.
+    fn on_snapshot() -> Scene {
+        let mut scene = Self::new();
+        scene.session = scene.core.snapshot_session(VOLUME, "monday".to_owned(), None);
+        scene
+    }
+
+    fn submits(&mut self, token: Token, operation: Operation) {
+        let submitted = self
+            .core
+            .submit(self.session, GUEST, token, operation, &mut self.effects);
+        assert_eq!(submitted, Ok(()));
+        self.core.drain_sends(&mut self.log, &mut self.effects);
+    }
+
+    /// The registry says where the volume is, and the connection is made.
+    fn is_reached(&mut self) {
+        let session = self.session;
+        self.happens(Event::Routed {
+            session,
+            routed: routed(),
+        });
+        self.happens(Event::Up(LinkKey::Owner(self.owner)));
+    }
+
+    fn refusal(&mut self) -> RefusalCode {
+        match self.outcome() {
+            Some(Outcome::Refused(refusal)) => refusal.code,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -166,15 +198,22 @@ impl Scene {
     }
 
     fn opens(&mut self) {
+        self.opens_on(1, None);
+    }
+
+    /// The owner answers an open, of what it calls a snapshot.
+    fn opens_on(&mut self, handle: u32, snapshot: Option<SnapshotId>) {
         let (id, request) = self.log.to_owner.pop().unwrap();
-        let VolumeRequest::Control(VolumeControl::Open { .. }) = request else {
+        let VolumeRequest::Control(VolumeControl::Open { snapshot: name, .. }) = request else {
             panic!("{request:?}");
         };
+        assert_eq!(name.as_deref(), snapshot.map(|_| "monday"));
         let opened = VolumeControlReply::Opened {
-            handle: 1,
+            handle,
             epoch: Epoch(1),
             size: VolumeSize::new(1 << 20).unwrap(),
-            read_only: false,
+            read_only: snapshot.is_some(),
+            snapshot,
         };
         self.happens(Event::OwnerReplied {
             link: self.owner,
@@ -284,5 +323,106 @@ fn a_read_of_a_volume_that_is_deleted_meanwhile_ends() {
         Some(Outcome::Refused(refusal)) => assert_eq!(refusal.code, RefusalCode::NotFound),
         other => panic!("{other:?}"),
     }
+    assert_eq!(scene.core.held_requests(), 0);
+}
+
+#[test]
+fn a_snapshot_is_opened_again_as_the_one_that_it_was() {
+    let mut scene = Scene::on_snapshot();
+    let read = || Operation::read(0, CLUSTER_LEN as u64);
+    scene.submits(Token(1), read());
+    scene.is_reached();
+    scene.opens_on(1, Some(SnapshotId(5)));
+    scene.take_io();
+    // The connection is lost; the owner comes back with the same snapshot: the read is sent again.
+    scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
+    scene.happens(Event::Up(LinkKey::Owner(scene.owner)));
+    scene.opens_on(1, Some(SnapshotId(5)));
+    let id = scene.take_io();
+    let length = u32::try_from(CLUSTER_LEN).unwrap();
+    scene.happens(Event::OwnerReplied {
+        link: scene.owner,
+        id,
+        reply: VolumeReply::Read(vec![ReadExtent::Zeros { length }]),
+        data: Bytes::new(),
+    });
+    assert!(matches!(scene.outcome(), Some(Outcome::Read(_))));
+    // Next time another has its name: what is asked of the old one ends, and nothing is sent to the new one.
+    scene.submits(Token(2), read());
+    scene.take_io();
+    scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
+    scene.happens(Event::Up(LinkKey::Owner(scene.owner)));
+    scene.opens_on(2, Some(SnapshotId(6)));
+    assert_eq!(scene.refusal(), RefusalCode::NotFound);
+    let closes = VolumeRequest::Control(VolumeControl::Close { handle: 2 });
+    assert_eq!(scene.log.to_owner.pop().map(|(_, request)| request), Some(closes));
+    // And so it stays, however often one asks.
+    scene.submits(Token(3), read());
+    let session = scene.session;
+    scene.happens(Event::Routed {
+        session,
+        routed: routed(),
+    });
+    scene.opens_on(3, Some(SnapshotId(6)));
+    assert_eq!(scene.refusal(), RefusalCode::NotFound);
+    assert_eq!(scene.core.held_requests(), 0);
+    // One who opens the name anew reads what has it now.
+    scene.session = scene.core.snapshot_session(VOLUME, "monday".to_owned(), None);
+    scene.log.to_owner.clear();
+    scene.submits(Token(4), read());
+    let session = scene.session;
+    scene.happens(Event::Routed {
+        session,
+        routed: routed(),
+    });
+    scene.opens_on(4, Some(SnapshotId(6)));
+    scene.take_io();
+}
+
+#[test]
+fn a_snapshot_that_is_gone_ends_what_was_held_for_it() {
+    let mut scene = Scene::on_snapshot();
+    for token in 1..4 {
+        scene.submits(Token(token), Operation::read(0, CLUSTER_LEN as u64));
+    }
+    scene.is_reached();
+    let (id, _) = scene.log.to_owner.pop().unwrap();
+    scene.happens(Event::OwnerReplied {
+        link: scene.owner,
+        id,
+        reply: VolumeReply::Refused(Refusal::reject(RefusalCode::NotFound, "no snapshot")),
+        data: Bytes::new(),
+    });
+    for _ in 1..4 {
+        assert_eq!(scene.refusal(), RefusalCode::NotFound);
+    }
+    assert_eq!(scene.core.held_requests(), 0);
+}
+
+#[test]
+fn changes_of_a_snapshot_are_refused_before_anybody_is_asked() {
+    let mut scene = Scene::on_snapshot();
+    let data = Bytes::from(vec![1; CLUSTER_LEN]);
+    let length = CLUSTER_LEN as u64;
+    for operation in [
+        Operation::write(0, data, 0),
+        Operation::discard(0, length, 0),
+        Operation::write_zeroes(0, length, 0),
+        Operation::resize(VolumeSize::new(length).unwrap()),
+    ] {
+        scene.submits(Token(1), operation);
+        assert_eq!(scene.refusal(), RefusalCode::ReadOnly);
+    }
+    assert_eq!((scene.effects.len(), scene.log.to_owner.len()), (0, 0));
+    assert_eq!(scene.core.held_requests(), 0);
+}
+
+#[test]
+fn a_reader_of_a_snapshot_leaves_nothing_behind_that_others_wait_for() {
+    let mut scene = Scene::on_snapshot();
+    scene.submits(Token(1), Operation::read(0, CLUSTER_LEN as u64));
+    scene.core.abandon(scene.now, GUEST, &mut scene.effects);
+    let told = |effect: &Effect| matches!(effect, Effect::Orphaned(_) | Effect::Settled(_));
+    assert!(!scene.effects.iter().any(told));
     assert_eq!(scene.core.held_requests(), 0);
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use sconce_schemas::VolumeId;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -19,7 +20,7 @@ use super::protocol::request::Agreed;
 use super::protocol::{BASE_ALLOCATION_ID, Export, Violation};
 use super::stream::Stream;
 use crate::in_use::{InUse, Use};
-use crate::names::{Names, NamesError, PoolPath};
+use crate::names::{Names, NamesError, PoolPath, SnapshotPath};
 use crate::routing::{FrontEnd, Outcome, Patience, Router, SessionHandle, Token};
 
 /// How long a client may take for its part of the handshake, all of it.
@@ -83,6 +84,14 @@ pub(super) struct Exports {
     pub(super) names: Names,
     pub(super) router: Router,
     pub(super) in_use: InUse,
+}
+
+/// What an export name names.
+struct Named {
+    path: PoolPath,
+    volume: VolumeId,
+    /// The snapshot's name.
+    snapshot: Option<String>,
 }
 
 struct Opened {
@@ -348,15 +357,26 @@ impl From<Refusal> for NoExport {
 }
 
 impl Exports {
-    /// The volume of an export name: a path of the pool, with or without the slash in front.
-    async fn resolve(&self, name: &str) -> Result<crate::names::Resolved, NoExport> {
+    /// What an export name names: a path of the pool, with or without the slash in front, and perhaps `@` and a
+    /// snapshot of it. No file has an `@` in its name.
+    async fn resolve(&self, name: &str) -> Result<Named, NoExport> {
         let absolute = if name.starts_with('/') {
             name.to_owned()
         } else {
             format!("/{name}")
         };
-        let path: PoolPath = absolute.parse().map_err(NamesError::from)?;
-        Ok(self.names.resolve(&path).await?)
+        let (path, snapshot) = if absolute.contains('@') {
+            let path: SnapshotPath = absolute.parse().map_err(NamesError::from)?;
+            (path.volume, Some(path.name))
+        } else {
+            (absolute.parse().map_err(NamesError::from)?, None)
+        };
+        let volume = self.names.resolve(&path).await?.volume;
+        Ok(Named {
+            path,
+            volume,
+            snapshot,
+        })
     }
 
     /// What is known of an export: from its owner if that answers soon, else what the registry was told last.
@@ -364,8 +384,12 @@ impl Exports {
         match self.open(name, Purpose::Info).await {
             Ok(opened) => Ok(opened.export),
             Err(why) if why.reply == OptionReply::ErrShutdown => {
-                let volume = self.resolve(name).await?.volume;
-                let record = self.names.volume(volume).await?;
+                let named = self.resolve(name).await?;
+                if named.snapshot.is_some() {
+                    // Only the owner knows whether there is such a snapshot.
+                    return Err(why);
+                }
+                let record = self.names.volume(named.volume).await?;
                 Ok(Export {
                     size: record.known_size().bytes(),
                     // Only the owner knows; a client that goes on is told then.
@@ -377,10 +401,18 @@ impl Exports {
     }
 
     async fn open(&self, name: &str, purpose: Purpose) -> Result<Opened, NoExport> {
-        let volume = self.resolve(name).await?.volume;
+        let Named {
+            path,
+            volume,
+            snapshot,
+        } = self.resolve(name).await?;
         let in_use = self.in_use.enter(volume);
         let front_end = self.router.attach();
-        let session = front_end.session(volume);
+        let is_snapshot = snapshot.is_some();
+        let session = match snapshot {
+            Some(snapshot) => front_end.snapshot_session(volume, snapshot, None),
+            None => front_end.session(volume),
+        };
         let opening = async {
             // What the client's last connection left behind must not overtake what it sends on this one.
             self.router.orphans().settled(volume).await;
@@ -413,6 +445,13 @@ impl Exports {
             }),
             Ok(Some(Outcome::Refused(refusal))) if refusal.code == RefusalCode::WaitsForOwner => {
                 Err(not_served(name, &refusal.text))
+            }
+            Ok(Some(Outcome::Refused(refusal))) if is_snapshot && refusal.code == RefusalCode::NotFound => {
+                let text = &refusal.text;
+                Err(NoExport {
+                    reply: OptionReply::ErrUnknown,
+                    text: format!("{name}: {text}; `sconce snapshot list {path}` shows those that there are"),
+                })
             }
             Ok(Some(Outcome::Refused(refusal))) => Err(refusal.into()),
             Ok(_) => Err(NoExport {

@@ -7,7 +7,7 @@
 
 use std::task::{Context, Poll};
 
-use sconce_schemas::VolumeId;
+use sconce_schemas::{SnapshotId, VolumeId};
 
 use super::core::{FrontEndKey, Patience, SessionKey, Token};
 use super::mailbox::{Completion, Mailbox};
@@ -21,7 +21,7 @@ pub struct FrontEnd {
     pub(super) key: FrontEndKey,
 }
 
-/// A volume that a front end uses. Dropping it lets the volume's session end.
+/// A volume, or a snapshot of it, that a front end uses. Dropping it lets the volume's session end.
 pub struct SessionHandle {
     pub(super) router: Router,
     pub(super) key: SessionKey,
@@ -32,6 +32,18 @@ impl FrontEnd {
     #[must_use]
     pub fn session(&self, volume: VolumeId) -> SessionHandle {
         let key = self.router.shared.state.borrow_mut().core.session(volume);
+        SessionHandle {
+            router: self.router.clone(),
+            key,
+        }
+    }
+
+    /// A session on a snapshot of the volume, to be read: the one with this name that is there when it is opened, or
+    /// only `id`, where that is given.
+    #[must_use]
+    pub fn snapshot_session(&self, volume: VolumeId, name: String, id: Option<SnapshotId>) -> SessionHandle {
+        let mut state = self.router.shared.state.borrow_mut();
+        let key = state.core.snapshot_session(volume, name, id);
         SessionHandle {
             router: self.router.clone(),
             key,

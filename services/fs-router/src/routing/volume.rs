@@ -12,7 +12,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use sconce_schemas::wire::volume::{ExtentStatus, IoFlags};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{VolumeId, VolumeSize};
+use sconce_schemas::{SnapshotId, VolumeId, VolumeSize};
 
 use super::core::{Patience, Token};
 use super::front_end::{FrontEnd, SessionHandle};
@@ -50,6 +50,20 @@ impl Router {
     pub fn attach_volume(&self, id: VolumeId) -> Volume {
         let front_end = self.attach_mailbox(Mailbox::Futures(Waiters::default()));
         let session = front_end.session(id);
+        Volume::new(id, front_end, session)
+    }
+
+    /// A snapshot of the volume, to be read, without waiting for its owner: the one that is `id` and has this name.
+    #[must_use]
+    pub fn attach_snapshot(&self, volume: VolumeId, id: SnapshotId, name: String) -> Volume {
+        let front_end = self.attach_mailbox(Mailbox::Futures(Waiters::default()));
+        let session = front_end.snapshot_session(volume, name, Some(id));
+        Volume::new(volume, front_end, session)
+    }
+}
+
+impl Volume {
+    fn new(id: VolumeId, front_end: FrontEnd, session: SessionHandle) -> Volume {
         let shared = Shared {
             id,
             front_end,
@@ -59,9 +73,7 @@ impl Router {
             shared: Rc::new(shared),
         }
     }
-}
 
-impl Volume {
     /// Its id.
     #[must_use]
     pub fn id(&self) -> VolumeId {

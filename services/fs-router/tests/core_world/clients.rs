@@ -110,6 +110,24 @@ impl World {
         let range = clusters(&operation);
         let first = range.start;
         match (operation.code, outcome) {
+            (IoCode::Flush, Outcome::Done) => return,
+            (code, Outcome::Refused(refusal)) if self.volumes[index].of.is_some() => {
+                let is_gone = self.volumes[index].named != Some(SNAPSHOT.1);
+                match refusal.code {
+                    RefusalCode::ReadOnly => assert!(code.changes(), "{code:?}: {refusal}"),
+                    RefusalCode::NotFound => {
+                        assert!(is_gone && !code.changes(), "{code:?}: {refusal}");
+                        self.ended_gone += 1;
+                    }
+                    _ => panic!("{code:?}: {refusal}"),
+                }
+                if code == IoCode::Flush {
+                    return;
+                }
+            }
+            (code, Outcome::Done) if self.volumes[index].of.is_some() => {
+                panic!("{code:?} of a snapshot is done");
+            }
             (IoCode::Write, Outcome::Done) => {
                 for at in range.clone() {
                     self.volumes[index].expected[at] = self.stamp_for(token, at);
@@ -120,7 +138,6 @@ impl World {
                     .clone()
                     .for_each(|at| self.volumes[index].expected[at] = [0; 8]);
             }
-            (IoCode::Flush, Outcome::Done) => return,
             (IoCode::Read, Outcome::Read(data)) => {
                 let whole: Vec<u8> = range
                     .clone()

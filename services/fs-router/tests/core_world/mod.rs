@@ -27,7 +27,9 @@ use sconce_schemas::wire::volume::{
     IoCode, IoRequest, ReadExtent, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
-use sconce_schemas::{CLUSTER_LEN, Epoch, ObjectName, ScoId, ScoSize, SessionId, Slot, VolumeId, VolumeSize};
+use sconce_schemas::{
+    CLUSTER_LEN, Epoch, ObjectName, ScoId, ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize,
+};
 
 use recorder::{Recorder, SentLog};
 
@@ -47,6 +49,7 @@ pub(crate) struct Rough {
     pub(crate) located: u64,
     pub(crate) storage_trouble: u64,
     pub(crate) abandon: u64,
+    pub(crate) remove_snapshot: u64,
 }
 
 impl Rough {
@@ -59,6 +62,7 @@ impl Rough {
         located: 300,
         storage_trouble: 0,
         abandon: 0,
+        remove_snapshot: 0,
     };
     pub(crate) const VERY: Rough = Rough {
         lose_link: 8,
@@ -69,12 +73,20 @@ impl Rough {
         located: 300,
         storage_trouble: 200,
         abandon: 10,
+        remove_snapshot: 1,
     };
 }
 
-/// What a volume holds, wherever it is served: it survives moves and restarts.
+/// The name of a volume's snapshot, and its id; once it is removed, others with this name come.
+const SNAPSHOT: (&str, SnapshotId) = ("monday", SnapshotId(7));
+
+/// What a volume, or its snapshot, holds, wherever it is served: it survives moves and restarts.
 struct Volume {
     id: VolumeId,
+    /// Of a snapshot: which volume's.
+    of: Option<usize>,
+    /// Of a snapshot: the id that its name has now.
+    named: Option<SnapshotId>,
     owner: usize,
     epoch: u64,
     clusters: Vec<[u8; 8]>,
@@ -97,6 +109,8 @@ struct LinkState {
     /// Raised with each connection: what an earlier one carried comes to nothing, or late.
     incarnation: u64,
     handles: HashMap<u32, (usize, SessionId)>,
+    /// Of the handles: those that are on the snapshot that was there first.
+    on_snapshot: HashSet<u32>,
 }
 
 #[derive(Clone)]
@@ -143,6 +157,8 @@ pub(crate) struct World {
     /// Sends that were answered: a second answer, to a duplicate, tells the core nothing.
     answered: HashSet<u64>,
     pub(crate) completed: u64,
+    /// Operations that ended because their snapshot was gone.
+    pub(crate) ended_gone: u64,
     pub(crate) sends: u64,
     pub(crate) resends: u64,
 }
@@ -165,11 +181,13 @@ impl World {
             ..Limits::default()
         };
         let mut core = Core::new(limits, chance.fork());
-        let volumes = (0..2_u8)
+        let mut volumes: Vec<Volume> = (0..2_u8)
             .map(|n| {
                 let id = VolumeId([n + 1; 16]);
                 Volume {
                     id,
+                    of: None,
+                    named: None,
                     owner: usize::from(n),
                     epoch: 1,
                     clusters: vec![[0; 8]; CLUSTERS],
@@ -182,6 +200,32 @@ impl World {
                 }
             })
             .collect();
+        for of in 0..volumes.len() {
+            let id = volumes[of].id;
+            let content: Vec<[u8; 8]> = (0..CLUSTERS)
+                .map(|at| {
+                    if at % 3 == 0 {
+                        [0; 8]
+                    } else {
+                        stamp(((of + 1) * 1000 + at) as u64 | 1 << 60)
+                    }
+                })
+                .collect();
+            volumes.push(Volume {
+                id,
+                of: Some(of),
+                named: Some(SNAPSHOT.1),
+                owner: 0,
+                epoch: 0,
+                clusters: content.clone(),
+                sessions: HashMap::new(),
+                expected: content,
+                busy: HashSet::new(),
+                haunted: HashSet::new(),
+                orphaned: false,
+                key: core.snapshot_session(id, SNAPSHOT.0.to_owned(), Some(SNAPSHOT.1)),
+            });
+        }
         World {
             core,
             chance,
@@ -205,6 +249,7 @@ impl World {
             may_send: HashMap::new(),
             answered: HashSet::new(),
             completed: 0,
+            ended_gone: 0,
             sends: 0,
             resends: 0,
         }
@@ -212,6 +257,11 @@ impl World {
 
     fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.chance.below(bound as u64)).unwrap()
+    }
+
+    /// The volume whose owner serves this one.
+    fn served_with(&self, index: usize) -> usize {
+        self.volumes[index].of.unwrap_or(index)
     }
 
     pub(crate) fn outstanding(&self) -> usize {
@@ -255,6 +305,7 @@ impl World {
                         up: false,
                         incarnation: 0,
                         handles: HashMap::new(),
+                        on_snapshot: HashSet::new(),
                     };
                     assert!(
                         self.links.insert(link.0, state).is_none(),
@@ -315,8 +366,19 @@ impl World {
         }
         if self.chance.one_of(rough.move_volume, 1000) {
             let (index, node) = (self.below(self.volumes.len()), self.below(NODES));
+            let index = self.served_with(index);
             let volume = &mut self.volumes[index];
             (volume.owner, volume.epoch) = (node, volume.epoch + 1);
+        }
+        if self.chance.one_of(rough.remove_snapshot, 1000) {
+            let index = self.below(self.volumes.len());
+            if let Some(named) = self.volumes[index].named {
+                // Another takes its name at once, or nothing does for a while.
+                self.volumes[index].named = match self.chance.below(2) {
+                    0 => Some(SnapshotId(named.0 + 1)),
+                    _ => None,
+                };
+            }
         }
         match self.chance.below(8) {
             0 | 1 => self.serve_one(),
@@ -387,6 +449,7 @@ impl World {
         let link = self.links.get_mut(&key).unwrap();
         link.up = false;
         link.handles.clear();
+        link.on_snapshot.clear();
         self.may_send.retain(|(on, _), _| on.0 != key);
         self.answers.retain(|answer| answer.flying.link.0 != key);
         // What was on its way may still arrive, long after.

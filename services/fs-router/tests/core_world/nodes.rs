@@ -55,9 +55,15 @@ impl World {
         let refused = |refusal| (Some(VolumeReply::Refused(refusal)), Bytes::new());
         let not_owner = || Refusal::reroute(RefusalCode::NotOwner, "not the owner");
         match &flying.request {
-            VolumeRequest::Control(VolumeControl::Open { volume, session, .. }) => {
-                let index = self.volumes.iter().position(|v| v.id == *volume).unwrap();
-                if self.volumes[index].owner != node {
+            VolumeRequest::Control(VolumeControl::Open {
+                volume,
+                session,
+                snapshot,
+            }) => {
+                let is_asked_for = |v: &Volume| v.id == *volume && v.of.is_some() == snapshot.is_some();
+                let index = self.volumes.iter().position(is_asked_for).unwrap();
+                let owner = self.served_with(index);
+                if self.volumes[owner].owner != node {
                     return refused(not_owner());
                 }
                 if self.chance.one_of(self.rough.refuse, 1000) {
@@ -65,17 +71,25 @@ impl World {
                 }
                 let handle = self.next_handle;
                 self.next_handle += 1;
-                let epoch = Epoch(self.volumes[index].epoch);
-                self.links
-                    .get_mut(&flying.link.0)
-                    .unwrap()
-                    .handles
-                    .insert(handle, (index, *session));
+                let epoch = Epoch(self.volumes[owner].epoch);
+                let named = self.volumes[index].named;
+                if let Some(name) = snapshot {
+                    assert_eq!(name, SNAPSHOT.0);
+                    if named.is_none() {
+                        return refused(Refusal::reject(RefusalCode::NotFound, "no such snapshot"));
+                    }
+                }
+                let link = self.links.get_mut(&flying.link.0).unwrap();
+                link.handles.insert(handle, (index, *session));
+                if named == Some(SNAPSHOT.1) {
+                    link.on_snapshot.insert(handle);
+                }
                 let opened = VolumeControlReply::Opened {
                     handle,
                     epoch,
                     size: VolumeSize::new((CLUSTERS * CLUSTER_LEN) as u64).unwrap(),
-                    read_only: false,
+                    read_only: snapshot.is_some(),
+                    snapshot: named,
                 };
                 (Some(VolumeReply::Control(opened)), none)
             }
@@ -84,8 +98,18 @@ impl World {
                 let Some(&(index, session)) = link.handles.get(&io.handle) else {
                     return refused(Refusal::reroute(RefusalCode::NotOpen, "not open"));
                 };
-                if self.volumes[index].owner != node {
+                if self.volumes[self.served_with(index)].owner != node {
                     return refused(not_owner());
+                }
+                if self.volumes[index].of.is_some() {
+                    assert!(!io.code.changes(), "a change of a snapshot was sent");
+                    assert!(
+                        link.on_snapshot.contains(&io.handle),
+                        "a snapshot that only has the same name is read"
+                    );
+                    if self.volumes[index].named != Some(SNAPSHOT.1) {
+                        return refused(Refusal::reject(RefusalCode::NotFound, "the snapshot was removed"));
+                    }
                 }
                 if self.chance.one_of(self.rough.refuse, 1000) {
                     let refusal = match self.chance.below(3) {

@@ -139,6 +139,7 @@ impl Control {
             epoch: opened.epoch,
             size: opened.size,
             read_only: true,
+            snapshot: Some(opened.id),
         })
     }
 
@@ -196,6 +197,7 @@ impl Control {
             epoch: opened.epoch,
             size: opened.size,
             read_only: opened.read_only,
+            snapshot: None,
         })
     }
 

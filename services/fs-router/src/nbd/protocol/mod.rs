@@ -92,16 +92,12 @@ impl Export {
         const SEND_DF: u16 = 1 << 7;
         const CAN_MULTI_CONN: u16 = 1 << 8;
         const SEND_FAST_ZERO: u16 = 1 << 11;
-        let mut flags = HAS_FLAGS
-            | SEND_FLUSH
-            | SEND_FUA
-            | SEND_TRIM
-            | SEND_WRITE_ZEROES
-            | CAN_MULTI_CONN
-            | SEND_FAST_ZERO;
-        if self.read_only {
-            flags |= READ_ONLY;
-        }
+        let mut flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | CAN_MULTI_CONN;
+        flags |= if self.read_only {
+            READ_ONLY
+        } else {
+            SEND_TRIM | SEND_WRITE_ZEROES | SEND_FAST_ZERO
+        };
         if structured {
             flags |= SEND_DF;
         }

@@ -103,7 +103,8 @@ impl Core {
         operation: Operation,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Operation> {
-        if let Some(outcome) = ended_before_it_began(&operation) {
+        let is_on_snapshot = self.sessions[session.0].snapshot.is_some();
+        if let Some(outcome) = ended_before_it_began(&operation, is_on_snapshot) {
             effects.push(Effect::Complete {
                 front_end,
                 token,
@@ -253,7 +254,7 @@ impl Core {
         if running.abandoned {
             let session = &mut self.sessions[running.session.0];
             session.orphans -= 1;
-            if session.orphans == 0 {
+            if session.orphans == 0 && session.snapshot.is_none() {
                 effects.push(Effect::Settled(session.volume));
             }
             return self.note_unused(running.session);
@@ -282,7 +283,8 @@ impl Core {
             if running.front_end == front_end && !running.abandoned {
                 running.abandoned = true;
                 let session = &mut self.sessions[running.session.0];
-                if session.orphans == 0 {
+                // Of a snapshot nothing is left behind that could be applied late.
+                if session.orphans == 0 && session.snapshot.is_none() {
                     effects.push(Effect::Orphaned(session.volume));
                 }
                 session.orphans += 1;
@@ -325,7 +327,7 @@ impl Core {
 }
 
 /// The outcome of an operation that needs no owner: it is of no bytes, or it is wrong.
-fn ended_before_it_began(operation: &Operation) -> Option<Outcome> {
+fn ended_before_it_began(operation: &Operation, is_on_snapshot: bool) -> Option<Outcome> {
     let Operation {
         code,
         offset,
@@ -347,6 +349,10 @@ fn ended_before_it_began(operation: &Operation) -> Option<Outcome> {
             data.len()
         );
         return Some(Outcome::Refused(Refusal::reject(RefusalCode::Invalid, text)));
+    }
+    if is_on_snapshot && code.changes() {
+        let refusal = Refusal::reject(RefusalCode::ReadOnly, "a snapshot takes no writes");
+        return Some(Outcome::Refused(refusal));
     }
     match code {
         IoCode::Read if *length == 0 => Some(Outcome::Read(ReadData::default())),

@@ -137,7 +137,7 @@ impl Core {
         let request = VolumeRequest::Control(VolumeControl::Open {
             volume: session.volume,
             session: session.id,
-            snapshot: None,
+            snapshot: session.snapshot.as_ref().map(|on| on.name.clone()),
         });
         let sent = wire.to_owner(link, id, 0, &request, Bytes::new(), 0);
         if sent == Sent::Taken {

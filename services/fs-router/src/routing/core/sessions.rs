@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use sconce_schemas::wire::volume::VolumeControlReply;
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
-use sconce_schemas::{SessionId, VolumeId};
+use sconce_schemas::{SessionId, SnapshotId, VolumeId};
 
 use super::operations::{PartKey, PartState};
 use super::types::{Effect, FrontEndKey, Micros, OwnerKey, Patience, Routed, SessionKey, Token};
@@ -55,9 +55,20 @@ impl Asked {
     }
 }
 
+/// The snapshot that a session reads.
+#[derive(Debug)]
+pub(super) struct OnSnapshot {
+    /// What it is opened by.
+    pub(super) name: String,
+    /// Which it is, once that is known: never another, whatever has its name later.
+    id: Option<SnapshotId>,
+}
+
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) volume: VolumeId,
+    /// It is on this snapshot of the volume, and takes no changes.
+    pub(super) snapshot: Option<OnSnapshot>,
     pub(super) id: SessionId,
     pub(super) route: Route,
     pub(super) opening: Opening,
@@ -95,9 +106,23 @@ impl Core {
             self.sessions[key.0].users += 1;
             return key;
         }
+        let key = self.new_session(volume, None);
+        self.by_volume.insert(volume, key);
+        key
+    }
+
+    /// A session on a snapshot of a volume, to be read. It ends operations with `NotFound` once the snapshot is gone,
+    /// or is not `id`, where that is given. Each call makes one of its own, so that one who opens a name anew gets what
+    /// has it now, and needs its [`Core::release`].
+    pub fn snapshot_session(&mut self, volume: VolumeId, name: String, id: Option<SnapshotId>) -> SessionKey {
+        self.new_session(volume, Some(OnSnapshot { name, id }))
+    }
+
+    fn new_session(&mut self, volume: VolumeId, snapshot: Option<OnSnapshot>) -> SessionKey {
         let id = SessionId(self.chance.u64());
-        let key = SessionKey(self.sessions.insert(Session {
+        SessionKey(self.sessions.insert(Session {
             volume,
+            snapshot,
             id,
             route: Route::Idle,
             opening: Opening::Idle,
@@ -115,12 +140,10 @@ impl Core {
             attempts: 0,
             wake_at: None,
             trouble: None,
-        }));
-        self.by_volume.insert(volume, key);
-        key
+        }))
     }
 
-    /// Gives back what [`Core::session`] gave. The session ends once nobody has it and nothing is under way.
+    /// Gives back what [`Core::session`] or [`Core::snapshot_session`] gave. The session ends once nobody has it and nothing is under way.
     pub fn release(&mut self, now: Micros, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key.0) {
             session.users = session.users.saturating_sub(1);
@@ -286,7 +309,13 @@ impl Core {
                 epoch,
                 size,
                 read_only,
+                snapshot,
             }) => {
+                if let Some(refusal) = session.check_snapshot(snapshot) {
+                    self.links[link.0].closing.push(handle);
+                    self.fail_session(now, key, &refusal, effects);
+                    return self.note_unused(key);
+                }
                 session.route = Route::On {
                     link,
                     handle: Some(handle),
@@ -394,7 +423,9 @@ impl Core {
                 self.links[link.0].closing.push(handle);
             }
             let session = self.sessions.remove(key.0);
-            self.by_volume.remove(&session.volume);
+            if session.snapshot.is_none() {
+                self.by_volume.remove(&session.volume);
+            }
         }
     }
 }
@@ -404,6 +435,19 @@ impl Session {
     pub(super) fn open_sent(&mut self, id: u64) {
         self.opening = Opening::Sent(id);
         self.asking.append(&mut self.asked);
+    }
+
+    /// The owner has opened this snapshot. Refuses if it is not the one that the session is on.
+    fn check_snapshot(&mut self, found: Option<SnapshotId>) -> Option<Refusal> {
+        let on = self.snapshot.as_mut()?;
+        let (Some(known), Some(found)) = (on.id, found) else {
+            on.id = on.id.or(found);
+            return None;
+        };
+        (known != found).then(|| {
+            let text = format!("snapshot {:?} was removed; another has its name now", on.name);
+            Refusal::reject(RefusalCode::NotFound, text)
+        })
     }
 
     fn is_unused(&self) -> bool {

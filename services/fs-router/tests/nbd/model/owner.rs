@@ -15,7 +15,9 @@ use sconce_schemas::records::NodeRecord;
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
 use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{CLUSTER_BYTES, Epoch, NodeName, ObjectName, ScoSize, SessionId, VolumeId, VolumeSize};
+use sconce_schemas::{
+    CLUSTER_BYTES, Epoch, NodeName, ObjectName, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
+};
 
 use super::{Models, node_record};
 
@@ -136,7 +138,7 @@ struct Serving {
     waiting: Arc<Mutex<Vec<VolumeId>>>,
     trouble: Arc<Mutex<VecDeque<Trouble>>>,
     epoch: Epoch,
-    handles: HashMap<(PeerId, u32), (VolumeId, SessionId)>,
+    handles: HashMap<(PeerId, u32), (VolumeId, SessionId, Option<SnapshotId>)>,
     next_handle: u32,
 }
 
@@ -188,7 +190,11 @@ impl Serving {
         let refused = |refusal| (VolumeReply::Refused(refusal), Bytes::new());
         let not_owner = || Refusal::reroute(RefusalCode::NotOwner, "another node owns the volume");
         match request {
-            VolumeRequest::Control(VolumeControl::Open { volume, session, .. }) => {
+            VolumeRequest::Control(VolumeControl::Open {
+                volume,
+                session,
+                snapshot,
+            }) => {
                 if self.not_mine.lock().unwrap().contains(volume) {
                     return refused(not_owner());
                 }
@@ -201,19 +207,29 @@ impl Serving {
                 else {
                     return refused(Refusal::reject(RefusalCode::NotFound, "no such volume"));
                 };
+                let (mut size, mut read_only, mut id) = (size, read_only, None);
+                if let Some(name) = snapshot {
+                    let found = self.models.with(*volume, |model| model.snapshot_named(name));
+                    let Some((found, then)) = found.flatten() else {
+                        let text = format!("the volume has no snapshot {name:?}");
+                        return refused(Refusal::reject(RefusalCode::NotFound, text));
+                    };
+                    (size, read_only, id) = (then, true, Some(found));
+                }
                 let handle = self.next_handle;
                 self.next_handle += 1;
-                self.handles.insert((peer, handle), (*volume, *session));
+                self.handles.insert((peer, handle), (*volume, *session, id));
                 let opened = VolumeControlReply::Opened {
                     handle,
                     epoch: self.epoch,
                     size: VolumeSize::new(size).unwrap(),
                     read_only,
+                    snapshot: id,
                 };
                 (VolumeReply::Control(opened), Bytes::new())
             }
             VolumeRequest::Control(VolumeControl::Close { handle }) => {
-                if let Some((volume, session)) = self.handles.remove(&(peer, *handle)) {
+                if let Some((volume, session, _)) = self.handles.remove(&(peer, *handle)) {
                     self.models.with(volume, |model| model.close_session(session));
                 }
                 (VolumeReply::Control(VolumeControlReply::Done), Bytes::new())
@@ -223,10 +239,13 @@ impl Serving {
                 refused(Refusal::reject(RefusalCode::Unsupported, text))
             }
             VolumeRequest::Io(io) => match self.handles.get(&(peer, io.handle)) {
-                Some((volume, _)) if self.not_mine.lock().unwrap().contains(volume) => refused(not_owner()),
-                Some(&(volume, session)) => self
+                Some((volume, ..)) if self.not_mine.lock().unwrap().contains(volume) => refused(not_owner()),
+                Some(&(volume, session, snapshot)) => self
                     .models
-                    .with(volume, |model| model.io(session, io, data))
+                    .with(volume, |model| match snapshot {
+                        Some(id) => model.snapshot_io(id, io),
+                        None => model.io(session, io, data),
+                    })
                     .unwrap(),
                 None => refused(Refusal::reroute(
                     RefusalCode::NotOpen,

@@ -9,13 +9,14 @@ use sconce_schemas::wire::volume::{
     ExtentKind, ExtentStatus, IoCode, IoFlags, IoRequest, ReadExtent, VolumeReply,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, Epoch, ScoId, SessionId, Slot, VolumeId};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, Epoch, ScoId, SessionId, Slot, SnapshotId, VolumeId};
 
 /// Clusters that are kept together.
 pub(crate) const CHUNK: usize = 64;
 /// The volume that wrote what cold volumes read.
 pub(crate) const ANCESTOR: VolumeId = VolumeId([0xc0; 16]);
 
+#[derive(Clone)]
 struct Chunk {
     data: Box<[u8]>,
     kinds: [ExtentKind; CHUNK],
@@ -28,6 +29,7 @@ pub(crate) struct Model {
     /// Reads are answered with locations, as of data that is on the back ends only.
     pub(crate) cold: bool,
     chunks: BTreeMap<u64, Chunk>,
+    snapshots: Vec<Snapshot>,
     sessions: HashMap<SessionId, Applied>,
     /// Operations that were applied.
     pub(crate) applied: u64,
@@ -38,6 +40,13 @@ pub(crate) struct Model {
     pub(crate) last_flags: IoFlags,
     /// Refusals for the next operations.
     pub(crate) refuse_next: Vec<Refusal>,
+}
+
+struct Snapshot {
+    id: SnapshotId,
+    name: String,
+    size: u64,
+    chunks: BTreeMap<u64, Chunk>,
 }
 
 #[derive(Default)]
@@ -59,6 +68,7 @@ impl Models {
             read_only: false,
             cold: false,
             chunks: BTreeMap::new(),
+            snapshots: Vec::new(),
             sessions: HashMap::new(),
             applied: 0,
             again: 0,
@@ -86,6 +96,46 @@ impl Models {
 impl Model {
     pub(crate) fn close_session(&mut self, session: SessionId) {
         self.sessions.remove(&session);
+    }
+
+    pub(crate) fn take_snapshot(&mut self, id: SnapshotId, name: &str) {
+        self.snapshots.push(Snapshot {
+            id,
+            name: name.to_owned(),
+            size: self.size,
+            chunks: self.chunks.clone(),
+        });
+    }
+
+    pub(crate) fn remove_snapshot(&mut self, id: SnapshotId) {
+        self.snapshots.retain(|snapshot| snapshot.id != id);
+    }
+
+    /// Id and size of the snapshot with this name.
+    pub(crate) fn snapshot_named(&self, name: &str) -> Option<(SnapshotId, u64)> {
+        let found = self.snapshots.iter().find(|snapshot| snapshot.name == name)?;
+        Some((found.id, found.size))
+    }
+
+    /// One operation on a snapshot.
+    pub(crate) fn snapshot_io(&mut self, id: SnapshotId, io: &IoRequest) -> (VolumeReply, Bytes) {
+        let reject = |code, text: &str| (VolumeReply::Refused(Refusal::reject(code, text)), Bytes::new());
+        if io.code.changes() {
+            return reject(RefusalCode::ReadOnly, "a snapshot takes no writes");
+        }
+        let Some(at) = self.snapshots.iter().position(|snapshot| snapshot.id == id) else {
+            return reject(RefusalCode::NotFound, "the snapshot was removed");
+        };
+        // The volume as it was then, for as long as it is looked at.
+        let exchange = |model: &mut Self| {
+            let Snapshot { size, chunks, .. } = &mut model.snapshots[at];
+            std::mem::swap(&mut model.size, size);
+            std::mem::swap(&mut model.chunks, chunks);
+        };
+        exchange(self);
+        let answer = self.io(SessionId(0), io, &Bytes::new());
+        exchange(self);
+        answer
     }
 
     /// Clusters that count as written.
