@@ -92,7 +92,9 @@ impl Client {
                 })
                 .await
             {
-                Ok(VolumeControlReply::Opened { handle, .. }) => {
+                Ok(VolumeControlReply::Opened { handle, snapshot, .. }) => {
+                    let told = snapshot.is_some();
+                    assert_eq!(told, self.snapshot.is_some(), "which snapshot it is");
                     self.handle = handle;
                     return Ok(());
                 }
