@@ -29,7 +29,8 @@ pub enum StorageRequest {
         /// The object.
         name: ObjectName,
     },
-    /// Reads `length` bytes from `offset`; fewer where the object ends before.
+    /// Reads `length` bytes from `offset`; fewer where the object ends before. Offsets in a SCO are those of the SCO as it
+    /// was written, in every version; a version that is gone is answered out of a newer one.
     Get {
         /// The pool.
         pool: String,
@@ -55,7 +56,7 @@ const OBJECT_NAME_MAX: usize = 96;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StorageControl {
-    /// Length of an object.
+    /// Length of an object; of a SCO, that of the SCO as it was written, in every version.
     Stat {
         /// The pool.
         pool: String,

@@ -21,7 +21,7 @@ use crate::share::{PATIENCE, Share};
 use crate::workers::Workers;
 
 /// Reads up to this size are checked on the calling thread: 256 KiB take 30 µs, a change of threads 16 µs.
-const CHECK_HERE_BYTES: usize = 256 << 10;
+pub(crate) const CHECK_HERE_BYTES: usize = 256 << 10;
 /// Size of the reads in which an object that is there is compared.
 const PIECE_BYTES: usize = 4 << 20;
 
@@ -267,7 +267,7 @@ fn busy() -> BackendError {
     }
 }
 
-fn damaged(error: &DecodeError) -> BackendError {
+pub(crate) fn damaged(error: &DecodeError) -> BackendError {
     BackendError::Damaged {
         what: error.to_string(),
     }

@@ -13,12 +13,14 @@ use sconce_bus::{CallError, Caller, Hello, Network, Protocol, Role, TlsSettings,
 use sconce_registry::Registry;
 use sconce_runtime::{Chance, Stop};
 use sconce_schemas::object::ObjectKind;
+use sconce_schemas::packed_sco::PackedSco;
 use sconce_schemas::records::{BackendRecord, NodeRecord, PoolRecord, keys};
+use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::storage::{
     GET_BYTES_MAX, StorageControl, StorageControlReply, StorageReply, StorageRequest,
 };
 use sconce_schemas::wire::{RefusalCode, Remedy};
-use sconce_schemas::{Epoch, ObjectName, ScoId, VolumeId};
+use sconce_schemas::{BatchSeq, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
 use sconce_storage_router::{Components, Settings, run};
 use tokio::task::{JoinHandle, LocalSet};
 
@@ -323,6 +325,80 @@ fn every_request_is_answered_over_the_bus() {
             .unwrap();
         let identity = std::fs::read_to_string(place.path("backend/1/sconce-backend")).unwrap();
         assert!(identity.contains(&backend.id.to_string()));
+        stop.request();
+        running.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_scrubbed_sco_is_read_at_its_old_places_under_every_name_that_it_had() {
+    locally(async {
+        let place = Place::new();
+        let (stop, running) = place.start(place.settings(2, ""));
+        let client = place.client();
+        let version = |version| ObjectName::Sco {
+            volume: name(1).volume(),
+            id: ScoId(1),
+            epoch: Epoch(1),
+            version,
+        };
+        let header = ScoHeader {
+            volume: name(1).volume(),
+            id: ScoId(1),
+            epoch: Epoch(1),
+            size: ScoSize::default(),
+            first_batch: BatchSeq(1),
+            synced_below: ScoId(1),
+        };
+        let mut sco = content(1, usize::try_from(header.size.file_len()).unwrap()).to_vec();
+        sco[..64].copy_from_slice(&header.to_bytes());
+        let packed = PackedSco::pack(&sco, |slot| slot.0 % 4 == 0).unwrap();
+        assert!(packed.len() < sco.len() / 3);
+        let front = usize::try_from(header.size.data_offset()).unwrap();
+        let mut seen = sco.clone();
+        for (slot, cluster) in seen[front..].chunks_mut(4096).enumerate() {
+            if slot % 4 != 0 {
+                cluster.fill(0);
+            }
+        }
+        assert_eq!(
+            client.put(version(0), sco.clone().into()).await,
+            StorageReply::Done
+        );
+        let wrong = refused(client.put(version(1), sco.clone().into()).await);
+        assert_eq!(
+            (wrong.remedy, wrong.code),
+            (Remedy::Reject, RefusalCode::Invalid),
+            "not packed"
+        );
+        assert_eq!(client.put(version(1), packed).await, StorageReply::Done);
+        let reads_as = async |asked, seen: &[u8]| {
+            let length = u32::try_from(seen.len()).unwrap();
+            // All of it, beyond its end, and single clusters.
+            for (offset, length) in [(0, length), (1 << 20, GET_BYTES_MAX), (front as u64, 4096)] {
+                let (reply, data) = client.get(asked, offset, length).await;
+                assert_eq!(reply, StorageReply::Data);
+                let from = usize::try_from(offset).unwrap();
+                let to = seen.len().min(from + usize::try_from(length).unwrap());
+                assert!(data == seen[from..to], "{asked} {offset} {length}");
+            }
+            let stat = StorageControl::Stat {
+                pool: "default".to_owned(),
+                name: asked,
+            };
+            let length = u64::from(length);
+            let expected = StorageReply::Control(StorageControlReply::Stat { length });
+            assert_eq!(client.control(stat).await, expected);
+        };
+        reads_as(version(0), &sco).await;
+        reads_as(version(1), &seen).await;
+        let delete = StorageControl::Delete {
+            pool: "default".to_owned(),
+            name: version(0),
+        };
+        assert_eq!(client.control(delete).await, StorageReply::Done);
+        reads_as(version(0), &seen).await;
+        reads_as(version(1), &seen).await;
         stop.request();
         running.await.unwrap().unwrap();
     });

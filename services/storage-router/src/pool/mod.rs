@@ -1,16 +1,18 @@
 //! A pool: where its objects go and how they are protected.
 //!
-//! Keeps: the pool's record, its back ends, and which objects are being repaired or deleted.
+//! Keeps: the pool's record, its back ends, which objects are being repaired or deleted, and what was learned of packed SCOs.
 //! Order: a put is done when all copies are durable; a bad copy is repaired after the good one was answered.
 //! Crash: a put that was not answered may have left some copies; sending it again completes them.
 //! Knows no sockets, no files, no envelope.
 
 mod holds;
+mod packed;
 mod read;
 mod refusals;
 mod repair;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod write;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -28,6 +30,8 @@ use crate::checked::Checked;
 use crate::placement::{Placement, Rendezvous};
 use crate::workers::Workers;
 use holds::Holds;
+use packed::Heads;
+use versions::Versions;
 
 /// Most copies that a pool can ask for.
 pub const REPLICAS_MAX: u8 = 8;
@@ -44,6 +48,8 @@ pub struct Pool {
     workers: Workers,
     holds: Arc<Holds>,
     repair_slots: Arc<Semaphore>,
+    heads: Heads,
+    versions: Versions,
 }
 
 /// What one back end of a pool answered, for the refusal's text.
@@ -77,6 +83,8 @@ impl Pool {
             workers,
             holds: Arc::default(),
             repair_slots: Arc::new(Semaphore::new(REPAIRS_AT_ONCE)),
+            heads: Heads::default(),
+            versions: Versions::default(),
         }))
     }
 

@@ -1,4 +1,4 @@
-//! Reads: from the first good copy.
+//! Reads: from the first good copy, of a SCO that was scrubbed out of what is kept of it.
 //!
 //! Keeps: nothing.
 //! Order: copies are tried one after the other, best place first, those that failed last time last; the caller is
@@ -13,39 +13,51 @@ use bytes::Bytes;
 use sconce_schemas::ObjectName;
 use sconce_schemas::wire::Refusal;
 
+use super::packed::is_packed;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 use crate::checked::Checked;
 
 impl Pool {
     /// Reads `length` bytes of an object from `offset`; fewer, or none, where it ends before. Copies that turn out
-    /// to be missing or damaged are repaired afterwards, in the background.
+    /// to be missing or damaged are repaired afterwards, in the background. A version of a SCO that is gone is read
+    /// out of a newer one; offsets are always those of the SCO as it was written, with zeros where a scrub dropped it.
     ///
     /// # Errors
     /// A reject when no back end has the object; a retry when a copy may be on a back end that is absent now;
     /// `Damaged`, naming volume, object and back ends, when no good copy is left.
     pub async fn get(self: &Arc<Self>, name: ObjectName, offset: u64, length: u64) -> Result<Bytes, Refusal> {
-        self.first_good(
-            name,
-            |backend| async move { backend.get(name, offset, length).await },
-        )
-        .await
+        let read = |name: ObjectName| async move {
+            if is_packed(&name) {
+                return self.get_packed(name, offset, length).await;
+            }
+            let get = |backend: Arc<Checked>| async move { backend.get(name, offset, length).await };
+            self.first_good(name, get).await
+        };
+        self.read_current(name, read).await
     }
 
-    /// Length of an object in bytes.
+    /// Length of an object in bytes; of a SCO, that of the SCO as it was written.
     ///
     /// # Errors
     /// As [`Pool::get`].
     pub async fn stat(self: &Arc<Self>, name: ObjectName) -> Result<u64, Refusal> {
-        self.first_good(name, |backend| async move { backend.stat(name).await })
-            .await
+        let read = |name: ObjectName| async move {
+            if is_packed(&name) {
+                return self.length_of_packed(name).await;
+            }
+            self.first_good(name, |backend| async move { backend.stat(name).await })
+                .await
+        };
+        self.read_current(name, read).await
     }
 
-    async fn first_good<T, A: Future<Output = Result<T, BackendError>>>(
+    /// What the first copy that is good gives; what each of them said where none is.
+    pub(super) async fn first_good<T, A: Future<Output = Result<T, BackendError>>>(
         self: &Arc<Self>,
         name: ObjectName,
         ask: impl Fn(Arc<Checked>) -> A,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, Vec<Answer>> {
         let mut haunts = self.haunts(&name);
         // A back end that hangs would hold up every read for its whole deadline. Puts find out when it works again.
         haunts.sort_by_key(|index| self.backend(*index).is_ok_and(|backend| !backend.works()));
@@ -63,6 +75,6 @@ impl Pool {
                 Err(error) => failed.push(Answer { backend, error }),
             }
         }
-        Err(self.no_good_copy(name, &failed))
+        Err(failed)
     }
 }

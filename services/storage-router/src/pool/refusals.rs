@@ -7,8 +7,8 @@
 
 use std::fmt::Write as _;
 
-use sconce_schemas::ObjectName;
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{DecodeError, ObjectName};
 
 use super::{Answer, Pool};
 use crate::backend::BackendError;
@@ -97,6 +97,35 @@ impl Pool {
         let volume = name.volume();
         tracing::error!(pool = %self.record.name, %volume, object = %name, copies = told, "no good copy is left");
         Refusal::damaged(format!("{of} (volume {volume}) has no good copy left: {told}"))
+    }
+
+    /// `name` is gone, and whether a newer version is there could not be found out.
+    pub(super) fn cannot_look_up(&self, name: ObjectName, listing: &Refusal) -> Refusal {
+        let text = format!(
+            "{} may be there in a newer version: {}",
+            self.of(name),
+            listing.text
+        );
+        Refusal::retry(listing.code, text)
+    }
+
+    /// `name` is gone, and so is the newer version that a listing showed a moment ago.
+    pub(super) fn between_versions(&self, name: ObjectName, newer: ObjectName, failed: &[Answer]) -> Refusal {
+        let text = format!(
+            "{} is being replaced: {newer}: {}",
+            self.of(name),
+            self.told(failed)
+        );
+        Refusal::retry(RefusalCode::Unavailable, text)
+    }
+
+    pub(super) fn not_packed(&self, name: ObjectName, error: &DecodeError) -> Refusal {
+        let text = format!(
+            "{} was put as a version above 0, but its content is none: {error}",
+            self.of(name)
+        );
+        tracing::error!(pool = %self.record.name, volume = %name.volume(), object = %name, "put refused: {text}");
+        Refusal::reject(RefusalCode::Invalid, text)
     }
 
     pub(super) fn log_bad_copy(&self, name: ObjectName, answer: &Answer) {

@@ -1,5 +1,7 @@
 //! What a pool promises: all copies or no answer, good bytes or an error, and every bad copy repaired.
 
+mod packed;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sconce_schemas::ObjectName;
+use sconce_schemas::packed_sco::PackedSco;
 use sconce_schemas::stored_object::SealedObject;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
+use super::packed::is_packed;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 use crate::checked::Checked;
@@ -21,8 +23,13 @@ impl Pool {
     /// Stores an object: done when every copy is durable. The same object again succeeds.
     ///
     /// # Errors
-    /// A reject when another object has this name; a retry, naming the back ends, when a copy cannot be stored now.
+    /// A reject when another object has this name, or when a SCO of a version above 0 is no packed one; a retry, naming
+    /// the back ends, when a copy cannot be stored now.
     pub async fn put(&self, name: ObjectName, data: Bytes) -> Result<(), Refusal> {
+        if is_packed(&name) {
+            // The version before is deleted because this one is there: what nobody could read must not be it.
+            PackedSco::check(&data).map_err(|error| self.not_packed(name, &error))?;
+        }
         let bytes = data.len() as u64;
         let seal = move || {
             SealedObject::seal(name, data).map_err(|error| BackendError::Denied {
@@ -64,6 +71,7 @@ impl Pool {
         let failed = self
             .on_each(&haunts, |backend| async move { backend.delete(name).await })
             .await;
+        self.heads.forget(&name);
         if failed.is_empty() {
             return Ok(());
         }

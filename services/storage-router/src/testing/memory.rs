@@ -45,6 +45,11 @@ impl MemoryBackend {
         self.lock().insert(name, stored);
     }
 
+    /// Loses an object, as a disk that goes bad would.
+    pub fn lose(&self, name: ObjectName) {
+        self.lock().remove(&name);
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectName, Bytes>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
