@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use super::attributes::nanoseconds;
 use super::data::{Allocate, Seek};
 use super::front::{Answer, Front};
+use super::virtual_inodes::is_virtual;
 use super::volumes::Volumes;
 use crate::names::{NAME_BYTES_MAX, NewEntry, Replace, SetAttributes};
 
@@ -148,6 +149,15 @@ impl<V: Volumes> Filesystem for Bridge<V> {
         });
     }
 
+    fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
+        // Of inodes that are records nothing is kept for the kernel.
+        if is_virtual(ino.0) {
+            self.serve(0, async move |front| {
+                front.snapshots.inodes.borrow_mut().forget(ino.0, nlookup);
+            });
+        }
+    }
+
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.serve(0, async move |front| attr(front.attributes(ino.0).await, reply));
     }
@@ -253,8 +263,9 @@ impl<V: Volumes> Filesystem for Bridge<V> {
         });
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(0, async move |front| match front.open(ino.0).await {
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
+        self.serve(0, async move |front| match front.open(ino.0, writes).await {
             Ok(()) => reply.opened(FileHandle(0), opened()),
             Err(errno) => reply.error(errno),
         });

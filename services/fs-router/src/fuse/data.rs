@@ -13,6 +13,7 @@ use sconce_schemas::wire::volume::{ExtentKind, IoFlags};
 use super::errno::{of_names, of_refusal};
 use super::front::{Answer, Front};
 use super::table::OpenFile;
+use super::virtual_inodes::is_virtual;
 use super::volumes::Volumes;
 use crate::routing::{Operation, Outcome, ReadData};
 
@@ -75,13 +76,13 @@ impl<V: Volumes> Front<V> {
         for _ in 0..READ_ATTEMPTS_MAX {
             // Another client may have made the file larger: the end is asked for where it matters.
             if end > size {
-                size = self.size_now(inode, file.volume).await?;
+                size = self.size_now(inode, file.source).await?;
             }
             if offset >= size {
                 return Ok(ReadData::default());
             }
             let operation = Operation::read(offset, end.min(size) - offset);
-            match self.volumes.run(file.volume, operation).await {
+            match self.volumes.run(file.source, operation).await {
                 Outcome::Read(data) => return Ok(data),
                 // Another client made it smaller meanwhile.
                 Outcome::Refused(refusal) if refusal.code == RefusalCode::OutOfRange => size = 0,
@@ -114,6 +115,9 @@ impl<V: Volumes> Front<V> {
     /// Sets the size of a file, open or not.
     pub(super) async fn resize(&self, inode: u64, size: u64) -> Answer<()> {
         let to = VolumeSize::new(size).map_err(|_| Errno::EFBIG)?;
+        if is_virtual(inode) {
+            return Err(Errno::EROFS);
+        }
         let record = self
             .names
             .attributes(inode)
@@ -202,7 +206,7 @@ impl<V: Volumes> Front<V> {
         if end <= file.size {
             return Ok(file.size);
         }
-        self.size_now(inode, file.volume).await
+        self.size_now(inode, file.source).await
     }
 
     fn writable(&self, inode: u64) -> Answer<OpenFile> {
@@ -215,7 +219,7 @@ impl<V: Volumes> Front<V> {
     }
 
     async fn run(&self, file: &OpenFile, operation: Operation) -> Answer<Outcome> {
-        match self.volumes.run(file.volume, operation).await {
+        match self.volumes.run(file.source, operation).await {
             Outcome::Refused(refusal) => Err(of_refusal(&refusal)),
             outcome => Ok(outcome),
         }

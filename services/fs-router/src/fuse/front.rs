@@ -18,17 +18,20 @@ use tokio::time::Instant;
 
 use super::attributes::attributes;
 use super::errno::{of_names, of_refusal};
-use super::listing::Listing;
+use super::listing::OpenDirectory;
+use super::snapshots::Snapshots;
 use super::table::{OpenFile, OpenFiles};
-use super::volumes::{Extent, Told, Volumes};
+use super::virtual_inodes::is_virtual;
+use super::volumes::{Extent, Source, Told, Volumes};
 use crate::in_use::InUse;
 use crate::names::{Keep, Names, Removed};
+use crate::routing::Opened;
 
 /// How long the size of a file that is not open is waited for when its owner does not answer but may be about to: a
 /// restart takes less, and after a crash the registry lets its record go sooner.
-const EXTENT_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const EXTENT_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before an owner is asked again.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// An answer to the kernel.
 pub(super) type Answer<T> = Result<T, Errno>;
@@ -38,7 +41,8 @@ pub(super) struct Front<V> {
     pub(super) names: Names,
     pub(super) volumes: V,
     pub(super) files: RefCell<OpenFiles>,
-    pub(super) listings: RefCell<Slab<Rc<Mutex<Listing>>>>,
+    pub(super) listings: RefCell<Slab<Rc<Mutex<OpenDirectory>>>>,
+    pub(super) snapshots: Snapshots,
     pub(super) clock: Clock,
     node: NodeName,
     /// Volumes that clients of other front ends of this process use.
@@ -54,6 +58,7 @@ impl<V: Volumes> Front<V> {
             volumes,
             files: RefCell::default(),
             listings: RefCell::default(),
+            snapshots: Snapshots::default(),
             clock,
             node,
             in_use,
@@ -72,6 +77,10 @@ impl<V: Volumes> Front<V> {
 
     /// Attributes of an inode.
     pub(super) async fn attributes(&self, inode: u64) -> Answer<FileAttr> {
+        if is_virtual(inode) {
+            let what = self.virtual_inode(inode)?;
+            return self.virtual_attributes(&what).await;
+        }
         let record = self
             .names
             .attributes(inode)
@@ -146,18 +155,28 @@ impl<V: Volumes> Front<V> {
     }
 
     /// An open file's size as its owner has it, however long that takes.
-    pub(super) async fn size_now(&self, inode: u64, volume: VolumeId) -> Answer<u64> {
+    pub(super) async fn size_now(&self, inode: u64, source: Source) -> Answer<u64> {
+        if source.snapshot.is_some() {
+            return Ok(self.file(inode)?.size);
+        }
         let mark = self.files.borrow().mark(inode);
         let opened = self
             .volumes
-            .open(volume)
+            .open(source.volume)
             .await
             .map_err(|refusal| of_refusal(&refusal))?;
         Ok(self.files.borrow_mut().told(inode, mark, opened.size.bytes()))
     }
 
     /// Opens the file of an inode once more.
-    pub(super) async fn open(&self, inode: u64) -> Answer<()> {
+    pub(super) async fn open(&self, inode: u64, writes: bool) -> Answer<()> {
+        if is_virtual(inode) {
+            // Root may write to what has no permission for it.
+            return match writes {
+                true => Err(Errno::EROFS),
+                false => self.open_snapshot(inode).await,
+            };
+        }
         let record = self
             .names
             .attributes(inode)
@@ -171,8 +190,14 @@ impl<V: Volumes> Front<V> {
 
     /// Opens a file whose volume is known once more.
     pub(super) async fn open_volume(&self, inode: u64, volume: VolumeId) -> Answer<()> {
-        self.files.borrow_mut().enter(inode, volume);
-        match self.volumes.open(volume).await {
+        self.files.borrow_mut().enter(inode, volume.into());
+        let opened = self.volumes.open(volume).await;
+        self.entered(inode, opened).await
+    }
+
+    /// The owner has answered an open.
+    pub(super) async fn entered(&self, inode: u64, opened: Result<Opened, Refusal>) -> Answer<()> {
+        match opened {
             Ok(opened) => {
                 self.files.borrow_mut().opened(inode, opened);
                 Ok(())
@@ -189,7 +214,7 @@ impl<V: Volumes> Front<V> {
         let Some(file) = self.files.borrow_mut().leave(inode) else {
             return;
         };
-        self.volumes.close(file.volume);
+        self.volumes.close(file.source);
         if file.nameless {
             self.remove_nameless(inode).await;
         } else if let Some(mtime_ns) = file.written_ns {
@@ -229,7 +254,8 @@ impl<V: Volumes> Front<V> {
     /// Runs a change of the tree that keeps the files that are open here when their names go.
     pub(super) async fn keeping<T>(&self, change: impl AsyncFnOnce(Keep<'_>) -> T) -> T {
         let is_open = |inode: u64| self.files.borrow().is_open(inode);
-        let is_used = |volume: VolumeId| self.in_use.has(volume);
+        let is_used =
+            |volume: VolumeId| self.in_use.has(volume) || self.files.borrow().has_snapshot_of(volume);
         change(Keep::Open {
             holder: &self.node,
             is_open: &is_open,
@@ -254,6 +280,6 @@ impl<V: Volumes> Front<V> {
 }
 
 /// Whether asking again can help.
-fn passes(refusal: &Refusal) -> bool {
+pub(super) fn passes(refusal: &Refusal) -> bool {
     matches!(refusal.remedy, Remedy::Retry | Remedy::Reroute)
 }

@@ -3,9 +3,16 @@
 //! Crash: nothing.
 //! Knows no kernel: a place is the number of entries before it.
 
+use super::snapshots::Found;
 use crate::names::{Entry, LIST_MAX, Names, NamesError};
 
-/// A directory that is being read.
+/// A directory that is being read: one of the tree, or the snapshots of one.
+pub(super) enum OpenDirectory {
+    Tree(Listing),
+    Snapshots(u64, Found),
+}
+
+/// A directory of the tree that is being read.
 #[derive(Debug)]
 pub(super) struct Listing {
     directory: u64,

@@ -14,10 +14,12 @@ mod front;
 mod listing;
 mod mount;
 mod routed;
+mod snapshots;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod virtual_inodes;
 mod volumes;
 
 use std::path::{Path, PathBuf};
@@ -36,7 +38,7 @@ use bridge::{Bridge, Queued};
 use front::Front;
 pub use mount::MountError;
 pub use routed::RoutedVolumes;
-pub use volumes::{Extent, Space, Told, Volumes};
+pub use volumes::{Extent, Snapshot, Source, Space, Told, Volumes};
 
 use crate::in_use::InUse;
 use crate::names::Names;

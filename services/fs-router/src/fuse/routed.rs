@@ -7,15 +7,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use sconce_schemas::VolumeId;
 use sconce_schemas::records::{PoolRecord, Protection};
 use sconce_schemas::wire::storage::BackendStatus;
-use sconce_schemas::wire::volume::{IoCode, VolumeControl};
+use sconce_schemas::wire::volume::{IoCode, VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{SnapshotId, VolumeId};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use super::volumes::{Extent, Space, Told, Volumes};
+use super::volumes::{Extent, Snapshot, Source, Space, Told, Volumes};
 use crate::names::Names;
 use crate::peers::{Identity, Owners, PeerError, StorageRouters, is_served, is_starting};
 use crate::routing::{Opened, Operation, Outcome, Router, Volume};
@@ -33,7 +33,7 @@ pub struct RoutedVolumes {
     names: Names,
     owners: Rc<Owners>,
     storage: StorageRouters,
-    open: RefCell<HashMap<VolumeId, Volume>>,
+    open: RefCell<HashMap<Source, Volume>>,
     space: RefCell<Option<(Instant, Space)>>,
 }
 
@@ -54,7 +54,7 @@ impl RoutedVolumes {
     fn handle(&self, volume: VolumeId) -> Volume {
         let mut open = self.open.borrow_mut();
         let attach = || self.router.attach_volume(volume);
-        open.entry(volume).or_insert_with(attach).clone()
+        open.entry(volume.into()).or_insert_with(attach).clone()
     }
 
     async fn ask_space(&self) -> Result<Space, PeerError> {
@@ -105,8 +105,29 @@ impl Volumes for RoutedVolumes {
         self.handle(volume).opened().await
     }
 
-    async fn run(&self, volume: VolumeId, operation: Operation) -> Outcome {
-        let volume = self.handle(volume);
+    async fn open_snapshot(&self, volume: VolumeId, id: SnapshotId, name: &str) -> Result<Opened, Refusal> {
+        let source = Source {
+            volume,
+            snapshot: Some(id),
+        };
+        let attach = || self.router.attach_snapshot(volume, id, name.to_owned());
+        let snapshot = self
+            .open
+            .borrow_mut()
+            .entry(source)
+            .or_insert_with(attach)
+            .clone();
+        snapshot.opened().await
+    }
+
+    async fn run(&self, source: Source, operation: Operation) -> Outcome {
+        let volume = match source.snapshot {
+            None => self.handle(source.volume),
+            Some(_) => match self.open.borrow().get(&source) {
+                Some(snapshot) => snapshot.clone(),
+                None => return Outcome::Refused(Refusal::reject(RefusalCode::NotOpen, "the file is closed")),
+            },
+        };
         let Operation {
             code,
             flags,
@@ -139,8 +160,25 @@ impl Volumes for RoutedVolumes {
         done.map_or_else(Outcome::Refused, |()| Outcome::Done)
     }
 
-    fn close(&self, volume: VolumeId) {
-        self.open.borrow_mut().remove(&volume);
+    fn close(&self, source: Source) {
+        self.open.borrow_mut().remove(&source);
+    }
+
+    async fn snapshots(&self, volume: VolumeId) -> Result<Vec<Snapshot>, Refusal> {
+        let list = VolumeControl::ListSnapshots { volume };
+        let told = self.owners.call(volume, list, EXTENT_DEADLINE).await;
+        let VolumeControlReply::Snapshots { snapshots } = told.map_err(unavailable)? else {
+            let text = "the owner answered something else than its snapshots";
+            return Err(Refusal::reject(RefusalCode::Internal, text));
+        };
+        let shown = snapshots.into_iter().map(|status| Snapshot {
+            id: status.id,
+            name: status.name,
+            created_us: status.created_us,
+            size: status.size.bytes(),
+            allocated: status.allocated.0,
+        });
+        Ok(shown.collect())
     }
 
     async fn extent(&self, volume: VolumeId) -> Result<Extent, Refusal> {

@@ -7,13 +7,14 @@ use std::collections::HashMap;
 
 use sconce_schemas::VolumeId;
 
+use super::volumes::Source;
 use crate::routing::Opened;
 
 /// An open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpenFile {
-    /// Its volume.
-    pub(super) volume: VolumeId,
+    /// Its content.
+    pub(super) source: Source,
     /// Its size in bytes, as far as this mount knows.
     pub(super) size: u64,
     /// Whether it takes no writes.
@@ -32,9 +33,9 @@ pub(super) struct OpenFiles(HashMap<u64, OpenFile>);
 
 impl OpenFiles {
     /// One more open. Counts from before the owner is asked, so that a file that is being opened is not removed.
-    pub(super) fn enter(&mut self, inode: u64, volume: VolumeId) {
+    pub(super) fn enter(&mut self, inode: u64, source: Source) {
         let file = self.0.entry(inode).or_insert(OpenFile {
-            volume,
+            source,
             size: 0,
             read_only: false,
             written_ns: None,
@@ -69,6 +70,12 @@ impl OpenFiles {
 
     pub(super) fn is_open(&self, inode: u64) -> bool {
         self.0.contains_key(&inode)
+    }
+
+    /// Whether a snapshot of this volume is open.
+    pub(super) fn has_snapshot_of(&self, volume: VolumeId) -> bool {
+        let mut sources = self.0.values().map(|file| file.source);
+        sources.any(|source| source.volume == volume && source.snapshot.is_some())
     }
 
     /// A write up to `end` is there.
@@ -138,8 +145,8 @@ mod tests {
     #[test]
     fn the_last_close_takes_the_file_out() {
         let mut files = OpenFiles::default();
-        files.enter(7, VolumeId::default());
-        files.enter(7, VolumeId::default());
+        files.enter(7, VolumeId::default().into());
+        files.enter(7, VolumeId::default().into());
         files.opened(7, opened(10));
         files.wrote(7, 30, 1);
         files.unnamed(7);
@@ -153,7 +160,7 @@ mod tests {
     #[test]
     fn an_answer_that_a_write_overtook_is_forgotten() {
         let mut files = OpenFiles::default();
-        files.enter(7, VolumeId::default());
+        files.enter(7, VolumeId::default().into());
         files.opened(7, opened(10));
         let mark = files.mark(7);
         assert_eq!(files.told(7, mark, 20), 20);

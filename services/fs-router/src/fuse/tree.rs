@@ -12,7 +12,9 @@ use tokio::sync::Mutex;
 
 use super::errno::of_names;
 use super::front::{Answer, Front};
-use super::listing::Listing;
+use super::listing::{Listing, OpenDirectory};
+use super::snapshots::{self, Found};
+use super::virtual_inodes::{Virtual, is_virtual};
 use super::volumes::{Extent, Told, Volumes};
 use crate::names::{Entry, NamesError, NewEntry, NewVolume, PathError, PoolPath, Replace, SetAttributes};
 
@@ -31,8 +33,17 @@ fn failed(error: NamesError) -> Errno {
 
 impl<V: Volumes> Front<V> {
     pub(super) async fn lookup(&self, parent: u64, name: &OsStr) -> Answer<FileAttr> {
-        let entry = self.names.lookup(parent, text(name)?).await.map_err(failed)?;
-        self.attributes(entry.inode).await
+        if is_virtual(parent) {
+            return self.lookup_snapshot(parent, name).await;
+        }
+        let name = text(name)?;
+        match self.names.lookup(parent, name).await {
+            Ok(entry) => self.attributes(entry.inode).await,
+            Err(NamesError::NotFound { .. }) if name == snapshots::NAME => {
+                self.lookup_snapshots(parent).await
+            }
+            Err(error) => Err(failed(error)),
+        }
     }
 
     pub(super) async fn make_directory(
@@ -41,9 +52,11 @@ impl<V: Volumes> Front<V> {
         name: &OsStr,
         entry: NewEntry,
     ) -> Answer<FileAttr> {
+        let name = text(name)?;
+        self.refuse_snapshots(parent, name).await?;
         let inode = self
             .names
-            .make_directory(parent, text(name)?, entry)
+            .make_directory(parent, name, entry)
             .await
             .map_err(failed)?;
         self.attributes(inode).await
@@ -51,9 +64,11 @@ impl<V: Volumes> Front<V> {
 
     /// Makes an empty file.
     pub(super) async fn make_file(&self, parent: u64, name: &OsStr, entry: NewEntry) -> Answer<FileAttr> {
+        let name = text(name)?;
+        self.refuse_snapshots(parent, name).await?;
         let made = self
             .names
-            .create_file(parent, text(name)?, &NewVolume::default(), entry)
+            .create_file(parent, name, &NewVolume::default(), entry)
             .await;
         let (inode, _) = made.map_err(failed)?;
         self.empty_file(inode).await
@@ -67,9 +82,11 @@ impl<V: Volumes> Front<V> {
         entry: NewEntry,
         exclusive: bool,
     ) -> Answer<FileAttr> {
+        let name = text(name)?;
+        self.refuse_snapshots(parent, name).await?;
         let made = self
             .names
-            .create_file(parent, text(name)?, &NewVolume::default(), entry)
+            .create_file(parent, name, &NewVolume::default(), entry)
             .await;
         match made {
             Ok((inode, volume)) => {
@@ -77,8 +94,8 @@ impl<V: Volumes> Front<V> {
                 self.empty_file(inode).await
             }
             Err(NamesError::Exists { .. }) if !exclusive => {
-                let entry = self.names.lookup(parent, text(name)?).await.map_err(failed)?;
-                self.open(entry.inode).await?;
+                let entry = self.names.lookup(parent, name).await.map_err(failed)?;
+                self.open(entry.inode, true).await?;
                 self.attributes(entry.inode).await
             }
             Err(error) => Err(failed(error)),
@@ -100,6 +117,7 @@ impl<V: Volumes> Front<V> {
 
     pub(super) async fn unlink(&self, parent: u64, name: &OsStr) -> Answer<()> {
         let name = text(name)?;
+        self.refuse_snapshots(parent, name).await?;
         let removed = self
             .keeping(async |keep| self.names.unlink(parent, name, keep).await)
             .await;
@@ -108,8 +126,10 @@ impl<V: Volumes> Front<V> {
     }
 
     pub(super) async fn remove_directory(&self, parent: u64, name: &OsStr) -> Answer<()> {
+        let name = text(name)?;
+        self.refuse_snapshots(parent, name).await?;
         self.names
-            .remove_directory(parent, text(name)?)
+            .remove_directory(parent, name)
             .await
             .map(drop)
             .map_err(failed)
@@ -122,6 +142,8 @@ impl<V: Volumes> Front<V> {
         replace: Replace,
     ) -> Answer<()> {
         let (from, to) = ((from.0, text(from.1)?), (to.0, text(to.1)?));
+        self.refuse_snapshots(from.0, from.1).await?;
+        self.refuse_snapshots(to.0, to.1).await?;
         let moved = self
             .keeping(async |keep| self.names.rename(from, to, replace, keep).await)
             .await;
@@ -156,6 +178,9 @@ impl<V: Volumes> Front<V> {
         set: SetAttributes,
         size: Option<u64>,
     ) -> Answer<FileAttr> {
+        if is_virtual(inode) {
+            return Err(Errno::EROFS);
+        }
         if let Some(size) = size {
             self.resize(inode, size).await?;
         }
@@ -170,14 +195,19 @@ impl<V: Volumes> Front<V> {
 
     /// Starts reading a directory; answers the handle.
     pub(super) async fn open_directory(&self, inode: u64) -> Answer<usize> {
-        let record = self.names.attributes(inode).await.map_err(failed)?;
-        if record.kind != InodeKind::Directory {
-            return Err(Errno::ENOTDIR);
-        }
-        Ok(self
-            .listings
-            .borrow_mut()
-            .insert(Rc::new(Mutex::new(Listing::new(inode)))))
+        let listing = if is_virtual(inode) {
+            match self.virtual_inode(inode)? {
+                Virtual::Directory { of } => OpenDirectory::Snapshots(of, Found::default()),
+                Virtual::File { .. } => return Err(Errno::ENOTDIR),
+            }
+        } else {
+            let record = self.names.attributes(inode).await.map_err(failed)?;
+            if record.kind != InodeKind::Directory {
+                return Err(Errno::ENOTDIR);
+            }
+            OpenDirectory::Tree(Listing::new(inode))
+        };
+        Ok(self.listings.borrow_mut().insert(Rc::new(Mutex::new(listing))))
     }
 
     pub(super) fn close_directory(&self, handle: usize) {
@@ -189,6 +219,10 @@ impl<V: Volumes> Front<V> {
         if inode == ROOT_INODE {
             return Ok(ROOT_INODE);
         }
+        if is_virtual(inode) {
+            let (Virtual::Directory { of } | Virtual::File { of, .. }) = self.virtual_inode(inode)?;
+            return Ok(of);
+        }
         self.names
             .attributes(inode)
             .await
@@ -199,8 +233,24 @@ impl<V: Volumes> Front<V> {
     /// Entries of an open directory from the `place`-th on, at most `limit`.
     pub(super) async fn entries(&self, handle: usize, place: u64, limit: usize) -> Answer<Vec<Entry>> {
         let listing = self.listings.borrow().get(handle).cloned().ok_or(Errno::EBADF)?;
-        let mut listing = listing.lock().await;
-        let entries = listing.from(&self.names, place).await.map_err(failed)?;
-        Ok(entries.iter().take(limit).cloned().collect())
+        let entries = match &mut *listing.lock().await {
+            OpenDirectory::Tree(listing) => {
+                let entries = listing.from(&self.names, place).await.map_err(failed)?;
+                entries.iter().take(limit).cloned().collect()
+            }
+            OpenDirectory::Snapshots(of, found) => {
+                if place == 0 {
+                    *found = self.list_snapshots(*of).await?;
+                }
+                let skip = usize::try_from(place).unwrap_or(usize::MAX);
+                let left = found.entries.get(skip..).unwrap_or_default();
+                match (left, found.failed) {
+                    // What there is comes first, then that it may not be all.
+                    ([], Some(errno)) => return Err(errno),
+                    (left, _) => left.iter().take(limit).cloned().collect(),
+                }
+            }
+        };
+        Ok(entries)
     }
 }

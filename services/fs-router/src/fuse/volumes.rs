@@ -3,8 +3,8 @@
 //! Order, crash: as the routing core says: operations are held through a restart of the owner, not failed.
 //! Knows no file.
 
-use sconce_schemas::VolumeId;
 use sconce_schemas::wire::Refusal;
+use sconce_schemas::{SnapshotId, VolumeId};
 
 use crate::routing::{Opened, Operation, Outcome};
 
@@ -15,6 +15,39 @@ pub struct Extent {
     pub size: u64,
     /// Bytes of clusters that are mapped; `None` where only the size is known.
     pub allocated: Option<u64>,
+}
+
+/// What the content of a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// A volume,
+    pub volume: VolumeId,
+    /// or a snapshot of it.
+    pub snapshot: Option<SnapshotId>,
+}
+
+impl From<VolumeId> for Source {
+    fn from(volume: VolumeId) -> Self {
+        Self {
+            volume,
+            snapshot: None,
+        }
+    }
+}
+
+/// A snapshot, as its volume's owner has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Which it is.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: String,
+    /// When it was taken, in microseconds since 1970.
+    pub created_us: u64,
+    /// Size of the volume then, in bytes.
+    pub size: u64,
+    /// Bytes of clusters that were mapped then.
+    pub allocated: u64,
 }
 
 /// Space of the pool's back ends.
@@ -47,11 +80,23 @@ pub trait Volumes: 'static {
     /// There is no such volume.
     async fn open(&self, volume: VolumeId) -> Result<Opened, Refusal>;
 
-    /// Runs an operation on an open volume. Waits for the owner.
-    async fn run(&self, volume: VolumeId, operation: Operation) -> Outcome;
+    /// Opens a snapshot of a volume, to be read. Waits for the owner.
+    ///
+    /// # Errors
+    /// There is no such snapshot any more.
+    async fn open_snapshot(&self, volume: VolumeId, id: SnapshotId, name: &str) -> Result<Opened, Refusal>;
 
-    /// The volume is not needed any more.
-    fn close(&self, volume: VolumeId);
+    /// Runs an operation on what is open. Waits for the owner.
+    async fn run(&self, source: Source, operation: Operation) -> Outcome;
+
+    /// The volume or snapshot is not needed any more.
+    fn close(&self, source: Source);
+
+    /// The snapshots of a volume, oldest first. Waits for the owner a moment, not for ever.
+    ///
+    /// # Errors
+    /// There is no such volume, or its owner does not answer.
+    async fn snapshots(&self, volume: VolumeId) -> Result<Vec<Snapshot>, Refusal>;
 
     /// Size and space of a volume, open or not. Waits for the owner a moment, not for ever.
     ///

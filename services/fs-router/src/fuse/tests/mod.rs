@@ -2,6 +2,7 @@
 
 mod content;
 mod lives;
+mod snapshots;
 mod tree;
 mod volumes;
 

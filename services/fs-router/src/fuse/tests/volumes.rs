@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use sconce_schemas::wire::volume::{ExtentKind, ExtentStatus, IoCode, IoFlags};
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
-use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, Epoch, VolumeId, VolumeSize};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, Epoch, SnapshotId, VolumeId, VolumeSize};
 use tokio::sync::watch;
 
-use crate::fuse::{Extent, Space, Told, Volumes};
+use crate::fuse::{Extent, Snapshot, Source, Space, Told, Volumes};
 use crate::routing::{Opened, Operation, Outcome, Piece, ReadData};
 
 /// A volume: its size and its clusters that are not holes.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Volume {
     size: u64,
     clusters: BTreeMap<u64, Vec<u8>>,
@@ -26,7 +26,12 @@ struct State {
     told: Vec<(VolumeId, Told)>,
     flushes: usize,
     durable_writes: usize,
-    open: HashSet<VolumeId>,
+    open: HashSet<Source>,
+    snapshots: HashMap<VolumeId, Vec<(Snapshot, Volume)>>,
+    /// Times that an owner was asked for its snapshots.
+    asked: usize,
+    /// Volumes that wait for owners that do not run.
+    waiting: HashSet<VolumeId>,
 }
 
 /// Volumes that come to be when they are opened.
@@ -49,7 +54,44 @@ impl Default for MemoryVolumes {
     }
 }
 
+impl State {
+    fn snapshot(&mut self, volume: VolumeId, id: SnapshotId) -> Option<&mut (Snapshot, Volume)> {
+        let snapshots = self.snapshots.get_mut(&volume)?;
+        snapshots.iter_mut().find(|(snapshot, _)| snapshot.id == id)
+    }
+}
+
 impl MemoryVolumes {
+    /// Keeps a volume as it is now.
+    pub(super) fn take_snapshot(&self, volume: VolumeId, id: u64, name: &str, created_us: u64) {
+        let mut state = self.state();
+        let then = state.volumes.entry(volume).or_default().clone();
+        let snapshot = Snapshot {
+            id: SnapshotId(id),
+            name: name.to_owned(),
+            created_us,
+            size: then.size,
+            allocated: then.clusters.len() as u64 * CLUSTER_BYTES,
+        };
+        state.snapshots.entry(volume).or_default().push((snapshot, then));
+    }
+
+    pub(super) fn remove_snapshot(&self, volume: VolumeId, id: u64) {
+        let mut state = self.state();
+        let snapshots = state.snapshots.entry(volume).or_default();
+        snapshots.retain(|(snapshot, _)| snapshot.id != SnapshotId(id));
+    }
+
+    /// The volume's owner does not run any more.
+    pub(super) fn lose_owner_of(&self, volume: VolumeId) {
+        self.state().waiting.insert(volume);
+    }
+
+    /// Times that an owner was asked for its snapshots.
+    pub(super) fn asked(&self) -> usize {
+        self.state().asked
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -210,7 +252,7 @@ impl Volumes for MemoryVolumes {
     async fn open(&self, volume: VolumeId) -> Result<Opened, Refusal> {
         self.answering().await;
         let mut state = self.state();
-        state.open.insert(volume);
+        state.open.insert(volume.into());
         let size = VolumeSize::new(state.volumes.entry(volume).or_default().size).unwrap();
         Ok(Opened {
             epoch: Epoch::FIRST,
@@ -219,21 +261,62 @@ impl Volumes for MemoryVolumes {
         })
     }
 
-    async fn run(&self, volume: VolumeId, operation: Operation) -> Outcome {
+    async fn open_snapshot(&self, volume: VolumeId, id: SnapshotId, name: &str) -> Result<Opened, Refusal> {
+        self.answering().await;
+        let mut state = self.state();
+        let snapshot = state.snapshot(volume, id);
+        let (known, _) = snapshot.ok_or_else(|| refusal(RefusalCode::NotFound, Remedy::Reject))?;
+        assert_eq!(known.name, name);
+        let size = VolumeSize::new(known.size).unwrap();
+        let snapshot = Some(id);
+        state.open.insert(Source { volume, snapshot });
+        Ok(Opened {
+            epoch: Epoch::FIRST,
+            size,
+            read_only: true,
+        })
+    }
+
+    async fn snapshots(&self, volume: VolumeId) -> Result<Vec<Snapshot>, Refusal> {
+        if self.absent.load(Ordering::Relaxed) {
+            return Err(refusal(RefusalCode::WaitsForOwner, Remedy::Retry));
+        }
+        if !*self.answers.borrow() {
+            return Err(refusal(RefusalCode::Unavailable, Remedy::Retry));
+        }
+        let mut state = self.state();
+        if state.waiting.contains(&volume) {
+            return Err(refusal(RefusalCode::WaitsForOwner, Remedy::Retry));
+        }
+        state.asked += 1;
+        let snapshots = state.snapshots.entry(volume).or_default();
+        Ok(snapshots.iter().map(|(snapshot, _)| snapshot.clone()).collect())
+    }
+
+    async fn run(&self, source: Source, operation: Operation) -> Outcome {
         self.answering().await;
         let mut state = self.state();
         state.flushes += usize::from(operation.code == IoCode::Flush);
         state.durable_writes += usize::from(operation.flags.has(IoFlags::FUA));
         assert!(
-            state.open.contains(&volume),
+            state.open.contains(&source),
             "an operation on a volume that is not open"
         );
-        state.volumes.get_mut(&volume).unwrap().run(&operation)
+        match source.snapshot {
+            None => state.volumes.get_mut(&source.volume).unwrap().run(&operation),
+            Some(id) => {
+                assert!(!operation.code.changes(), "a change of a snapshot");
+                match state.snapshot(source.volume, id) {
+                    Some((_, then)) => then.run(&operation),
+                    None => Outcome::Refused(refusal(RefusalCode::NotFound, Remedy::Reject)),
+                }
+            }
+        }
     }
 
-    fn close(&self, volume: VolumeId) {
+    fn close(&self, source: Source) {
         assert!(
-            self.state().open.remove(&volume),
+            self.state().open.remove(&source),
             "a volume is closed once, for all the opens of a file"
         );
     }
