@@ -39,6 +39,9 @@ fn head(bytes: &[u8], offset: u64, length: u64) {
         return;
     };
     assert_eq!(head.to_bytes(), bytes[..HEAD_BYTES]);
+    let kept: u32 = bytes[24..HEAD_BYTES].iter().map(|byte| byte.count_ones()).sum();
+    let chunks = (head.packed_len() - HEAD_BYTES as u64).div_ceil(CLUSTER_LEN as u64);
+    assert_eq!(u64::from(kept), chunks, "no chunk beyond the SCO");
     let range = head.packed_range(offset, length);
     let part = range.end - range.start;
     assert!(range.start >= HEAD_BYTES as u64 && range.end <= head.packed_len() && part <= length);
