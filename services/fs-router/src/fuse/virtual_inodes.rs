@@ -39,6 +39,26 @@ impl Virtual {
             Virtual::File { volume, snapshot, .. } => file_number(*volume, snapshot.id),
         }
     }
+
+    /// Whether the other one is the same, perhaps with other attributes.
+    fn is_same_as(&self, other: &Virtual) -> bool {
+        match (self, other) {
+            (Virtual::Directory { of: one }, Virtual::Directory { of: other }) => one == other,
+            (
+                Virtual::File {
+                    volume: one,
+                    snapshot,
+                    ..
+                },
+                Virtual::File {
+                    volume: other,
+                    snapshot: of_other,
+                    ..
+                },
+            ) => one == other && snapshot.id == of_other.id,
+            _ => false,
+        }
+    }
 }
 
 /// Whether a number is that of such an inode.
@@ -110,28 +130,6 @@ impl VirtualInodes {
 
     pub(super) fn get(&self, inode: u64) -> Option<&Virtual> {
         self.known.get(&inode).map(|known| &known.what)
-    }
-}
-
-impl Virtual {
-    /// Whether the other one is the same, perhaps with other attributes.
-    fn is_same_as(&self, other: &Virtual) -> bool {
-        match (self, other) {
-            (Virtual::Directory { of: one }, Virtual::Directory { of: other }) => one == other,
-            (
-                Virtual::File {
-                    volume: one,
-                    snapshot,
-                    ..
-                },
-                Virtual::File {
-                    volume: other,
-                    snapshot: of_other,
-                    ..
-                },
-            ) => one == other && snapshot.id == of_other.id,
-            _ => false,
-        }
     }
 }
 
