@@ -238,7 +238,7 @@ async fn record(cluster: &Cluster, pool: &str, manifest: &Manifest) -> Result<Vo
             epoch: manifest.epoch,
         }),
         epochs: manifest.epochs.clone(),
-        origin: None,
+        origin: manifest.origin,
     })
 }
 

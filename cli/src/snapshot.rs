@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use sconce_fs_router::names::{NewEntry, PoolPath, Resolved, Snapshot as Cloned, SnapshotPath};
+use sconce_fs_router::peers::PeerError;
 use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{SnapshotStatus, VolumeControl, VolumeControlReply};
+use sconce_schemas::wire::{RefusalCode, Remedy};
 use serde::Serialize;
 
 use crate::args::{CloneFrom, Format, Rollback, Snapshot, SnapshotCreate, Template};
@@ -103,14 +105,31 @@ async fn delete(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Resul
         volume: file.volume,
         name: path.name.clone(),
     };
-    let removed = cluster.owners.call(file.volume, remove, OWNER_DEADLINE).await;
-    cluster
-        .names
-        .end_removal(file.volume, id)
-        .await
-        .map_err(explained)?;
+    let removed = match cluster.owners.call(file.volume, remove, OWNER_DEADLINE).await {
+        // An earlier answer was lost, or another was faster: it is gone.
+        Err(PeerError::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
+            Ok(VolumeControlReply::Done)
+        }
+        answered => answered,
+    };
+    if is_decided(&removed) {
+        cluster
+            .names
+            .end_removal(file.volume, id)
+            .await
+            .map_err(explained)?;
+    }
     removed?;
     done(path.to_string(), "deleted", None, format)
+}
+
+/// Whether the owner has said that a request is done, or that it is not: otherwise it may still do it.
+fn is_decided(answer: &Result<VolumeControlReply, PeerError>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(PeerError::Refused(refusal)) => matches!(refusal.remedy, Remedy::Reject | Remedy::Damaged),
+        Err(_) => false,
+    }
 }
 
 async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Result<()> {

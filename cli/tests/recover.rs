@@ -13,11 +13,11 @@ use sconce_cli::cluster::Cluster;
 use sconce_fs_router::names::PoolPath;
 use sconce_runtime::Stop;
 use sconce_schemas::manifest::{Manifest, TreeRoot};
-use sconce_schemas::records::{EpochStart, NodeRecord, Record, keys};
+use sconce_schemas::records::{EpochStart, NodeRecord, Origin, Record, keys};
 use sconce_schemas::wire::registry::Change;
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
 use sconce_schemas::{
-    BatchSeq, CheckpointId, Epoch, ManifestSeq, ObjectName, ScoId, ScoSize, VolumeId, VolumeSize,
+    BatchSeq, CheckpointId, Epoch, ManifestSeq, ObjectName, ScoId, ScoSize, SnapshotId, VolumeId, VolumeSize,
 };
 use sconce_storage_router::{Components, Settings, run};
 use tempfile::TempDir;
@@ -182,6 +182,7 @@ fn manifest(volume: VolumeId, epoch: u64, seq: u64, path: &str, size: u64) -> Ma
         ancestor_epochs: Vec::new(),
         snapshots: Vec::new(),
         parent: None,
+        origin: None,
         sessions: Vec::new(),
     }
 }
@@ -258,6 +259,35 @@ fn every_volume_comes_back_from_its_newest_whole_manifest() {
                 .len(),
             5
         );
+        place.stop.request();
+    });
+}
+
+#[test]
+fn what_clones_depend_on_is_known_again_in_whatever_order_they_come_back() {
+    on_place(async |place| {
+        // The clone's id sorts before its parent's.
+        let clone = Manifest {
+            lineage: vec![id(2), id(1)],
+            origin: Some(Origin {
+                volume: id(2),
+                snapshot: SnapshotId(7),
+            }),
+            ..manifest(id(1), 1, 1, "/clone", 1 << 20)
+        };
+        place.put_manifest(&clone).await;
+        place
+            .put_manifest(&manifest(id(2), 1, 1, "/parent", 1 << 20))
+            .await;
+        place.sconce("sconce recover").await.unwrap();
+        let names = &place.cluster.names;
+        let parent: PoolPath = "/parent".parse().unwrap();
+        let refused = names.remove_file(&parent).await.unwrap_err().to_string();
+        assert!(refused.contains("/clone"), "{refused}");
+        let refused = names.begin_removal(id(2), SnapshotId(7)).await.unwrap_err();
+        assert!(refused.to_string().contains("/clone"), "{refused}");
+        names.remove_file(&"/clone".parse().unwrap()).await.unwrap();
+        names.remove_file(&parent).await.unwrap();
         place.stop.request();
     });
 }

@@ -16,7 +16,7 @@ use crate::crc::crc32c;
 use crate::geometry::{ScoSize, VolumeSize};
 use crate::ids::{BatchSeq, CheckpointId, Epoch, ManifestSeq, ScoId, SnapshotId, VolumeId};
 use crate::log_record::SnapshotLabel;
-use crate::records::EpochStart;
+use crate::records::{EpochStart, Origin};
 use crate::wire::msgpack::{put_named, take_named};
 
 const WHAT: &str = "manifest";
@@ -144,6 +144,9 @@ pub struct Manifest {
     /// The snapshot that the volume comes from: the newest of its branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<SnapshotId>,
+    /// What the volume, a clone, began as. Manifests of the first builds lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 impl Manifest {

@@ -14,7 +14,7 @@ use sconce_schemas::log_record::{LogRecord, SnapshotLabel};
 use sconce_schemas::manifest::{
     LogPlace, Manifest, RemovedState, SessionState, SnapshotState, TREE_HEIGHT_MAX, TreeRoot,
 };
-use sconce_schemas::records::EpochStart;
+use sconce_schemas::records::{EpochStart, Origin};
 use sconce_schemas::sco::{Batch, BatchBuilder, Entry, EntryKind, ScoHeader};
 use sconce_schemas::{
     BatchSeq, CheckpointId, ClusterAddress, Epoch, LineageIndex, ManifestSeq, ObjectName, ScoId, ScoSize,
@@ -150,6 +150,7 @@ fn manifest() -> Manifest {
         ancestor_epochs: Vec::new(),
         snapshots: Vec::new(),
         parent: None,
+        origin: None,
         sessions: vec![SessionState {
             slot: 2,
             id: 9,
@@ -165,6 +166,17 @@ fn manifest_with_ranges() -> Manifest {
     let mut manifest = manifest();
     (manifest.sessions[0].applied, manifest.sessions[0].ranges) = (Vec::new(), vec![(41, 1), (43, 300)]);
     manifest
+}
+
+/// As it is since clones name what they began as.
+fn manifest_of_clone() -> Manifest {
+    Manifest {
+        origin: Some(Origin {
+            volume: VolumeId([1; 16]),
+            snapshot: SnapshotId(9),
+        }),
+        ..manifest_with_snapshots()
+    }
 }
 
 /// A clone with snapshots, as the first version that had them wrote it.
@@ -265,6 +277,7 @@ fn golden_files_keep_their_meaning() {
     golden("manifest-1.bin", &manifest().to_bytes());
     golden("manifest-2.bin", &manifest_with_ranges().to_bytes());
     golden("manifest-snapshots-1.bin", &manifest_with_snapshots().to_bytes());
+    golden("manifest-clone-1.bin", &manifest_of_clone().to_bytes());
     golden("tlog-batch-records-1.bin", &record_batch());
     golden("node-ref-1.bin", &reference().to_bytes());
 }

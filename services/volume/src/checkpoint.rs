@@ -277,6 +277,7 @@ impl Volume {
             sessions: std::mem::take(&mut running.sessions),
             snapshots,
             parent: running.parent,
+            origin: self.origin,
         };
         effects.push(Effect::StoreManifest {
             manifest: Box::new(manifest),

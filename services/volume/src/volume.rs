@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use sconce_schemas::ids::Location;
 use sconce_schemas::manifest::Manifest;
-use sconce_schemas::records::EpochStart;
+use sconce_schemas::records::{EpochStart, Origin};
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::{
     BatchSeq, ByteLen, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, SnapshotId, VolumeId,
@@ -78,6 +78,8 @@ pub struct Volume {
     pub(crate) epochs: Vec<EpochStart>,
     /// The epochs of the volumes in `lineage` before this one.
     pub(crate) ancestor_epochs: Vec<Vec<EpochStart>>,
+    /// What the volume began as: for whoever has only the back end.
+    pub(crate) origin: Option<Origin>,
     pub(crate) map: Tree<Location>,
     pub(crate) scos: Tree<ScoState>,
     pub(crate) log: Log,
@@ -156,6 +158,7 @@ impl Volume {
             lineage: manifest.map_or_else(|| vec![config.id], |m| m.lineage.clone()),
             epochs: config.epochs.clone(),
             ancestor_epochs: manifest.map_or_else(Vec::new, |m| m.ancestor_epochs.clone()),
+            origin: manifest.and_then(|m| m.origin),
             map: manifest.map_or_else(Tree::default, |m| Tree::stored(m.map, m.allocated_clusters)),
             scos: manifest.map_or_else(Tree::default, |m| Tree::stored(m.scos, 0)),
             log: Log::new(config.id, config.epoch, config.sco_size, next, covered.next()),
@@ -195,6 +198,10 @@ impl Volume {
         self.lineage = manifest.lineage.iter().copied().chain([self.id]).collect();
         self.ancestor_epochs.clone_from(&manifest.ancestor_epochs);
         self.ancestor_epochs.push(manifest.epochs.clone());
+        self.origin = Some(Origin {
+            volume: manifest.volume,
+            snapshot: *snapshot,
+        });
         Some(())
     }
 

@@ -4,10 +4,13 @@
 //! Crash: a removal that was cut short leaves its mark: no clone of that snapshot is made, and it can be removed again.
 //! Knows no owner: what a volume's snapshots are, its owner says.
 
-use sconce_schemas::records::{CloneRecord, Origin, RemovalRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{
+    CloneRecord, InodeRecord, Origin, RemovalRecord, VolumePhase, VolumeRecord, keys,
+};
 use sconce_schemas::{SnapshotId, VolumeId, VolumeSize};
 
 use super::changes::{Changes, Plan, Seen};
+use super::remove::NAMELESS;
 use super::{Names, NamesError, NewEntry, PoolPath, Resolved};
 
 /// Clones that an error names.
@@ -65,6 +68,14 @@ impl Names {
         let Some(origin) = record.origin else {
             return Ok(());
         };
+        let key = keys::clone(origin.volume, record.id);
+        let clone = CloneRecord {
+            snapshot: origin.snapshot,
+            inode: record.inode,
+        };
+        if record.manifest.is_some() {
+            return self.plan_known_clone(changes, key, clone).await;
+        }
         // The parent's record first: a removal that begins after this look rewrites it.
         let parent = self.parent(origin.volume).await?;
         let removal = keys::removal(origin.volume, origin.snapshot);
@@ -74,11 +85,24 @@ impl Names {
             });
         }
         changes.hold(&parent);
-        let clone = CloneRecord {
-            snapshot: origin.snapshot,
-            inode: record.inode,
-        };
-        changes.create(keys::clone(origin.volume, record.id), &clone);
+        changes.create(key, &clone);
+        Ok(())
+    }
+
+    /// A clone that was there before the registry was lost: it needs its parent, which may be recovered after it.
+    async fn plan_known_clone(
+        &self,
+        changes: &mut Changes,
+        key: String,
+        clone: CloneRecord,
+    ) -> Result<(), NamesError> {
+        match self.read::<CloneRecord>(key.clone()).await? {
+            Some(mut seen) => {
+                seen.record = clone;
+                changes.replace(&seen);
+            }
+            None => changes.create(key, &clone),
+        }
         Ok(())
     }
 
@@ -139,8 +163,8 @@ impl Names {
         })
     }
 
-    /// Marks a snapshot as being removed, so that nobody clones it meanwhile. Afterwards its owner is told, then
-    /// [`Names::end_removal`] called.
+    /// Marks a snapshot as being removed, so that nobody clones it meanwhile. Afterwards its owner is told, and once that
+    /// has decided [`Names::end_removal`] called; without an answer the mark stays, for the owner may still do it.
     ///
     /// # Errors
     /// It has clones; its volume is gone; the registry is unreachable.
@@ -189,12 +213,19 @@ impl Names {
         .await
     }
 
+    /// The record of a volume that can be a parent: one that exists and whose file has a name. One without is gone as
+    /// soon as it is closed.
     async fn parent(&self, volume: VolumeId) -> Result<Seen<VolumeRecord>, NamesError> {
+        let gone = || NamesError::NotFound {
+            at: format!("volume {volume}"),
+        };
         let found = self.read::<VolumeRecord>(keys::volume(volume)).await?;
-        found
+        let parent = found
             .filter(|seen| seen.record.phase == VolumePhase::Active)
-            .ok_or_else(|| NamesError::NotFound {
-                at: format!("volume {volume}"),
-            })
+            .ok_or_else(gone)?;
+        // After the look at the volume's record: whatever takes the name away rewrites that too.
+        let file = self.read::<InodeRecord>(keys::inode(parent.record.inode)).await?;
+        let named = file.is_some_and(|file| file.record.parent != NAMELESS);
+        named.then_some(parent).ok_or_else(gone)
     }
 }

@@ -62,7 +62,7 @@ impl Names {
     /// Removes the file `name` in the directory `parent`.
     ///
     /// # Errors
-    /// It does not exist or is a directory; the registry is unreachable.
+    /// It does not exist or is a directory; it has clones; the registry is unreachable.
     pub async fn unlink(&self, parent: u64, name: &str, keep: Keep<'_>) -> Result<Removed, NamesError> {
         let mut tried: Option<Removed> = None;
         self.change(
@@ -195,6 +195,11 @@ impl Names {
         {
             return Err(NamesError::InUse { volume });
         }
+        let of_volume = self.read::<VolumeRecord>(keys::volume(volume)).await?;
+        if of_volume.is_some() {
+            // After the look at the record: a clone that is made meanwhile rewrites it.
+            self.refuse_cloned(volume, None, "volume").await?;
+        }
         let record = self.read::<InodeRecord>(keys::inode(inode)).await?;
         if let (Keep::Open { holder, is_open, .. }, Some(mut seen)) = (keep, record.clone())
             && is_open(inode)
@@ -210,6 +215,10 @@ impl Names {
                     kind: InodeKind::File(volume),
                 },
             );
+            // A clone that is made meanwhile would keep it for ever.
+            if let Some(of_volume) = of_volume {
+                changes.hold(&of_volume);
+            }
             return Ok(Removed {
                 inode,
                 volume,
@@ -220,9 +229,7 @@ impl Names {
         if let Some(seen) = record {
             changes.remove(&seen);
         }
-        if let Some(mut seen) = self.read::<VolumeRecord>(keys::volume(volume)).await? {
-            // After the look at the record: a clone that is made meanwhile rewrites it.
-            self.refuse_cloned(volume, None, "volume").await?;
+        if let Some(mut seen) = of_volume {
             self.drop_origin(changes, &seen.record).await?;
             seen.record.phase = VolumePhase::Deleting;
             changes.replace(&seen);

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use sconce_schemas::LineageIndex;
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::Origin;
 use sconce_schemas::wire::{Refusal, RefusalCode};
@@ -26,6 +27,18 @@ pub(super) async fn find(node: &Arc<Node>, clone: &Subject, origin: Origin) -> R
         pool: parent.pool.as_str().into(),
     };
     let newest = node.background.newest_manifest(subject).await?;
+    if newest
+        .as_ref()
+        .is_some_and(|manifest| manifest.lineage.len() > usize::from(LineageIndex::MAX.0))
+    {
+        let text = format!(
+            "volume {}: it is a clone of a clone of a clone, {} in all, as many as a volume can have: copy its parent with \
+             `sconce export` and `sconce import`, and clone that",
+            clone.path,
+            LineageIndex::MAX.0
+        );
+        return Err(StartError::Stuck(Refusal::reject(RefusalCode::Invalid, text)));
+    }
     if let Some(manifest) = newest.filter(|manifest| has(manifest, origin)) {
         return Ok(CloneOf {
             manifest: Box::new(manifest),

@@ -1,6 +1,7 @@
 //! Clones: a volume that begins as another's snapshot, at any depth, with whatever was lost.
 
 use sconce_registry::Registry;
+use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::Origin;
 use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::VolumeControl;
@@ -60,6 +61,21 @@ fn a_clone_of_a_synced_snapshot_is_a_volume_of_its_own_whatever_is_lost() {
         let mut clone = Client::open(&cluster, volume).await;
         clones.check(&mut clone).await;
         assert_eq!(clone.show().await.size.bytes(), 4 * MIB);
+
+        // The back end alone says what it needs.
+        clone.sync().await;
+        let of_clone = format!("{volume}/manifest/");
+        let mut files = cluster.files("backend");
+        files.retain(|path| path.to_string_lossy().contains(&of_clone));
+        let newest = std::fs::read(files.last().unwrap()).unwrap();
+        let at = newest.windows(4).position(|bytes| bytes == b"MFT1").unwrap();
+        // Behind what is stored, the file has the back end's own CRC.
+        let origin = Manifest::from_bytes(&newest[at..newest.len() - 4]).map(|manifest| manifest.origin);
+        let expected = Origin {
+            volume: parent.volume,
+            snapshot: SnapshotId(1),
+        };
+        assert_eq!(origin, Ok(Some(expected)));
 
         // Neither sees what is written to the other, nor does the snapshot.
         let base = copy(&clones, 0);

@@ -21,16 +21,16 @@ struct Balance {
     directories: AtomicI64,
 }
 
-fn on_threads(actors: u64, act: impl Fn(u64) + Sync) {
+pub(super) fn on_threads(actors: u64, act: impl Fn(u64) + Sync) {
     std::thread::scope(|scope| {
         let act = &act;
         (0..actors).for_each(|actor| drop(scope.spawn(move || act(actor))));
     });
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
-        .enable_time()
+        .enable_all()
         .build()
         .unwrap()
         .block_on(future)

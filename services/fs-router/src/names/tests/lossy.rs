@@ -14,6 +14,7 @@ use sconce_schemas::records::keys;
 use sconce_schemas::wire::registry::{Change, RegistryReply, RegistryRequest};
 use tokio::task::LocalSet;
 
+use super::competitors::block_on;
 use super::model::{Model, step, walk};
 use super::{node, pool, put};
 use crate::names::Names;
@@ -132,36 +133,64 @@ fn start(network: Network, host: Host, stop: Stop) -> std::thread::JoinHandle<()
     hosting
 }
 
+/// A registry behind the bus, until it is dropped.
+pub(super) struct Remote {
+    pub(super) registry: Registry,
+    stop: Stop,
+    hosting: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Remote {
+    /// With the pool `default` and one volume-router.
+    pub(super) fn new(seed: u64, one_in: u64) -> Self {
+        let wires = InProcess::new(11);
+        let network = Network::in_process(wires.clone());
+        let (registry, stop) = (Registry::memory(), Stop::new());
+        block_on(async {
+            put(&registry, keys::pool("default"), &pool("default")).await;
+            let owner = node("vr-1", Role::VolumeRouter);
+            put(&registry, keys::node(&owner.name), &owner).await;
+        });
+        let host = Host {
+            wires,
+            registry,
+            chance: Chance::seeded(seed),
+            one_in,
+        };
+        let hosting = Some(start(network.clone(), host, stop.clone()));
+        let registry = Registry::remote(&network, &ENDPOINT.parse().unwrap(), hello()).unwrap();
+        Self {
+            registry,
+            stop,
+            hosting,
+        }
+    }
+
+    pub(super) fn names(&self, seed: u64) -> Names {
+        Names::new(self.registry.clone(), Clock::system(), Chance::seeded(seed))
+            .patient(Duration::from_secs(60))
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.stop.request();
+        if let Some(hosting) = self.hosting.take() {
+            let ended = hosting.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the host panicked");
+        }
+    }
+}
+
 #[test]
 fn what_is_told_is_true_although_answers_are_lost() {
-    let wires = InProcess::new(11);
-    let network = Network::in_process(wires.clone());
-    let (registry, stop) = (Registry::memory(), Stop::new());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        put(&registry, keys::pool("default"), &pool("default")).await;
-        let owner = node("vr-1", Role::VolumeRouter);
-        put(&registry, keys::node(&owner.name), &owner).await;
-    });
-    let host = Host {
-        wires,
-        registry: registry.clone(),
-        chance: Chance::seeded(2),
-        one_in: 3,
-    };
-    let hosting = start(network.clone(), host, stop.clone());
-    let remote = Registry::remote(&network, &ENDPOINT.parse().unwrap(), hello()).unwrap();
-    let names = Names::new(remote, Clock::system(), Chance::seeded(1)).patient(Duration::from_secs(60));
-    runtime.block_on(async {
+    let remote = Remote::new(2, 3);
+    let names = remote.names(1);
+    block_on(async {
         let (mut model, mut chance) = (Model::default(), Chance::seeded(3));
         for _ in 0..STEPS {
             step(&names, &mut model, &mut chance).await;
         }
         assert_eq!(walk(&names).await, model.0);
     });
-    stop.request();
-    hosting.join().unwrap();
 }

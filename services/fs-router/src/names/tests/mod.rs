@@ -1,5 +1,6 @@
 //! The tree against a plain in-memory model, alone and with competitors, and its errors.
 
+mod clones;
 mod competitors;
 mod errors;
 mod lossy;
