@@ -98,6 +98,17 @@ pub struct RemovedState {
     pub children: Vec<TreeRoot>,
 }
 
+/// A SCO's object that this manifest no longer refers to, to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CondemnedState {
+    /// The SCO.
+    pub sco: ScoId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its version.
+    pub version: u16,
+}
+
 /// The root record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -141,6 +152,9 @@ pub struct Manifest {
     /// The snapshots, in the order in which they were taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotState>,
+    /// Objects to be deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub condemned: Vec<CondemnedState>,
     /// The snapshot that the volume comes from: the newest of its branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<SnapshotId>,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sconce_registry::Registry;
 use sconce_runtime::Clock;
 use sconce_schemas::{ByteLen, NodeName, VolumeId};
-use sconce_volume::CheckpointPolicy;
+use sconce_volume::{CheckpointPolicy, ScrubPolicy};
 
 use crate::actor::VolumeHandle;
 use crate::background::Background;
@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) map_memory: ByteLen,
     /// When checkpoints are due.
     pub(crate) checkpoint: CheckpointPolicy,
+    /// When scrubbing is worth it.
+    pub(crate) scrub: ScrubPolicy,
     /// The volumes that have an actor.
     pub(crate) volumes: Volumes,
 }

@@ -172,6 +172,7 @@ async fn node(
         gate: Arc::new(Gate::new()),
         map_memory: ByteLen(settings.volumes.map_memory.bytes()),
         checkpoint: settings.checkpoint_policy(),
+        scrub: settings.scrub_policy(),
         volumes: Volumes::default(),
     };
     Ok((Arc::new(node), Arbiters(vec![arbiter])))
@@ -189,6 +190,7 @@ async fn background(
         hello: hello(&settings.node.name, Protocol::Storage),
         checkpoints: Arc::clone(checkpoints),
         uploads: settings.uploads.clone(),
+        scrub: settings.scrub.clone(),
     };
     let (started, handle) = oneshot::channel();
     arbiter.spawn_fn(move || drop(started.send(Background::start(parts))));

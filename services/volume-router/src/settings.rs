@@ -14,7 +14,7 @@ use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::ScoSize;
 use sconce_tracing::LogSettings;
-use sconce_volume::CheckpointPolicy;
+use sconce_volume::{CheckpointPolicy, ScrubPolicy};
 use serde::Deserialize;
 
 /// The volume-router's settings file.
@@ -38,6 +38,9 @@ pub struct Settings {
     /// What it stores on the back ends, and how much of it at a time.
     #[serde(default)]
     pub uploads: UploadSettings,
+    /// Giving back the space of what nothing refers to.
+    #[serde(default)]
+    pub scrub: ScrubSettings,
     /// What it takes in.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -102,6 +105,25 @@ impl Default for UploadSettings {
         Self {
             parallel: 4,
             bytes: ByteSize::new(128 << 20),
+        }
+    }
+}
+
+/// `[scrub]`: giving back the space of what nothing refers to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubSettings {
+    /// Bytes a second that are read and written for it by this node.
+    pub bandwidth: ByteSize,
+    /// How long an object stays that no manifest refers to any more: reads that were told of it are over then.
+    pub grace: Interval,
+}
+
+impl Default for ScrubSettings {
+    fn default() -> Self {
+        Self {
+            bandwidth: ByteSize::new(64 << 20),
+            grace: Interval::new(Duration::from_secs(60)),
         }
     }
 }
@@ -203,6 +225,12 @@ impl Settings {
             volumes.lease,
             "within 1s to 5min",
         )?;
+        check(
+            "scrub.bandwidth",
+            self.scrub.bandwidth.bytes() >= 1 << 20,
+            self.scrub.bandwidth,
+            "at least 1 MiB",
+        )?;
         let limits = &self.limits;
         check(
             "limits.operations",
@@ -253,6 +281,15 @@ impl Settings {
             entries_max: self.volumes.checkpoint_entries,
             idle_us: micros(self.volumes.checkpoint_idle),
             age_us: micros(self.volumes.checkpoint_age),
+        }
+    }
+
+    /// When scrubbing is worth it.
+    pub(crate) fn scrub_policy(&self) -> ScrubPolicy {
+        let grace = self.scrub.grace.duration().as_micros();
+        ScrubPolicy {
+            grace_us: u64::try_from(grace).unwrap_or(u64::MAX),
+            ..ScrubPolicy::default()
         }
     }
 

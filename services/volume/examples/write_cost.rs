@@ -7,7 +7,9 @@ use sconce_schemas::geometry::VolumeSize;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId};
-use sconce_volume::{CheckpointPolicy, Effect, Event, Recovery, Step, Ticket, Volume, VolumeConfig};
+use sconce_volume::{
+    CheckpointPolicy, Effect, Event, Recovery, ScrubPolicy, Step, Ticket, Volume, VolumeConfig,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -32,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             idle_us: u64::MAX,
             age_us: u64::MAX,
         },
+        scrub: ScrubPolicy::default(),
     };
     let mut recovery = Recovery::new(config, None, &[])?;
     while let Step::NeedSco { .. } = recovery.step() {

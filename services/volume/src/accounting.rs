@@ -55,6 +55,7 @@ impl Volume {
     }
 
     pub(crate) fn bury_in(&mut self, sco: ScoId, dead: u16) {
+        self.scrub.is_stale = true;
         if sco == self.head.0 {
             self.head.1 = self.head.1.saturating_sub(dead);
             return;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sconce_schemas::ids::Location;
-use sconce_schemas::manifest::{Manifest, SessionState, SnapshotState};
+use sconce_schemas::manifest::{CondemnedState, Manifest, SessionState, SnapshotState};
 use sconce_schemas::wire::volume::{VolumeControlReply, VolumeReply};
 use sconce_schemas::{
     BatchSeq, CheckpointId, DecodeError, Epoch, LineageIndex, ManifestSeq, ScoId, SnapshotId, VolumeId,
@@ -100,6 +100,8 @@ pub(crate) struct Checkpoints {
     pub(crate) next_manifest: ManifestSeq,
     /// The last batch that a stored manifest covers.
     pub(crate) covered: BatchSeq,
+    /// The last SCO that a stored manifest covers.
+    pub(crate) covered_sco: ScoId,
     /// A manifest is due though no batch is: none was ever stored, or the path changed.
     pub(crate) manifest_due: bool,
     /// TLog entries since the last freeze.
@@ -120,6 +122,7 @@ struct Running {
     allocated: u64,
     sessions: Vec<SessionState>,
     snapshots: Vec<SnapshotState>,
+    condemned: Vec<CondemnedState>,
     parent: Option<SnapshotId>,
     read_only: bool,
     roots: Option<StoredRoots>,
@@ -133,6 +136,7 @@ impl Checkpoints {
             next_id: manifest.map_or(CheckpointId::FIRST, |m| m.checkpoint.next()),
             next_manifest: manifest.map_or(ManifestSeq::FIRST, |m| m.seq.next()),
             covered: manifest.map_or(BatchSeq::NONE, |m| m.covered),
+            covered_sco: manifest.map_or(ScoId::NONE, |m| m.covered_sco),
             manifest_due: manifest.is_none(),
             entries: 0,
             first_change_us: 0,
@@ -225,6 +229,7 @@ impl Volume {
             allocated: self.map.count(),
             sessions: self.sessions.save(),
             snapshots: self.snapshots.save(),
+            condemned: self.scrub.save(),
             parent: self.snapshots.parent(),
             read_only: self.read_only,
             roots: None,
@@ -276,6 +281,7 @@ impl Volume {
             ancestor_epochs: self.ancestor_epochs.clone(),
             sessions: std::mem::take(&mut running.sessions),
             snapshots,
+            condemned: running.condemned.clone(),
             parent: running.parent,
             origin: self.origin,
         };
@@ -295,6 +301,8 @@ impl Volume {
         };
         self.checkpoints.next_manifest = seq.next();
         self.checkpoints.covered = running.covered;
+        self.checkpoints.covered_sco = running.covered_sco;
+        self.scrub.manifest_stored(&running.condemned, self.now_us);
         drop(running.frozen);
         if let Some(roots) = &running.roots {
             self.snapshots.stored(&roots.snapshots);

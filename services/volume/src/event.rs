@@ -18,6 +18,7 @@ use sconce_schemas::{
 };
 
 use crate::checkpoint::Frozen;
+use crate::scrub::{Kept, ScoObject};
 use crate::snapshots::{Ask, StoredSnapshot};
 
 /// Names a request that waits for its answer; chosen by the host, given back in [`Effect::Reply`] or
@@ -60,6 +61,27 @@ pub enum Event {
         ask: Ask,
         /// Microseconds since 1970.
         now_us: u64,
+    },
+    /// The first bytes of a SCO, header and TLog areas ([`Effect::ReadTlog`]).
+    TlogRead {
+        /// The SCO.
+        object: ScoObject,
+        /// The bytes.
+        result: Result<Bytes, Refusal>,
+    },
+    /// A SCO was rewritten with what was to be kept ([`Effect::RewriteSco`]), durably.
+    ScoRewritten {
+        /// The SCO as it was.
+        from: ScoObject,
+        /// Its new version, above all that there ever were; `None`: it could not be done now.
+        to: Option<u16>,
+    },
+    /// A SCO's object was deleted, or (`false`) could not be.
+    ScoDeleted {
+        /// The object.
+        object: ScoObject,
+        /// It is gone.
+        done: bool,
     },
     /// A read or extents request of a snapshot.
     SnapshotIo {
@@ -205,6 +227,24 @@ pub enum Effect {
         ticket: Ticket,
         /// The answer.
         reply: VolumeReply,
+    },
+    /// Read a stored SCO's header and TLog areas; answer `TlogRead`.
+    ReadTlog {
+        /// The SCO.
+        object: ScoObject,
+    },
+    /// Write a SCO again as a later version with only the slots that are kept; answer `ScoRewritten`. The object that is
+    /// there stays.
+    RewriteSco {
+        /// The SCO.
+        object: ScoObject,
+        /// What to keep, beside header and TLog areas.
+        kept: Kept,
+    },
+    /// Delete a SCO's object, which nothing refers to; answer `ScoDeleted`.
+    DeleteSco {
+        /// The object.
+        object: ScoObject,
     },
     /// Long work has done a piece: say [`Event::Turn`] once what is queued by now was taken in.
     Turn,

@@ -32,6 +32,8 @@ pub(crate) enum Parked {
     Extents(Query),
     /// The walk over a removed snapshot.
     Reap,
+    /// The scrub's search, or its look at the roots.
+    Scrub,
 }
 
 impl Volume {
@@ -160,7 +162,7 @@ impl Volume {
             let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
             dropped.extend(parked.extract_if(.., theirs).filter_map(|parked| match parked {
                 Parked::Change(change) => Some(change),
-                Parked::Read(_) | Parked::Extents(_) | Parked::Reap => None,
+                Parked::Read(_) | Parked::Extents(_) | Parked::Reap | Parked::Scrub => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -214,6 +216,7 @@ impl Volume {
                 Err(missing) => self.wait(missing, Some(Parked::Extents(query)), effects),
             },
             Parked::Reap => self.reap(effects),
+            Parked::Scrub => self.scrub_turn(effects),
         }
     }
 
@@ -253,6 +256,8 @@ impl Volume {
         self.turn_asked = false;
         if self.wants_to_reap() {
             self.reap(effects);
+        } else if self.scrub.wants_turn() {
+            self.scrub_turn(effects);
         }
         if let Some(change) = self.turns.pop_front() {
             self.run_new(change, effects);
@@ -260,16 +265,17 @@ impl Volume {
     }
 
     fn fetch(&mut self, change: Change, location: Location, effects: &mut Vec<Effect>) {
+        let from = match self.extent_of(location) {
+            Ok(from) => from,
+            Err(missing) => return self.wait(missing, Some(Parked::Change(change)), effects),
+        };
         let fetch = FetchId(self.next_fetch);
         self.next_fetch += 1;
         if self.log.is_pending(location.sco(), location.slot()) {
             self.end_batch(effects);
         }
         self.fetches.insert(fetch, (change, location));
-        effects.push(Effect::Fetch {
-            fetch,
-            from: self.extent_of(location),
-        });
+        effects.push(Effect::Fetch { fetch, from });
     }
 
     pub(crate) fn cluster_fetched(
@@ -322,6 +328,7 @@ impl Volume {
                     }
                     // The next tick begins again.
                     Parked::Reap => self.reap = None,
+                    Parked::Scrub => self.scrub_failed(),
                 }
             }
             return;
@@ -380,7 +387,7 @@ impl Volume {
         tickets.extend(waiting.iter().filter_map(|parked| match parked {
             Parked::Change(change) => Some(change.ticket),
             Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
-            Parked::Reap => None,
+            Parked::Reap | Parked::Scrub => None,
         }));
         let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));
         tickets.extend(held.iter().chain(&turns).map(|change| change.ticket));

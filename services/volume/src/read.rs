@@ -46,6 +46,7 @@ impl Volume {
         let mut extents = Vec::with_capacity(1);
         let mut next = clusters.start;
         let mut pending = false;
+        let mut missing = None;
         let Some(map) = self.map_of(query.of) else {
             self.refuse(query.ticket, snapshot_gone(), effects);
             return Ok(());
@@ -57,10 +58,16 @@ impl Volume {
                 push_zeros(&mut extents, 1);
             } else {
                 pending |= self.log.is_pending(location.sco(), location.slot());
-                self.push_cluster(&mut extents, location);
+                if let Err(lacks) = self.push_cluster(&mut extents, location) {
+                    missing = Some(lacks);
+                    return ControlFlow::Break(());
+                }
             }
             ControlFlow::Continue(())
         })?;
+        if let Some(missing) = missing {
+            return Err(missing);
+        }
         push_zeros(&mut extents, clusters.end - next);
         if pending {
             // The read's clusters have to be in the file before the host reads them.
@@ -86,13 +93,26 @@ impl Volume {
     }
 
     /// The extent of one cluster, for a fetch.
-    pub(crate) fn extent_of(&self, location: Location) -> Extent {
+    ///
+    /// # Errors
+    /// The node of the SCO table that has to be loaded first.
+    pub(crate) fn extent_of(&self, location: Location) -> Result<Extent, Missing> {
         let mut extents = Vec::with_capacity(1);
-        self.push_cluster(&mut extents, location);
-        extents.pop().unwrap_or(Extent::Zeros { length: 4096 })
+        self.push_cluster(&mut extents, location)?;
+        Ok(extents.pop().unwrap_or(Extent::Zeros { length: 4096 }))
     }
 
-    fn push_cluster(&self, extents: &mut Vec<Extent>, location: Location) {
+    /// The version of the object that holds a location. An ancestor's is not known here: its first, which a
+    /// storage-router takes for the newest where it is gone.
+    fn version_of(&self, location: Location) -> Result<u16, Missing> {
+        if !self.is_own(location) {
+            return Ok(0);
+        }
+        let state = self.scos.get(location.sco().0)?;
+        Ok(state.map_or(0, |state| state.version))
+    }
+
+    fn push_cluster(&self, extents: &mut Vec<Extent>, location: Location) -> Result<(), Missing> {
         let (at_sco, at_slot, crc) = (location.sco(), location.slot(), location.crc());
         let local = self.is_own(location) && self.locals.has(at_sco);
         match extents.last_mut() {
@@ -127,11 +147,12 @@ impl Volume {
                 volume: self.volume_of(location).unwrap_or(self.id),
                 sco: at_sco,
                 epoch: self.epoch_of(location),
-                version: 0,
+                version: self.version_of(location)?,
                 first_slot: at_slot,
                 crcs: vec![crc],
             }),
         }
+        Ok(())
     }
 
     /// Answers which parts of a range are data, zeros and holes; perhaps only its start.

@@ -210,6 +210,11 @@ impl Snapshots {
         self.living().find(|snapshot| snapshot.label.name == name)
     }
 
+    /// The maps of all that is kept.
+    pub(crate) fn maps(&self) -> impl Iterator<Item = &Tree<Location>> {
+        self.kept().map(|snapshot| &snapshot.map)
+    }
+
     /// Whether what the head has at `location`, of this volume's own, is in its parent too.
     pub(crate) fn hold(&self, location: Location) -> bool {
         let parent = self.parent.and_then(|id| self.get(id));

@@ -25,6 +25,7 @@ use crate::log::Log;
 use crate::operations::Parked;
 use crate::reap::Reap;
 use crate::scos::ScoState;
+use crate::scrub::{Scrub, ScrubPolicy};
 use crate::sessions::Sessions;
 use crate::snapshots::Snapshots;
 use crate::tree::{Missing, StoredUpTo, Tree};
@@ -53,6 +54,8 @@ pub struct VolumeConfig {
     pub map_memory: ByteLen,
     /// When checkpoints are due.
     pub checkpoint: CheckpointPolicy,
+    /// When scrubbing is worth it.
+    pub scrub: ScrubPolicy,
 }
 
 /// A snapshot of another volume, that a clone begins as.
@@ -108,6 +111,7 @@ pub struct Volume {
     pub(crate) snapshots: Snapshots,
     /// The removed snapshot that is being reaped.
     pub(crate) reap: Option<Reap>,
+    pub(crate) scrub: Scrub,
     pub(crate) map_memory: u64,
     /// No sweep before this moment.
     sweep_from_us: u64,
@@ -135,8 +139,10 @@ pub struct Status {
     pub unstored: ByteLen,
     /// Memory that resident map nodes take.
     pub map_memory: ByteLen,
-    /// Whether the newest manifest lacks anything: ticks are needed.
+    /// Whether the newest manifest lacks anything; ticks are needed then.
     pub dirty: bool,
+    /// Whether something is to be counted or scrubbed, which can wait for another owner: ticks are needed too.
+    pub wants_ticks: bool,
     /// Operations that wait for room, in the write buffer or in memory for the map.
     pub held: usize,
 }
@@ -179,6 +185,7 @@ impl Volume {
             next_fetch: 0,
             snapshots: manifest.map_or_else(Snapshots::default, Snapshots::restore),
             reap: None,
+            scrub: Scrub::restore(config.scrub, manifest.map_or(&[], |m| &m.condemned)),
             map_memory: config.map_memory.0,
             sweep_from_us: 0,
             halted: None,
@@ -224,6 +231,18 @@ impl Volume {
             Event::Ask { ticket, ask, now_us } => {
                 self.now_us = self.now_us.max(now_us);
                 self.ask(ticket, ask, effects);
+                Ok(())
+            }
+            Event::TlogRead { object, result } => {
+                self.tlog_read(object, result, effects);
+                Ok(())
+            }
+            Event::ScoRewritten { from, to } => {
+                self.sco_rewritten(from, to, effects);
+                Ok(())
+            }
+            Event::ScoDeleted { object, done } => {
+                self.sco_deleted(object, done);
                 Ok(())
             }
             Event::SnapshotIo {
@@ -305,6 +324,7 @@ impl Volume {
                 self.set_clock(now_us);
                 self.checkpoint_if_due(pressed, effects);
                 self.begin_reap();
+                self.scrub_tick(pressed, effects);
                 Ok(())
             }
         };
@@ -320,7 +340,8 @@ impl Volume {
     /// leave in log order.
     fn upkeep(&mut self, effects: &mut Vec<Effect>) {
         self.resume_held(effects);
-        if (!self.turns.is_empty() || self.wants_to_reap()) && !std::mem::replace(&mut self.turn_asked, true)
+        if (!self.turns.is_empty() || self.wants_to_reap() || self.scrub.wants_turn())
+            && !std::mem::replace(&mut self.turn_asked, true)
         {
             effects.push(Effect::Turn);
         }
@@ -490,7 +511,8 @@ impl Volume {
             allocated: ByteLen(self.map.count() * sconce_schemas::CLUSTER_BYTES),
             unstored: self.locals.unstored(),
             map_memory: ByteLen(self.map.resident_bytes()),
-            dirty: self.checkpoints.dirty(self.last_seq()) || self.has_to_reap(),
+            dirty: self.checkpoints.dirty(self.last_seq()),
+            wants_ticks: self.has_to_reap() || self.scrub.has_work(),
             held: self.held.len(),
         }
     }

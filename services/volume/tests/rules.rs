@@ -13,8 +13,8 @@ use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, SessionSlot, Step, Ticket, Volume,
-    VolumeConfig,
+    CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScrubPolicy, SessionSlot, Step, Ticket,
+    Volume, VolumeConfig,
 };
 
 const SIZE: u64 = 1 << 40;
@@ -47,6 +47,7 @@ impl Host {
             origin: None,
             map_memory: ByteLen(map_memory),
             checkpoint: CheckpointPolicy::default(),
+            scrub: ScrubPolicy::default(),
         };
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);

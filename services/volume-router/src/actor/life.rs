@@ -164,7 +164,8 @@ impl VolumeActor {
                 }
             });
         }
-        if !self.ticking && serving.status().dirty {
+        let status = serving.status();
+        if !self.ticking && (status.dirty || status.wants_ticks) {
             self.ticking = true;
             ctx.run_later(TICK, |actor, ctx| {
                 actor.ticking = false;

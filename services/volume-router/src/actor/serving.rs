@@ -27,7 +27,7 @@ use super::locals::Locals;
 use super::messages::{Happened, Operation};
 use super::pace::Pace;
 use super::{Owner, Shard, VolumeHandle};
-use crate::background::Upload;
+use crate::background::{ScrubJob, Upload};
 use crate::device::{Device, FoundSco};
 use crate::owner::{Owned, epoch_at};
 
@@ -351,6 +351,9 @@ impl Serving {
                 self.shard.node.background.manifest(self.owner.clone(), manifest);
             }
             Effect::Evictable { sco } => self.evictable(sco),
+            Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
+            Effect::RewriteSco { object, kept } => self.scrub(ScrubJob::Rewrite(object, kept)),
+            Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),
         }
     }
 
@@ -440,6 +443,11 @@ impl Serving {
             file,
         };
         self.shard.node.background.upload(self.owner.clone(), upload);
+    }
+
+    fn scrub(&self, job: ScrubJob) {
+        let background = &self.shard.node.background;
+        background.scrub(self.owner.clone(), self.sco_size, job);
     }
 
     fn evictable(&mut self, sco: ScoId) {

@@ -11,6 +11,7 @@ mod load;
 mod manifest;
 mod outage;
 mod room;
+mod scrub;
 mod size;
 mod store;
 mod stored;
@@ -29,16 +30,17 @@ use sconce_runtime::Chance;
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, VolumeId};
+use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
 use sconce_volume::{Frozen, ScoImage};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::actor::Owner;
 use crate::device::{LocalCheckpoints, ScoFile};
-use crate::settings::UploadSettings;
+use crate::settings::{ScrubSettings, UploadSettings};
 
 pub(crate) use outage::Outage;
 pub(crate) use room::{PoolUsage, Room, RoomUsage};
+pub(crate) use scrub::ScrubJob;
 pub(crate) use store::{Store, StoreError};
 
 /// What the background's thread works with.
@@ -48,6 +50,7 @@ pub(crate) struct Components {
     pub(crate) hello: Hello,
     pub(crate) checkpoints: Arc<LocalCheckpoints>,
     pub(crate) uploads: UploadSettings,
+    pub(crate) scrub: ScrubSettings,
 }
 
 /// What all jobs share.
@@ -56,6 +59,10 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) checkpoints: Arc<LocalCheckpoints>,
     pub(crate) room: Room,
+    /// One SCO is scrubbed at a time.
+    pub(crate) scrubs: Semaphore,
+    /// Bytes a second that scrubs may move.
+    pub(crate) scrub_bandwidth: u64,
     /// Volumes that are being erased: each only once at a time.
     pub(crate) erasing: RefCell<HashSet<VolumeId>>,
 }
@@ -87,6 +94,7 @@ impl Background {
             hello,
             checkpoints,
             uploads,
+            scrub,
         } = components;
         let usage = Arc::new(RoomUsage::new(uploads.parallel, uploads.bytes.bytes()));
         let shared = Shared {
@@ -94,6 +102,8 @@ impl Background {
             registry,
             checkpoints,
             room: Room::new(Arc::clone(&usage)),
+            scrubs: Semaphore::new(1),
+            scrub_bandwidth: scrub.bandwidth.bytes(),
             erasing: RefCell::default(),
         };
         let actor = BackgroundActor {
@@ -123,6 +133,11 @@ impl Background {
     /// Stores a manifest and names it in the registry; the owner hears `ManifestStored`, or that it is no owner.
     pub(crate) fn manifest(&self, owner: Owner, manifest: Box<Manifest>) {
         self.actor.do_send(Job::Manifest(owner, manifest));
+    }
+
+    /// Does what a scrub asks for; the owner hears of it.
+    pub(crate) fn scrub(&self, owner: Owner, size: ScoSize, job: ScrubJob) {
+        self.actor.do_send(Job::Scrub(owner, size, job));
     }
 
     /// Tells the registry of the volume's size in a while.
@@ -267,6 +282,7 @@ enum Job {
     Checkpoint(Owner, Arc<Frozen>),
     Manifest(Owner, Box<Manifest>),
     Size(Owner),
+    Scrub(Owner, ScoSize, ScrubJob),
     Erase(Subject),
     Node(LoadNode, Answer<Vec<NodeRecord>, Refusal>),
     Cluster(LoadCluster, Answer<Bytes, Refusal>),
@@ -295,6 +311,7 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Upload(owner, upload) => upload::run(&shared, &owner, &upload).await,
         Job::Checkpoint(owner, frozen) => checkpoint::run(&shared, &owner, frozen).await,
         Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
+        Job::Scrub(owner, size, job) => scrub::run(&shared, &owner, size, job).await,
         Job::Size(owner) => size::run(&shared, &owner).await,
         Job::Erase(subject) => erase::run(&shared, &subject).await,
         Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),

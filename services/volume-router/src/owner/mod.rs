@@ -174,6 +174,7 @@ async fn recover(
         origin,
         map_memory: node.map_memory,
         checkpoint: node.checkpoint,
+        scrub: node.scrub,
     };
     let reference = manifest.as_ref().map(|manifest| ManifestRef {
         seq: manifest.seq,

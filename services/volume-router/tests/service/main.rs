@@ -19,4 +19,5 @@ mod pressure;
 mod registry;
 mod restart;
 mod scale;
+mod scrub;
 mod snapshots;

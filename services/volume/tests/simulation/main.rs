@@ -12,6 +12,7 @@
 
 mod disk;
 mod oracle;
+mod scrub;
 mod snapshots;
 mod world;
 
@@ -49,5 +50,25 @@ fn every_life_keeps_its_promises() {
     assert!(
         damages as u64 > seeds / 50,
         "only {damages} damaged logs in {seeds} lives"
+    );
+}
+
+/// Without crashes nothing is left over: the back end has what the SCO table refers to, and in the end nothing.
+#[test]
+fn a_life_without_crashes_leaves_no_object_too_many() {
+    let (mut rewritten, mut removed) = (0, 0);
+    for seed in 0..40 {
+        let mut world = World::new(seed);
+        world.may_crash = false;
+        world.run(400);
+        world.remove_everything();
+        let status = world.volume.scrub_status();
+        rewritten += status.rewritten;
+        removed += status.removed;
+    }
+    // Otherwise nothing was shown.
+    assert!(
+        rewritten > 100 && removed > 100,
+        "{rewritten} rewritten, {removed} removed"
     );
 }

@@ -11,7 +11,7 @@ use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{IoCode, VolumeReply};
 use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_schemas::{BatchSeq, ScoId, Slot};
-use sconce_volume::{Ask, Effect, Event, Extent, Ticket};
+use sconce_volume::{Ask, Effect, Event, Extent, ScoState, Ticket};
 
 use crate::oracle::State;
 use crate::world::stored::load_node;
@@ -141,22 +141,21 @@ impl World {
         for (sco, _) in live {
             *found.entry(sco).or_default() += 1;
         }
-        let counted = self.live_counts();
-        for (sco, counted) in &counted {
+        for (sco, state) in self.sco_states() {
             assert_eq!(
-                found.remove(sco).unwrap_or_default(),
-                *counted,
+                found.remove(&sco).unwrap_or_default(),
+                state.live,
                 "live slots of SCO {sco}: what a scan finds, and what is counted"
             );
         }
         assert!(found.is_empty(), "SCOs that the table lacks: {found:?}");
     }
 
-    /// What the SCO table counts, its nodes loaded.
-    fn live_counts(&mut self) -> BTreeMap<ScoId, u16> {
+    /// What the SCO table says, its nodes loaded.
+    pub(crate) fn sco_states(&mut self) -> Vec<(ScoId, ScoState)> {
         loop {
             match self.volume.sco_states() {
-                Ok(states) => return states.into_iter().map(|(sco, state)| (sco, state.live)).collect(),
+                Ok(states) => return states,
                 Err((place, reference)) => {
                     let result = load_node(&self.store, &reference);
                     self.feed_plain(Event::NodeLoaded {

@@ -21,15 +21,15 @@ use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::IoRequest;
 use sconce_schemas::{BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, SessionSlot, Step, StoredRoots, Ticket,
-    Volume, VolumeConfig,
+    CheckpointPolicy, Effect, Event, FetchId, Frozen, Kept, Recovery, ScoObject, ScrubPolicy, SessionSlot,
+    Step, StoredRoots, Ticket, Volume, VolumeConfig,
 };
 
 use crate::disk::Disk;
 use crate::oracle::{LogOracle, State};
 use crate::snapshots::Asks;
 
-const VOLUME: VolumeId = VolumeId([7; 16]);
+pub(crate) const VOLUME: VolumeId = VolumeId([7; 16]);
 /// The volume ends in the middle of a cluster, and spans three levels of the map.
 const SIZE: u64 = (700 << 30) + 1536;
 /// What resizes cut it down to: in the middle of a cluster of the last hot region.
@@ -54,6 +54,9 @@ enum Loss {
 /// Something that was started and will be answered by an event.
 enum Pending {
     Turn,
+    ReadTlog(ScoObject),
+    Rewrite(ScoObject, Kept),
+    Delete(ScoObject),
     Sync {
         upto: BatchSeq,
         moment: u64,
@@ -99,7 +102,7 @@ pub(crate) struct World {
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
     manifest: Option<Manifest>,
     epoch: Epoch,
-    epochs: Vec<EpochStart>,
+    pub(crate) epochs: Vec<EpochStart>,
     pub(crate) volume: Volume,
     map_memory: ByteLen,
     session: SessionId,
@@ -125,6 +128,8 @@ pub(crate) struct World {
     pub(crate) flushed: BatchSeq,
     crash_in: Option<usize>,
     pub(crate) crashes: usize,
+    /// Otherwise it lives to its end.
+    pub(crate) may_crash: bool,
     /// Recoveries that said that the log is damaged.
     pub(crate) damages: usize,
     pub(crate) asks: Asks,
@@ -178,6 +183,7 @@ impl World {
             flushed: BatchSeq::NONE,
             crash_in: None,
             crashes: 0,
+            may_crash: true,
             damages: 0,
             asks: Asks::default(),
         }
@@ -189,14 +195,15 @@ impl World {
             self.now_us += self.chance.u64(0..400_000);
             match self.chance.u32(0..100) {
                 0..50 => self.client_round(),
-                50..90 => self.finish_one(),
-                90..92 => self.lose_client(),
-                92..95 => self.feed(Event::Tick {
+                50..88 => self.finish_one(),
+                88..90 => self.lose_client(),
+                90..95 => self.feed(Event::Tick {
                     now_us: self.now_us,
-                    pressed: self.disk.free_files() < 3,
+                    pressed: self.disk.free_files() + self.evictable.len() < 3,
                 }),
-                95..98 => self.crash_in = Some(self.chance.usize(0..12)),
-                _ => self.crash_in = Some(0),
+                95..98 if self.may_crash => self.crash_in = Some(self.chance.usize(0..12)),
+                98.. if self.may_crash => self.crash_in = Some(0),
+                _ => {}
             }
             if self.crash_in == Some(0) {
                 self.crash();
@@ -208,6 +215,7 @@ impl World {
         state.assert_is(&self.model, "at the end");
         self.check_snapshots(self.log.last());
         self.check_accounting();
+        self.check_space();
     }
 }
 
@@ -226,6 +234,11 @@ fn config(epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteLen) -> VolumeC
             entries_max: 400,
             idle_us: 2_000_000,
             age_us: 20_000_000,
+        },
+        scrub: ScrubPolicy {
+            live_percent_max: 75,
+            grace_us: 500_000,
+            lookups_step: 20,
         },
     }
 }

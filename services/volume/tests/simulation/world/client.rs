@@ -124,7 +124,10 @@ impl World {
     }
 
     pub(super) fn submit_resize(&mut self) {
-        let size = if self.model.size == SIZE { SMALLER } else { SIZE };
+        self.submit_resize_to(if self.model.size == SIZE { SMALLER } else { SIZE });
+    }
+
+    pub(crate) fn submit_resize_to(&mut self, size: u64) {
         let (_, mut request) = self.query(IoCode::Resize, size, 0);
         request.code = IoCode::Resize;
         // Reads of the last region have to be left alone meanwhile.

@@ -107,6 +107,9 @@ impl World {
             Effect::StoreManifest { manifest } => self.pending.push(Pending::Manifest(manifest)),
             Effect::Evictable { sco } => self.evictable.push(sco),
             Effect::Turn => self.pending.push(Pending::Turn),
+            Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
+            Effect::RewriteSco { object, kept } => self.pending.push(Pending::Rewrite(object, kept)),
+            Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
             Effect::Halt { reason } => panic!("halted: {reason}"),
         }
     }
@@ -216,6 +219,9 @@ impl World {
                 });
             }
             Pending::Turn => self.feed(Event::Turn),
+            Pending::ReadTlog(object) => self.read_tlog(object),
+            Pending::Rewrite(object, kept) => self.rewrite_sco(object, &kept),
+            Pending::Delete(object) => self.delete_sco(object),
             Pending::Fetch { fetch, cluster } => {
                 self.feed(Event::Fetched {
                     fetch,
@@ -266,11 +272,12 @@ impl World {
     }
 
     /// Everything that is under way ends, until the newest manifest has all.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {
             let numbers: Vec<u64> = self.outstanding.keys().copied().collect();
             if self.pending.is_empty() {
-                if numbers.is_empty() && !self.volume.status().dirty {
+                let status = self.volume.status();
+                if numbers.is_empty() && !status.dirty && !status.wants_ticks {
                     return;
                 }
                 numbers.into_iter().for_each(|number| self.send(number));
@@ -278,7 +285,7 @@ impl World {
                 self.now_us += 10_000_000;
                 self.feed(Event::Tick {
                     now_us: self.now_us,
-                    pressed: true,
+                    pressed: self.disk.free_files() + self.evictable.len() < 3,
                 });
             } else {
                 self.finish_one();

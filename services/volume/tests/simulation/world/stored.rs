@@ -12,10 +12,11 @@ use sconce_schemas::checkpoint::{NodeRecord, NodeRef, decode_node};
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::{Epoch, ObjectName, ScoId, ScoSize};
-use sconce_volume::Extent;
+use sconce_volume::{Extent, ScoObject};
 
 use super::VOLUME;
 use crate::disk::Disk;
+use crate::scrub::name_of;
 
 pub(super) fn epoch_at(epochs: &[EpochStart], sco: ScoId) -> Epoch {
     epochs
@@ -35,29 +36,35 @@ pub(super) fn clusters(
     extent: &Extent,
 ) -> Vec<Bytes> {
     let size = ScoSize::new(64).unwrap();
-    let (sco, first, crcs, local) = match extent {
+    let (sco, first, crcs, stored) = match extent {
         Extent::Zeros { .. } => return vec![Bytes::from_static(&[0; 4096])],
         Extent::Local {
             sco,
             first_slot,
             crcs,
-        } => (*sco, *first_slot, crcs, true),
+        } => (*sco, *first_slot, crcs, None),
         Extent::Stored {
             sco,
             first_slot,
             crcs,
             epoch,
+            version,
             ..
         } => {
             assert_eq!(*epoch, epoch_at(epochs, *sco));
-            (*sco, *first_slot, crcs, false)
+            (*sco, *first_slot, crcs, Some(*version))
         }
     };
-    let name = ObjectName::Sco {
-        volume: VOLUME,
-        id: sco,
+    let object = |version| ScoObject {
+        sco,
         epoch: epoch_at(epochs, sco),
-        version: 0,
+        version,
+    };
+    // In place of a local copy that does not hold, the newest.
+    let newest = || (0..100).rev().map(|version| name_of(object(version)));
+    let name = match stored {
+        Some(version) => Some(name_of(object(version))),
+        None => newest().find(|name| store.contains_key(name)),
     };
     let content = (first.0..)
         .map(sconce_schemas::Slot)
@@ -67,19 +74,18 @@ pub(super) fn clusters(
             let from_disk = || disk.cluster(sco, slot).map(Bytes::copy_from_slice).filter(good);
             let from_store = || {
                 let at = usize::try_from(size.slot_offset(slot)).unwrap();
-                store
-                    .get(&name)
+                name.and_then(|name| store.get(&name))
                     .map(|object| object.slice(at..at + 4096))
                     .filter(good)
             };
-            let found = if local {
+            let found = if stored.is_none() {
                 from_disk().or_else(from_store)
             } else {
                 from_store()
             };
             found.unwrap_or_else(|| {
                 panic!(
-                    "SCO {sco} slot {} (local: {local}) is not what was written",
+                    "SCO {sco} slot {} (version {stored:?}) is not what was written",
                     slot.0
                 )
             })
