@@ -46,6 +46,11 @@ impl VolumeActor {
                 self.refused(refusal, ctx);
             }
             Err(StartError::Over(refusal)) => self.over(&refusal, ctx),
+            Err(StartError::Soon(refusal)) => {
+                tracing::debug!(volume = %self.id, cause = %refusal, "volume is served soon");
+                self.tell_waiters(&Err(refusal.clone()));
+                self.pause(refusal, ctx);
+            }
             Err(StartError::Later(refusal)) => {
                 if !std::mem::replace(&mut self.failure_told, true) {
                     tracing::warn!(volume = %self.id, cause = %refusal, "volume cannot be served now: trying again until it can");

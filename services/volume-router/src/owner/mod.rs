@@ -58,6 +58,8 @@ pub(crate) enum StartError {
     Stuck(Refusal),
     /// Something is missing that comes back: try again.
     Later(Refusal),
+    /// The same, and what is missing is on its way: nobody has to look at it.
+    Soon(Refusal),
 }
 
 impl From<RecordError> for StartError {
@@ -118,6 +120,11 @@ pub(crate) async fn start(
         });
     }
     let manifest = manifest::newest(node, &subject, &before, found.is_empty()).await?;
+    // Before the claim: while a clone waits for its parent, its tries cost no epochs.
+    let origin = match (&manifest, before.origin) {
+        (None, Some(origin)) => Some(origin::find(node, &subject, origin).await?),
+        _ => None,
+    };
     let newest = manifest.as_ref().map_or(Epoch::NONE, |manifest| manifest.epoch);
     claimant.epochs_used = claimant.epochs_used.max(newest);
     let buffer_is_ours = before.buffer.as_deref() == Some(node.device.id());
@@ -133,10 +140,6 @@ pub(crate) async fn start(
     let last = known.epochs.last().map(|last| last.epoch);
     let last_of_record = claimed.epochs.last().map(|last| last.epoch);
     let last_is_here = known.last_from_headers || (buffer_is_ours && last == last_of_record);
-    let origin = match (&manifest, claimed.origin) {
-        (None, Some(origin)) => Some(origin::find(node, &subject, origin).await?),
-        _ => None,
-    };
     let source = recover::Source {
         background: node.background.clone(),
         device: node.device.clone(),

@@ -53,7 +53,7 @@ pub(super) async fn find(node: &Arc<Node>, clone: &Subject, origin: Origin) -> R
         "volume {}: it is a clone of a snapshot of {path} that is not on the back ends yet; {} is to store it",
         clone.path, parent.owner
     );
-    Err(StartError::Later(Refusal::retry(RefusalCode::Unavailable, text)))
+    Err(StartError::Soon(Refusal::retry(RefusalCode::Unavailable, text)))
 }
 
 fn has(manifest: &Manifest, origin: Origin) -> bool {

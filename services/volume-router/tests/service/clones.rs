@@ -129,6 +129,9 @@ fn a_clone_of_a_snapshot_that_is_not_stored_yet_is_served_as_soon_as_it_is() {
         let volume = clone_base(&cluster, &registry, 1, parent.volume).await;
         let mut clone = Client::open(&cluster, volume).await;
         clones.check(&mut clone).await;
+        // Nobody had to look at it, and the tries cost no ownerships.
+        assert!(!cluster.log().contains("WARN"), "{}", cluster.log());
+        assert_eq!(cluster.record(&registry, volume).await.epoch.0, 1);
 
         // Without a back end it waits, and says for what; also across a restart.
         take(&parent, 2, "later").await.unwrap();
