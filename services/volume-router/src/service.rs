@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::announce::announce;
 use crate::background::{self, Background};
-use crate::device::{Device, DeviceError, Disk, LocalCheckpoints};
+use crate::device::{Device, DeviceError, Disk, Level, LocalCheckpoints};
 use crate::gate::Gate;
 use crate::node::{Node, Volumes};
 use crate::settings::{SettingError, Settings};
@@ -160,7 +160,7 @@ async fn node(
     )?;
     let checkpoints = LocalCheckpoints::open(dir, settings.checkpoint_bytes()).map_err(told)?;
     let checkpoints = Arc::new(checkpoints);
-    let (background, arbiter) = background(settings, components, &checkpoints).await?;
+    let (background, arbiter) = background(settings, components, &checkpoints, device.level()).await?;
     let node = Node {
         name: settings.node.name.clone(),
         shards,
@@ -182,6 +182,7 @@ async fn background(
     settings: &Settings,
     components: &Components,
     checkpoints: &Arc<LocalCheckpoints>,
+    level: Level,
 ) -> Result<(Background, Arbiter), RunError> {
     let arbiter = Arbiter::try_with_tokio_rt(|| runtime(BLOCKING_THREADS))?;
     let parts = background::Components {
@@ -189,6 +190,7 @@ async fn background(
         registry: components.registry.clone(),
         hello: hello(&settings.node.name, Protocol::Storage),
         checkpoints: Arc::clone(checkpoints),
+        level,
         uploads: settings.uploads.clone(),
         scrub: settings.scrub.clone(),
     };

@@ -28,11 +28,9 @@ use super::messages::{Happened, Operation};
 use super::pace::Pace;
 use super::{Owner, Shard, VolumeHandle};
 use crate::background::{ScrubJob, Upload};
-use crate::device::{Device, FoundSco};
+use crate::device::{Device, FoundSco, PRESSED_FROM};
 use crate::owner::{Owned, epoch_at};
 
-/// From here on, in thousandths of the write buffer, volumes store what they can: well before writes are slowed down.
-const PRESSED_FROM: u64 = 500;
 /// The ticket of the host's own request to store everything.
 const DRAIN: Ticket = Ticket(u64::MAX);
 

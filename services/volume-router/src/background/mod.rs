@@ -35,7 +35,7 @@ use sconce_volume::{Frozen, ScoImage};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::actor::Owner;
-use crate::device::{LocalCheckpoints, ScoFile};
+use crate::device::{Level, LocalCheckpoints, ScoFile};
 use crate::settings::{ScrubSettings, UploadSettings};
 
 pub(crate) use outage::Outage;
@@ -49,6 +49,7 @@ pub(crate) struct Components {
     pub(crate) registry: Registry,
     pub(crate) hello: Hello,
     pub(crate) checkpoints: Arc<LocalCheckpoints>,
+    pub(crate) level: Level,
     pub(crate) uploads: UploadSettings,
     pub(crate) scrub: ScrubSettings,
 }
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) registry: Registry,
     pub(crate) checkpoints: Arc<LocalCheckpoints>,
+    /// Tells how full the write buffer is.
+    pub(crate) level: Level,
     pub(crate) room: Room,
     /// One SCO is scrubbed at a time.
     pub(crate) scrubs: Semaphore,
@@ -93,6 +96,7 @@ impl Background {
             registry,
             hello,
             checkpoints,
+            level,
             uploads,
             scrub,
         } = components;
@@ -101,6 +105,7 @@ impl Background {
             store: Store::new(network, registry.clone(), hello),
             registry,
             checkpoints,
+            level,
             room: Room::new(Arc::clone(&usage)),
             scrubs: Semaphore::new(1),
             scrub_bandwidth: scrub.bandwidth.bytes(),

@@ -10,9 +10,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
+/// How soon what waits for its turn notices that it is pressed.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes are counted in units of this, so that they fit a semaphore's count.
 const UNIT: u64 = 4096;
 
@@ -86,6 +90,8 @@ struct PoolRoom {
     usage: Arc<PoolUsage>,
     requests: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    /// The turn of what has time.
+    calm: Arc<Semaphore>,
 }
 
 /// Room that a request has, until it is dropped.
@@ -93,6 +99,7 @@ struct PoolRoom {
 pub(crate) struct Taken {
     usage: Arc<PoolUsage>,
     bytes: u64,
+    _calm: Option<OwnedSemaphorePermit>,
     _request: Option<OwnedSemaphorePermit>,
     _bytes: Option<OwnedSemaphorePermit>,
 }
@@ -103,6 +110,26 @@ impl Room {
             usage,
             pools: RefCell::default(),
         }
+    }
+
+    /// The same for what has time: one of a pool after the other, unless it is pressed.
+    pub(crate) async fn take_calmly(
+        &self,
+        pool: &Arc<str>,
+        bytes: u64,
+        is_pressed: impl Fn() -> bool,
+    ) -> Taken {
+        let PoolRoom { calm, usage, .. } = self.of(pool);
+        let waiting = Waiting::new(&usage.waiting);
+        let mut turn = None;
+        while turn.is_none() && !is_pressed() {
+            let next = timeout(LOOK_AGAIN, Arc::clone(&calm).acquire_owned()).await;
+            turn = next.ok().and_then(Result::ok);
+        }
+        drop(waiting);
+        let mut taken = self.take(pool, bytes).await;
+        taken._calm = turn;
+        taken
     }
 
     /// Waits for room for a request of this many bytes to this pool; one that is larger than all the room takes all of
@@ -121,6 +148,7 @@ impl Room {
         Taken {
             usage: room.usage,
             bytes,
+            _calm: None,
             _request: request,
             _bytes: permit,
         }
@@ -136,6 +164,7 @@ impl Room {
                 usage,
                 requests: Arc::new(Semaphore::new(self.usage.requests_max)),
                 bytes: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+                calm: Arc::new(Semaphore::new(1)),
             }
         });
         room.clone()
@@ -196,5 +225,30 @@ mod tests {
         drop((one, large));
         assert!(room.take(&slow, 4096).now_or_never().is_some());
         assert!(room.take(&well, 4096).now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_time_goes_one_after_the_other_until_it_is_pressed() {
+        let room = Room::new(Arc::new(RoomUsage::new(4, 1 << 20)));
+        let pool: Arc<str> = "pool".into();
+        let first = room.take_calmly(&pool, 4096, || false).await;
+        let second = room.take_calmly(&pool, 4096, || false);
+        assert!(
+            timeout(Duration::from_secs(60), second).await.is_err(),
+            "one has its turn"
+        );
+        // Another waits, and is let in when the buffer fills.
+        let pressed = std::cell::Cell::new(false);
+        let third = room.take_calmly(&pool, 4096, || pressed.get());
+        tokio::pin!(third);
+        assert!(timeout(Duration::from_secs(1), &mut third).await.is_err());
+        pressed.set(true);
+        assert!(timeout(Duration::from_secs(1), third).await.is_ok());
+        drop(first);
+        assert!(
+            timeout(Duration::from_secs(1), room.take_calmly(&pool, 4096, || false))
+                .await
+                .is_ok()
+        );
     }
 }

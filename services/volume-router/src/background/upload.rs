@@ -23,7 +23,10 @@ pub(super) async fn run(shared: &Shared, owner: &Owner, upload: &Upload) {
     hit(Point::AfterScoClosed);
     let subject = owner.subject();
     let put = || async {
-        let _room = shared.room.take(&subject.pool, upload.length.0).await;
+        // While the write buffer has room, guests have the processors and the disk.
+        let is_pressed = || shared.level.is_pressed();
+        let length = upload.length.0;
+        let _room = shared.room.take_calmly(&subject.pool, length, is_pressed).await;
         if !owner.is_current() {
             return Tried::Again("the volume is served here no more".to_owned());
         }

@@ -21,7 +21,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use sconce_runtime::Chance;
 use sconce_schemas::sco::ScoHeader;
@@ -34,6 +33,9 @@ pub use pool::{FoundSco, Tenant, Usage};
 pub use unknown::Sought;
 
 use pool::Shared;
+
+/// From here on, in thousandths of the write buffer, what can be is stored: well before writes are slowed down.
+pub(crate) const PRESSED_FROM: u64 = 500;
 
 /// The write buffer of this process: a handle, shared by all its threads.
 #[derive(Debug, Clone)]
@@ -173,8 +175,23 @@ impl Device {
     /// Part of the buffer, in thousandths, that holds SCOs which are not stored. Cheap: every acknowledgement asks.
     #[must_use]
     pub fn fullness(&self) -> u64 {
-        let held = self.shared.held.load(Ordering::Relaxed);
-        held.saturating_mul(1000) / self.shared.size.max(1)
+        self.shared.fullness()
+    }
+
+    /// How full it is, for those that only look.
+    pub(crate) fn level(&self) -> Level {
+        Level(Arc::clone(&self.shared))
+    }
+}
+
+/// Tells how full the write buffer is; keeps nothing of it going.
+#[derive(Debug, Clone)]
+pub(crate) struct Level(Arc<Shared>);
+
+impl Level {
+    /// Whether what can be is to be stored now.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.0.fullness() > PRESSED_FROM
     }
 }
 

@@ -117,6 +117,11 @@ impl std::fmt::Debug for State {
 }
 
 impl Shared {
+    /// What is held, in thousandths of the size.
+    pub(super) fn fullness(&self) -> u64 {
+        self.held.load(Ordering::Relaxed).saturating_mul(1000) / self.size.max(1)
+    }
+
     pub(super) fn new(dir: PathBuf, disk: Arc<dyn Disk>, size: u64) -> Self {
         let state = State {
             classes: BTreeMap::new(),
