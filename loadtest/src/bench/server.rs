@@ -22,6 +22,9 @@ const VOLUME: &str = "/bench.raw";
 const QUIET_SHARE: f64 = 0.03;
 const QUIET_OVER: Duration = Duration::from_millis(700);
 const QUIET_WITHIN: Duration = Duration::from_secs(120);
+/// Longer than what scrubbing waits for between two requests: the grace of a minute, and a manifest.
+const REST_OVER: Duration = Duration::from_secs(75);
+const REST_WITHIN: Duration = Duration::from_secs(900);
 const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// Which server.
@@ -170,9 +173,26 @@ impl Server {
         )
     }
 
+    /// Waits until nothing is left to be given back either: no request to a back end for a while.
+    fn rest(&self) -> Result<()> {
+        let begun = Instant::now();
+        let mut last = (self.backend_requests()?, Instant::now());
+        while last.1.elapsed() < REST_OVER {
+            if begun.elapsed() > REST_WITHIN {
+                bail!("the back ends still have requests {REST_WITHIN:?} after the last of the benchmark");
+            }
+            thread::sleep(QUIET_OVER);
+            let requests = self.backend_requests()?;
+            if requests != last.0 {
+                last = (requests, Instant::now());
+            }
+        }
+        self.settle()
+    }
+
     /// Watches Sconce doing nothing.
     pub(super) fn idle(&self, seconds: u32) -> Result<Idle> {
-        self.settle()?;
+        self.rest()?;
         let (requests, cpu) = (self.backend_requests()?, self.cpu_seconds()?);
         thread::sleep(Duration::from_secs(u64::from(seconds)));
         let core_share = (self.cpu_seconds()? - cpu) / f64::from(seconds);
