@@ -339,15 +339,11 @@ impl Volume {
             Ok(()) if seen >= SEARCH_STEP => self.scrub.pass = Some(pass),
             Ok(()) => {
                 self.scrub.status.dead_bytes = pass.dead * sconce_schemas::CLUSTER_BYTES;
-                // The best one last: it is taken first. What a full pick left out is found by the next pass.
+                // What a full pick left out is found by the next pass.
                 self.scrub.is_stale |= pass.best.len() == PICKED_MAX;
-                let best = pass.best.into_sorted_vec();
-                self.scrub.picked = best
-                    .into_iter()
-                    .map(|std::cmp::Reverse((_, sco))| sco)
-                    .rev()
-                    .collect();
-                self.scrub.picked.reverse();
+                // Reversed scores ascend, so the best come first; they are taken from the end.
+                let best = pass.best.into_sorted_vec().into_iter().rev();
+                self.scrub.picked = best.map(|std::cmp::Reverse((_, sco))| sco).collect();
                 self.scrub_next(effects);
             }
         }
