@@ -35,8 +35,8 @@ pub(crate) struct Reap {
 
 /// What one step came to.
 enum Step {
-    /// It goes on from here.
-    More(u64),
+    /// It goes on from the cursor.
+    More,
     /// The walk is over.
     Over,
 }
@@ -69,10 +69,7 @@ impl Volume {
         let Some(mut reap) = self.reap.take() else { return };
         reap.waits = false;
         match self.reap_step(&mut reap) {
-            Ok(Step::More(cursor)) => {
-                reap.cursor = cursor;
-                self.reap = Some(reap);
-            }
+            Ok(Step::More) => self.reap = Some(reap),
             Ok(Step::Over) => self.reaped(reap),
             Err(missing) => {
                 reap.waits = true;
@@ -119,8 +116,8 @@ impl Volume {
             .diff(base.unwrap_or(&nothing), reap.cursor, &mut visit);
         reap.cursor = at;
         match (failed, walked) {
-            (Some(missing), _) | (None, Err((_, missing))) => Err(missing),
-            (None, Ok(())) if seen >= STEP_CLUSTERS => Ok(Step::More(at)),
+            (Some(missing), _) | (None, Err(missing)) => Err(missing),
+            (None, Ok(())) if seen >= STEP_CLUSTERS => Ok(Step::More),
             (None, Ok(())) => Ok(Step::Over),
         }
     }

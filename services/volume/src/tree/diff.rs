@@ -3,7 +3,7 @@
 //! Keeps: nothing.
 //! Order: numbers ascend.
 //! Crash: nothing.
-//! Knows no storage: a node that is not resident is named, with the tree that it is missing in.
+//! Knows no storage: a node that is not resident is named; whoever loads it puts it into every tree that wants it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,13 +12,6 @@ use sconce_schemas::checkpoint::FANOUT;
 
 use super::node::{Child, Link, Node};
 use super::{Missing, Tree, Value, place_of, span};
-
-/// Which of the two trees lacks a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Left,
-    Right,
-}
 
 /// A number whose values differ: the number, the left tree's value, the right one's.
 type Visit<'a, V> = dyn FnMut(u64, Option<V>, Option<V>) -> ControlFlow<()> + 'a;
@@ -47,13 +40,13 @@ impl<V: Value> Tree<V> {
     /// Visits the numbers from `from` on at which the two trees differ, until `visit` breaks.
     ///
     /// # Errors
-    /// The node that has to be loaded first, and in which tree; what was visited before it stands.
+    /// The node of one of them that has to be loaded first; what was visited before it stands.
     pub(crate) fn diff<'a>(
         &'a self,
         right: &'a Self,
         from: u64,
         visit: &'a mut Visit<'a, V>,
-    ) -> Result<(), (Side, Missing)> {
+    ) -> Result<(), Missing> {
         let root = |tree: &'a Self| {
             tree.root.as_ref().map(|child| Below {
                 child,
@@ -73,12 +66,12 @@ impl<V: Value> Walk<'_, V> {
         right: Option<Below<'_, V>>,
         height: u8,
         first: u64,
-    ) -> Result<ControlFlow<()>, (Side, Missing)> {
+    ) -> Result<ControlFlow<()>, Missing> {
         if first.saturating_add(span(height)) <= self.from || is_same(left, right) {
             return Ok(ControlFlow::Continue(()));
         }
-        let left_node = node(left, height, first).map_err(|missing| (Side::Left, missing))?;
-        let right_node = node(right, height, first).map_err(|missing| (Side::Right, missing))?;
+        let left_node = node(left, height, first)?;
+        let right_node = node(right, height, first)?;
         for slot in 0..FANOUT {
             let flow = if height == 0 {
                 self.leaf_slot(left_node, right_node, slot, first)
