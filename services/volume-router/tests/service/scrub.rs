@@ -19,14 +19,20 @@ fn stored(cluster: &Cluster) -> (Vec<PathBuf>, u64) {
     (files, bytes)
 }
 
+/// A cluster that scrubs at once, and a volume of it.
+async fn scrubbed() -> (Cluster, Client) {
+    let mut cluster = Cluster::new().with_settings("[scrub]\ngrace = \"100ms\"\nbandwidth = \"1GiB\"\n");
+    cluster.start();
+    let registry = cluster.registry().await;
+    let volume = cluster.create(&registry, 1, 4 * MIB).await;
+    let client = Client::open(&cluster, volume).await;
+    (cluster, client)
+}
+
 #[test]
 fn what_is_overwritten_gives_its_space_back_and_what_is_kept_stays() {
     block_on(async {
-        let mut cluster = Cluster::new().with_settings("[scrub]\ngrace = \"100ms\"\nbandwidth = \"1GiB\"\n");
-        cluster.start();
-        let registry = cluster.registry().await;
-        let volume = cluster.create(&registry, 1, 4 * MIB).await;
-        let mut client = Client::open(&cluster, volume).await;
+        let (mut cluster, mut client) = scrubbed().await;
         let mut model = Model::new(SIZE, 41);
         for _ in 0..200 {
             model.change(&mut client).await;
@@ -59,7 +65,9 @@ fn what_is_overwritten_gives_its_space_back_and_what_is_kept_stays() {
         cluster.start();
         take_over(&mut client).await;
         model.check(&mut client).await;
-        let mut reader = Client::open_snapshot(&cluster, volume, "kept").await.unwrap();
+        let mut reader = Client::open_snapshot(&cluster, client.volume, "kept")
+            .await
+            .unwrap();
         let snapshot = Model {
             bytes: kept,
             rng: fastrand::Rng::with_seed(1),
@@ -72,11 +80,7 @@ fn what_is_overwritten_gives_its_space_back_and_what_is_kept_stays() {
 #[test]
 fn a_volume_that_is_emptied_leaves_nothing_on_the_back_end() {
     block_on(async {
-        let mut cluster = Cluster::new().with_settings("[scrub]\ngrace = \"100ms\"\nbandwidth = \"1GiB\"\n");
-        cluster.start();
-        let registry = cluster.registry().await;
-        let volume = cluster.create(&registry, 1, 4 * MIB).await;
-        let mut client = Client::open(&cluster, volume).await;
+        let (mut cluster, mut client) = scrubbed().await;
         let mut model = Model::new(SIZE, 42);
         for _ in 0..100 {
             model.change(&mut client).await;
