@@ -3,6 +3,7 @@
 //! Knows no cluster.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
@@ -140,6 +141,14 @@ pub enum Volume {
         #[arg(long)]
         shrink: bool,
     },
+    /// Change what a volume keeps.
+    Set {
+        /// The volume's path.
+        path: PoolPath,
+        /// How far back any moment of it can be had: 24h, 7days, or off.
+        #[arg(long, value_parser = parse_window, value_name = "WINDOW")]
+        history: HistoryWindow,
+    },
     /// Delete a volume: its name goes at once, its space comes back in time.
     #[command(visible_alias = "rm")]
     Delete {
@@ -186,7 +195,8 @@ pub enum Snapshot {
         /// The snapshot: /vm1/disk.raw@monday.
         path: SnapshotPath,
     },
-    /// Make a volume what a snapshot is. Later snapshots stay. Nobody should use the volume meanwhile.
+    /// Make a volume what a snapshot is, or what it was at a moment of its history. Later snapshots stay. Nobody should use
+    /// the volume meanwhile.
     Rollback(Rollback),
 }
 
@@ -201,12 +211,15 @@ pub struct SnapshotCreate {
     /// Return only when it is on the back ends.
     #[arg(long)]
     pub wait_synced: bool,
+    /// Keep what the volume was at a moment of its history, in UTC: 2026-11-22T10:15:03Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub at: Option<Moment>,
 }
 
 /// Arguments of `sconce snapshot rollback`.
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// The snapshot: /vm1/disk.raw@monday.
+    /// The snapshot, or a moment in UTC: /vm1/disk.raw@monday, /vm1/disk.raw@2026-11-22T10:15:03Z.
     pub path: SnapshotPath,
     /// Name of the snapshot that keeps the state before. Default: before-rollback- and a number.
     #[arg(long, value_name = "NAME", conflicts_with = "discard")]
@@ -219,7 +232,7 @@ pub struct Rollback {
 /// Arguments of `sconce clone`.
 #[derive(Debug, Args)]
 pub struct CloneFrom {
-    /// The snapshot: /templates/debian.raw@v1.
+    /// The snapshot, or a moment in UTC: /templates/debian.raw@v1, /vm1/disk.raw@2026-11-22T10:15:03Z.
     pub path: SnapshotPath,
     /// The clone's path; directories that are missing are made.
     pub new: PoolPath,
@@ -258,6 +271,49 @@ pub struct Create {
     /// Where it lies.
     #[command(flatten)]
     pub placement: Placement,
+    /// How far back any moment of it can be had: 24h, 7days. Default: off.
+    #[arg(long, value_parser = parse_window, value_name = "WINDOW")]
+    pub history: Option<HistoryWindow>,
+}
+
+/// How far back any moment of a volume can be had, in microseconds; 0: it is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryWindow(pub u64);
+
+/// Shortest and longest window.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+const WINDOW_MAX: Duration = Duration::from_secs(3660 * 86_400);
+
+fn parse_window(text: &str) -> Result<HistoryWindow, String> {
+    if text == "off" {
+        return Ok(HistoryWindow(0));
+    }
+    let window =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; it is a time, as 24h, or off"))?;
+    if window < WINDOW_MIN || window > WINDOW_MAX {
+        return Err("it is not within 1s and 10years".to_owned());
+    }
+    Ok(HistoryWindow(
+        u64::try_from(window.as_micros()).unwrap_or(u64::MAX),
+    ))
+}
+
+/// A moment, in microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(pub u64);
+
+/// Reads a moment in UTC: 2026-11-22T10:15:03Z, with a fraction of the second if that is wanted.
+///
+/// # Errors
+/// It is none.
+pub fn parse_moment(text: &str) -> Result<Moment, String> {
+    let wrong =
+        |error: &dyn std::fmt::Display| format!("{error}; it is a moment in UTC, as 2026-11-22T10:15:03Z");
+    let moment = humantime::parse_rfc3339(text).map_err(|error| wrong(&error))?;
+    let since = moment
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_err(|error| wrong(&error))?;
+    Ok(Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)))
 }
 
 /// Where a new volume lies.

@@ -3,6 +3,7 @@
 //! Crash: a command that was cut short can be given again.
 //! Knows no back end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -13,7 +14,7 @@ use sconce_schemas::wire::volume::{SnapshotStatus, VolumeControl, VolumeControlR
 use sconce_schemas::wire::{RefusalCode, Remedy};
 use serde::Serialize;
 
-use crate::args::{CloneFrom, Format, Rollback, Snapshot, SnapshotCreate, Template};
+use crate::args::{CloneFrom, Format, Moment, Rollback, Snapshot, SnapshotCreate, Template, parse_moment};
 use crate::cluster::{Cluster, explained};
 use crate::view::{SnapshotView, print, snapshot_lines, snapshot_table, time_shown};
 use crate::volume;
@@ -33,6 +34,9 @@ fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
         metadata: status.metadata,
     }
 }
+
+/// How long a moment may take: a replay of a checkpoint's interval, behind others that were asked for before.
+const MOMENT_DEADLINE: Duration = Duration::from_secs(600);
 
 /// What a command did.
 #[derive(Debug, Serialize)]
@@ -65,8 +69,14 @@ async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Re
         path,
         metadata,
         wait_synced,
+        at,
     } = create;
     let file = cluster.resolve(&path.volume).await?;
+    if let Some(at) = at {
+        // What it is answered for is on the back ends.
+        take_moment(cluster, &file, &path.name, at, metadata.into_iter().collect()).await?;
+        return show(cluster, &path, format).await;
+    }
     let take = VolumeControl::TakeSnapshot {
         volume: file.volume,
         id: new_id(),
@@ -95,7 +105,12 @@ async fn show(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Result<
 
 async fn delete(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Result<()> {
     let file = cluster.resolve(&path.volume).await?;
-    let id = find(cluster, &file, path).await?.id;
+    remove(cluster, &file, path).await?;
+    done(path.to_string(), "deleted", None, format)
+}
+
+async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result<()> {
+    let id = find(cluster, file, path).await?.id;
     cluster
         .names
         .begin_removal(file.volume, id)
@@ -120,7 +135,50 @@ async fn delete(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Resul
             .map_err(explained)?;
     }
     removed?;
-    done(path.to_string(), "deleted", None, format)
+    Ok(())
+}
+
+/// Keeps a moment of a volume's history as a snapshot.
+async fn take_moment(
+    cluster: &Cluster,
+    file: &Resolved,
+    name: &str,
+    Moment(time_us): Moment,
+    metadata: BTreeMap<String, String>,
+) -> Result<()> {
+    let take = VolumeControl::TakeMoment {
+        volume: file.volume,
+        id: new_id(),
+        name: name.to_owned(),
+        time_us,
+        metadata,
+    };
+    cluster.owners.call(file.volume, take, MOMENT_DEADLINE).await?;
+    Ok(())
+}
+
+/// The snapshot of this name, or else the moment that the name says, kept as a snapshot for what is done with it; and whether
+/// it was made here. A second clone of a moment uses the snapshot of the first.
+async fn find_or_take(
+    cluster: &Cluster,
+    file: &Resolved,
+    path: &SnapshotPath,
+    reason: &str,
+) -> Result<(SnapshotStatus, bool)> {
+    let Ok(at) = parse_moment(&path.name) else {
+        return Ok((find(cluster, file, path).await?, false));
+    };
+    let known = snapshots(cluster, file).await?;
+    let made = format!("at-{}", path.name);
+    let is_it = |snapshot: &&SnapshotStatus| snapshot.name == path.name || snapshot.name == made;
+    if let Some(found) = known.iter().find(is_it) {
+        return Ok((found.clone(), false));
+    }
+    let metadata = [("made-for".to_owned(), reason.to_owned())].into();
+    take_moment(cluster, file, &made, at, metadata).await?;
+    let volume = path.volume.clone();
+    let found = find(cluster, file, &SnapshotPath { volume, name: made }).await?;
+    Ok((found, true))
 }
 
 /// Whether the owner has said that a request is done, or that it is not: otherwise it may still do it.
@@ -139,7 +197,7 @@ async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Resu
         discard,
     } = rollback;
     let file = cluster.resolve(&path.volume).await?;
-    find(cluster, &file, &path).await?;
+    let (target, is_made) = find_or_take(cluster, &file, &path, "rollback").await?;
     let id = new_id();
     let keep = match (discard, keep_as) {
         (true, _) => None,
@@ -148,11 +206,17 @@ async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Resu
     };
     let request = VolumeControl::RollBack {
         volume: file.volume,
-        to: path.name.clone(),
+        to: target.name.clone(),
         id,
         keep: keep.clone(),
     };
     cluster.owners.call(file.volume, request, OWNER_DEADLINE).await?;
+    if is_made {
+        // It was only made to be gone back to.
+        let volume = path.volume.clone();
+        let name = target.name;
+        remove(cluster, &file, &SnapshotPath { volume, name }).await?;
+    }
     let kept = keep.map(|name| format!("{}@{name}", path.volume));
     done(path.volume.to_string(), "rolled back", kept, format)
 }
@@ -163,7 +227,7 @@ async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Resu
 /// There is no such snapshot, or the path is taken.
 pub async fn clone(cluster: &Cluster, from: CloneFrom, format: Format) -> Result<()> {
     let parent = cluster.resolve(&from.path.volume).await?;
-    let found = find(cluster, &parent, &from.path).await?;
+    let (found, _) = find_or_take(cluster, &parent, &from.path, "clone").await?;
     let snapshot = Cloned {
         volume: parent.volume,
         id: found.id,

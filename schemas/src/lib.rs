@@ -8,6 +8,7 @@
 pub mod checkpoint;
 pub mod crc;
 pub mod geometry;
+pub mod history;
 pub mod ids;
 pub mod log_record;
 pub mod manifest;

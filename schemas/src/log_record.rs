@@ -77,6 +77,11 @@ pub enum LogRecord {
         /// It takes none.
         read_only: bool,
     },
+    /// From here on any moment can be had for so long.
+    History {
+        /// Microseconds; 0: none can.
+        window_us: u64,
+    },
 }
 
 impl LogRecord {

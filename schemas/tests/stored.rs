@@ -10,9 +10,10 @@ use sconce_schemas::checkpoint::{
     Bitmap, CheckpointBuilder, NodePlace, NodeRecord, NodeRef, TreeKind, decode_index, decode_node,
 };
 use sconce_schemas::geometry::VolumeSize;
+use sconce_schemas::history::{HistoryState, PointState};
 use sconce_schemas::log_record::{LogRecord, SnapshotLabel};
 use sconce_schemas::manifest::{
-    LogPlace, Manifest, RemovedState, SessionState, SnapshotState, TREE_HEIGHT_MAX, TreeRoot,
+    JoinedState, LogPlace, Manifest, RemovedState, SessionState, SnapshotState, TREE_HEIGHT_MAX, TreeRoot,
 };
 use sconce_schemas::records::{EpochStart, Origin};
 use sconce_schemas::sco::{Batch, BatchBuilder, Entry, EntryKind, ScoHeader};
@@ -152,6 +153,7 @@ fn manifest() -> Manifest {
         condemned: Vec::new(),
         parent: None,
         origin: None,
+        history: HistoryState::default(),
         sessions: vec![SessionState {
             slot: 2,
             id: 9,
@@ -166,6 +168,35 @@ fn manifest() -> Manifest {
 fn manifest_with_ranges() -> Manifest {
     let mut manifest = manifest();
     (manifest.sessions[0].applied, manifest.sessions[0].ranges) = (Vec::new(), vec![(41, 1), (43, 300)]);
+    manifest
+}
+
+/// As it is since volumes have a history.
+fn manifest_with_history() -> Manifest {
+    let mut manifest = manifest_with_snapshots();
+    let point = |covered| PointState {
+        time_us: 1_700_000_000_000_000 + covered,
+        covered: BatchSeq(covered),
+        covered_sco: ScoId(70),
+        checkpoint: CheckpointId(6),
+        entries: 500_000,
+        size: VolumeSize::new(1 << 40).unwrap(),
+        allocated_clusters: 97,
+        map: manifest.map,
+    };
+    manifest.history = HistoryState {
+        window_us: 86_400_000_000,
+        upto_us: 1_700_000_000_004_710,
+        points: vec![point(4000), point(4710)],
+    };
+    for snapshot in &mut manifest.snapshots {
+        (snapshot.taken_in, snapshot.removed_in) = (BatchSeq(4100), BatchSeq(4200));
+    }
+    manifest.snapshots[0].removed_in = BatchSeq::NONE;
+    manifest.snapshots[0].joined = Some(JoinedState {
+        born_from: manifest.snapshots[0].at,
+        child: manifest.map,
+    });
     manifest
 }
 
@@ -201,6 +232,9 @@ fn manifest_with_snapshots() -> Manifest {
         map: manifest().map,
         hidden,
         removed,
+        taken_in: BatchSeq::NONE,
+        removed_in: BatchSeq::NONE,
+        joined: None,
     };
     let removed = RemovedState {
         born_from: at,
@@ -238,9 +272,20 @@ fn records() -> Vec<LogRecord> {
     ]
 }
 
+/// The one that turns the history on.
+fn history_batch() -> Vec<u8> {
+    batch_of(&[LogRecord::History {
+        window_us: 86_400_000_000,
+    }])
+}
+
 fn record_batch() -> Vec<u8> {
+    batch_of(&records())
+}
+
+fn batch_of(records: &[LogRecord]) -> Vec<u8> {
     let mut builder = BatchBuilder::default();
-    for record in records() {
+    for record in records {
         let pieces = record.to_pieces().unwrap();
         for (at, piece) in pieces.iter().enumerate() {
             builder.push(&Entry {
@@ -279,6 +324,8 @@ fn golden_files_keep_their_meaning() {
     golden("manifest-2.bin", &manifest_with_ranges().to_bytes());
     golden("manifest-snapshots-1.bin", &manifest_with_snapshots().to_bytes());
     golden("manifest-clone-1.bin", &manifest_of_clone().to_bytes());
+    golden("manifest-history-1.bin", &manifest_with_history().to_bytes());
+    golden("tlog-batch-history-1.bin", &history_batch());
     golden("tlog-batch-records-1.bin", &record_batch());
     golden("node-ref-1.bin", &reference().to_bytes());
 }

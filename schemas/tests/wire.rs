@@ -254,6 +254,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         unstored: ByteLen(4 << 20),
         map_memory: ByteLen(16 << 10),
         state: "serving".to_owned(),
+        history: None,
     };
     let node = NodeStatus {
         node: node("node-b"),

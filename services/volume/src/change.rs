@@ -18,6 +18,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, DecodeError};
 
 use crate::event::{Effect, SessionSlot, Ticket};
+use crate::replay::RecordPlace;
 use crate::snapshots::Ask;
 use crate::tree::Missing;
 use crate::volume::Volume;
@@ -343,7 +344,10 @@ impl Volume {
             |error: DecodeError| Blocked::Refused(Refusal::reject(RefusalCode::Invalid, error.to_string()));
         let pieces = record.to_pieces().map_err(too_large)?;
         self.need_entries(PIECES_MAX, effects)?;
-        let at = self.log.place();
+        let at = RecordPlace {
+            at: self.log.place(),
+            batch: self.log.next_seq(),
+        };
         self.log.push_record(&pieces);
         self.apply_record(record, at)
             .map_err(|text| Blocked::Refused(Refusal::reject(RefusalCode::Internal, text)))

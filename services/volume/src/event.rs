@@ -18,6 +18,7 @@ use sconce_schemas::{
 };
 
 use crate::checkpoint::Frozen;
+use crate::moments::MomentAsk;
 use crate::scrub::{Kept, ScoObject};
 use crate::snapshots::{Ask, StoredSnapshot};
 
@@ -61,6 +62,24 @@ pub enum Event {
         ask: Ask,
         /// Microseconds since 1970.
         now_us: u64,
+    },
+    /// A moment of the history is to be kept as a snapshot: answered with `Done` once a stored manifest has it.
+    Moment {
+        /// For the answer.
+        ticket: Ticket,
+        /// What is asked for.
+        ask: MomentAsk,
+        /// Microseconds since 1970.
+        now_us: u64,
+    },
+    /// Header and TLog areas of a SCO of the log ([`Effect::ReadLog`]).
+    LogRead {
+        /// The SCO.
+        sco: ScoId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The bytes.
+        result: Result<Bytes, Refusal>,
     },
     /// The first bytes of a SCO, header and TLog areas ([`Effect::ReadTlog`]).
     TlogRead {
@@ -227,6 +246,15 @@ pub enum Effect {
         ticket: Ticket,
         /// The answer.
         reply: VolumeReply,
+    },
+    /// Read header and TLog areas of a SCO of the log, as it was written (version 0); answer `LogRead`.
+    ReadLog {
+        /// The SCO.
+        sco: ScoId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// It was not stored yet: from the write buffer, unless it has moved to the back ends meanwhile.
+        local: bool,
     },
     /// Read a stored SCO's header and TLog areas; answer `TlogRead`.
     ReadTlog {

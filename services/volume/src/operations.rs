@@ -34,6 +34,8 @@ pub(crate) enum Parked {
     Reap,
     /// The scrub's search, or its look at the roots.
     Scrub,
+    /// The moment that is being made.
+    Moment,
 }
 
 impl Volume {
@@ -162,7 +164,7 @@ impl Volume {
             let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
             dropped.extend(parked.extract_if(.., theirs).filter_map(|parked| match parked {
                 Parked::Change(change) => Some(change),
-                Parked::Read(_) | Parked::Extents(_) | Parked::Reap | Parked::Scrub => None,
+                Parked::Read(_) | Parked::Extents(_) | Parked::Reap | Parked::Scrub | Parked::Moment => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -217,6 +219,7 @@ impl Volume {
             },
             Parked::Reap => self.reap(effects),
             Parked::Scrub => self.scrub_turn(effects),
+            Parked::Moment => self.moment_turn(effects),
         }
     }
 
@@ -258,6 +261,9 @@ impl Volume {
             self.reap(effects);
         } else if self.scrub.wants_turn() {
             self.scrub_turn(effects);
+        }
+        if self.moments.wants_turn() {
+            self.moment_turn(effects);
         }
         if let Some(change) = self.turns.pop_front() {
             self.run_new(change, effects);
@@ -329,13 +335,17 @@ impl Volume {
                     // The next tick begins again.
                     Parked::Reap => self.reap = None,
                     Parked::Scrub => self.scrub_failed(),
+                    Parked::Moment => {
+                        let tickets = self.moments.take_failed();
+                        self.moment_failed(tickets, &refusal, effects);
+                    }
                 }
             }
             return;
         }
         if missing.place.tree == TreeKind::Scos {
-            for (sco, dead) in std::mem::take(&mut self.unburied) {
-                self.bury_in(sco, dead);
+            for (sco, change) in std::mem::take(&mut self.unburied) {
+                self.recount(sco, change);
             }
         }
         for parked in waiting {
@@ -349,7 +359,13 @@ impl Volume {
             TreeKind::Map => self
                 .map
                 .adopt(missing, records)
-                .and_then(|()| self.snapshots.adopt(missing, records)),
+                .and_then(|()| self.snapshots.adopt(missing, records))
+                .and_then(|()| self.history.map_mut().adopt(missing, records))
+                .and_then(|()| {
+                    self.moments
+                        .map_mut()
+                        .map_or(Ok(()), |map| map.adopt(missing, records))
+                }),
             TreeKind::Scos => self.scos.adopt(missing, records),
         };
         adopted.map_err(|error| {
@@ -387,8 +403,9 @@ impl Volume {
         tickets.extend(waiting.iter().filter_map(|parked| match parked {
             Parked::Change(change) => Some(change.ticket),
             Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
-            Parked::Reap | Parked::Scrub => None,
+            Parked::Reap | Parked::Scrub | Parked::Moment => None,
         }));
+        tickets.extend(self.moments.abandon());
         let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));
         tickets.extend(held.iter().chain(&turns).map(|change| change.ticket));
         tickets.extend(
@@ -410,6 +427,7 @@ impl Volume {
             Event::Io { ticket, .. }
             | Event::Sync { ticket }
             | Event::Ask { ticket, .. }
+            | Event::Moment { ticket, .. }
             | Event::SnapshotIo { ticket, .. },
             Some(reason),
         ) = (event, &self.halted)

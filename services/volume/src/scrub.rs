@@ -112,6 +112,8 @@ pub struct ScrubStatus {
 pub(crate) struct Scrub {
     /// Something died since the last pass began.
     pub(crate) is_stale: bool,
+    /// The last SCO that was dead already when it was closed (it has records only): a pass finds it once it is covered.
+    pub(crate) born_dead: Option<ScoId>,
     policy: ScrubPolicy,
     pass: Option<Pass>,
     picked: Vec<ScoId>,
@@ -311,7 +313,7 @@ impl Volume {
         let visited = self.scos.visit(pass.cursor..covered.next().0, |sco, state| {
             let dead = u64::from(state.slots.saturating_sub(state.live));
             pass.dead += dead;
-            if policy.is_worth(state) {
+            if policy.is_worth(state) && !self.is_held(ScoId(sco)) {
                 // Cost and benefit, as in log-structured file systems: space won, times age, by what has to be moved.
                 let age = newest.saturating_sub(sco).max(1);
                 let score =
@@ -486,6 +488,7 @@ impl Volume {
             kept.0[usize::from(written.slot.0)] = live.then_some(written.crc);
         }
         let count = kept.count();
+        self.note_held(object.sco, count, state.live);
         if count == 0 {
             // Its leaf is resident: `get` has just read it.
             let _ = self.scos.set(object.sco.0, None);

@@ -5,6 +5,7 @@
 //! Crash: an effect that was not carried out did not happen.
 //! Knows no sockets and no registry. This is the hot path: nothing here waits, boxes or spawns for an operation.
 
+mod history;
 mod reads;
 
 use std::io;
@@ -289,7 +290,10 @@ impl Serving {
     }
 
     fn take(&mut self, event: Event) {
-        self.batch_open = true;
+        if !std::mem::replace(&mut self.batch_open, true) {
+            // A batch that is full while a round is taken in carries the round's time, not that of the one before.
+            self.volume.set_now(self.shard.node.clock.unix_micros());
+        }
         self.volume.apply(event, &mut self.effects);
     }
 
@@ -349,6 +353,7 @@ impl Serving {
                 self.shard.node.background.manifest(self.owner.clone(), manifest);
             }
             Effect::Evictable { sco } => self.evictable(sco),
+            Effect::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::RewriteSco { object, kept } => self.scrub(ScrubJob::Rewrite(object, kept)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),

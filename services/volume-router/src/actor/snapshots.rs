@@ -11,7 +11,7 @@ use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::SnapshotInfo;
 
-use super::messages::{ListSnapshots, OpenSnapshot, OpenedSnapshot, Request};
+use super::messages::{AskMoment, ListSnapshots, OpenSnapshot, OpenedSnapshot, Request};
 use super::{State, VolumeActor};
 
 impl Handler<OpenSnapshot> for VolumeActor {
@@ -41,6 +41,23 @@ impl Handler<Request> for VolumeActor {
         match &mut self.state {
             State::Serving(serving) => {
                 serving.request(ticket, ask);
+                self.after(ctx);
+            }
+            _ => {
+                let refusal = VolumeReply::Refused(self.not_served());
+                self.shard.replies.answer(ticket, refusal, Bytes::new());
+            }
+        }
+    }
+}
+
+impl Handler<AskMoment> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, AskMoment(ticket, ask): AskMoment, ctx: &mut Context<Self>) {
+        match &mut self.state {
+            State::Serving(serving) => {
+                serving.moment(ticket, ask);
                 self.after(ctx);
             }
             _ => {

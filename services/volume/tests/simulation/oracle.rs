@@ -105,6 +105,10 @@ pub(crate) fn fill(bytes: &mut Vec<u8>, stamp: u64, sectors: usize) {
 pub(crate) struct LogOracle {
     size: u64,
     batches: Vec<Vec<Change>>,
+    /// Time of each batch.
+    times: Vec<u64>,
+    /// Snapshots that were made of moments, name and content.
+    pub(crate) moments: BTreeMap<SnapshotId, (String, State)>,
     /// Batch in which each operation began, and ended.
     begins: BTreeMap<u64, BatchSeq>,
     ends: BTreeMap<u64, BatchSeq>,
@@ -130,6 +134,7 @@ impl LogOracle {
     /// Recovery gave the log up to `upto`: what came after it never was.
     pub(crate) fn truncate(&mut self, upto: BatchSeq) {
         self.batches.truncate(usize::try_from(upto.0).unwrap());
+        self.times.truncate(usize::try_from(upto.0).unwrap());
         self.begins.retain(|_, seq| *seq <= upto);
         self.ends.retain(|_, seq| *seq <= upto);
     }
@@ -193,6 +198,25 @@ impl LogOracle {
             self.names.insert(label.id, label.name.clone());
         }
         self.batches.push(changes);
+        assert!(
+            self.times.last().is_none_or(|last| *last <= batch.time_us),
+            "batch {} is of {}, the one before of {:?}",
+            batch.seq,
+            batch.time_us,
+            self.times.last()
+        );
+        self.times.push(batch.time_us);
+    }
+
+    /// The last batch up to a time.
+    pub(crate) fn batch_at(&self, time_us: u64) -> BatchSeq {
+        BatchSeq(self.times.partition_point(|time| *time <= time_us) as u64)
+    }
+
+    /// Keeps what a moment is to be, if it comes to be.
+    pub(crate) fn keep_moment(&mut self, id: SnapshotId, name: String, state: State) {
+        self.names.insert(id, name.clone());
+        self.moments.insert(id, (name, state));
     }
 
     /// The batch with the record that a request made, if it is in the log.
@@ -228,7 +252,7 @@ impl LogOracle {
 
     fn replay(&self, upto: BatchSeq) -> (State, BTreeMap<SnapshotId, (String, State)>) {
         assert!(upto <= self.last(), "{upto} batches came back of {}", self.last());
-        let mut snapshots = BTreeMap::new();
+        let mut snapshots = self.moments.clone();
         let mut state = State {
             size: self.size,
             ..State::default()
@@ -251,7 +275,7 @@ impl LogOracle {
                         snapshots.insert(before.id, (before.name.clone(), now));
                     }
                 }
-                Change::Record(LogRecord::ReadOnly { .. }) => {}
+                Change::Record(LogRecord::ReadOnly { .. } | LogRecord::History { .. }) => {}
             }
         }
         (state, snapshots)

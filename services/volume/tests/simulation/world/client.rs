@@ -21,8 +21,9 @@ impl World {
                 0..55 => self.submit_change(),
                 55..80 => self.submit_read(),
                 80..92 => self.submit_flush(),
-                92..95 => self.submit_extents(),
-                95..97 => self.submit_ask(),
+                92..94 => self.submit_extents(),
+                94..96 => self.submit_ask(),
+                96..99 => self.submit_history(),
                 _ => {
                     let number = self.outstanding.keys().next().copied();
                     // A duplicate of something that is under way: a resend that was too quick.
@@ -220,7 +221,7 @@ impl World {
     }
 
     pub(super) fn answered(&mut self, ticket: Ticket, reply: &VolumeReply) {
-        if self.answered_ask(ticket, reply) {
+        if self.answered_ask(ticket, reply) || self.answered_moment(ticket, reply) {
             return;
         }
         match reply {

@@ -107,6 +107,9 @@ impl World {
             Effect::StoreManifest { manifest } => self.pending.push(Pending::Manifest(manifest)),
             Effect::Evictable { sco } => self.evictable.push(sco),
             Effect::Turn => self.pending.push(Pending::Turn),
+            Effect::ReadLog { sco, epoch, local } => {
+                self.pending.push(Pending::ReadLog { sco, epoch, local });
+            }
             Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
             Effect::RewriteSco { object, kept } => self.pending.push(Pending::Rewrite(object, kept)),
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
@@ -220,6 +223,7 @@ impl World {
             }
             Pending::Turn => self.feed(Event::Turn),
             Pending::ReadTlog(object) => self.read_tlog(object),
+            Pending::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
             Pending::Rewrite(object, kept) => self.rewrite_sco(object, &kept),
             Pending::Delete(object) => self.delete_sco(object),
             Pending::Fetch { fetch, cluster } => {
