@@ -21,15 +21,13 @@ impl Volume {
     pub(crate) fn enter_sco(&mut self, sco: ScoId, slots: u16) {
         let live = if self.head.0 == sco { self.head.1 } else { slots };
         self.head = (ScoId::NONE, 0);
-        if live == 0 {
-            self.scrub.born_dead = Some(sco);
-        }
         if let Err(missing) = self.scos.set(
             sco.0,
             Some(ScoState {
                 slots,
                 live,
                 version: 0,
+                bundle: None,
             }),
         ) {
             let place = missing.place;
@@ -58,7 +56,7 @@ impl Volume {
     }
 
     pub(crate) fn bury_in(&mut self, sco: ScoId, dead: u16) {
-        self.scrub.is_stale = true;
+        self.scrub.died(dead);
         self.recount(sco, -i32::from(dead));
     }
 

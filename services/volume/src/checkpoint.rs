@@ -115,6 +115,9 @@ pub(crate) struct Checkpoints {
     pub(crate) manifest_due: bool,
     /// TLog entries since the last freeze.
     pub(crate) entries: u64,
+    /// Checkpoints that were frozen by this ownership, and the last of them that a stored manifest names.
+    pub(crate) frozen: u64,
+    pub(crate) stored: u64,
     first_change_us: u64,
     last_change_us: u64,
     running: Option<Running>,
@@ -125,6 +128,8 @@ pub(crate) struct Checkpoints {
 #[derive(Debug)]
 struct Running {
     frozen: Arc<Frozen>,
+    /// Its number among those of this ownership.
+    number: u64,
     covered: BatchSeq,
     covered_sco: ScoId,
     size: VolumeSize,
@@ -151,6 +156,8 @@ impl Checkpoints {
             covered_sco: manifest.map_or(ScoId::NONE, |m| m.covered_sco),
             manifest_due: manifest.is_none(),
             entries: 0,
+            frozen: 0,
+            stored: 0,
             first_change_us: 0,
             last_change_us: 0,
             running: None,
@@ -239,8 +246,11 @@ impl Volume {
         let mut history = self.history.save(point.time_us);
         let is_point = self.history.frozen(point, &frozen.map);
         history.points.extend(is_point.then_some(point));
+        self.checkpoints.frozen += 1;
+        self.scrub.frozen();
         self.checkpoints.running = Some(Running {
             frozen: Arc::clone(&frozen),
+            number: self.checkpoints.frozen,
             covered: self.frontier.appended(),
             covered_sco: next.prev(),
             size: self.size,
@@ -326,16 +336,12 @@ impl Volume {
         };
         self.checkpoints.next_manifest = seq.next();
         self.checkpoints.covered = running.covered;
-        self.checkpoints.covered_sco = running.covered_sco;
-        self.scrub.manifest_stored(&running.condemned, self.now_us);
-        if self
-            .scrub
-            .born_dead
-            .take_if(|sco| *sco <= running.covered_sco)
-            .is_some()
-        {
-            self.scrub.is_stale = true;
+        if self.checkpoints.covered_sco != running.covered_sco {
+            self.scrub.more_is_covered();
         }
+        self.checkpoints.covered_sco = running.covered_sco;
+        self.checkpoints.stored = running.number;
+        self.scrub.manifest_stored(&running.condemned, self.now_us);
         drop(running.frozen);
         if let Some(roots) = &running.roots {
             self.snapshots.stored(&roots.snapshots);
@@ -347,6 +353,7 @@ impl Volume {
         }
         self.checkpoint_is_over(effects);
         self.moments_have_room();
+        self.scrub_sealed(effects);
         while let Some((_, ticket)) = self
             .checkpoints
             .syncs

@@ -269,7 +269,7 @@ impl Volume {
     fn base_moved(&mut self) {
         self.snapshots.hold_after = self.history.holds_after();
         self.snapshots.release(&self.map);
-        self.scrub.is_stale = true;
+        self.scrub.more_is_covered();
     }
 
     /// Whether ticks are needed.

@@ -36,7 +36,7 @@ pub use event::{Append, CheckpointObject, Effect, Event, Extent, FetchId, Sessio
 pub use history::HistoryStatus;
 pub use moments::MomentAsk;
 pub use recovery::{Damage, Origin, Recovered, Recovery, RecoveryError, ScoImage, Seal, Step};
-pub use scos::ScoState;
-pub use scrub::{Kept, ScoObject, ScrubPolicy, ScrubStatus};
+pub use scos::{InBundle, ScoState};
+pub use scrub::{BundlePlan, BundleSource, KeptSco, ScoObject, ScrubPolicy, ScrubState, ScrubStatus};
 pub use snapshots::{Ask, SnapshotInfo, StoredSnapshot};
 pub use volume::{CloneOf, Status, Volume, VolumeConfig};
