@@ -73,6 +73,7 @@ pub(super) enum Place {
 /// What came of reading one version.
 enum Attempt<T> {
     Over(Result<T, Refusal>),
+    /// It is gone, or none of its copies is good: a newer one has all that is still referred to.
     Gone(Vec<Answer>),
 }
 
@@ -194,17 +195,23 @@ impl Pool {
         let Some(held) = self.look_up(name, sco, version).await? else {
             return Err(self.no_good_copy(name, &missing));
         };
-        match self.attempt(name, read(sco.place(held))).await {
+        for answer in missing.iter().filter(|answer| is_damaged(answer)) {
+            self.log_bad_copy(name, answer);
+        }
+        let newer = match held {
+            Held::Version(version) => sco.version(version),
+            Held::Bundle(bundle) => bundle,
+        };
+        match self.attempt(newer, read(sco.place(held))).await {
             Attempt::Over(outcome) => {
                 self.versions.remember(sco, held, gone);
                 outcome
             }
+            Attempt::Gone(answers) if answers.iter().any(is_damaged) => {
+                Err(self.no_good_copy(newer, &answers))
+            }
             Attempt::Gone(answers) => {
                 self.versions.forget(&sco, held);
-                let newer = match held {
-                    Held::Version(version) => sco.version(version),
-                    Held::Bundle(bundle) => bundle,
-                };
                 Err(self.between_versions(name, newer, &answers))
             }
         }
@@ -217,7 +224,13 @@ impl Pool {
     ) -> Attempt<T> {
         match read.await {
             Ok(done) => Attempt::Over(Ok(done)),
-            Err(failed) if may_be_gone(&failed) => Attempt::Gone(failed),
+            Err(failed)
+                if failed
+                    .iter()
+                    .any(|answer| is_not_found(answer) || is_damaged(answer)) =>
+            {
+                Attempt::Gone(failed)
+            }
             Err(failed) => Attempt::Over(Err(self.no_good_copy(name, &failed))),
         }
     }
@@ -321,10 +334,8 @@ enum Found {
     Damaged(Refusal),
 }
 
-/// Whether a version was deleted, as far as its back ends can be asked.
-fn may_be_gone(failed: &[Answer]) -> bool {
-    let is_damaged = |answer: &Answer| matches!(answer.error, BackendError::Damaged { .. });
-    failed.iter().any(is_not_found) && !failed.iter().any(is_damaged)
+fn is_damaged(answer: &Answer) -> bool {
+    matches!(answer.error, BackendError::Damaged { .. })
 }
 
 fn is_not_found(answer: &Answer) -> bool {
