@@ -165,7 +165,7 @@ impl Found {
     }
 
     /// The runs that are worth it now, the best last; and whether a later pass will find more. Until they are written,
-    /// about `dying` clusters more will be dead; a part of them is enough of a lead.
+    /// about `dying` clusters more will be dead, and half as many on average.
     pub(super) fn pick(mut self, policy: ScrubPolicy, dying: u64) -> (Vec<Run>, bool) {
         if let Some((_, run)) = self.object.take() {
             self.extend(run);
@@ -175,7 +175,7 @@ impl Found {
         }
         let mut to_win = match self.to_win(policy) {
             0 => 0,
-            now => now + dying / 4,
+            now => now + dying / 2,
         };
         // Half as many objects again as full ones would be: bundles of neighbours are seldom full.
         let ideal = self.slots.div_ceil(self.full.max(1));
