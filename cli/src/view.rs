@@ -464,7 +464,9 @@ mod tests {
   "sco_size_bytes": 4194304,
   "unstored_bytes": 0,
   "state": "serving",
-  "live": true
+  "live": true,
+  "history_seconds": 86400,
+  "history_from": "2026-11-22T10:15:03Z"
 }"#;
         assert_eq!(serde_json::to_string_pretty(&volume()).unwrap(), golden);
     }
