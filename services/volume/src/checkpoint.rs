@@ -122,6 +122,7 @@ struct Running {
     allocated: u64,
     sessions: Vec<SessionState>,
     snapshots: Vec<SnapshotState>,
+    gone_snapshots: Vec<SnapshotId>,
     condemned: Vec<CondemnedState>,
     parent: Option<SnapshotId>,
     read_only: bool,
@@ -229,6 +230,7 @@ impl Volume {
             allocated: self.map.count(),
             sessions: self.sessions.save(),
             snapshots: self.snapshots.save(),
+            gone_snapshots: self.snapshots.gone(),
             condemned: self.scrub.save(),
             parent: self.snapshots.parent(),
             read_only: self.read_only,
@@ -281,6 +283,7 @@ impl Volume {
             ancestor_epochs: self.ancestor_epochs.clone(),
             sessions: std::mem::take(&mut running.sessions),
             snapshots,
+            gone_snapshots: running.gone_snapshots.clone(),
             condemned: running.condemned.clone(),
             parent: running.parent,
             origin: self.origin,
@@ -303,6 +306,8 @@ impl Volume {
         self.checkpoints.covered = running.covered;
         self.checkpoints.covered_sco = running.covered_sco;
         self.scrub.manifest_stored(&running.condemned, self.now_us);
+        self.scrub
+            .covered(self.log.next_sco() > running.covered_sco.next());
         drop(running.frozen);
         if let Some(roots) = &running.roots {
             self.snapshots.stored(&roots.snapshots);

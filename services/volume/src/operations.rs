@@ -21,7 +21,7 @@ use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::read::Query;
 use crate::sessions::Seen;
 use crate::snapshots::{Ask, snapshot_gone};
-use crate::tree::Missing;
+use crate::tree::{Missing, adopt};
 use crate::volume::Volume;
 
 /// An operation that waits for a map node.
@@ -97,8 +97,6 @@ impl Volume {
                         end,
                     };
                     self.query(query, request.code, effects);
-                    let stored = self.stored_up_to();
-                    self.snapshots.evict(self.map_memory / 8, stored);
                 }
                 Err(refusal) => self.refuse(ticket, refusal, effects),
             },
@@ -204,6 +202,9 @@ impl Volume {
                 if let Err(missing) = self.read(&query, effects) {
                     self.wait(missing, Some(Parked::Read(query)), effects);
                 }
+            }
+            Parked::Extents(query) if self.map_of(query.of).is_none() => {
+                self.refuse(query.ticket, snapshot_gone(), effects);
             }
             Parked::Extents(query) => match self.extents(&query) {
                 Ok(extents) => {
@@ -326,18 +327,13 @@ impl Volume {
                     Parked::Read(query) | Parked::Extents(query) => {
                         self.refuse(query.ticket, refusal.clone(), effects);
                     }
-                    // The next tick begins again.
-                    Parked::Reap => self.reap = None,
+                    Parked::Reap => self.reap_failed(),
                     Parked::Scrub => self.scrub_failed(),
                 }
             }
             return;
         }
-        if missing.place.tree == TreeKind::Scos {
-            for (sco, dead) in std::mem::take(&mut self.unburied) {
-                self.bury_in(sco, dead);
-            }
-        }
+        self.bury_again |= missing.place.tree == TreeKind::Scos;
         for parked in waiting {
             self.run(parked, effects);
         }
@@ -346,11 +342,11 @@ impl Volume {
     /// Puts a loaded node into its tree.
     pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), Refusal> {
         let adopted = match missing.place.tree {
-            TreeKind::Map => self
-                .map
-                .adopt(missing, records)
-                .and_then(|()| self.snapshots.adopt(missing, records)),
-            TreeKind::Scos => self.scos.adopt(missing, records),
+            TreeKind::Map => {
+                let maps = std::iter::once(&mut self.map).chain(self.snapshots.all_maps_mut());
+                adopt(maps, missing, records)
+            }
+            TreeKind::Scos => adopt([&mut self.scos], missing, records),
         };
         adopted.map_err(|error| {
             let (place, at) = (missing.place, missing.reference);

@@ -112,6 +112,8 @@ pub struct ScrubStatus {
 pub(crate) struct Scrub {
     /// Something died since the last pass began.
     pub(crate) is_stale: bool,
+    /// So it did in SCOs that no manifest covered yet: no pass looks at them before.
+    is_stale_later: bool,
     policy: ScrubPolicy,
     pass: Option<Pass>,
     picked: Vec<ScoId>,
@@ -198,6 +200,21 @@ impl Scrub {
             version: condemned.object.version,
         };
         self.condemned.iter().map(state).collect()
+    }
+
+    /// Something died in a SCO.
+    pub(crate) const fn died(&mut self, uncovered: bool) {
+        if uncovered {
+            self.is_stale_later = true;
+        } else {
+            self.is_stale = true;
+        }
+    }
+
+    /// A manifest covers more SCOs; perhaps there are `more` that it does not.
+    pub(crate) fn covered(&mut self, more: bool) {
+        self.is_stale |= self.is_stale_later;
+        self.is_stale_later &= more;
     }
 
     /// A manifest is stored that condemns these.

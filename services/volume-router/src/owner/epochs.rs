@@ -9,6 +9,7 @@
 //! Then manifests and the headers in the write buffer know better. Without them SCOs of the newest ownerships would
 //! belong to nobody, and acknowledged writes with them.
 
+use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::{Epoch, ScoId};
 
@@ -67,8 +68,20 @@ pub(super) fn known(
     }
 }
 
+/// Whether a manifest is of the log that these ownerships wrote. One is not that an owner stored, which did not know yet that it
+/// is none any more, and that covers what it wrote behind the place where the next one went on. To begin with that one would
+/// be to lose what the next one acknowledged.
+pub(crate) fn is_of_the_log(manifest: &Manifest, epochs: &[EpochStart]) -> bool {
+    epochs
+        .iter()
+        .all(|start| start.epoch <= manifest.epoch || start.first_sco > manifest.covered_sco)
+}
+
 #[cfg(test)]
 mod tests {
+    use sconce_schemas::manifest::TreeRoot;
+    use sconce_schemas::{BatchSeq, CheckpointId, ManifestSeq, ScoSize, VolumeId, VolumeSize};
+
     use super::*;
 
     fn list(starts: &[(u64, u64)]) -> Vec<EpochStart> {
@@ -102,6 +115,47 @@ mod tests {
         let known = of(&[], &[(1, 1), (4, 20)], &[]);
         assert_eq!(known.epochs, list(&[(1, 1), (4, 20)]));
         assert!(!known.last_from_headers);
+    }
+
+    #[test]
+    fn a_manifest_of_an_owner_that_was_displaced_is_not_of_the_log() {
+        let covers = |epoch, sco| Manifest {
+            volume: VolumeId([1; 16]),
+            seq: ManifestSeq(9),
+            epoch: Epoch(epoch),
+            path: "/a".to_owned(),
+            pool: "default".to_owned(),
+            size: VolumeSize::default(),
+            sco_size: ScoSize::default(),
+            read_only: false,
+            allocated_clusters: 0,
+            map: TreeRoot::default(),
+            scos: TreeRoot::default(),
+            covered: BatchSeq(1),
+            covered_sco: ScoId(sco),
+            checkpoint: CheckpointId(1),
+            lineage: Vec::new(),
+            epochs: Vec::new(),
+            ancestor_epochs: Vec::new(),
+            sessions: Vec::new(),
+            snapshots: Vec::new(),
+            gone_snapshots: Vec::new(),
+            condemned: Vec::new(),
+            parent: None,
+            origin: None,
+        };
+        let epochs = list(&[(1, 1), (5, 10), (6, 12)]);
+        assert!(is_of_the_log(&covers(6, 40), &epochs));
+        assert!(
+            is_of_the_log(&covers(5, 11), &epochs),
+            "what the next one went on from"
+        );
+        assert!(!is_of_the_log(&covers(5, 12), &epochs));
+        assert!(!is_of_the_log(&covers(1, 10), &epochs));
+        assert!(
+            is_of_the_log(&covers(5, 12), &epochs[..2]),
+            "nobody wrote after it"
+        );
     }
 
     #[test]

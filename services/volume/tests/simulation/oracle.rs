@@ -103,13 +103,16 @@ pub(crate) fn fill(bytes: &mut Vec<u8>, stamp: u64, sectors: usize) {
 /// The log as the engine gave it to the disk, from the volume's first batch.
 #[derive(Default)]
 pub(crate) struct LogOracle {
-    size: u64,
+    /// What the volume began as.
+    first: State,
     batches: Vec<Vec<Change>>,
     /// Batch in which each operation began, and ended.
     begins: BTreeMap<u64, BatchSeq>,
     ends: BTreeMap<u64, BatchSeq>,
     /// Names of all snapshots that there ever were.
     names: BTreeMap<SnapshotId, String>,
+    /// In which batch each of them was taken.
+    taken: BTreeMap<SnapshotId, BatchSeq>,
 }
 
 enum Change {
@@ -120,9 +123,9 @@ enum Change {
 }
 
 impl LogOracle {
-    pub(crate) fn new(size: u64) -> Self {
+    pub(crate) fn new(first: State) -> Self {
         Self {
-            size,
+            first,
             ..Self::default()
         }
     }
@@ -132,6 +135,7 @@ impl LogOracle {
         self.batches.truncate(usize::try_from(upto.0).unwrap());
         self.begins.retain(|_, seq| *seq <= upto);
         self.ends.retain(|_, seq| *seq <= upto);
+        self.taken.retain(|_, seq| *seq <= upto);
     }
 
     /// The batch in which an operation ended, if it is in the log.
@@ -191,6 +195,8 @@ impl LogOracle {
                 _ => continue,
             };
             self.names.insert(label.id, label.name.clone());
+            let before = self.taken.insert(label.id, batch.seq);
+            assert_eq!(before, None, "snapshot {} is taken once", label.id);
         }
         self.batches.push(changes);
     }
@@ -229,10 +235,7 @@ impl LogOracle {
     fn replay(&self, upto: BatchSeq) -> (State, BTreeMap<SnapshotId, (String, State)>) {
         assert!(upto <= self.last(), "{upto} batches came back of {}", self.last());
         let mut snapshots = BTreeMap::new();
-        let mut state = State {
-            size: self.size,
-            ..State::default()
-        };
+        let mut state = self.first.clone();
         for change in self.batches[..usize::try_from(upto.0).unwrap()].iter().flatten() {
             match change {
                 Change::Cluster(cluster, stamps) => state.set(*cluster, *stamps),

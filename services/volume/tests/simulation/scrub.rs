@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 
 use bytes::{Bytes, BytesMut};
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::{ObjectName, ScoId, ScoSize, Slot};
+use sconce_schemas::{ObjectName, ScoId, ScoSize, Slot, VolumeId};
 use sconce_volume::{Ask, Event, Kept, ScoObject};
 
-use crate::world::{VOLUME, World};
+use crate::world::World;
 
-pub(crate) fn name_of(object: ScoObject) -> ObjectName {
+pub(crate) fn name_of(volume: VolumeId, object: ScoObject) -> ObjectName {
     ObjectName::Sco {
-        volume: VOLUME,
+        volume,
         id: object.sco,
         epoch: object.epoch,
         version: object.version,
@@ -24,7 +24,7 @@ pub(crate) fn name_of(object: ScoObject) -> ObjectName {
 
 impl World {
     pub(crate) fn read_tlog(&mut self, object: ScoObject) {
-        let stored = &self.store[&name_of(object)];
+        let stored = &self.store[&name_of(self.id, object)];
         let areas = usize::try_from(ScoSize::new(64).unwrap().data_offset()).unwrap();
         let result = Ok(stored.slice(..areas));
         self.feed(Event::TlogRead { object, result });
@@ -36,16 +36,16 @@ impl World {
             return;
         }
         let size = ScoSize::new(64).unwrap();
-        let mut bytes = BytesMut::from(&self.store[&name_of(from)][..]);
+        let mut bytes = BytesMut::from(&self.store[&name_of(self.id, from)][..]);
         for slot in (0..size.slots()).map(Slot).filter(|slot| !kept.has(*slot)) {
             let at = usize::try_from(size.slot_offset(slot)).unwrap();
             if let Some(cluster) = bytes.get_mut(at..at + 4096) {
                 cluster.fill(0);
             }
         }
-        let newest = self.versions_of(from).last().copied().unwrap();
+        let newest = self.versions_of(self.id, from).last().copied().unwrap();
         let to = newest + 1;
-        let name = name_of(ScoObject { version: to, ..from });
+        let name = name_of(self.id, ScoObject { version: to, ..from });
         assert!(self.store.insert(name, Bytes::from(bytes)).is_none());
         self.feed(Event::ScoRewritten { from, to: Some(to) });
     }
@@ -53,20 +53,32 @@ impl World {
     pub(crate) fn delete_sco(&mut self, object: ScoObject) {
         let done = self.chance.u32(0..10) != 0;
         if done {
-            self.store.remove(&name_of(object));
+            self.store.remove(&name_of(self.id, object));
         }
         self.feed(Event::ScoDeleted { object, done });
     }
 
     /// Versions of a SCO that are there, ascending.
-    fn versions_of(&self, object: ScoObject) -> Vec<u16> {
-        let versions = self.store.keys().filter_map(|name| match name {
+    fn versions_of(&self, volume: VolumeId, object: ScoObject) -> Vec<u16> {
+        let last = ScoObject {
+            version: u16::MAX,
+            ..object
+        };
+        let first = ScoObject { version: 0, ..object };
+        let there = self.store.range(name_of(volume, first)..=name_of(volume, last));
+        let versions = there.filter_map(|(name, _)| match name {
             ObjectName::Sco {
                 id, epoch, version, ..
             } if *id == object.sco && *epoch == object.epoch => Some(*version),
             _ => None,
         });
         versions.collect()
+    }
+
+    /// The newest version of a SCO that is there.
+    pub(crate) fn newest_version(&self, volume: VolumeId, object: ScoObject) -> Option<ObjectName> {
+        let version = *self.versions_of(volume, object).last()?;
+        Some(name_of(volume, ScoObject { version, ..object }))
     }
 
     /// What the SCO table refers to is there; nothing else is, but for what crashes left.
@@ -85,17 +97,20 @@ impl World {
             .iter()
             .map(|(sco, state)| {
                 assert!(state.live <= state.slots, "SCO {sco}: {state:?}");
-                name_of(ScoObject {
-                    sco: *sco,
-                    epoch: epoch_of(*sco),
-                    version: state.version,
-                })
+                name_of(
+                    self.id,
+                    ScoObject {
+                        sco: *sco,
+                        epoch: epoch_of(*sco),
+                        version: state.version,
+                    },
+                )
             })
             .collect();
         let there: BTreeSet<ObjectName> = self
             .store
             .keys()
-            .filter(|name| name.kind() == ObjectKind::Sco)
+            .filter(|name| name.kind() == ObjectKind::Sco && name.volume() == self.id)
             .copied()
             .collect();
         let missing: Vec<_> = referred.difference(&there).collect();
@@ -135,7 +150,7 @@ impl World {
         let left = self
             .store
             .keys()
-            .filter(|name| name.kind() == ObjectKind::Sco)
+            .filter(|name| name.kind() == ObjectKind::Sco && name.volume() == self.id)
             .count();
         // What holds the last discards' records itself is covered by the newest manifest and empty: it goes as well.
         assert_eq!(left, 0, "SCOs that are left");
