@@ -343,6 +343,7 @@ impl Volume {
     pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), Refusal> {
         let adopted = match missing.place.tree {
             TreeKind::Map => {
+                self.map_loaded = true;
                 let maps = std::iter::once(&mut self.map).chain(self.snapshots.all_maps_mut());
                 adopt(maps, missing, records)
             }

@@ -120,6 +120,8 @@ pub struct Volume {
     /// No sweep before this moment.
     sweep_from_us: u64,
     sweep_snapshots_from_us: u64,
+    /// A node of a map was loaded since the last sweep of the snapshots' maps.
+    pub(crate) map_loaded: bool,
     pub(crate) halted: Option<String>,
     /// An invariant that was found broken where nothing could be answered: the event ends with a halt.
     pub(crate) broken: Option<String>,
@@ -199,6 +201,7 @@ impl Volume {
             map_memory: config.map_memory.0,
             sweep_from_us: 0,
             sweep_snapshots_from_us: 0,
+            map_loaded: false,
             halted: None,
             broken: None,
         }
@@ -437,11 +440,13 @@ impl Volume {
     }
 
     /// The same for what reads of snapshots, walks and scrubs loaded into the maps of snapshots. What is in use at a time
-    /// may be a node of each, so each sweep has its pause.
+    /// may be a node of each, so each sweep has its pause, and is made only once more was loaded: whoever waited for that has
+    /// used the others again.
     fn sweep_snapshots(&mut self) {
-        if self.now_us < self.sweep_snapshots_from_us {
+        if !self.map_loaded || self.now_us < self.sweep_snapshots_from_us {
             return;
         }
+        self.map_loaded = false;
         self.sweep_snapshots_from_us = self.now_us + SWEEP_PAUSE_US;
         let stored = self.stored_up_to();
         self.snapshots.evict(self.map_memory / SNAPSHOTS_SHARE, stored);

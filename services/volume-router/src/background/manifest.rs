@@ -143,7 +143,7 @@ pub(super) async fn newest(
             );
             return Err(StoreError::Unavailable(text));
         };
-        if is_of_the_log(&manifest, epochs) {
+        if is_of_the_log(manifest.epoch, manifest.covered_sco, epochs) {
             return Ok(Some(manifest));
         }
         tracing::info!(volume = %subject.path, %name, "a manifest that an owner stored after it was owner no more is passed over");

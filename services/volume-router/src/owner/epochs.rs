@@ -9,7 +9,6 @@
 //! Then manifests and the headers in the write buffer know better. Without them SCOs of the newest ownerships would
 //! belong to nobody, and acknowledged writes with them.
 
-use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::{Epoch, ScoId};
 
@@ -68,20 +67,17 @@ pub(super) fn known(
     }
 }
 
-/// Whether a manifest is of the log that these ownerships wrote. One is not that an owner stored, which did not know yet that it
-/// is none any more, and that covers what it wrote behind the place where the next one went on. To begin with that one would
-/// be to lose what the next one acknowledged.
-pub(crate) fn is_of_the_log(manifest: &Manifest, epochs: &[EpochStart]) -> bool {
+/// Whether a manifest that an ownership stored, and that covers all up to this SCO, is of the log that these ownerships wrote. It is
+/// not if it covers what that ownership wrote behind the place where the next one went on: it did not know yet that it was none any
+/// more. To begin with that manifest would be to lose what the next one acknowledged.
+pub(crate) fn is_of_the_log(epoch: Epoch, covered: ScoId, epochs: &[EpochStart]) -> bool {
     epochs
         .iter()
-        .all(|start| start.epoch <= manifest.epoch || start.first_sco > manifest.covered_sco)
+        .all(|start| start.epoch <= epoch || start.first_sco > covered)
 }
 
 #[cfg(test)]
 mod tests {
-    use sconce_schemas::manifest::TreeRoot;
-    use sconce_schemas::{BatchSeq, CheckpointId, ManifestSeq, ScoSize, VolumeId, VolumeSize};
-
     use super::*;
 
     fn list(starts: &[(u64, u64)]) -> Vec<EpochStart> {
@@ -119,43 +115,13 @@ mod tests {
 
     #[test]
     fn a_manifest_of_an_owner_that_was_displaced_is_not_of_the_log() {
-        let covers = |epoch, sco| Manifest {
-            volume: VolumeId([1; 16]),
-            seq: ManifestSeq(9),
-            epoch: Epoch(epoch),
-            path: "/a".to_owned(),
-            pool: "default".to_owned(),
-            size: VolumeSize::default(),
-            sco_size: ScoSize::default(),
-            read_only: false,
-            allocated_clusters: 0,
-            map: TreeRoot::default(),
-            scos: TreeRoot::default(),
-            covered: BatchSeq(1),
-            covered_sco: ScoId(sco),
-            checkpoint: CheckpointId(1),
-            lineage: Vec::new(),
-            epochs: Vec::new(),
-            ancestor_epochs: Vec::new(),
-            sessions: Vec::new(),
-            snapshots: Vec::new(),
-            gone_snapshots: Vec::new(),
-            condemned: Vec::new(),
-            parent: None,
-            origin: None,
-        };
         let epochs = list(&[(1, 1), (5, 10), (6, 12)]);
-        assert!(is_of_the_log(&covers(6, 40), &epochs));
-        assert!(
-            is_of_the_log(&covers(5, 11), &epochs),
-            "what the next one went on from"
-        );
-        assert!(!is_of_the_log(&covers(5, 12), &epochs));
-        assert!(!is_of_the_log(&covers(1, 10), &epochs));
-        assert!(
-            is_of_the_log(&covers(5, 12), &epochs[..2]),
-            "nobody wrote after it"
-        );
+        let is_of = |epoch, sco, epochs: &[EpochStart]| is_of_the_log(Epoch(epoch), ScoId(sco), epochs);
+        assert!(is_of(6, 40, &epochs));
+        assert!(is_of(5, 11, &epochs), "what the next one went on from");
+        assert!(!is_of(5, 12, &epochs));
+        assert!(!is_of(1, 10, &epochs));
+        assert!(is_of(5, 12, &epochs[..2]), "nobody wrote after it");
     }
 
     #[test]
