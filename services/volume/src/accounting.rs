@@ -24,9 +24,6 @@ impl Volume {
     /// to it, and later leaves are new.
     pub(crate) fn enter_sco(&mut self, sco: ScoId, slots: u16) {
         let live = if self.head.0 == sco { self.head.1 } else { slots };
-        if live == 0 {
-            self.scrub.died(true);
-        }
         self.head = (ScoId::NONE, 0);
         if let Err(missing) = self.scos.set(
             sco.0,
@@ -34,6 +31,7 @@ impl Volume {
                 slots,
                 live,
                 version: 0,
+                bundle: None,
             }),
         ) {
             let place = missing.place;
@@ -62,7 +60,7 @@ impl Volume {
     }
 
     pub(crate) fn bury_in(&mut self, sco: ScoId, dead: u16) {
-        self.scrub.died(sco > self.checkpoints.covered_sco);
+        self.scrub.died(dead);
         if sco == self.head.0 {
             self.head.1 = self.head.1.saturating_sub(dead);
             return;

@@ -27,9 +27,9 @@ pub(super) async fn newest(
     nothing_here: bool,
 ) -> Result<Option<Manifest>, StartError> {
     let ours = record.buffer.as_deref() == Some(node.device.id());
-    let local = local(node, subject)
-        .await
-        .filter(|local| is_newer(local, record) && is_of_the_log(local.epoch, local.covered_sco, &record.epochs));
+    let local = local(node, subject).await.filter(|local| {
+        is_newer(local, record) && is_of_the_log(local.epoch, local.covered_sco, &record.epochs)
+    });
     // A record that knows of no owner, although something of one is here, is from before it.
     let never_owned = record.epoch == Epoch::NONE && record.manifest.is_none();
     if never_owned && nothing_here && local.is_none() {

@@ -64,10 +64,15 @@ impl Family {
     }
 
     fn turn_to(&mut self, at: usize) -> &mut World {
-        let store = std::mem::take(&mut self.members[self.at].store);
+        let before = &mut self.members[self.at];
+        let (store, bundles) = (
+            std::mem::take(&mut before.store),
+            std::mem::take(&mut before.bundles),
+        );
         self.at = at;
-        self.members[at].store = store;
-        &mut self.members[at]
+        let member = &mut self.members[at];
+        (member.store, member.bundles) = (store, bundles);
+        member
     }
 
     /// A clone of one of the member's snapshots, if it has one that can be cloned now.
@@ -79,6 +84,7 @@ impl Family {
         let Some(manifest) = parent.newest_manifest() else {
             return;
         };
+        let is_clone = parent.begun_as.is_some();
         let stored = manifest.snapshots.iter().filter(|state| state.removed.is_none());
         let stored: BTreeSet<SnapshotId> = stored.map(|state| state.label.id).collect();
         let living = parent.volume.snapshots().into_iter().map(|known| known.label.id);
@@ -87,7 +93,7 @@ impl Family {
             return;
         };
         self.clones += 1;
-        self.deep += usize::from(parent.begun_as.is_some());
+        self.deep += usize::from(is_clone);
         let id = VolumeId::from_u128(self.clones as u128);
         let seed = self.chance.u64(..);
         let clone = self.members[of].clone_of(*snapshot, id, seed);
@@ -106,6 +112,7 @@ impl Family {
         self.turn_to(0);
         let gone = self.members.swap_remove(last);
         self.members[0].store.retain(|name, _| name.volume() != gone.id);
+        self.members[0].bundles.retain(|name, _| name.volume() != gone.id);
         let parent = gone.parent();
         let needed = |member: &World| member.parent() == parent && member.begun_as == Some(snapshot);
         if !self.members.iter().any(needed) {

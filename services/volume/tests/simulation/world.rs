@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sconce_schemas::bundle::BundleIndex;
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
@@ -23,7 +24,7 @@ use sconce_schemas::{
     BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
 };
 use sconce_volume::{
-    CheckpointPolicy, CloneOf, Effect, Event, FetchId, Frozen, Kept, Recovery, ScoObject, ScrubPolicy,
+    BundlePlan, CheckpointPolicy, CloneOf, Effect, Event, FetchId, Frozen, Recovery, ScoObject, ScrubPolicy,
     SessionSlot, Step, StoredRoots, Ticket, Volume, VolumeConfig,
 };
 
@@ -57,7 +58,7 @@ enum Loss {
 enum Pending {
     Turn,
     ReadTlog(ScoObject),
-    Rewrite(ScoObject, Kept),
+    Bundle(Box<BundlePlan>),
     Delete(ScoObject),
     Sync {
         upto: BatchSeq,
@@ -109,6 +110,10 @@ pub(crate) struct World {
     pub(crate) chance: fastrand::Rng,
     disk: Disk,
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
+    /// What the bundles in the store hold.
+    pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
+    /// Bundles of several SCOs that were written.
+    pub(crate) merged: usize,
     manifest: Option<Manifest>,
     epoch: Epoch,
     pub(crate) epochs: Vec<EpochStart>,
@@ -200,6 +205,8 @@ impl World {
             chance,
             disk: Disk::new(size, files),
             store: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+            merged: 0,
             manifest: None,
             epoch: Epoch::FIRST,
             epochs: vec![EpochStart {
@@ -246,7 +253,11 @@ impl World {
             0..50 => self.client_round(),
             50..88 => self.finish_one(),
             88..90 => self.lose_client(),
-            90..95 => self.feed(Event::Tick {
+            90 => {
+                let full = self.chance.bool();
+                self.feed(Event::BackEndsFull { full });
+            }
+            91..95 => self.feed(Event::Tick {
                 now_us: self.now_us,
                 pressed: self.disk.free_files() + self.evictable.len() < 3,
             }),
@@ -292,9 +303,11 @@ fn config(id: VolumeId, epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteL
             age_us: 20_000_000,
         },
         scrub: ScrubPolicy {
-            live_percent_max: 75,
+            utilisation_percent: 92,
+            objects_spare: 2,
             grace_us: 500_000,
             lookups_step: 20,
+            ..ScrubPolicy::default()
         },
     }
 }

@@ -109,7 +109,7 @@ impl World {
             Effect::Evictable { sco } => self.evictable.push(sco),
             Effect::Turn => self.pending.push(Pending::Turn),
             Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
-            Effect::RewriteSco { object, kept } => self.pending.push(Pending::Rewrite(object, kept)),
+            Effect::WriteBundle { plan } => self.pending.push(Pending::Bundle(plan)),
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
             Effect::Halt { reason } => panic!("halted: {reason}"),
         }
@@ -225,7 +225,7 @@ impl World {
             }
             Pending::Turn => self.feed(Event::Turn),
             Pending::ReadTlog(object) => self.read_tlog(object),
-            Pending::Rewrite(object, kept) => self.rewrite_sco(object, &kept),
+            Pending::Bundle(plan) => self.write_bundle(&plan),
             Pending::Delete(object) => self.delete_sco(object),
             Pending::Fetch { fetch, cluster } => {
                 self.feed(Event::Fetched {

@@ -6,6 +6,7 @@
 //! Knows no world.
 
 use bytes::Bytes;
+use sconce_schemas::bundle::{BundleIndex, Member};
 use sconce_schemas::checkpoint::{NodeRecord, NodeRef, decode_node};
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::Refusal;
@@ -13,7 +14,7 @@ use sconce_schemas::{Epoch, ObjectName, ScoId, ScoSize};
 use sconce_volume::{Extent, ScoObject};
 
 use super::World;
-use crate::scrub::name_of;
+use crate::scrub::{name_of, place_in};
 
 pub(super) fn epoch_at(epochs: &[EpochStart], sco: ScoId) -> Epoch {
     epochs
@@ -48,22 +49,18 @@ impl World {
                 (*sco, *first_slot, crcs, Some((*volume, *epoch, *version)))
             }
         };
-        let name = match stored {
-            // An ancestor's: as a storage-router does, the newest where that version is gone.
-            Some((volume, epoch, version)) => {
-                let object = ScoObject { sco, epoch, version };
-                let name = name_of(volume, object);
-                match volume == self.id || self.store.contains_key(&name) {
-                    true => Some(name),
-                    false => self.newest_version(volume, object),
-                }
+        let own = || (self.id, epoch_at(&self.epochs, sco), 0);
+        let (volume, epoch, version) = stored.unwrap_or_else(own);
+        let own = name_of(volume, ScoObject { sco, epoch, version });
+        let from = self.store.get(&own);
+        // Every bundle that has anything of the SCO, also one that a crash left, has all that is referred to.
+        let mut holding: Vec<(&Bytes, &BundleIndex)> = Vec::new();
+        for (name, index) in self.bundles.range(own..) {
+            let is_it = |member: &Member| (member.sco, member.epoch) == (sco, epoch);
+            if name.volume() == volume && index.members.iter().any(is_it) {
+                holding.push((&self.store[name], index));
             }
-            // In place of a local copy that does not hold, the newest.
-            None => {
-                let (epoch, version) = (epoch_at(&self.epochs, sco), 0);
-                self.newest_version(self.id, ScoObject { sco, epoch, version })
-            }
-        };
+        }
         let content = (first.0..)
             .map(sconce_schemas::Slot)
             .zip(crcs)
@@ -74,21 +71,27 @@ impl World {
                     local.map(Bytes::copy_from_slice).filter(good)
                 };
                 let from_store = || {
-                    let at = usize::try_from(size.slot_offset(slot)).unwrap();
-                    name.and_then(|name| self.store.get(&name))
-                        .map(|object| object.slice(at..at + 4096))
-                        .filter(good)
+                    let mut found = from.map(|object| {
+                        let at = usize::try_from(size.slot_offset(slot)).unwrap();
+                        object.slice(at..at + 4096)
+                    });
+                    for (bundle, index) in &holding {
+                        let at = place_in(index, sco, slot);
+                        let at = at.unwrap_or_else(|| {
+                            panic!("a bundle of SCO {sco} lacks slot {}: {index:?}", slot.0)
+                        });
+                        found.get_or_insert_with(|| bundle.slice(at..at + 4096));
+                    }
+                    found.filter(good)
                 };
+                let in_store = from_store();
                 let found = if stored.is_none() {
-                    from_disk().or_else(from_store)
+                    from_disk().or(in_store)
                 } else {
-                    from_store()
+                    in_store
                 };
                 found.unwrap_or_else(|| {
-                    panic!(
-                        "SCO {sco} slot {} ({stored:?}, {name:?}) is not what was written",
-                        slot.0
-                    )
+                    panic!("SCO {sco} slot {} ({stored:?}) is not what was written", slot.0)
                 })
             });
         content.collect()
