@@ -128,6 +128,8 @@ pub(crate) struct World {
     evictable: Vec<ScoId>,
     /// The checkpoint that is encoded, and how many of its objects are not stored yet.
     storing: Option<(StoredRoots, usize)>,
+    /// Everything is to end: the back end is there.
+    settling: bool,
     pub(crate) now_us: u64,
     /// Client side.
     pub(crate) model: State,
@@ -223,6 +225,7 @@ impl World {
             headers: BTreeMap::new(),
             evictable: Vec::new(),
             storing: None,
+            settling: false,
             now_us: 1,
             model: model.clone(),
             outstanding: BTreeMap::new(),

@@ -214,7 +214,7 @@ impl World {
             Pending::LoadNode { place, reference } => {
                 // The back end is not always there.
                 let result = match self.chance.u32(0..12) {
-                    0 => Err(Refusal::retry(RefusalCode::Unavailable, "no back end now")),
+                    0 if !self.settling => Err(Refusal::retry(RefusalCode::Unavailable, "no back end now")),
                     _ => self.load_node(&reference),
                 };
                 self.feed(Event::NodeLoaded {
@@ -278,11 +278,13 @@ impl World {
 
     /// Everything that is under way ends, until the newest manifest has all.
     pub(crate) fn settle(&mut self) {
+        self.settling = true;
         for _ in 0..100_000 {
             let numbers: Vec<u64> = self.outstanding.keys().copied().collect();
             if self.pending.is_empty() {
                 let status = self.volume.status();
                 if numbers.is_empty() && !status.dirty && !status.wants_ticks {
+                    self.settling = false;
                     return;
                 }
                 for number in numbers {
