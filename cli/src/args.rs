@@ -182,10 +182,7 @@ pub enum Snapshot {
     },
     /// Delete a snapshot: its name goes at once, its space comes back in time.
     #[command(visible_alias = "rm")]
-    Delete {
-        /// The snapshot: /vm1/disk.raw@monday.
-        path: SnapshotPath,
-    },
+    Delete(SnapshotDelete),
     /// Make a volume what a snapshot is. Later snapshots stay. Nobody should use the volume meanwhile.
     Rollback(Rollback),
 }
@@ -193,14 +190,30 @@ pub enum Snapshot {
 /// Arguments of `sconce snapshot create`.
 #[derive(Debug, Args)]
 pub struct SnapshotCreate {
-    /// The volume and the snapshot's name: /vm1/disk.raw@monday.
-    pub path: SnapshotPath,
+    /// The volume and the snapshot's name: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for
+    /// parts of names.
+    #[arg(required = true, value_name = "PATH@NAME")]
+    pub paths: Vec<SnapshotPath>,
+    /// Snapshots of several volumes at one instant: '/vm1/*.raw@monday'.
+    #[arg(long)]
+    pub group: bool,
     /// Something to write down with it; may be given more than once.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_metadata)]
     pub metadata: Vec<(String, String)>,
     /// Return only when it is on the back ends.
     #[arg(long)]
     pub wait_synced: bool,
+}
+
+/// Arguments of `sconce snapshot delete`.
+#[derive(Debug, Args)]
+pub struct SnapshotDelete {
+    /// The snapshot: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for parts of names.
+    #[arg(required = true, value_name = "PATH@NAME")]
+    pub paths: Vec<SnapshotPath>,
+    /// Snapshots of several volumes: none of them is deleted while one has clones.
+    #[arg(long)]
+    pub group: bool,
 }
 
 /// Arguments of `sconce snapshot rollback`.

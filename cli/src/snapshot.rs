@@ -10,18 +10,18 @@ use sconce_fs_router::names::{NewEntry, PoolPath, Resolved, Snapshot as Cloned, 
 use sconce_fs_router::peers::PeerError;
 use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{SnapshotStatus, VolumeControl, VolumeControlReply};
-use sconce_schemas::wire::{RefusalCode, Remedy};
 use serde::Serialize;
 
 use crate::args::{CloneFrom, Format, Rollback, Snapshot, SnapshotCreate, Template};
 use crate::cluster::{Cluster, explained};
+use crate::group;
 use crate::view::{SnapshotView, print, snapshot_lines, snapshot_table, time_shown};
 use crate::volume;
 
 /// How long an owner is given to answer: it may be starting.
 const OWNER_DEADLINE: Duration = Duration::from_secs(30);
 
-fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
+pub(crate) fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
     SnapshotView {
         path: format!("{volume}@{}", status.name),
         name: status.name,
@@ -52,20 +52,24 @@ struct DoneView {
 /// The command could not be done; the text says what to do next.
 pub async fn run(cluster: &Cluster, command: Snapshot, format: Format) -> Result<()> {
     match command {
+        Snapshot::Create(create) if create.group => group::create(cluster, create, format).await,
+        Snapshot::Delete(delete) if delete.group => group::delete(cluster, &delete.paths, format).await,
         Snapshot::Create(create) => self::create(cluster, create, format).await,
         Snapshot::List { path } => list(cluster, &path, format).await,
         Snapshot::Show { path } => show(cluster, &path, format).await,
-        Snapshot::Delete { path } => delete(cluster, &path, format).await,
+        Snapshot::Delete(paths) => delete(cluster, one(&paths.paths)?, format).await,
         Snapshot::Rollback(rollback) => self::rollback(cluster, rollback, format).await,
     }
 }
 
 async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Result<()> {
     let SnapshotCreate {
-        path,
+        paths,
         metadata,
         wait_synced,
+        ..
     } = create;
+    let path = one(&paths)?;
     let file = cluster.resolve(&path.volume).await?;
     let take = VolumeControl::TakeSnapshot {
         volume: file.volume,
@@ -77,7 +81,18 @@ async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Re
     if wait_synced {
         volume::store(cluster, &file).await?;
     }
-    show(cluster, &path, format).await
+    show(cluster, path, format).await
+}
+
+/// The only one of what may be several where they are a group.
+fn one(paths: &[SnapshotPath]) -> Result<&SnapshotPath> {
+    match paths {
+        [path] => Ok(path),
+        _ => bail!(
+            "{} paths are given\nadd --group if all of them are meant at one instant, or give the command for each",
+            paths.len()
+        ),
+    }
 }
 
 async fn list(cluster: &Cluster, path: &PoolPath, format: Format) -> Result<()> {
@@ -96,40 +111,23 @@ async fn show(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Result<
 async fn delete(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Result<()> {
     let file = cluster.resolve(&path.volume).await?;
     let id = find(cluster, &file, path).await?.id;
-    cluster
-        .names
-        .begin_removal(file.volume, id)
-        .await
-        .map_err(explained)?;
-    let remove = VolumeControl::RemoveSnapshot {
-        volume: file.volume,
-        name: path.name.clone(),
-    };
-    let removed = match cluster.owners.call(file.volume, remove, OWNER_DEADLINE).await {
-        // An earlier answer was lost, or another was faster: it is gone.
-        Err(PeerError::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
-            Ok(VolumeControlReply::Done)
-        }
-        answered => answered,
-    };
-    if is_decided(&removed) {
-        cluster
-            .names
-            .end_removal(file.volume, id)
-            .await
-            .map_err(explained)?;
-    }
-    removed?;
+    remove(cluster, &file, id, &path.name).await?;
     done(path.to_string(), "deleted", None, format)
 }
 
-/// Whether the owner has said that a request is done, or that it is not: otherwise it may still do it.
-fn is_decided(answer: &Result<VolumeControlReply, PeerError>) -> bool {
-    match answer {
-        Ok(_) => true,
-        Err(PeerError::Refused(refusal)) => matches!(refusal.remedy, Remedy::Reject | Remedy::Damaged),
-        Err(_) => false,
-    }
+/// Removes a snapshot.
+///
+/// # Errors
+/// It has clones, or its owner does not answer.
+pub(crate) async fn remove(cluster: &Cluster, file: &Resolved, id: SnapshotId, name: &str) -> Result<()> {
+    let removed = cluster
+        .owners
+        .remove_snapshot(file.volume, id, name, OWNER_DEADLINE)
+        .await;
+    removed.map_err(|error| match error {
+        PeerError::Names(error) => explained(error),
+        error => error.into(),
+    })
 }
 
 async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Result<()> {
@@ -200,7 +198,7 @@ pub async fn template(cluster: &Cluster, command: Template, format: Format) -> R
     done(path.to_string(), action, None, format)
 }
 
-async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotStatus>> {
+pub(crate) async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotStatus>> {
     let volume = file.volume;
     let list = VolumeControl::ListSnapshots { volume };
     match cluster.owners.call(volume, list, OWNER_DEADLINE).await? {
@@ -224,7 +222,7 @@ async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result
 }
 
 /// Random, and below what the engine keeps for itself.
-fn new_id() -> SnapshotId {
+pub(crate) fn new_id() -> SnapshotId {
     SnapshotId(sconce_runtime::Chance::from_os().u64() >> 1)
 }
 

@@ -26,6 +26,11 @@ use crate::snapshots::{Ask, StoredSnapshot};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
+impl Ticket {
+    /// Of what the engine asks of itself: nobody hears the answer.
+    pub(crate) const NOBODY: Self = Self(u64::MAX - 1);
+}
+
 /// Slot of a session in the volume's session table; given by [`crate::Volume::open_session`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionSlot(pub u16);
@@ -61,6 +66,12 @@ pub enum Event {
         ask: Ask,
         /// Microseconds since 1970.
         now_us: u64,
+    },
+    /// Acknowledgements were held for as long as they may be ([`Effect::Hold`]): they leave, and the snapshot cannot be
+    /// confirmed any more.
+    HoldOver {
+        /// The proposed snapshot.
+        snapshot: SnapshotId,
     },
     /// The first bytes of a SCO, header and TLog areas ([`Effect::ReadTlog`]).
     TlogRead {
@@ -227,6 +238,12 @@ pub enum Effect {
         ticket: Ticket,
         /// The answer.
         reply: VolumeReply,
+    },
+    /// A proposed snapshot is in the log: acknowledgements of what comes after it are held. Answer `HoldOver` after the
+    /// time that this may last.
+    Hold {
+        /// The snapshot.
+        snapshot: SnapshotId,
     },
     /// Read a stored SCO's header and TLog areas; answer `TlogRead`.
     ReadTlog {

@@ -17,6 +17,7 @@ mod frontier;
 mod locals;
 mod log;
 mod operations;
+mod proposal;
 mod read;
 mod reap;
 mod recovery;

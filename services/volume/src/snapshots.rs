@@ -39,6 +39,25 @@ pub enum Ask {
         /// What people want written down.
         metadata: BTreeMap<String, String>,
     },
+    /// Keep the volume as it is if that is confirmed, and hold acknowledgements until then (`proposal.rs`).
+    Propose {
+        /// Chosen by whoever asks, anew for each try.
+        id: SnapshotId,
+        /// Unique in the volume.
+        name: String,
+        /// What people want written down.
+        metadata: BTreeMap<String, String>,
+    },
+    /// A proposed snapshot is one from now on.
+    Confirm {
+        /// Which.
+        id: SnapshotId,
+    },
+    /// A proposed snapshot goes.
+    Withdraw {
+        /// Which.
+        id: SnapshotId,
+    },
     /// Remove a snapshot.
     Remove {
         /// Its name.
@@ -82,6 +101,8 @@ pub(crate) struct Snapshot {
     pub(crate) stored: Option<TreeRoot>,
     /// It was removed, and more than one root comes from it.
     hidden: bool,
+    /// It is a part of a snapshot of several volumes, and not confirmed.
+    pub(crate) proposed: bool,
     /// It was removed and is still to be reaped.
     pub(crate) removed: Option<Removed>,
 }
@@ -133,6 +154,7 @@ impl Snapshots {
             map: Tree::stored(state.map, state.allocated_clusters),
             stored: Some(state.map),
             hidden: state.hidden,
+            proposed: state.proposed,
             removed: state.removed.as_ref().map(|removed| Removed {
                 born_from: removed.born_from,
                 children: removed
@@ -155,7 +177,20 @@ impl Snapshots {
 
     /// The snapshots that exist, in the order in which they were taken.
     pub(crate) fn living(&self) -> impl Iterator<Item = &Snapshot> {
-        self.kept().filter(|snapshot| !snapshot.hidden)
+        self.kept()
+            .filter(|snapshot| !snapshot.hidden && !snapshot.proposed)
+    }
+
+    /// The oldest that is proposed and not confirmed.
+    pub(crate) fn first_proposed(&self) -> Option<SnapshotId> {
+        let proposed = self.kept().find(|snapshot| snapshot.proposed && !snapshot.hidden);
+        proposed.map(|snapshot| snapshot.label.id)
+    }
+
+    /// Whether a snapshot has this name, or is going to if it is confirmed.
+    fn has_name(&self, name: &str) -> bool {
+        self.kept()
+            .any(|snapshot| !snapshot.hidden && snapshot.label.name == name)
     }
 
     /// The snapshots that keep what they refer to: hidden ones too.
@@ -165,6 +200,12 @@ impl Snapshots {
 
     pub(crate) fn get(&self, id: SnapshotId) -> Option<&Snapshot> {
         self.list.iter().find(|snapshot| snapshot.label.id == id)
+    }
+
+    /// The one of this id, confirmed or not, that was not removed.
+    pub(crate) fn standing(&self, id: SnapshotId) -> Option<&Snapshot> {
+        self.get(id)
+            .filter(|snapshot| !snapshot.hidden && snapshot.removed.is_none())
     }
 
     pub(crate) fn get_mut(&mut self, id: SnapshotId) -> Option<&mut Snapshot> {
@@ -231,6 +272,7 @@ impl Snapshots {
             parent: snapshot.parent,
             map: snapshot.stored.unwrap_or_default(),
             hidden: snapshot.hidden,
+            proposed: snapshot.proposed,
             removed: snapshot.removed.as_ref().map(|removed| RemovedState {
                 born_from: removed.born_from,
                 children: removed.stored.clone().unwrap_or_default(),
@@ -335,6 +377,7 @@ impl Snapshots {
             map: Tree::thaw(before),
             stored: None,
             hidden: true,
+            proposed: false,
             removed: Some(Removed {
                 born_from,
                 children: vec![Tree::thaw(after)],
@@ -413,7 +456,7 @@ pub(crate) fn snapshot_gone() -> Refusal {
     reject(RefusalCode::NotFound, "the snapshot was removed")
 }
 
-fn reject(code: RefusalCode, text: impl Into<String>) -> Refusal {
+pub(crate) fn reject(code: RefusalCode, text: impl Into<String>) -> Refusal {
     Refusal::reject(code, text.into())
 }
 
@@ -459,6 +502,9 @@ impl Volume {
                 let snapshot = self.new_label(*id, name, metadata)?;
                 Ok(Some(LogRecord::SnapshotTaken { snapshot }))
             }
+            Ask::Propose { id, name, metadata } => self.judge_proposal(*id, name, metadata),
+            Ask::Confirm { id } => self.judge_confirmation(*id),
+            Ask::Withdraw { id } => self.judge_withdrawal(*id),
             Ask::Remove { name } => {
                 let (id, _) = self.snapshot_named(name).ok_or_else(|| self.unknown(name))?;
                 Ok(Some(LogRecord::SnapshotRemoved { id }))
@@ -486,7 +532,7 @@ impl Volume {
         }
     }
 
-    fn new_label(
+    pub(crate) fn new_label(
         &self,
         id: SnapshotId,
         name: &str,
@@ -499,7 +545,7 @@ impl Volume {
             let text = format!("snapshot id {id} is not below 8000000000000000");
             return Err(reject(RefusalCode::Invalid, text));
         }
-        if self.snapshots.get(id).is_some() || self.snapshots.named(name).is_some() {
+        if self.snapshots.get(id).is_some() || self.snapshots.has_name(name) {
             return Err(reject(
                 RefusalCode::Exists,
                 format!("snapshot {name:?} exists already; remove it or take another name"),
@@ -543,7 +589,16 @@ impl Volume {
     /// A record that does not fit the volume: a bug, or damage that no CRC saw.
     pub(crate) fn apply_record(&mut self, record: LogRecord, at: LogPlace) -> Result<(), String> {
         match record {
-            LogRecord::SnapshotTaken { snapshot } => self.retain(snapshot, at),
+            LogRecord::SnapshotTaken { snapshot } => self.retain(snapshot, at, false),
+            LogRecord::SnapshotProposed { snapshot } => self.retain(snapshot, at, true),
+            LogRecord::SnapshotConfirmed { id } => {
+                let Some(proposed) = self.snapshots.get_mut(id) else {
+                    return Err(format!(
+                        "invariant 6: snapshot {id} is confirmed and was never proposed"
+                    ));
+                };
+                proposed.proposed = false;
+            }
             LogRecord::SnapshotRemoved { id } => {
                 if self.snapshots.get(id).is_none() {
                     return Err(format!(
@@ -560,7 +615,7 @@ impl Volume {
                 };
                 let (map, size) = (Tree::thaw(&target.map.freeze()), target.size);
                 let id = before.id;
-                self.retain(before, at);
+                self.retain(before, at, false);
                 self.map = map;
                 self.size = size;
                 self.snapshots.parent = Some(to);
@@ -573,7 +628,7 @@ impl Volume {
         Ok(())
     }
 
-    fn retain(&mut self, label: SnapshotLabel, at: LogPlace) {
+    fn retain(&mut self, label: SnapshotLabel, at: LogPlace, proposed: bool) {
         let snapshot = Snapshot {
             label,
             size: self.size,
@@ -582,6 +637,7 @@ impl Volume {
             map: Tree::thaw(&self.map.freeze()),
             stored: None,
             hidden: false,
+            proposed,
             removed: None,
         };
         self.snapshots.retain(snapshot);

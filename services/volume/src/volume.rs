@@ -18,7 +18,7 @@ use sconce_schemas::{
 
 use crate::change::Change;
 use crate::checkpoint::{CheckpointPolicy, Checkpoints};
-use crate::event::{Effect, Event, FetchId, SessionSlot};
+use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::frontier::Frontier;
 use crate::locals::Locals;
 use crate::log::Log;
@@ -233,6 +233,10 @@ impl Volume {
                 self.ask(ticket, ask, effects);
                 Ok(())
             }
+            Event::HoldOver { snapshot } => {
+                self.frontier.let_go(snapshot);
+                Ok(())
+            }
             Event::TlogRead { object, result } => {
                 self.tlog_read(object, result, effects);
                 Ok(())
@@ -323,6 +327,7 @@ impl Volume {
             Event::Tick { now_us, pressed } => {
                 self.set_clock(now_us);
                 self.checkpoint_if_due(pressed, effects);
+                self.withdraw_abandoned(effects);
                 self.begin_reap();
                 self.scrub_tick(pressed, effects);
                 Ok(())
@@ -351,6 +356,9 @@ impl Volume {
         self.manifest_if_ready(effects);
         self.checkpoint_if_due(false, effects);
         self.frontier.upkeep(effects, |ticket, effects| {
+            if ticket == Ticket::NOBODY {
+                return;
+            }
             effects.push(Effect::Reply {
                 ticket,
                 reply: VolumeReply::Done,
@@ -512,7 +520,9 @@ impl Volume {
             unstored: self.locals.unstored(),
             map_memory: ByteLen(self.map.resident_bytes()),
             dirty: self.checkpoints.dirty(self.last_seq()),
-            wants_ticks: self.has_to_reap() || self.scrub.has_work(),
+            wants_ticks: self.has_to_reap()
+                || self.scrub.has_work()
+                || self.snapshots.first_proposed().is_some(),
             held: self.held.len(),
         }
     }

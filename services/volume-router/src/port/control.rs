@@ -74,6 +74,25 @@ impl Control {
                     .request(volume, Ask::Take { id, name, metadata }, reply)
                     .await;
             }
+            (
+                VolumeControl::ProposeSnapshot {
+                    volume,
+                    id,
+                    name,
+                    metadata,
+                },
+                None,
+            ) => {
+                return self
+                    .request(volume, Ask::Propose { id, name, metadata }, reply)
+                    .await;
+            }
+            (VolumeControl::ConfirmSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Confirm { id }, reply).await;
+            }
+            (VolumeControl::WithdrawSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Withdraw { id }, reply).await;
+            }
             (VolumeControl::RemoveSnapshot { volume, name }, None) => {
                 return self.request(volume, Ask::Remove { name }, reply).await;
             }

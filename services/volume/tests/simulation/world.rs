@@ -19,7 +19,9 @@ use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::IoRequest;
-use sconce_schemas::{BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
+use sconce_schemas::{
+    BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
+};
 use sconce_volume::{
     CheckpointPolicy, Effect, Event, FetchId, Frozen, Kept, Recovery, ScoObject, ScrubPolicy, SessionSlot,
     Step, StoredRoots, Ticket, Volume, VolumeConfig,
@@ -54,6 +56,7 @@ enum Loss {
 /// Something that was started and will be answered by an event.
 enum Pending {
     Turn,
+    HoldOver(SnapshotId),
     ReadTlog(ScoObject),
     Rewrite(ScoObject, Kept),
     Delete(ScoObject),

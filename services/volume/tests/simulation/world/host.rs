@@ -107,6 +107,10 @@ impl World {
             Effect::StoreManifest { manifest } => self.pending.push(Pending::Manifest(manifest)),
             Effect::Evictable { sco } => self.evictable.push(sco),
             Effect::Turn => self.pending.push(Pending::Turn),
+            Effect::Hold { snapshot } => {
+                self.asks.held(snapshot);
+                self.pending.push(Pending::HoldOver(snapshot));
+            }
             Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
             Effect::RewriteSco { object, kept } => self.pending.push(Pending::Rewrite(object, kept)),
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
@@ -219,6 +223,10 @@ impl World {
                 });
             }
             Pending::Turn => self.feed(Event::Turn),
+            Pending::HoldOver(snapshot) => {
+                self.asks.let_go(snapshot);
+                self.feed(Event::HoldOver { snapshot });
+            }
             Pending::ReadTlog(object) => self.read_tlog(object),
             Pending::Rewrite(object, kept) => self.rewrite_sco(object, &kept),
             Pending::Delete(object) => self.delete_sco(object),
