@@ -49,6 +49,7 @@ struct Newest {
 /// What came of reading one version.
 enum Attempt<T> {
     Over(Result<T, Refusal>),
+    /// It is gone, or none of its copies is good: a newer one has all that is still referred to.
     Gone(Vec<Answer>),
 }
 
@@ -147,10 +148,16 @@ impl Pool {
         let Some(newer) = self.look_up(name, sco, version).await? else {
             return Err(self.no_good_copy(name, &missing));
         };
+        for answer in missing.iter().filter(|answer| is_damaged(answer)) {
+            self.log_bad_copy(name, answer);
+        }
         match self.attempt(sco.version(newer), read(sco.version(newer))).await {
             Attempt::Over(outcome) => {
                 self.versions.remember(sco, newer, gone);
                 outcome
+            }
+            Attempt::Gone(answers) if answers.iter().any(is_damaged) => {
+                Err(self.no_good_copy(sco.version(newer), &answers))
             }
             Attempt::Gone(answers) => {
                 self.versions.forget(&sco, newer);
@@ -166,7 +173,13 @@ impl Pool {
     ) -> Attempt<T> {
         match read.await {
             Ok(done) => Attempt::Over(Ok(done)),
-            Err(failed) if may_be_gone(&failed) => Attempt::Gone(failed),
+            Err(failed)
+                if failed
+                    .iter()
+                    .any(|answer| is_not_found(answer) || is_damaged(answer)) =>
+            {
+                Attempt::Gone(failed)
+            }
             Err(failed) => Attempt::Over(Err(self.no_good_copy(name, &failed))),
         }
     }
@@ -201,10 +214,8 @@ impl Pool {
     }
 }
 
-/// Whether a version was deleted, as far as its back ends can be asked.
-fn may_be_gone(failed: &[Answer]) -> bool {
-    let is_damaged = |answer: &Answer| matches!(answer.error, BackendError::Damaged { .. });
-    failed.iter().any(is_not_found) && !failed.iter().any(is_damaged)
+fn is_damaged(answer: &Answer) -> bool {
+    matches!(answer.error, BackendError::Damaged { .. })
 }
 
 fn is_not_found(answer: &Answer) -> bool {
