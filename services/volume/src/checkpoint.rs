@@ -322,10 +322,6 @@ impl Volume {
             self.snapshots.stored(&roots.snapshots);
         }
         for sco in self.locals.covered(running.covered_sco) {
-            // One with nothing but records: nothing dies in it that would make anybody look at it.
-            if matches!(self.scos.get(sco.0), Ok(Some(state)) if state.live == 0) {
-                self.scrub.is_stale = true;
-            }
             effects.push(Effect::Evictable { sco });
         }
         self.checkpoint_is_over(effects);
