@@ -191,10 +191,7 @@ pub enum Snapshot {
     },
     /// Delete a snapshot: its name goes at once, its space comes back in time.
     #[command(visible_alias = "rm")]
-    Delete {
-        /// The snapshot: /vm1/disk.raw@monday.
-        path: SnapshotPath,
-    },
+    Delete(SnapshotDelete),
     /// Make a volume what a snapshot is, or what it was at a moment of its history. Later snapshots stay. Nobody should use
     /// the volume meanwhile.
     Rollback(Rollback),
@@ -203,8 +200,13 @@ pub enum Snapshot {
 /// Arguments of `sconce snapshot create`.
 #[derive(Debug, Args)]
 pub struct SnapshotCreate {
-    /// The volume and the snapshot's name: /vm1/disk.raw@monday.
-    pub path: SnapshotPath,
+    /// The volume and the snapshot's name: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for
+    /// parts of names.
+    #[arg(required = true, value_name = "PATH@NAME")]
+    pub paths: Vec<SnapshotPath>,
+    /// Snapshots of several volumes at one instant: '/vm1/*.raw@monday'.
+    #[arg(long)]
+    pub group: bool,
     /// Something to write down with it; may be given more than once.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_metadata)]
     pub metadata: Vec<(String, String)>,
@@ -214,6 +216,17 @@ pub struct SnapshotCreate {
     /// Keep what the volume was at a moment of its history, in UTC: 2026-11-22T10:15:03Z.
     #[arg(long, value_name = "TIME", value_parser = parse_moment)]
     pub at: Option<Moment>,
+}
+
+/// Arguments of `sconce snapshot delete`.
+#[derive(Debug, Args)]
+pub struct SnapshotDelete {
+    /// The snapshot: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for parts of names.
+    #[arg(required = true, value_name = "PATH@NAME")]
+    pub paths: Vec<SnapshotPath>,
+    /// Snapshots of several volumes: none of them is deleted while one has clones.
+    #[arg(long)]
+    pub group: bool,
 }
 
 /// Arguments of `sconce snapshot rollback`.

@@ -85,6 +85,9 @@ pub struct SnapshotState {
     /// they share.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden: bool,
+    /// It is a part of a snapshot of several volumes that was not confirmed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proposed: bool,
     /// It was removed, and what only it referred to has not been counted as dead yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<RemovedState>,

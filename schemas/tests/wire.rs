@@ -242,6 +242,23 @@ fn snapshot_messages_keep_their_meaning() {
     );
 }
 
+#[test]
+fn requests_about_groups_keep_their_meaning() {
+    let (volume, id) = (VOLUME, SnapshotId(u64::MAX >> 1));
+    let bodies = [
+        VolumeControl::ProposeSnapshot {
+            volume,
+            id,
+            name: "daily".to_owned(),
+            metadata: [("group".to_owned(), "7f".to_owned())].into(),
+        },
+        VolumeControl::ConfirmSnapshot { volume, id },
+        VolumeControl::WithdrawSnapshot { volume, id },
+    ];
+    let bodies = bodies.map(VolumeRequest::Control).to_vec();
+    golden_batch("volume-group-requests", requests(bodies));
+}
+
 fn volume_replies() -> Vec<VolumeReply> {
     let located = ReadExtent::Located {
         volume: VOLUME,

@@ -238,6 +238,35 @@ pub enum VolumeControl {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         metadata: BTreeMap<String, String>,
     },
+    /// Propose a snapshot that is part of one of several volumes: keep the volume as it is now, and hold the acknowledgements
+    /// of what comes after it until this is confirmed or withdrawn, for a bounded time. Asking again meanwhile changes
+    /// nothing.
+    ProposeSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot's id, chosen at random by whoever asks, anew for each try.
+        id: SnapshotId,
+        /// Its name, unique in the volume.
+        name: String,
+        /// What people want written down with it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        metadata: BTreeMap<String, String>,
+    },
+    /// All volumes have proposed theirs: it is a snapshot from now on. Refused if acknowledgements were not held all the
+    /// while.
+    ConfirmSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot.
+        id: SnapshotId,
+    },
+    /// Not all have: it is forgotten. Refused if it was confirmed.
+    WithdrawSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot.
+        id: SnapshotId,
+    },
     /// Remove a snapshot. What depends on it is for the caller to look at (`names` of the fs-router).
     RemoveSnapshot {
         /// The volume.

@@ -154,6 +154,11 @@ impl Change {
         }
     }
 
+    /// Whether it proposes a snapshot: its answer does not wait for what it holds.
+    pub(crate) const fn is_proposal(&self) -> bool {
+        matches!(self.kind, Kind::Record(Ask::Propose { .. }))
+    }
+
     /// The old cluster has arrived.
     pub(crate) fn fetched(&mut self, location: Location, cluster: Bytes) {
         self.fetched = Some((location, cluster));
@@ -349,6 +354,7 @@ impl Volume {
             batch: self.log.next_seq(),
         };
         self.log.push_record(&pieces);
+        self.hold_for(&record, effects);
         self.apply_record(record, at)
             .map_err(|text| Blocked::Refused(Refusal::reject(RefusalCode::Internal, text)))
     }

@@ -27,6 +27,11 @@ use crate::snapshots::{Ask, StoredSnapshot};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
+impl Ticket {
+    /// Of what the engine asks of itself: nobody hears the answer.
+    pub(crate) const NOBODY: Self = Self(u64::MAX - 1);
+}
+
 /// Slot of a session in the volume's session table; given by [`crate::Volume::open_session`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionSlot(pub u16);
@@ -80,6 +85,12 @@ pub enum Event {
         epoch: Epoch,
         /// The bytes.
         result: Result<Bytes, Refusal>,
+    },
+    /// Acknowledgements were held for as long as they may be ([`Effect::Hold`]): they leave, and the snapshot cannot be
+    /// confirmed any more.
+    HoldOver {
+        /// The proposed snapshot.
+        snapshot: SnapshotId,
     },
     /// The first bytes of a SCO, header and TLog areas, or the index of a bundle ([`Effect::ReadTlog`]).
     TlogRead {
@@ -260,6 +271,12 @@ pub enum Effect {
         epoch: Epoch,
         /// It was not stored yet: from the write buffer, unless it has moved to the back ends meanwhile.
         local: bool,
+    },
+    /// A proposed snapshot is in the log: acknowledgements of what comes after it are held. Answer `HoldOver` after the
+    /// time that this may last.
+    Hold {
+        /// The snapshot.
+        snapshot: SnapshotId,
     },
     /// Read a stored SCO's header and TLog areas, or all of a bundle's index; answer `TlogRead`.
     ReadTlog {

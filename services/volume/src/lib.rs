@@ -19,6 +19,7 @@ mod locals;
 mod log;
 mod moments;
 mod operations;
+mod proposal;
 mod read;
 mod reap;
 mod recovery;

@@ -113,7 +113,12 @@ impl Volume {
 
     /// A request that becomes a record in the log.
     pub(crate) fn ask(&mut self, ticket: Ticket, ask: Ask, effects: &mut Vec<Effect>) {
-        self.run(Parked::Change(Change::ask(ticket, ask)), effects);
+        self.take_change(Change::ask(ticket, ask), effects);
+    }
+
+    /// A change that no session's number says it was seen before.
+    pub(crate) fn take_change(&mut self, change: Change, effects: &mut Vec<Effect>) {
+        self.run(Parked::Change(change), effects);
     }
 
     fn change(
@@ -228,8 +233,12 @@ impl Volume {
         match self.advance(&mut change, effects) {
             Ok(()) => {
                 self.sessions.applied(change.session, change.number);
-                self.frontier
-                    .acknowledge(self.last_seq(), change.ticket, change.fua);
+                if change.is_proposal() {
+                    self.frontier.acknowledge_proposal(change.ticket);
+                } else {
+                    self.frontier
+                        .acknowledge(self.last_seq(), change.ticket, change.fua);
+                }
             }
             Err(Blocked::Room) => return Some(change),
             Err(Blocked::Node(missing)) => self.wait(missing, Some(Parked::Change(change)), effects),
@@ -384,6 +393,9 @@ impl Volume {
     }
 
     pub(crate) fn refuse(&self, ticket: Ticket, mut refusal: Refusal, effects: &mut Vec<Effect>) {
+        if ticket == Ticket::NOBODY {
+            return;
+        }
         refusal.text = format!("volume {}: {}", self.path, refusal.text);
         effects.push(Effect::Reply {
             ticket,

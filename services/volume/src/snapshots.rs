@@ -40,6 +40,25 @@ pub enum Ask {
         /// What people want written down.
         metadata: BTreeMap<String, String>,
     },
+    /// Keep the volume as it is if that is confirmed, and hold acknowledgements until then (`proposal.rs`).
+    Propose {
+        /// Chosen by whoever asks, anew for each try.
+        id: SnapshotId,
+        /// Unique in the volume.
+        name: String,
+        /// What people want written down.
+        metadata: BTreeMap<String, String>,
+    },
+    /// A proposed snapshot is one from now on.
+    Confirm {
+        /// Which.
+        id: SnapshotId,
+    },
+    /// A proposed snapshot goes.
+    Withdraw {
+        /// Which.
+        id: SnapshotId,
+    },
     /// Remove a snapshot.
     Remove {
         /// Its name.
@@ -93,6 +112,8 @@ pub(crate) struct Snapshot {
     pub(crate) stored: Option<TreeRoot>,
     /// It was removed, and more than one root comes from it, or moments of the history may.
     hidden: bool,
+    /// It is a part of a snapshot of several volumes, and not confirmed.
+    pub(crate) proposed: bool,
     /// It was removed and is still to be reaped.
     pub(crate) removed: Option<Removed>,
     /// The batch with its record, or, of a moment, the last batch that it has.
@@ -167,6 +188,7 @@ impl Snapshots {
             map: Tree::stored(state.map, state.allocated_clusters),
             stored: Some(state.map),
             hidden: state.hidden,
+            proposed: state.proposed,
             removed: state.removed.as_ref().map(|removed| Removed {
                 born_from: removed.born_from,
                 children: removed
@@ -199,7 +221,13 @@ impl Snapshots {
     /// The snapshots that exist, in the order in which they were taken.
     pub(crate) fn living(&self) -> impl Iterator<Item = &Snapshot> {
         self.kept()
-            .filter(|snapshot| !snapshot.hidden && !snapshot.is_fresh)
+            .filter(|snapshot| !snapshot.hidden && !snapshot.is_fresh && !snapshot.proposed)
+    }
+
+    /// The oldest that is proposed and not confirmed.
+    pub(crate) fn first_proposed(&self) -> Option<SnapshotId> {
+        let proposed = self.kept().find(|snapshot| snapshot.proposed && !snapshot.hidden);
+        proposed.map(|snapshot| snapshot.label.id)
     }
 
     /// Whether a snapshot of this name exists, or is about to.
@@ -224,6 +252,12 @@ impl Snapshots {
 
     pub(crate) fn get(&self, id: SnapshotId) -> Option<&Snapshot> {
         self.list.iter().find(|snapshot| snapshot.label.id == id)
+    }
+
+    /// The one of this id, confirmed or not, that was not removed.
+    pub(crate) fn standing(&self, id: SnapshotId) -> Option<&Snapshot> {
+        self.get(id)
+            .filter(|snapshot| !snapshot.hidden && snapshot.removed.is_none())
     }
 
     pub(crate) fn get_mut(&mut self, id: SnapshotId) -> Option<&mut Snapshot> {
@@ -292,6 +326,7 @@ impl Snapshots {
             parent: snapshot.parent,
             map: snapshot.stored.unwrap_or_default(),
             hidden: snapshot.hidden,
+            proposed: snapshot.proposed,
             removed: snapshot.removed.as_ref().map(|removed| RemovedState {
                 born_from: removed.born_from,
                 children: removed.stored.clone().unwrap_or_default(),
@@ -481,6 +516,7 @@ impl Snapshots {
             map: Tree::thaw(before),
             stored: None,
             hidden: true,
+            proposed: false,
             removed: Some(Removed {
                 born_from,
                 children: vec![Tree::thaw(after)],
@@ -572,7 +608,7 @@ pub(crate) fn snapshot_gone() -> Refusal {
     reject(RefusalCode::NotFound, "the snapshot was removed")
 }
 
-fn reject(code: RefusalCode, text: impl Into<String>) -> Refusal {
+pub(crate) fn reject(code: RefusalCode, text: impl Into<String>) -> Refusal {
     Refusal::reject(code, text.into())
 }
 
@@ -618,6 +654,9 @@ impl Volume {
                 let snapshot = self.new_label(*id, name, metadata)?;
                 Ok(Some(LogRecord::SnapshotTaken { snapshot }))
             }
+            Ask::Propose { id, name, metadata } => self.judge_proposal(*id, name, metadata),
+            Ask::Confirm { id } => self.judge_confirmation(*id),
+            Ask::Withdraw { id } => self.judge_withdrawal(*id),
             Ask::Remove { name } => {
                 let (id, _) = self.snapshot_named(name).ok_or_else(|| self.unknown(name))?;
                 Ok(Some(LogRecord::SnapshotRemoved { id }))
@@ -714,7 +753,16 @@ impl Volume {
     /// A record that does not fit the volume: a bug, or damage that no CRC saw.
     pub(crate) fn apply_record(&mut self, record: LogRecord, at: RecordPlace) -> Result<(), String> {
         match record {
-            LogRecord::SnapshotTaken { snapshot } => self.retain(snapshot, at),
+            LogRecord::SnapshotTaken { snapshot } => self.retain(snapshot, at, false),
+            LogRecord::SnapshotProposed { snapshot } => self.retain(snapshot, at, true),
+            LogRecord::SnapshotConfirmed { id } => {
+                let Some(proposed) = self.snapshots.get_mut(id) else {
+                    return Err(format!(
+                        "invariant 6: snapshot {id} is confirmed and was never proposed"
+                    ));
+                };
+                proposed.proposed = false;
+            }
             LogRecord::SnapshotRemoved { id } => {
                 if self.snapshots.get(id).is_none() {
                     return Err(format!(
@@ -731,7 +779,7 @@ impl Volume {
                 };
                 let (map, size) = (Tree::thaw(&target.map.freeze()), target.size);
                 let id = before.id;
-                self.retain(before, at);
+                self.retain(before, at, false);
                 self.map = map;
                 self.size = size;
                 self.snapshots.parent = Some(to);
@@ -745,7 +793,7 @@ impl Volume {
         Ok(())
     }
 
-    fn retain(&mut self, label: SnapshotLabel, at: RecordPlace) {
+    fn retain(&mut self, label: SnapshotLabel, at: RecordPlace, proposed: bool) {
         let snapshot = Snapshot {
             label,
             size: self.size,
@@ -754,6 +802,7 @@ impl Volume {
             map: Tree::thaw(&self.map.freeze()),
             stored: None,
             hidden: false,
+            proposed,
             removed: None,
             taken_in: at.batch,
             removed_in: BatchSeq::NONE,

@@ -18,7 +18,7 @@ use sconce_schemas::{
 
 use crate::change::Change;
 use crate::checkpoint::{CheckpointPolicy, Checkpoints};
-use crate::event::{Effect, Event, FetchId, SessionSlot};
+use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::frontier::Frontier;
 use crate::history::History;
 use crate::locals::Locals;
@@ -262,6 +262,10 @@ impl Volume {
                 self.log_read(sco, epoch, result, effects);
                 Ok(())
             }
+            Event::HoldOver { snapshot } => {
+                self.frontier.let_go(snapshot);
+                Ok(())
+            }
             Event::TlogRead { object, result } => {
                 self.tlog_read(object, result, effects);
                 Ok(())
@@ -357,6 +361,7 @@ impl Volume {
                 self.set_clock(now_us);
                 self.history_tick();
                 self.checkpoint_if_due(pressed, effects);
+                self.withdraw_abandoned(effects);
                 self.begin_reap();
                 self.scrub_tick(pressed, effects);
                 Ok(())
@@ -385,6 +390,9 @@ impl Volume {
         self.manifest_if_ready(effects);
         self.checkpoint_if_due(false, effects);
         self.frontier.upkeep(effects, |ticket, effects| {
+            if ticket == Ticket::NOBODY {
+                return;
+            }
             effects.push(Effect::Reply {
                 ticket,
                 reply: VolumeReply::Done,
@@ -558,7 +566,10 @@ impl Volume {
             unstored: self.locals.unstored(),
             map_memory: ByteLen(self.map.resident_bytes()),
             dirty: self.checkpoints.dirty(self.last_seq()),
-            wants_ticks: self.has_to_reap() || self.scrub.has_work() || self.history_has_work(),
+            wants_ticks: self.has_to_reap()
+                || self.scrub.has_work()
+                || self.history_has_work()
+                || self.snapshots.first_proposed().is_some(),
             held: self.held.len(),
         }
     }

@@ -355,6 +355,7 @@ impl Serving {
             }
             Effect::Evictable { sco } => self.evictable(sco),
             Effect::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
+            Effect::Hold { snapshot } => self.hold(snapshot),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),
@@ -430,6 +431,17 @@ impl Serving {
         let (me, generation) = (self.me.clone(), self.generation);
         tokio::task::spawn_blocking(move || {
             let event = work();
+            me.tell(Happened { generation, event });
+        });
+    }
+
+    /// Acknowledgements are held for a snapshot: not for longer than is set, whatever becomes of who takes it.
+    fn hold(&self, snapshot: SnapshotId) {
+        let (me, generation) = (self.me.clone(), self.generation);
+        let within = self.shard.node.group_hold;
+        actix_rt::spawn(async move {
+            tokio::time::sleep(within).await;
+            let event = Event::HoldOver { snapshot };
             me.tell(Happened { generation, event });
         });
     }

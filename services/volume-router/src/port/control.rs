@@ -74,6 +74,25 @@ impl Control {
                     .request(volume, Ask::Take { id, name, metadata }, reply)
                     .await;
             }
+            (
+                VolumeControl::ProposeSnapshot {
+                    volume,
+                    id,
+                    name,
+                    metadata,
+                },
+                None,
+            ) => {
+                return self
+                    .request(volume, Ask::Propose { id, name, metadata }, reply)
+                    .await;
+            }
+            (VolumeControl::ConfirmSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Confirm { id }, reply).await;
+            }
+            (VolumeControl::WithdrawSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Withdraw { id }, reply).await;
+            }
             (VolumeControl::RemoveSnapshot { volume, name, id }, None) => {
                 let ask = id.map_or(Ask::Remove { name }, |id| Ask::RemoveExactly { id });
                 return self.request(volume, ask, reply).await;

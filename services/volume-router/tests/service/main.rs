@@ -11,6 +11,7 @@ mod clones;
 mod cluster;
 mod damage;
 mod faults;
+mod group;
 mod history;
 mod hostile;
 mod io;

@@ -225,6 +225,8 @@ impl LogOracle {
             (Change::Record(LogRecord::SnapshotTaken { snapshot }), Ask::Take { id, .. }) => {
                 snapshot.id == *id
             }
+            (Change::Record(LogRecord::SnapshotConfirmed { id }), Ask::Confirm { id: asked })
+            | (Change::Record(LogRecord::SnapshotRemoved { id }), Ask::Withdraw { id: asked }) => id == asked,
             (Change::Record(LogRecord::RolledBack { before, .. }), Ask::RollBack { id, .. }) => {
                 before.id == *id
             }
@@ -243,6 +245,16 @@ impl LogOracle {
         Some(BatchSeq(at as u64 + 1))
     }
 
+    /// The batch in which a snapshot was proposed.
+    pub(crate) fn proposed_in(&self, id: SnapshotId) -> Option<BatchSeq> {
+        let is_it = |change: &Change| matches!(change, Change::Record(LogRecord::SnapshotProposed { snapshot }) if snapshot.id == id);
+        let at = self
+            .batches
+            .iter()
+            .position(|changes| changes.iter().any(is_it))?;
+        Some(BatchSeq(at as u64 + 1))
+    }
+
     /// The state after batch `upto`.
     pub(crate) fn state_at(&self, upto: BatchSeq) -> State {
         self.replay(upto).0
@@ -256,6 +268,7 @@ impl LogOracle {
     fn replay(&self, upto: BatchSeq) -> (State, BTreeMap<SnapshotId, (String, State)>) {
         assert!(upto <= self.last(), "{upto} batches came back of {}", self.last());
         let mut snapshots = self.moments.clone();
+        let mut proposed = BTreeMap::new();
         let mut state = State {
             size: self.size,
             ..State::default()
@@ -268,8 +281,16 @@ impl LogOracle {
                 Change::Record(LogRecord::SnapshotTaken { snapshot }) => {
                     snapshots.insert(snapshot.id, (snapshot.name.clone(), state.clone()));
                 }
+                Change::Record(LogRecord::SnapshotProposed { snapshot }) => {
+                    proposed.insert(snapshot.id, (snapshot.name.clone(), state.clone()));
+                }
+                Change::Record(LogRecord::SnapshotConfirmed { id }) => {
+                    let confirmed = proposed.remove(id).expect("what is confirmed was proposed");
+                    snapshots.insert(*id, confirmed);
+                }
                 Change::Record(LogRecord::SnapshotRemoved { id }) => {
-                    snapshots.remove(id).expect("what is removed is there");
+                    let removed = snapshots.remove(id).or_else(|| proposed.remove(id));
+                    removed.expect("what is removed is there");
                 }
                 Change::Record(LogRecord::RolledBack { to, before, keep }) => {
                     let (_, then) = snapshots[to].clone();

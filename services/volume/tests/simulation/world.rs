@@ -20,7 +20,9 @@ use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::IoRequest;
-use sconce_schemas::{BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
+use sconce_schemas::{
+    BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
+};
 use sconce_volume::{
     BundlePlan, CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScoObject, ScrubPolicy,
     SessionSlot, Step, StoredRoots, Ticket, Volume, VolumeConfig,
@@ -56,6 +58,7 @@ enum Loss {
 /// Something that was started and will be answered by an event.
 enum Pending {
     Turn,
+    HoldOver(SnapshotId),
     ReadTlog(ScoObject),
     ReadLog {
         sco: ScoId,

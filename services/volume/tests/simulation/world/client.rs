@@ -248,6 +248,7 @@ impl World {
                         "operation {} is done, but the log does not say so",
                         ticket.0
                     );
+                    self.check_not_held(ticket.0);
                     if done.request.flags.has(IoFlags::FUA) {
                         // A change that needed no entry (a discard of holes) has nothing to lose.
                         let end = self.log.end_of(ticket.0).unwrap_or_default();
