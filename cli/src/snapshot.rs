@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use sconce_fs_router::names::{NewEntry, PoolPath, Resolved, Snapshot as Cloned, SnapshotPath};
 use sconce_fs_router::peers::PeerError;
-use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{SnapshotStatus, VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{RefusalCode, Remedy};
+use sconce_schemas::{SnapshotId, VolumeId};
 use serde::Serialize;
 
 use crate::args::{CloneFrom, Format, Rollback, Snapshot, SnapshotCreate, Template};
@@ -19,7 +19,7 @@ use crate::view::{SnapshotView, print, snapshot_lines, snapshot_table, time_show
 use crate::volume;
 
 /// How long an owner is given to answer: it may be starting.
-const OWNER_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const OWNER_DEADLINE: Duration = Duration::from_secs(30);
 
 fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
     SnapshotView {
@@ -95,17 +95,23 @@ async fn show(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Result<
 
 async fn delete(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Result<()> {
     let file = cluster.resolve(&path.volume).await?;
-    let id = find(cluster, &file, path).await?.id;
-    cluster
-        .names
-        .begin_removal(file.volume, id)
-        .await
-        .map_err(explained)?;
+    let found = find(cluster, &file, path).await?;
+    remove(cluster, file.volume, &found).await?;
+    done(path.to_string(), "deleted", None, format)
+}
+
+/// Removes a snapshot.
+///
+/// # Errors
+/// It has clones, or its owner does not answer.
+pub(crate) async fn remove(cluster: &Cluster, volume: VolumeId, found: &SnapshotStatus) -> Result<()> {
+    let id = found.id;
+    cluster.names.begin_removal(volume, id).await.map_err(explained)?;
     let remove = VolumeControl::RemoveSnapshot {
-        volume: file.volume,
-        name: path.name.clone(),
+        volume,
+        name: found.name.clone(),
     };
-    let removed = match cluster.owners.call(file.volume, remove, OWNER_DEADLINE).await {
+    let removed = match cluster.owners.call(volume, remove, OWNER_DEADLINE).await {
         // An earlier answer was lost, or another was faster: it is gone.
         Err(PeerError::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
             Ok(VolumeControlReply::Done)
@@ -113,14 +119,10 @@ async fn delete(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Resul
         answered => answered,
     };
     if is_decided(&removed) {
-        cluster
-            .names
-            .end_removal(file.volume, id)
-            .await
-            .map_err(explained)?;
+        cluster.names.end_removal(volume, id).await.map_err(explained)?;
     }
     removed?;
-    done(path.to_string(), "deleted", None, format)
+    Ok(())
 }
 
 /// Whether the owner has said that a request is done, or that it is not: otherwise it may still do it.
@@ -200,7 +202,7 @@ pub async fn template(cluster: &Cluster, command: Template, format: Format) -> R
     done(path.to_string(), action, None, format)
 }
 
-async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotStatus>> {
+pub(crate) async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotStatus>> {
     let volume = file.volume;
     let list = VolumeControl::ListSnapshots { volume };
     match cluster.owners.call(volume, list, OWNER_DEADLINE).await? {
@@ -212,7 +214,7 @@ async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotSta
     }
 }
 
-async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result<SnapshotStatus> {
+pub(crate) async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result<SnapshotStatus> {
     let snapshots = snapshots(cluster, file).await?;
     match snapshots.into_iter().find(|snapshot| snapshot.name == path.name) {
         Some(found) => Ok(found),
@@ -224,7 +226,7 @@ async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result
 }
 
 /// Random, and below what the engine keeps for itself.
-fn new_id() -> SnapshotId {
+pub(crate) fn new_id() -> SnapshotId {
     SnapshotId(sconce_runtime::Chance::from_os().u64() >> 1)
 }
 

@@ -17,6 +17,7 @@ use sconce_schemas::{
 };
 
 use crate::change::Change;
+use crate::changes::Foreign;
 use crate::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::event::{Effect, Event, FetchId, SessionSlot};
 use crate::frontier::Frontier;
@@ -109,6 +110,7 @@ pub struct Volume {
     pub(crate) fetches: HashMap<FetchId, (Change, Location)>,
     pub(crate) next_fetch: u64,
     pub(crate) snapshots: Snapshots,
+    pub(crate) foreign: Foreign,
     /// The removed snapshot that is being reaped.
     pub(crate) reap: Option<Reap>,
     pub(crate) scrub: Scrub,
@@ -184,6 +186,7 @@ impl Volume {
             fetches: HashMap::new(),
             next_fetch: 0,
             snapshots: manifest.map_or_else(Snapshots::default, Snapshots::restore),
+            foreign: Foreign::default(),
             reap: None,
             scrub: Scrub::restore(config.scrub, manifest.map_or(&[], |m| &m.condemned)),
             map_memory: config.map_memory.0,
@@ -251,6 +254,14 @@ impl Volume {
                 request,
             } => {
                 self.snapshot_io(ticket, snapshot, &request, effects);
+                Ok(())
+            }
+            Event::ComparedIo {
+                ticket,
+                compared,
+                request,
+            } => {
+                self.compared_io(ticket, compared, &request, effects);
                 Ok(())
             }
             Event::ClientGone { session } => {

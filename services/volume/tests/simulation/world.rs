@@ -25,6 +25,7 @@ use sconce_volume::{
     Step, StoredRoots, Ticket, Volume, VolumeConfig,
 };
 
+use crate::changes::Comparisons;
 use crate::disk::Disk;
 use crate::oracle::{LogOracle, State};
 use crate::snapshots::Asks;
@@ -93,14 +94,14 @@ pub(crate) struct Outstanding {
     request: IoRequest,
     data: Bytes,
     /// First and last sector, exclusive.
-    sectors: std::ops::Range<u64>,
+    pub(crate) sectors: std::ops::Range<u64>,
 }
 
 pub(crate) struct World {
     pub(crate) chance: fastrand::Rng,
     disk: Disk,
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
-    manifest: Option<Manifest>,
+    pub(crate) manifest: Option<Manifest>,
     epoch: Epoch,
     pub(crate) epochs: Vec<EpochStart>,
     pub(crate) volume: Volume,
@@ -133,6 +134,7 @@ pub(crate) struct World {
     /// Recoveries that said that the log is damaged.
     pub(crate) damages: usize,
     pub(crate) asks: Asks,
+    pub(crate) comparisons: Comparisons,
 }
 
 impl World {
@@ -186,6 +188,7 @@ impl World {
             may_crash: true,
             damages: 0,
             asks: Asks::default(),
+            comparisons: Comparisons::default(),
         }
     }
 
@@ -214,6 +217,7 @@ impl World {
         let state = self.read_all();
         state.assert_is(&self.model, "at the end");
         self.check_snapshots(self.log.last());
+        self.check_comparisons(4);
         self.check_accounting();
         self.check_space();
     }

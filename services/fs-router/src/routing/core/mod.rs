@@ -28,6 +28,7 @@ use owners::Link;
 use sessions::Session;
 use storage::Storage;
 
+pub use sessions::View;
 pub use types::{
     Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Patience, Routed, Sent, SessionKey,
     StorageKey, Token, Wire, Writer,

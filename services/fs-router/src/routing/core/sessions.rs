@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use sconce_schemas::wire::volume::VolumeControlReply;
+use sconce_schemas::wire::volume::{Since, VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{SessionId, SnapshotId, VolumeId};
 
@@ -55,20 +55,109 @@ impl Asked {
     }
 }
 
-/// The snapshot that a session reads.
+/// What a session is on that is not the volume itself: a snapshot to be read, or two roots to be compared. It takes no
+/// changes.
 #[derive(Debug)]
-pub(super) struct OnSnapshot {
+pub struct View {
+    /// The snapshot that is read, or looked at; `None`: the volume, which is only compared.
+    snapshot: Option<OnSnapshot>,
+    compared: Compared,
+}
+
+#[derive(Debug)]
+enum Compared {
+    /// It is read.
+    No,
+    /// With nothing.
+    WithNothing,
+    /// With a snapshot of the volume, or of this other one.
+    Since(Option<VolumeId>, OnSnapshot),
+}
+
+/// A snapshot that a session is on.
+#[derive(Debug)]
+struct OnSnapshot {
     /// What it is opened by.
-    pub(super) name: String,
+    name: String,
     /// Which it is, once that is known: never another, whatever has its name later.
     id: Option<SnapshotId>,
+}
+
+impl View {
+    /// A snapshot, to be read: the one with this name when it is opened, or only `id`, where that is given.
+    #[must_use]
+    pub fn snapshot(name: String, id: Option<SnapshotId>) -> Self {
+        Self {
+            snapshot: Some(OnSnapshot { name, id }),
+            compared: Compared::No,
+        }
+    }
+
+    /// The volume, or a snapshot of it, to be compared with a snapshot, or with nothing.
+    #[must_use]
+    pub fn changes(of: Option<String>, since: Option<Since>) -> Self {
+        let on = |name| OnSnapshot { name, id: None };
+        Self {
+            snapshot: of.map(on),
+            compared: match since {
+                None => Compared::WithNothing,
+                Some(Since { volume, snapshot }) => Compared::Since(volume, on(snapshot)),
+            },
+        }
+    }
+
+    /// What opens it at the owner of `volume`.
+    pub(super) fn to_open(&self, volume: VolumeId, session: SessionId) -> VolumeControl {
+        let snapshot = self.snapshot.as_ref().map(|on| on.name.clone());
+        let since = match &self.compared {
+            Compared::No => {
+                return VolumeControl::Open {
+                    volume,
+                    session,
+                    snapshot,
+                };
+            }
+            Compared::WithNothing => None,
+            Compared::Since(of, on) => Some(Since {
+                volume: *of,
+                snapshot: on.name.clone(),
+            }),
+        };
+        VolumeControl::OpenChanges {
+            volume,
+            snapshot,
+            since,
+        }
+    }
+
+    /// The owner has opened these snapshots. Refuses if they are not those that the session is on.
+    fn check(&mut self, snapshot: Option<SnapshotId>, since: Option<SnapshotId>) -> Option<Refusal> {
+        let wrong = self.snapshot.as_mut().and_then(|on| on.check(snapshot));
+        match &mut self.compared {
+            Compared::Since(_, on) if wrong.is_none() => on.check(since),
+            _ => wrong,
+        }
+    }
+}
+
+impl OnSnapshot {
+    fn check(&mut self, found: Option<SnapshotId>) -> Option<Refusal> {
+        let (Some(known), Some(found)) = (self.id, found) else {
+            self.id = self.id.or(found);
+            return None;
+        };
+        (known != found).then(|| {
+            let text = format!("snapshot {:?} was removed; another has its name now", self.name);
+            Refusal::reject(RefusalCode::NotFound, text)
+        })
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) volume: VolumeId,
-    /// It is on this snapshot of the volume, and takes no changes.
-    pub(super) snapshot: Option<OnSnapshot>,
+    /// It is on this, and takes no changes; `None`: on the volume.
+    pub(super) view: Option<View>,
     pub(super) id: SessionId,
     pub(super) route: Route,
     pub(super) opening: Opening,
@@ -115,14 +204,19 @@ impl Core {
     /// or is not `id`, where that is given. Each call makes one of its own, so that one who opens a name anew gets what
     /// has it now, and needs its [`Core::release`].
     pub fn snapshot_session(&mut self, volume: VolumeId, name: String, id: Option<SnapshotId>) -> SessionKey {
-        self.new_session(volume, Some(OnSnapshot { name, id }))
+        self.view_session(volume, View::snapshot(name, id))
     }
 
-    fn new_session(&mut self, volume: VolumeId, snapshot: Option<OnSnapshot>) -> SessionKey {
+    /// A session on a view of a volume; as [`Core::snapshot_session`].
+    pub fn view_session(&mut self, volume: VolumeId, view: View) -> SessionKey {
+        self.new_session(volume, Some(view))
+    }
+
+    fn new_session(&mut self, volume: VolumeId, view: Option<View>) -> SessionKey {
         let id = SessionId(self.chance.u64());
         SessionKey(self.sessions.insert(Session {
             volume,
-            snapshot,
+            view,
             id,
             route: Route::Idle,
             opening: Opening::Idle,
@@ -303,15 +397,15 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key.0).filter(|s| expected(s)) else {
             return;
         };
-        match reply {
-            Ok(VolumeControlReply::Opened {
+        match reply.map(Told::of) {
+            Ok(Some(Told {
                 handle,
-                epoch,
-                size,
-                read_only,
+                opened,
                 snapshot,
-            }) => {
-                if let Some(refusal) = session.check_snapshot(snapshot) {
+                since,
+            })) => {
+                let view = session.view.as_mut();
+                if let Some(refusal) = view.and_then(|view| view.check(snapshot, since)) {
                     self.links[link.0].closing.push(handle);
                     self.fail_session(now, key, &refusal, effects);
                     return self.note_unused(key);
@@ -327,17 +421,12 @@ impl Core {
                 } else {
                     Opening::Wanted
                 };
-                let opened = Opened {
-                    epoch,
-                    size,
-                    read_only,
-                };
                 for asked in std::mem::take(&mut session.asking) {
                     effects.push(asked.told(Outcome::Opened(opened)));
                 }
                 self.queue(link, key);
             }
-            Ok(_) => self.leave_owner(
+            Ok(None) => self.leave_owner(
                 now,
                 key,
                 "the owner answered something else to an open".to_owned(),
@@ -423,7 +512,7 @@ impl Core {
                 self.links[link.0].closing.push(handle);
             }
             let session = self.sessions.remove(key.0);
-            if session.snapshot.is_none() {
+            if session.view.is_none() {
                 self.by_volume.remove(&session.volume);
             }
         }
@@ -437,21 +526,49 @@ impl Session {
         self.asking.append(&mut self.asked);
     }
 
-    /// The owner has opened this snapshot. Refuses if it is not the one that the session is on.
-    fn check_snapshot(&mut self, found: Option<SnapshotId>) -> Option<Refusal> {
-        let on = self.snapshot.as_mut()?;
-        let (Some(known), Some(found)) = (on.id, found) else {
-            on.id = on.id.or(found);
-            return None;
-        };
-        (known != found).then(|| {
-            let text = format!("snapshot {:?} was removed; another has its name now", on.name);
-            Refusal::reject(RefusalCode::NotFound, text)
-        })
-    }
-
     fn is_unused(&self) -> bool {
         self.users == 0 && self.requests == 0 && !self.looking
+    }
+}
+
+/// What an owner tells of what it has opened.
+struct Told {
+    handle: u32,
+    opened: Opened,
+    snapshot: Option<SnapshotId>,
+    since: Option<SnapshotId>,
+}
+
+impl Told {
+    /// `None`: it tells something else.
+    fn of(reply: VolumeControlReply) -> Option<Self> {
+        let told = |handle, epoch, size, read_only, snapshot, since| Self {
+            handle,
+            opened: Opened {
+                epoch,
+                size,
+                read_only,
+            },
+            snapshot,
+            since,
+        };
+        match reply {
+            VolumeControlReply::Opened {
+                handle,
+                epoch,
+                size,
+                read_only,
+                snapshot,
+            } => Some(told(handle, epoch, size, read_only, snapshot, None)),
+            VolumeControlReply::OpenedChanges {
+                handle,
+                epoch,
+                size,
+                snapshot,
+                since,
+            } => Some(told(handle, epoch, size, true, snapshot, since)),
+            _ => None,
+        }
     }
 }
 

@@ -7,8 +7,8 @@
 
 use bytes::Bytes;
 use sconce_schemas::SessionId;
-use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
+use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_volume::{Event, Ticket};
 
 use super::{HOT, HOT_BYTES, LONG, Outstanding, SIZE, SMALLER, World};
@@ -23,6 +23,7 @@ impl World {
                 80..92 => self.submit_flush(),
                 92..95 => self.submit_extents(),
                 95..97 => self.submit_ask(),
+                97 => self.submit_comparison(),
                 _ => {
                     let number = self.outstanding.keys().next().copied();
                     // A duplicate of something that is under way: a resend that was too quick.
@@ -221,6 +222,18 @@ impl World {
 
     pub(super) fn answered(&mut self, ticket: Ticket, reply: &VolumeReply) {
         if self.answered_ask(ticket, reply) {
+            return;
+        }
+        if let Some(asked) = self.comparisons.take(ticket) {
+            match reply {
+                VolumeReply::Changes(extents) => self.check_changes(asked, extents),
+                // It was removed meanwhile, or a smaller size overtook it.
+                VolumeReply::Refused(refusal) => assert!(
+                    refusal.remedy == Remedy::Retry || refusal.code == RefusalCode::NotFound,
+                    "{refusal}"
+                ),
+                other => panic!("{other:?} answers a comparison"),
+            }
             return;
         }
         match reply {
