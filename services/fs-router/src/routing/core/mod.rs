@@ -14,6 +14,7 @@ mod sending;
 mod sessions;
 mod storage;
 mod types;
+mod view;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -28,11 +29,11 @@ use owners::Link;
 use sessions::Session;
 use storage::Storage;
 
-pub use sessions::View;
 pub use types::{
     Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Patience, Routed, Sent, SessionKey,
     StorageKey, Token, Wire, Writer,
 };
+pub use view::View;
 
 /// The routing core of one IO thread.
 pub struct Core {
