@@ -217,17 +217,23 @@ async fn check_base(
             shown(then.bytes())
         );
     }
+    let id = snapshot::new_id();
+    let before = SnapshotPath {
+        volume: path.clone(),
+        name: format!("before-import-{id}"),
+    };
     let back = VolumeControl::RollBack {
         volume: file.volume,
         to: since.snapshot,
-        id: snapshot::new_id(),
-        keep: None,
+        id,
+        // Kept until the answer is here: by it the owner tells a request that was sent again.
+        keep: Some(before.name.clone()),
     };
     cluster
         .owners
         .call(file.volume, back, snapshot::OWNER_DEADLINE)
         .await?;
-    Ok(())
+    snapshot::remove(cluster, file, &before, id).await
 }
 
 /// The target's copy of the snapshot that a stream begins with, and its size: one of its own, or what it is a clone of.
@@ -452,7 +458,13 @@ async fn forget_mark(
         .iter()
         .find(|status| status.name == MARK && status.metadata.get(IMPORTS) == Some(&mark_of(header)));
     match mark {
-        Some(mark) => snapshot::remove(cluster, file.volume, mark).await,
+        Some(mark) => {
+            let path = SnapshotPath {
+                volume: file.path.clone(),
+                name: MARK.to_owned(),
+            };
+            snapshot::remove(cluster, file, &path, mark.id).await
+        }
         None => Ok(()),
     }
 }

@@ -179,6 +179,7 @@ fn what_changed_is_told_between_any_two_and_through_restarts() {
         let remove = VolumeControl::RemoveSnapshot {
             volume,
             name: "monday".to_owned(),
+            id: None,
         };
         ask(&client, remove).await.unwrap();
         let request = IoRequest {
