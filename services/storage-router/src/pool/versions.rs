@@ -202,7 +202,7 @@ impl Pool {
             Held::Version(version) => sco.version(version),
             Held::Bundle(bundle) => bundle,
         };
-        match self.attempt(name, read(sco.place(held))).await {
+        match self.attempt(newer, read(sco.place(held))).await {
             Attempt::Over(outcome) => {
                 self.versions.remember(sco, held, gone);
                 outcome

@@ -165,7 +165,7 @@ impl Found {
     }
 
     /// The runs that are worth it now, the best last; and whether a later pass will find more. Until they are written,
-    /// `dying` clusters more will be dead, so on average half as many.
+    /// about `dying` clusters more will be dead, and half as many on average.
     pub(super) fn pick(mut self, policy: ScrubPolicy, dying: u64) -> (Vec<Run>, bool) {
         if let Some((_, run)) = self.object.take() {
             self.extend(run);
