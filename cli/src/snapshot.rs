@@ -24,7 +24,7 @@ use crate::view::{SnapshotView, print, snapshot_lines, snapshot_table, time_show
 use crate::volume;
 
 /// How long an owner is given to answer: it may be starting.
-const OWNER_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const OWNER_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
     SnapshotView {
@@ -175,7 +175,10 @@ async fn find_or_take(
 }
 
 /// Removes this snapshot, whatever has its name by now.
-async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath, id: SnapshotId) -> Result<()> {
+///
+/// # Errors
+/// It has clones, or its owner does not do it.
+pub(crate) async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath, id: SnapshotId) -> Result<()> {
     let begun = cluster.names.begin_removal(file.volume, id).await;
     remove_marked(cluster, file, path, begun.map_err(explained)?).await
 }
@@ -381,7 +384,7 @@ pub(crate) async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<
     }
 }
 
-async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result<SnapshotStatus> {
+pub(crate) async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result<SnapshotStatus> {
     let snapshots = snapshots(cluster, file).await?;
     match snapshots.into_iter().find(|snapshot| snapshot.name == path.name) {
         Some(found) => Ok(found),

@@ -17,6 +17,7 @@ use sconce_schemas::{
     BatchSeq, ByteLen, CheckpointId, Epoch, ManifestSeq, ScoId, Slot, SnapshotId, VolumeId,
 };
 
+use crate::changes::Compared;
 use crate::checkpoint::Frozen;
 use crate::moments::MomentAsk;
 use crate::scrub::{BundlePlan, ScoObject};
@@ -119,6 +120,15 @@ pub enum Event {
         ticket: Ticket,
         /// The snapshot.
         snapshot: SnapshotId,
+        /// What to do.
+        request: IoRequest,
+    },
+    /// A request on two roots, which answers what differs.
+    ComparedIo {
+        /// For the answer.
+        ticket: Ticket,
+        /// The roots.
+        compared: Compared,
         /// What to do.
         request: IoRequest,
     },

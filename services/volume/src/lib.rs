@@ -11,6 +11,7 @@
 
 mod accounting;
 mod change;
+mod changes;
 mod checkpoint;
 mod event;
 mod frontier;
@@ -32,6 +33,7 @@ mod snapshots;
 mod tree;
 mod volume;
 
+pub use changes::{Base, Compared};
 pub use checkpoint::{CheckpointPolicy, Frozen};
 pub use event::{Append, CheckpointObject, Effect, Event, Extent, FetchId, SessionSlot, StoredRoots, Ticket};
 pub use history::HistoryStatus;

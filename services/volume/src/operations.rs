@@ -17,6 +17,7 @@ use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use crate::change::{Blocked, Change, check_range};
+use crate::changes::{Base, Compared, Comparison};
 use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::read::Query;
 use crate::sessions::Seen;
@@ -30,6 +31,7 @@ pub(crate) enum Parked {
     Change(Change),
     Read(Query),
     Extents(Query),
+    Compare(Comparison),
     /// The walk over a removed snapshot.
     Reap,
     /// The scrub's search, or its look at the roots.
@@ -61,6 +63,7 @@ impl Volume {
                 }
                 Err(refusal) => self.refuse(ticket, refusal, effects),
             },
+            IoCode::Changes => self.compare(ticket, with_nothing(None), request, effects),
             _ => self.change(ticket, session, request, data, effects),
         }
     }
@@ -104,6 +107,7 @@ impl Volume {
                 }
                 Err(refusal) => self.refuse(ticket, refusal, effects),
             },
+            IoCode::Changes => self.compare(ticket, with_nothing(Some(snapshot)), request, effects),
             _ => {
                 let refusal = Refusal::reject(RefusalCode::ReadOnly, "a snapshot takes no writes");
                 self.refuse(ticket, refusal, effects);
@@ -169,7 +173,12 @@ impl Volume {
             let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
             dropped.extend(parked.extract_if(.., theirs).filter_map(|parked| match parked {
                 Parked::Change(change) => Some(change),
-                Parked::Read(_) | Parked::Extents(_) | Parked::Reap | Parked::Scrub | Parked::Moment => None,
+                Parked::Read(_)
+                | Parked::Extents(_)
+                | Parked::Compare(_)
+                | Parked::Reap
+                | Parked::Scrub
+                | Parked::Moment => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -222,6 +231,7 @@ impl Volume {
                 }
                 Err(missing) => self.wait(missing, Some(Parked::Extents(query)), effects),
             },
+            Parked::Compare(comparison) => self.run_comparison(comparison, effects),
             Parked::Reap => self.reap(effects),
             Parked::Scrub => self.scrub_turn(effects),
             Parked::Moment => self.moment_turn(effects),
@@ -342,6 +352,9 @@ impl Volume {
                     Parked::Read(query) | Parked::Extents(query) => {
                         self.refuse(query.ticket, refusal.clone(), effects);
                     }
+                    Parked::Compare(comparison) => {
+                        self.refuse(comparison.ticket, refusal.clone(), effects);
+                    }
                     // The next tick begins again.
                     Parked::Reap => self.reap = None,
                     Parked::Scrub => self.scrub_failed(),
@@ -375,7 +388,8 @@ impl Volume {
                     self.moments
                         .map_mut()
                         .map_or(Ok(()), |map| map.adopt(missing, records))
-                }),
+                })
+                .and_then(|()| self.foreign.adopt(missing, records)),
             TreeKind::Scos => self.scos.adopt(missing, records),
         };
         adopted.map_err(|error| {
@@ -416,6 +430,7 @@ impl Volume {
         tickets.extend(waiting.iter().filter_map(|parked| match parked {
             Parked::Change(change) => Some(change.ticket),
             Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
+            Parked::Compare(comparison) => Some(comparison.ticket),
             Parked::Reap | Parked::Scrub | Parked::Moment => None,
         }));
         tickets.extend(self.moments.abandon());
@@ -441,12 +456,20 @@ impl Volume {
             | Event::Sync { ticket }
             | Event::Ask { ticket, .. }
             | Event::Moment { ticket, .. }
-            | Event::SnapshotIo { ticket, .. },
+            | Event::SnapshotIo { ticket, .. }
+            | Event::ComparedIo { ticket, .. },
             Some(reason),
         ) = (event, &self.halted)
         {
             self.refuse(ticket, halted(reason), effects);
         }
+    }
+}
+
+fn with_nothing(of: Option<SnapshotId>) -> Compared {
+    Compared {
+        of,
+        since: Base::Nothing,
     }
 }
 

@@ -17,6 +17,7 @@ use sconce_schemas::{
 };
 
 use crate::change::Change;
+use crate::changes::Foreign;
 use crate::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::frontier::Frontier;
@@ -113,6 +114,7 @@ pub struct Volume {
     pub(crate) snapshots: Snapshots,
     pub(crate) history: History,
     pub(crate) moments: Moments,
+    pub(crate) foreign: Foreign,
     /// The removed snapshot that is being reaped.
     pub(crate) reap: Option<Reap>,
     pub(crate) scrub: Scrub,
@@ -204,6 +206,7 @@ impl Volume {
             snapshots,
             history,
             moments: Moments::default(),
+            foreign: Foreign::default(),
             reap: None,
             scrub: Scrub::restore(config.scrub, manifest.map_or(&[], |m| &m.condemned)),
             map_memory: config.map_memory.0,
@@ -284,6 +287,14 @@ impl Volume {
                 request,
             } => {
                 self.snapshot_io(ticket, snapshot, &request, effects);
+                Ok(())
+            }
+            Event::ComparedIo {
+                ticket,
+                compared,
+                request,
+            } => {
+                self.compared_io(ticket, compared, &request, effects);
                 Ok(())
             }
             Event::ClientGone { session } => {

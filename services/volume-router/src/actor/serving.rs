@@ -31,6 +31,7 @@ use super::{Owner, Shard, VolumeHandle};
 use crate::background::{ScrubJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
 use crate::owner::{Owned, epoch_at};
+use crate::port::OpenOn;
 
 /// The ticket of the host's own request to store everything.
 const DRAIN: Ticket = Ticket(u64::MAX);
@@ -143,6 +144,11 @@ impl Serving {
         self.volume.snapshots()
     }
 
+    /// Volume ids of the lineage, this volume last.
+    pub(super) fn lineage(&self) -> &[VolumeId] {
+        &self.lineage
+    }
+
     pub(super) fn snapshot_named(&self, name: &str) -> Option<(SnapshotId, VolumeSize)> {
         self.volume.snapshot_named(name)
     }
@@ -182,22 +188,26 @@ impl Serving {
             }
             let Operation {
                 ticket,
-                session,
-                snapshot,
+                on,
                 request,
                 data,
                 ..
             } = operation;
-            self.take(match snapshot {
-                None => Event::Io {
+            self.take(match on {
+                OpenOn::Session(session) => Event::Io {
                     ticket,
                     session,
                     request,
                     data,
                 },
-                Some(snapshot) => Event::SnapshotIo {
+                OpenOn::Snapshot(snapshot) => Event::SnapshotIo {
                     ticket,
                     snapshot,
+                    request,
+                },
+                OpenOn::Compared(compared) => Event::ComparedIo {
+                    ticket,
+                    compared,
                     request,
                 },
             });

@@ -268,7 +268,7 @@ impl World {
         root
     }
 
-    fn read_extents(&mut self, of: Option<SnapshotId>, offset: u64, length: u64) -> Vec<Extent> {
+    pub(crate) fn read_extents(&mut self, of: Option<SnapshotId>, offset: u64, length: u64) -> Vec<Extent> {
         let (ticket, request) = self.query(IoCode::Read, offset, length);
         let event = match of {
             None => Event::Io {

@@ -28,6 +28,7 @@ use sconce_volume::{
     SessionSlot, Step, StoredRoots, Ticket, Volume, VolumeConfig,
 };
 
+use crate::changes::Comparisons;
 use crate::disk::Disk;
 use crate::history::Moments;
 use crate::oracle::{LogOracle, State};
@@ -103,7 +104,7 @@ pub(crate) struct Outstanding {
     request: IoRequest,
     data: Bytes,
     /// First and last sector, exclusive.
-    sectors: std::ops::Range<u64>,
+    pub(crate) sectors: std::ops::Range<u64>,
 }
 
 pub(crate) struct World {
@@ -114,7 +115,7 @@ pub(crate) struct World {
     pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
     /// Bundles of several SCOs that were written.
     pub(crate) merged: usize,
-    manifest: Option<Manifest>,
+    pub(crate) manifest: Option<Manifest>,
     epoch: Epoch,
     pub(crate) epochs: Vec<EpochStart>,
     pub(crate) volume: Volume,
@@ -149,6 +150,7 @@ pub(crate) struct World {
     pub(crate) damages: usize,
     pub(crate) asks: Asks,
     pub(crate) moments: Moments,
+    pub(crate) comparisons: Comparisons,
 }
 
 impl World {
@@ -206,6 +208,7 @@ impl World {
             damages: 0,
             asks: Asks::default(),
             moments: Moments::default(),
+            comparisons: Comparisons::default(),
         }
     }
 
@@ -254,6 +257,7 @@ impl World {
         let state = self.read_all();
         state.assert_is(&self.model, "at the end");
         self.check_snapshots(self.log.last());
+        self.check_comparisons(4);
         self.check_accounting();
         self.check_space();
     }
