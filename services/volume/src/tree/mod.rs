@@ -54,6 +54,11 @@ pub(crate) struct Missing {
 }
 
 impl Missing {
+    /// The first number that it covers.
+    pub(crate) fn first(&self) -> u64 {
+        self.place.index.saturating_mul(span(self.place.level))
+    }
+
     /// The first number behind it.
     pub(crate) fn end(&self) -> u64 {
         let next = self.place.index.saturating_add(1);

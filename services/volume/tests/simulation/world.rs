@@ -28,7 +28,9 @@ use sconce_volume::{
     SessionSlot, Step, StoredRoots, Ticket, Volume, VolumeConfig,
 };
 
+use crate::changes::Comparisons;
 use crate::disk::Disk;
+use crate::history::Moments;
 use crate::oracle::{LogOracle, State};
 use crate::snapshots::Asks;
 
@@ -57,7 +59,13 @@ enum Loss {
 /// Something that was started and will be answered by an event.
 enum Pending {
     Turn,
+    HoldOver(SnapshotId),
     ReadTlog(ScoObject),
+    ReadLog {
+        sco: ScoId,
+        epoch: Epoch,
+        local: bool,
+    },
     Bundle(Box<BundlePlan>),
     Delete(ScoObject),
     Sync {
@@ -96,7 +104,7 @@ pub(crate) struct Outstanding {
     request: IoRequest,
     data: Bytes,
     /// First and last sector, exclusive.
-    sectors: std::ops::Range<u64>,
+    pub(crate) sectors: std::ops::Range<u64>,
 }
 
 pub(crate) struct World {
@@ -108,13 +116,13 @@ pub(crate) struct World {
     /// Snapshots that clones begin as: the registry lets nobody remove them.
     pub(crate) pinned: BTreeSet<SnapshotId>,
     pub(crate) chance: fastrand::Rng,
-    disk: Disk,
+    pub(crate) disk: Disk,
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
     /// What the bundles in the store hold.
     pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
     /// Bundles of several SCOs that were written.
     pub(crate) merged: usize,
-    manifest: Option<Manifest>,
+    pub(crate) manifest: Option<Manifest>,
     epoch: Epoch,
     pub(crate) epochs: Vec<EpochStart>,
     pub(crate) volume: Volume,
@@ -142,13 +150,16 @@ pub(crate) struct World {
     pub(crate) log: LogOracle,
     held: BatchSeq,
     pub(crate) flushed: BatchSeq,
-    crash_in: Option<usize>,
+    pub(crate) crash_in: Option<usize>,
     pub(crate) crashes: usize,
     /// Otherwise it lives to its end.
     pub(crate) may_crash: bool,
+    is_calm: bool,
     /// Recoveries that said that the log is damaged.
     pub(crate) damages: usize,
     pub(crate) asks: Asks,
+    pub(crate) moments: Moments,
+    pub(crate) comparisons: Comparisons,
 }
 
 impl World {
@@ -239,8 +250,11 @@ impl World {
             crash_in: None,
             crashes: 0,
             may_crash: true,
+            is_calm: seed.is_multiple_of(3),
             damages: 0,
             asks: Asks::default(),
+            moments: Moments::default(),
+            comparisons: Comparisons::default(),
         }
     }
 
@@ -252,9 +266,21 @@ impl World {
 
     pub(crate) fn step(&mut self) {
         self.now_us += self.chance.u64(0..400_000);
+        if self.chance.u32(0..100) == 0 {
+            // The clock is set back.
+            self.now_us = self.now_us.saturating_sub(self.chance.u64(0..3_000_000)).max(1);
+        }
+        self.volume.set_now(self.now_us);
         match self.chance.u32(0..100) {
             0..50 => self.client_round(),
-            50..88 => self.finish_one(),
+            50..88 => {
+                for _ in 0..if self.is_calm { 8 } else { 1 } {
+                    self.finish_one();
+                    if self.crash_in == Some(0) {
+                        break;
+                    }
+                }
+            }
             88..90 => self.lose_client(),
             90 => {
                 let full = self.chance.bool();
@@ -264,6 +290,8 @@ impl World {
                 now_us: self.now_us,
                 pressed: self.disk.free_files() + self.evictable.len() < 3,
             }),
+            // In some lives crashes are rare and the host is quick, so that what takes long comes to its end.
+            95.. if self.is_calm && self.chance.u32(0..6) > 0 => {}
             95..98 if self.may_crash => self.crash_in = Some(self.chance.usize(0..12)),
             98.. if self.may_crash => self.crash_in = Some(0),
             _ => {}
@@ -278,6 +306,8 @@ impl World {
         self.crash_in = None;
         self.settle();
         self.compare();
+        self.check_moments();
+        self.check_comparisons(4);
         self.check_accounting();
         self.check_space();
     }
