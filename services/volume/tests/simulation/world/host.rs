@@ -220,7 +220,7 @@ impl World {
             }
             Pending::LoadNode { place, reference } => {
                 // The back end is not always there.
-                let result = match self.chance.u32(0..12) {
+                let result = match self.chance.u32(0..60) {
                     0 if !self.settling => Err(Refusal::retry(RefusalCode::Unavailable, "no back end now")),
                     _ => self.load_node(&reference),
                 };
