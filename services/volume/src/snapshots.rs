@@ -533,7 +533,6 @@ impl Snapshots {
                 stored: None,
             }),
             is_fresh: true,
-            proposed: false,
         };
         self.list.insert(next.unwrap_or(self.list.len()), moment);
         self.come_from(self.parent);
