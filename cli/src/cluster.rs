@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_fs_router::names::{Names, NamesError, PoolPath, Resolved};
 use sconce_fs_router::peers::{Identity, Owners, PeerError, StorageRouters, is_served};
-use sconce_fs_router::routing::{Components, Limits, Orphans, Router, Volume};
+use sconce_fs_router::routing::{Components, Limits, Orphans, Router, View, Volume};
 use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock};
 
@@ -161,6 +161,19 @@ impl Cluster {
     /// # Errors
     /// The volume is gone, or its owner will not open it.
     pub async fn volume(&self, file: &Resolved) -> Result<Volume> {
+        self.opened(file, self.router().attach_volume(file.volume)).await
+    }
+
+    /// Opens a view of a volume: a snapshot, or two roots to be compared. As [`Cluster::volume`].
+    ///
+    /// # Errors
+    /// The volume or a snapshot is gone, or its owner will not open it.
+    pub async fn open_view(&self, file: &Resolved, view: View) -> Result<Volume> {
+        self.opened(file, self.router().attach_view(file.volume, view))
+            .await
+    }
+
+    fn router(&self) -> Router {
         let components = Components {
             node: self.identity.node.clone(),
             role: self.identity.role,
@@ -170,7 +183,10 @@ impl Cluster {
             limits: Limits::default(),
             orphans: Orphans::default(),
         };
-        let volume = Router::new(components, 0, Chance::from_os()).attach_volume(file.volume);
+        Router::new(components, 0, Chance::from_os())
+    }
+
+    async fn opened(&self, file: &Resolved, volume: Volume) -> Result<Volume> {
         let opening = volume.opened();
         tokio::pin!(opening);
         loop {

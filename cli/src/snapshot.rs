@@ -8,7 +8,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use sconce_fs_router::names::{NamesError, NewEntry, PoolPath, Resolved, Snapshot as Cloned, SnapshotPath};
+use sconce_fs_router::names::{
+    NamesError, NewEntry, PoolPath, Removal, Resolved, Snapshot as Cloned, SnapshotPath,
+};
 use sconce_fs_router::peers::PeerError;
 use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{SnapshotStatus, VolumeControl, VolumeControlReply};
@@ -17,13 +19,14 @@ use serde::Serialize;
 
 use crate::args::{CloneFrom, Format, Moment, Rollback, Snapshot, SnapshotCreate, Template, parse_moment};
 use crate::cluster::{Cluster, explained};
+use crate::group;
 use crate::view::{SnapshotView, print, snapshot_lines, snapshot_table, time_shown};
 use crate::volume;
 
 /// How long an owner is given to answer: it may be starting.
-const OWNER_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const OWNER_DEADLINE: Duration = Duration::from_secs(30);
 
-fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
+pub(crate) fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
     SnapshotView {
         path: format!("{volume}@{}", status.name),
         name: status.name,
@@ -57,26 +60,30 @@ struct DoneView {
 /// The command could not be done; the text says what to do next.
 pub async fn run(cluster: &Cluster, command: Snapshot, format: Format) -> Result<()> {
     match command {
+        Snapshot::Create(create) if create.group => group::create(cluster, create, format).await,
+        Snapshot::Delete(delete) if delete.group => group::delete(cluster, &delete.paths, format).await,
         Snapshot::Create(create) => self::create(cluster, create, format).await,
         Snapshot::List { path } => list(cluster, &path, format).await,
         Snapshot::Show { path } => show(cluster, &path, format).await,
-        Snapshot::Delete { path } => delete(cluster, &path, format).await,
+        Snapshot::Delete(paths) => delete(cluster, one(&paths.paths)?, format).await,
         Snapshot::Rollback(rollback) => self::rollback(cluster, rollback, format).await,
     }
 }
 
 async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Result<()> {
     let SnapshotCreate {
-        path,
+        paths,
         metadata,
         wait_synced,
         at,
+        ..
     } = create;
+    let path = one(&paths)?;
     let file = cluster.resolve(&path.volume).await?;
     if let Some(at) = at {
         // What it is answered for is on the back ends.
         take_moment(cluster, &file, &path.name, at, metadata.into_iter().collect()).await?;
-        return show(cluster, &path, format).await;
+        return show(cluster, path, format).await;
     }
     let take = VolumeControl::TakeSnapshot {
         volume: file.volume,
@@ -89,7 +96,18 @@ async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Re
         let stored = volume::store(cluster, &file).await;
         stored.with_context(|| format!("{path} was taken, and is not synced yet"))?;
     }
-    show(cluster, &path, format).await
+    show(cluster, path, format).await
+}
+
+/// The only one of what may be several where they are a group.
+fn one(paths: &[SnapshotPath]) -> Result<&SnapshotPath> {
+    match paths {
+        [path] => Ok(path),
+        _ => bail!(
+            "{} paths are given\nadd --group if all of them are meant at one instant, or give the command for each",
+            paths.len()
+        ),
+    }
 }
 
 async fn list(cluster: &Cluster, path: &PoolPath, format: Format) -> Result<()> {
@@ -157,9 +175,30 @@ async fn find_or_take(
 }
 
 /// Removes this snapshot, whatever has its name by now.
-async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath, id: SnapshotId) -> Result<()> {
+///
+/// # Errors
+/// It has clones, or its owner does not do it.
+pub(crate) async fn remove(
+    cluster: &Cluster,
+    file: &Resolved,
+    path: &SnapshotPath,
+    id: SnapshotId,
+) -> Result<()> {
     let begun = cluster.names.begin_removal(file.volume, id).await;
-    let removal = begun.map_err(explained)?;
+    remove_marked(cluster, file, path, begun.map_err(explained)?).await
+}
+
+/// Removes a snapshot whose removal was begun.
+///
+/// # Errors
+/// Its owner refuses, or does not answer.
+pub(crate) async fn remove_marked(
+    cluster: &Cluster,
+    file: &Resolved,
+    path: &SnapshotPath,
+    removal: Removal,
+) -> Result<()> {
+    let id = removal.snapshot;
     let remove = VolumeControl::RemoveSnapshot {
         volume: file.volume,
         name: path.name.clone(),
@@ -338,7 +377,7 @@ pub async fn template(cluster: &Cluster, command: Template, format: Format) -> R
     done(path.to_string(), action, None, format)
 }
 
-async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotStatus>> {
+pub(crate) async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotStatus>> {
     let volume = file.volume;
     let list = VolumeControl::ListSnapshots { volume };
     match cluster.owners.call(volume, list, OWNER_DEADLINE).await? {
@@ -350,7 +389,7 @@ async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotSta
     }
 }
 
-async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result<SnapshotStatus> {
+pub(crate) async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result<SnapshotStatus> {
     let snapshots = snapshots(cluster, file).await?;
     match snapshots.into_iter().find(|snapshot| snapshot.name == path.name) {
         Some(found) => Ok(found),
@@ -362,7 +401,7 @@ async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result
 }
 
 /// Random, and below what the engine keeps for itself.
-fn new_id() -> SnapshotId {
+pub(crate) fn new_id() -> SnapshotId {
     SnapshotId(sconce_runtime::Chance::from_os().u64() >> 1)
 }
 

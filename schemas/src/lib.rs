@@ -19,6 +19,7 @@ pub mod records;
 pub mod registry_log;
 pub mod sco;
 pub mod stored_object;
+pub mod stream;
 pub mod wire;
 
 pub use geometry::{ByteLen, CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, ClusterCount, ScoSize, VolumeSize};

@@ -150,6 +150,7 @@ fn manifest() -> Manifest {
         }],
         ancestor_epochs: Vec::new(),
         snapshots: Vec::new(),
+        gone_snapshots: Vec::new(),
         condemned: Vec::new(),
         parent: None,
         origin: None,
@@ -231,6 +232,7 @@ fn manifest_with_snapshots() -> Manifest {
         parent: Some(SnapshotId(1)),
         map: manifest().map,
         hidden,
+        proposed: false,
         removed,
         taken_in: BatchSeq::NONE,
         removed_in: BatchSeq::NONE,
@@ -274,16 +276,32 @@ fn records() -> Vec<LogRecord> {
 
 /// The one that turns the history on.
 fn history_batch() -> Vec<u8> {
-    batch_of(&[LogRecord::History {
+    record_batch(&[LogRecord::History {
         window_us: 86_400_000_000,
     }])
 }
 
-fn record_batch() -> Vec<u8> {
-    batch_of(&records())
+/// A part of a snapshot of several volumes that is not confirmed.
+fn manifest_with_proposal() -> Manifest {
+    let mut manifest = manifest_with_snapshots();
+    manifest.snapshots.truncate(1);
+    manifest.snapshots[0].proposed = true;
+    manifest
 }
 
-fn batch_of(records: &[LogRecord]) -> Vec<u8> {
+/// Of a snapshot of several volumes.
+fn group_records() -> Vec<LogRecord> {
+    let LogRecord::SnapshotTaken { snapshot } = records().remove(0) else {
+        panic!("the first record takes a snapshot");
+    };
+    let id = snapshot.id;
+    vec![
+        LogRecord::SnapshotProposed { snapshot },
+        LogRecord::SnapshotConfirmed { id },
+    ]
+}
+
+fn record_batch(records: &[LogRecord]) -> Vec<u8> {
     let mut builder = BatchBuilder::default();
     for record in records {
         let pieces = record.to_pieces().unwrap();
@@ -301,7 +319,9 @@ fn batch_of(records: &[LogRecord]) -> Vec<u8> {
 
 #[test]
 fn records_of_a_batch_decode_to_themselves() {
-    let batch = Batch::from_bytes(&record_batch(), header().salt()).unwrap();
+    let mut records = records();
+    records.extend(group_records());
+    let batch = Batch::from_bytes(&record_batch(&records), header().salt()).unwrap();
     let (mut bytes, mut found) = (Vec::new(), Vec::new());
     for entry in batch.entries {
         let EntryKind::Record(piece) = entry.kind else {
@@ -312,7 +332,7 @@ fn records_of_a_batch_decode_to_themselves() {
             found.push(LogRecord::from_bytes(&std::mem::take(&mut bytes)).unwrap());
         }
     }
-    assert_eq!(found, records());
+    assert_eq!(found, records);
 }
 
 #[test]
@@ -325,8 +345,10 @@ fn golden_files_keep_their_meaning() {
     golden("manifest-snapshots-1.bin", &manifest_with_snapshots().to_bytes());
     golden("manifest-clone-1.bin", &manifest_of_clone().to_bytes());
     golden("manifest-history-1.bin", &manifest_with_history().to_bytes());
+    golden("manifest-proposal-1.bin", &manifest_with_proposal().to_bytes());
     golden("tlog-batch-history-1.bin", &history_batch());
-    golden("tlog-batch-records-1.bin", &record_batch());
+    golden("tlog-batch-records-1.bin", &record_batch(&records()));
+    golden("tlog-batch-group-1.bin", &record_batch(&group_records()));
     golden("node-ref-1.bin", &reference().to_bytes());
 }
 
@@ -344,7 +366,12 @@ fn what_is_encoded_decodes_to_itself() {
         assert_eq!(decode_node(VOLUME, at, bytes).as_ref(), Ok(record));
     }
     assert_eq!(decode_index(VOLUME, &object).unwrap().len(), 2);
-    for manifest in [manifest(), manifest_with_ranges(), manifest_with_snapshots()] {
+    for manifest in [
+        manifest(),
+        manifest_with_ranges(),
+        manifest_with_snapshots(),
+        manifest_with_proposal(),
+    ] {
         assert_eq!(Manifest::from_bytes(&manifest.to_bytes()), Ok(manifest));
     }
     assert_eq!(NodeRef::from_bytes(&reference().to_bytes()), Ok(reference()));

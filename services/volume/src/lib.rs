@@ -11,6 +11,7 @@
 
 mod accounting;
 mod change;
+mod changes;
 mod checkpoint;
 mod event;
 mod frontier;
@@ -19,6 +20,7 @@ mod locals;
 mod log;
 mod moments;
 mod operations;
+mod proposal;
 mod read;
 mod reap;
 mod recovery;
@@ -31,6 +33,7 @@ mod snapshots;
 mod tree;
 mod volume;
 
+pub use changes::{Base, Compared};
 pub use checkpoint::{CheckpointPolicy, Frozen};
 pub use event::{Append, CheckpointObject, Effect, Event, Extent, FetchId, SessionSlot, StoredRoots, Ticket};
 pub use history::HistoryStatus;

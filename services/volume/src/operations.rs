@@ -17,11 +17,12 @@ use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use crate::change::{Blocked, Change, check_range};
+use crate::changes::{Base, Compared, Comparison};
 use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::read::Query;
 use crate::sessions::Seen;
 use crate::snapshots::{Ask, snapshot_gone};
-use crate::tree::Missing;
+use crate::tree::{Missing, adopt};
 use crate::volume::Volume;
 
 /// An operation that waits for a map node.
@@ -30,6 +31,7 @@ pub(crate) enum Parked {
     Change(Change),
     Read(Query),
     Extents(Query),
+    Compare(Comparison),
     /// The walk over a removed snapshot.
     Reap,
     /// The scrub's search, or its look at the roots.
@@ -61,6 +63,7 @@ impl Volume {
                 }
                 Err(refusal) => self.refuse(ticket, refusal, effects),
             },
+            IoCode::Changes => self.compare(ticket, with_nothing(None), request, effects),
             _ => self.change(ticket, session, request, data, effects),
         }
     }
@@ -99,11 +102,10 @@ impl Volume {
                         end,
                     };
                     self.query(query, request.code, effects);
-                    let stored = self.stored_up_to();
-                    self.snapshots.evict(self.map_memory / 8, stored);
                 }
                 Err(refusal) => self.refuse(ticket, refusal, effects),
             },
+            IoCode::Changes => self.compare(ticket, with_nothing(Some(snapshot)), request, effects),
             _ => {
                 let refusal = Refusal::reject(RefusalCode::ReadOnly, "a snapshot takes no writes");
                 self.refuse(ticket, refusal, effects);
@@ -113,7 +115,12 @@ impl Volume {
 
     /// A request that becomes a record in the log.
     pub(crate) fn ask(&mut self, ticket: Ticket, ask: Ask, effects: &mut Vec<Effect>) {
-        self.run(Parked::Change(Change::ask(ticket, ask)), effects);
+        self.take_change(Change::ask(ticket, ask), effects);
+    }
+
+    /// A change that no session's number says it was seen before.
+    pub(crate) fn take_change(&mut self, change: Change, effects: &mut Vec<Effect>) {
+        self.run(Parked::Change(change), effects);
     }
 
     fn change(
@@ -164,7 +171,12 @@ impl Volume {
             let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
             dropped.extend(parked.extract_if(.., theirs).filter_map(|parked| match parked {
                 Parked::Change(change) => Some(change),
-                Parked::Read(_) | Parked::Extents(_) | Parked::Reap | Parked::Scrub | Parked::Moment => None,
+                Parked::Read(_)
+                | Parked::Extents(_)
+                | Parked::Compare(_)
+                | Parked::Reap
+                | Parked::Scrub
+                | Parked::Moment => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -207,6 +219,9 @@ impl Volume {
                     self.wait(missing, Some(Parked::Read(query)), effects);
                 }
             }
+            Parked::Extents(query) if self.map_of(query.of).is_none() => {
+                self.refuse(query.ticket, snapshot_gone(), effects);
+            }
             Parked::Extents(query) => match self.extents(&query) {
                 Ok(extents) => {
                     let reply = VolumeReply::Extents(extents);
@@ -217,6 +232,7 @@ impl Volume {
                 }
                 Err(missing) => self.wait(missing, Some(Parked::Extents(query)), effects),
             },
+            Parked::Compare(comparison) => self.run_comparison(comparison, effects),
             Parked::Reap => self.reap(effects),
             Parked::Scrub => self.scrub_turn(effects),
             Parked::Moment => self.moment_turn(effects),
@@ -228,8 +244,12 @@ impl Volume {
         match self.advance(&mut change, effects) {
             Ok(()) => {
                 self.sessions.applied(change.session, change.number);
-                self.frontier
-                    .acknowledge(self.last_seq(), change.ticket, change.fua);
+                if change.is_proposal() {
+                    self.frontier.acknowledge_proposal(change.ticket);
+                } else {
+                    self.frontier
+                        .acknowledge(self.last_seq(), change.ticket, change.fua);
+                }
             }
             Err(Blocked::Room) => return Some(change),
             Err(Blocked::Node(missing)) => self.wait(missing, Some(Parked::Change(change)), effects),
@@ -333,8 +353,10 @@ impl Volume {
                     Parked::Read(query) | Parked::Extents(query) => {
                         self.refuse(query.ticket, refusal.clone(), effects);
                     }
-                    // The next tick begins again.
-                    Parked::Reap => self.reap = None,
+                    Parked::Reap => self.reap_failed(),
+                    Parked::Compare(comparison) => {
+                        self.refuse(comparison.ticket, refusal.clone(), effects);
+                    }
                     Parked::Scrub => self.scrub_failed(),
                     Parked::Moment => {
                         let tickets = self.moments.take_failed();
@@ -344,11 +366,7 @@ impl Volume {
             }
             return;
         }
-        if missing.place.tree == TreeKind::Scos {
-            for (sco, change) in std::mem::take(&mut self.unburied) {
-                self.recount(sco, change);
-            }
-        }
+        self.bury_again |= missing.place.tree == TreeKind::Scos;
         for parked in waiting {
             self.run(parked, effects);
         }
@@ -357,17 +375,16 @@ impl Volume {
     /// Puts a loaded node into its tree.
     pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), Refusal> {
         let adopted = match missing.place.tree {
-            TreeKind::Map => self
-                .map
-                .adopt(missing, records)
-                .and_then(|()| self.snapshots.adopt(missing, records))
-                .and_then(|()| self.history.map_mut().adopt(missing, records))
-                .and_then(|()| {
-                    self.moments
-                        .map_mut()
-                        .map_or(Ok(()), |map| map.adopt(missing, records))
-                }),
-            TreeKind::Scos => self.scos.adopt(missing, records),
+            TreeKind::Map => {
+                self.map_loaded = true;
+                let maps = std::iter::once(&mut self.map)
+                    .chain(self.snapshots.all_maps_mut())
+                    .chain(std::iter::once(self.history.map_mut()))
+                    .chain(self.moments.map_mut());
+                let adopted = adopt(maps, missing, records);
+                adopted.and_then(|()| self.foreign.adopt(missing, records))
+            }
+            TreeKind::Scos => adopt([&mut self.scos], missing, records),
         };
         adopted.map_err(|error| {
             let (place, at) = (missing.place, missing.reference);
@@ -384,6 +401,9 @@ impl Volume {
     }
 
     pub(crate) fn refuse(&self, ticket: Ticket, mut refusal: Refusal, effects: &mut Vec<Effect>) {
+        if ticket == Ticket::NOBODY {
+            return;
+        }
         refusal.text = format!("volume {}: {}", self.path, refusal.text);
         effects.push(Effect::Reply {
             ticket,
@@ -404,6 +424,7 @@ impl Volume {
         tickets.extend(waiting.iter().filter_map(|parked| match parked {
             Parked::Change(change) => Some(change.ticket),
             Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
+            Parked::Compare(comparison) => Some(comparison.ticket),
             Parked::Reap | Parked::Scrub | Parked::Moment => None,
         }));
         tickets.extend(self.moments.abandon());
@@ -429,12 +450,20 @@ impl Volume {
             | Event::Sync { ticket }
             | Event::Ask { ticket, .. }
             | Event::Moment { ticket, .. }
-            | Event::SnapshotIo { ticket, .. },
+            | Event::SnapshotIo { ticket, .. }
+            | Event::ComparedIo { ticket, .. },
             Some(reason),
         ) = (event, &self.halted)
         {
             self.refuse(ticket, halted(reason), effects);
         }
+    }
+}
+
+fn with_nothing(of: Option<SnapshotId>) -> Compared {
+    Compared {
+        of,
+        since: Base::Nothing,
     }
 }
 

@@ -19,8 +19,9 @@ use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 use super::VolumeActor;
 use super::messages::Pressed;
 use super::messages::{
-    AskMoment, ClientGone, CloseSession, Delete, Drain, Followed, ListSnapshots, OpenSession, OpenSnapshot,
-    Opened, OpenedSnapshot, Operation, Renamed, Request, Round, Served, Show, Sync, Take, Verify,
+    AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, ListSnapshots, OpenCompared,
+    OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Renamed, Request, Round,
+    Served, Show, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -74,6 +75,16 @@ impl VolumeHandle {
     pub(crate) async fn open_snapshot(&self, name: String) -> Result<OpenedSnapshot, Refusal> {
         self.ask(Served).await??;
         self.ask(OpenSnapshot(name)).await?
+    }
+
+    /// Opens two roots to be compared once the volume is served.
+    pub(crate) async fn open_compared(
+        &self,
+        of: Option<String>,
+        since: CompareWith,
+    ) -> Result<OpenedCompared, Refusal> {
+        self.ask(Served).await??;
+        self.ask(OpenCompared { of, since }).await?
     }
 
     /// What is not stored is to be stored now, not when it is due.

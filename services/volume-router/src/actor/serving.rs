@@ -31,6 +31,7 @@ use super::{Owner, Shard, VolumeHandle};
 use crate::background::{ScrubJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
 use crate::owner::{Owned, epoch_at};
+use crate::port::OpenOn;
 
 /// The ticket of the host's own request to store everything.
 const DRAIN: Ticket = Ticket(u64::MAX);
@@ -143,6 +144,11 @@ impl Serving {
         self.volume.snapshots()
     }
 
+    /// Volume ids of the lineage, this volume last.
+    pub(super) fn lineage(&self) -> &[VolumeId] {
+        &self.lineage
+    }
+
     pub(super) fn snapshot_named(&self, name: &str) -> Option<(SnapshotId, VolumeSize)> {
         self.volume.snapshot_named(name)
     }
@@ -182,22 +188,26 @@ impl Serving {
             }
             let Operation {
                 ticket,
-                session,
-                snapshot,
+                on,
                 request,
                 data,
                 ..
             } = operation;
-            self.take(match snapshot {
-                None => Event::Io {
+            self.take(match on {
+                OpenOn::Session(session) => Event::Io {
                     ticket,
                     session,
                     request,
                     data,
                 },
-                Some(snapshot) => Event::SnapshotIo {
+                OpenOn::Snapshot(snapshot) => Event::SnapshotIo {
                     ticket,
                     snapshot,
+                    request,
+                },
+                OpenOn::Compared(compared) => Event::ComparedIo {
+                    ticket,
+                    compared,
                     request,
                 },
             });
@@ -282,11 +292,15 @@ impl Serving {
 
     /// The device wants a cache's file.
     pub(super) fn evict(&mut self, sco: ScoId, epoch: Epoch) {
+        self.drop_cache(sco, epoch);
+        self.settle();
+    }
+
+    /// Lets go of a cache. The caller settles: it may be carrying effects out, and what comes of this comes after them.
+    fn drop_cache(&mut self, sco: ScoId, epoch: Epoch) {
         if let Some(file) = self.locals.remove(sco, epoch) {
             self.take(Event::Evicted { sco });
             self.device().retire(&file);
-            drop(file);
-            self.settle();
         }
     }
 
@@ -355,6 +369,7 @@ impl Serving {
             }
             Effect::Evictable { sco } => self.evictable(sco),
             Effect::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
+            Effect::Hold { snapshot } => self.hold(snapshot),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),
@@ -430,6 +445,17 @@ impl Serving {
         let (me, generation) = (self.me.clone(), self.generation);
         tokio::task::spawn_blocking(move || {
             let event = work();
+            me.tell(Happened { generation, event });
+        });
+    }
+
+    /// Acknowledgements are held for a snapshot: not for longer than is set, whatever becomes of who takes it.
+    fn hold(&self, snapshot: SnapshotId) {
+        let (me, generation) = (self.me.clone(), self.generation);
+        let within = self.shard.node.group_hold;
+        actix_rt::spawn(async move {
+            tokio::time::sleep(within).await;
+            let event = Event::HoldOver { snapshot };
             me.tell(Happened { generation, event });
         });
     }

@@ -57,6 +57,14 @@ impl Control {
                 },
                 None,
             ) => self.open_snapshot(volume, name).await,
+            (
+                VolumeControl::OpenChanges {
+                    volume,
+                    snapshot,
+                    since,
+                },
+                None,
+            ) => self.open_changes(volume, snapshot, since).await,
             (VolumeControl::Close { handle }, None) => self.close(handle),
             (VolumeControl::Sync { volume }, None) => {
                 return self.ticketed(volume, self.served(volume), reply, VolumeHandle::sync);
@@ -73,6 +81,25 @@ impl Control {
                 return self
                     .request(volume, Ask::Take { id, name, metadata }, reply)
                     .await;
+            }
+            (
+                VolumeControl::ProposeSnapshot {
+                    volume,
+                    id,
+                    name,
+                    metadata,
+                },
+                None,
+            ) => {
+                return self
+                    .request(volume, Ask::Propose { id, name, metadata }, reply)
+                    .await;
+            }
+            (VolumeControl::ConfirmSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Confirm { id }, reply).await;
+            }
+            (VolumeControl::WithdrawSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Withdraw { id }, reply).await;
             }
             (VolumeControl::RemoveSnapshot { volume, name, id }, None) => {
                 let ask = id.map_or(Ask::Remove { name }, |id| Ask::RemoveExactly { id });
@@ -184,7 +211,7 @@ impl Control {
     }
 
     /// The volume's actor, begun if need be, if this is the shard that serves it.
-    fn begun_here(&self, volume: VolumeId) -> Result<VolumeHandle, Refusal> {
+    pub(super) fn begun_here(&self, volume: VolumeId) -> Result<VolumeHandle, Refusal> {
         let shard = self.shard.node.shard_of(volume);
         if shard == self.index {
             return self.served_or_begun(volume, None);
@@ -197,7 +224,7 @@ impl Control {
     }
 
     /// A handle of the connection's for what was opened.
-    fn add(&self, open: &Open) -> Result<u32, Refusal> {
+    pub(super) fn add(&self, open: &Open) -> Result<u32, Refusal> {
         let number = self.peers.borrow_mut().add(self.peer, open.clone());
         number.ok_or_else(|| {
             // Perhaps the connection is gone meanwhile, and the client comes back.

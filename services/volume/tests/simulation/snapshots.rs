@@ -10,11 +10,10 @@ use bytes::Bytes;
 use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{IoCode, VolumeReply};
 use sconce_schemas::wire::{RefusalCode, Remedy};
-use sconce_schemas::{BatchSeq, ScoId, Slot};
+use sconce_schemas::{BatchSeq, ScoId, Slot, VolumeId};
 use sconce_volume::{Ask, Effect, Event, Extent, ScoState, Ticket};
 
 use crate::oracle::State;
-use crate::world::stored::load_node;
 use crate::world::{HOT, HOT_BYTES, World};
 
 /// Most snapshots at a time: each is read whole after every crash.
@@ -30,10 +29,23 @@ pub(crate) struct Root {
 #[derive(Default)]
 pub(crate) struct Asks {
     waiting: BTreeMap<Ticket, Ask>,
+    /// What was done and may be asked for again, by somebody whose answer was lost.
+    done: Vec<Ask>,
     names: u64,
+    /// The snapshot that was proposed last.
+    proposed: Option<SnapshotId>,
+    /// The one for which acknowledgements are held for sure.
+    held: Option<SnapshotId>,
+    /// Those that may be let go from here on.
+    decided: BTreeSet<SnapshotId>,
 }
 
 impl Asks {
+    /// Whether anything was asked for that is not answered.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Whether the volume is becoming another right now.
     pub(crate) fn is_rolling_back(&self) -> bool {
         self.waiting
@@ -41,10 +53,32 @@ impl Asks {
             .any(|ask| matches!(ask, Ask::RollBack { .. }))
     }
 
+    pub(crate) fn held(&mut self, id: SnapshotId) {
+        self.held = Some(id).filter(|id| !self.decided.contains(id));
+    }
+
+    pub(crate) fn let_go(&mut self, id: SnapshotId) {
+        self.held.take_if(|held| *held == id);
+    }
+
+    /// What may be asked about the snapshot that was proposed.
+    fn decision(&mut self, chance: &mut fastrand::Rng) -> Option<Ask> {
+        let id = self.proposed.filter(|_| chance.u32(0..3) != 0)?;
+        // It may be carried out at any moment from here on.
+        self.decided.insert(id);
+        self.let_go(id);
+        match chance.u32(0..4) {
+            0 => Some(Ask::Withdraw { id }),
+            _ => Some(Ask::Confirm { id }),
+        }
+    }
+
     /// A crash: nobody waits any more. Whether a rollback may have happened or not.
     pub(crate) fn forget(&mut self) -> bool {
         let rolling = self.is_rolling_back();
         self.waiting.clear();
+        self.done.clear();
+        self.held = None;
         rolling
     }
 }
@@ -54,17 +88,34 @@ impl World {
         if self.asks.is_rolling_back() {
             return;
         }
+        if !self.asks.done.is_empty() && self.outstanding.is_empty() && self.chance.u32(0..4) == 0 {
+            // It was done: nothing changes, whatever came after it.
+            let ask = self.asks.done[self.chance.usize(0..self.asks.done.len())].clone();
+            return self.send_ask(ask);
+        }
         let names: Vec<String> = self
             .volume
             .snapshots()
             .into_iter()
+            // The registry refuses to remove what clones begin as.
+            .filter(|snapshot| !self.pinned.contains(&snapshot.label.id))
             .map(|snapshot| snapshot.label.name)
             .collect();
         let any = |chance: &mut fastrand::Rng| names.get(chance.usize(0..names.len().max(1))).cloned();
         self.asks.names += 1;
         let number = self.asks.names;
         let id = SnapshotId(number);
+        let decision = self.asks.decision(&mut self.chance);
         let ask = match (self.chance.u32(0..10), any(&mut self.chance)) {
+            _ if decision.is_some() => decision.unwrap(),
+            (5..7, _) if names.len() < LIVING_MAX => {
+                self.asks.proposed = Some(id);
+                Ask::Propose {
+                    id,
+                    name: format!("part-{number}"),
+                    metadata: BTreeMap::new(),
+                }
+            }
             // By its id, or by its name.
             (0..3, Some(name)) => match self.volume.snapshot_named(&name) {
                 Some((id, _)) if number.is_multiple_of(2) => Ask::RemoveExactly { id },
@@ -85,6 +136,10 @@ impl World {
             },
             _ => return,
         };
+        self.send_ask(ask);
+    }
+
+    fn send_ask(&mut self, ask: Ask) {
         let ticket = self.ticket();
         let now_us = self.now_us;
         self.ask(ticket, ask, now_us);
@@ -103,19 +158,47 @@ impl World {
         match reply {
             VolumeReply::Done => {
                 // It is in the log, and its ack promises what a flush does.
-                self.flushed = self.flushed.max(self.log.end_of_ask(&ask).unwrap_or_default());
+                let end = self.log.end_of_ask(&ask);
+                assert!(
+                    end.is_some() || !matches!(ask, Ask::Confirm { .. }),
+                    "{ask:?} is done, and the log does not say so"
+                );
+                self.flushed = self.flushed.max(end.unwrap_or_default());
                 if matches!(ask, Ask::RollBack { .. }) {
                     self.model = self.log.state_at(self.log.last());
                 }
+                if matches!(
+                    ask,
+                    Ask::Take { .. } | Ask::RollBack { .. } | Ask::RemoveExactly { .. }
+                ) {
+                    self.asks.done.push(ask);
+                }
             }
             // Two removals of one snapshot may meet.
-            VolumeReply::Refused(refusal) => assert!(
-                refusal.remedy == Remedy::Retry || refusal.code == RefusalCode::NotFound,
-                "{refusal}"
-            ),
+            VolumeReply::Refused(refusal) => {
+                let expected = match ask {
+                    Ask::Propose { .. } | Ask::Confirm { .. } => RefusalCode::Conflict,
+                    Ask::Withdraw { .. } => RefusalCode::Exists,
+                    _ => RefusalCode::NotFound,
+                };
+                assert!(
+                    refusal.remedy == Remedy::Retry || refusal.code == expected,
+                    "{refusal}"
+                );
+            }
             other => panic!("{other:?} answers {ask:?}"),
         }
         true
+    }
+
+    /// A change is acknowledged: nothing is that comes after a proposed snapshot which holds acknowledgements.
+    pub(crate) fn check_not_held(&self, number: u64) {
+        let from = self.asks.held.and_then(|id| self.log.proposed_in(id));
+        let end = self.log.end_of(number).unwrap_or_default();
+        assert!(
+            from.is_none_or(|from| end < from),
+            "operation {number}, in batch {end}, is acknowledged while batch {from:?} holds it"
+        );
     }
 
     /// Every snapshot that the log up to `upto` has is there, and holds what it must.
@@ -167,7 +250,7 @@ impl World {
             match self.volume.sco_states() {
                 Ok(states) => return states,
                 Err((place, reference)) => {
-                    let result = load_node(&self.store, &reference);
+                    let result = self.load_node(&reference);
                     self.feed_plain(Event::NodeLoaded {
                         place,
                         reference,
@@ -203,13 +286,13 @@ impl World {
                     root.state.set(cluster, stamps);
                     cluster += 1;
                 }
-                root.note(&extent);
+                root.note(self.id, &extent);
             }
         }
         root
     }
 
-    fn read_extents(&mut self, of: Option<SnapshotId>, offset: u64, length: u64) -> Vec<Extent> {
+    pub(crate) fn read_extents(&mut self, of: Option<SnapshotId>, offset: u64, length: u64) -> Vec<Extent> {
         let (ticket, request) = self.query(IoCode::Read, offset, length);
         let event = match of {
             None => Event::Io {
@@ -240,7 +323,7 @@ impl World {
                     extents: found,
                 } if at == ticket => extents = Some(found),
                 Effect::LoadNode { place, reference } => {
-                    let result = load_node(&self.store, &reference);
+                    let result = self.load_node(&reference);
                     let loaded = Event::NodeLoaded {
                         place,
                         reference,
@@ -257,9 +340,11 @@ impl World {
 }
 
 impl Root {
-    fn note(&mut self, extent: &Extent) {
+    fn note(&mut self, own: VolumeId, extent: &Extent) {
         let (sco, first, count) = match extent {
             Extent::Zeros { .. } => return,
+            // An ancestor's.
+            Extent::Stored { volume, .. } if *volume != own => return,
             Extent::Local {
                 sco,
                 first_slot,

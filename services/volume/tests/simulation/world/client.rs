@@ -7,8 +7,8 @@
 
 use bytes::Bytes;
 use sconce_schemas::SessionId;
-use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
+use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_volume::{Event, Ticket};
 
 use super::{HOT, HOT_BYTES, LONG, Outstanding, SIZE, SMALLER, World};
@@ -23,7 +23,8 @@ impl World {
                 80..92 => self.submit_flush(),
                 92..94 => self.submit_extents(),
                 94..96 => self.submit_ask(),
-                96..99 => self.submit_history(),
+                96 => self.submit_comparison(),
+                97..99 => self.submit_history(),
                 _ => {
                     let number = self.outstanding.keys().next().copied();
                     // A duplicate of something that is under way: a resend that was too quick.
@@ -224,6 +225,18 @@ impl World {
         if self.answered_ask(ticket, reply) || self.answered_moment(ticket, reply) {
             return;
         }
+        if let Some(asked) = self.comparisons.take(ticket) {
+            match reply {
+                VolumeReply::Changes(extents) => self.check_changes(asked, extents),
+                // It was removed meanwhile, or a smaller size overtook it.
+                VolumeReply::Refused(refusal) => assert!(
+                    refusal.remedy == Remedy::Retry || refusal.code == RefusalCode::NotFound,
+                    "{refusal}"
+                ),
+                other => panic!("{other:?} answers a comparison"),
+            }
+            return;
+        }
         match reply {
             VolumeReply::Refused(refusal) => {
                 assert_eq!(refusal.remedy, Remedy::Retry, "{refusal}");
@@ -248,6 +261,7 @@ impl World {
                         "operation {} is done, but the log does not say so",
                         ticket.0
                     );
+                    self.check_not_held(ticket.0);
                     if done.request.flags.has(IoFlags::FUA) {
                         // A change that needed no entry (a discard of holes) has nothing to lose.
                         let end = self.log.end_of(ticket.0).unwrap_or_default();
