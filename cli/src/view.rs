@@ -384,7 +384,7 @@ pub fn time_shown(micros: u64) -> String {
     humantime::format_rfc3339_seconds(moment).to_string()
 }
 
-fn columns(names: &[&str], right: &[usize]) -> Table {
+pub(crate) fn columns(names: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if !names.is_empty() {

@@ -12,6 +12,7 @@ mod cluster;
 mod damage;
 mod faults;
 mod hostile;
+mod inspect;
 mod io;
 mod loss;
 mod ownership;
