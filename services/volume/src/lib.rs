@@ -20,6 +20,7 @@ mod operations;
 mod read;
 mod reap;
 mod recovery;
+mod roots;
 mod scos;
 mod scrub;
 mod sessions;
