@@ -256,7 +256,8 @@ impl Volume {
         self.turn_asked = false;
         if self.wants_to_reap() {
             self.reap(effects);
-        } else if self.scrub.wants_turn() {
+        }
+        if self.scrub.wants_turn() {
             self.scrub_turn(effects);
         }
         if let Some(change) = self.turns.pop_front() {

@@ -7,6 +7,7 @@
 
 use sconce_registry::{CommitError, Registry, RegistryError, Revision};
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::wire::registry::Entry;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
 
@@ -201,6 +202,27 @@ pub(crate) async fn release(
     .map(drop)
 }
 
+/// Removals of snapshots that were cut short leave marks, which nobody needs once the volume is gone. In commits of their
+/// own: there may be more than fit one.
+async fn remove_marks(registry: &Registry, volume: VolumeId) -> Result<(), RecordError> {
+    loop {
+        let marks = registry
+            .list(&keys::removals_of(volume), None, MARKS_AT_ONCE)
+            .await?;
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let gone = |mark: Entry| sconce_registry::Change::delete(mark.key, None);
+        match registry.commit(marks.into_iter().map(gone).collect()).await {
+            Ok(_) => {}
+            Err(error) => retry_or(error)?,
+        }
+    }
+}
+
+/// Marks that one commit removes.
+const MARKS_AT_ONCE: usize = 50;
+
 /// The volume's objects are gone: so is its record. One that is gone already is as good.
 pub(crate) async fn remove(registry: &Registry, volume: VolumeId) -> Result<(), RecordError> {
     let key = keys::volume(volume);
@@ -212,6 +234,7 @@ pub(crate) async fn remove(registry: &Registry, volume: VolumeId) -> Result<(), 
             let text = format!("volume {volume} is not being deleted");
             return Err(RecordError::Refused(Refusal::reject(RefusalCode::Conflict, text)));
         }
+        remove_marks(registry, volume).await?;
         let delete = sconce_registry::Change::delete(key.clone(), Some(revision));
         match registry.commit(vec![delete]).await {
             Ok(_) => return Ok(()),

@@ -74,8 +74,9 @@ impl Control {
                     .request(volume, Ask::Take { id, name, metadata }, reply)
                     .await;
             }
-            (VolumeControl::RemoveSnapshot { volume, name }, None) => {
-                return self.request(volume, Ask::Remove { name }, reply).await;
+            (VolumeControl::RemoveSnapshot { volume, name, id }, None) => {
+                let ask = id.map_or(Ask::Remove { name }, |id| Ask::RemoveExactly { id });
+                return self.request(volume, ask, reply).await;
             }
             (VolumeControl::RollBack { volume, to, id, keep }, None) => {
                 return self.request(volume, Ask::RollBack { to, id, keep }, reply).await;
