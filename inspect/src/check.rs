@@ -12,6 +12,7 @@ use sconce_schemas::{BatchSeq, Epoch, ObjectName, ScoId, Slot, VolumeId};
 use sconce_volume::ScoState;
 use sconce_volume::stored::epoch_of_sco;
 
+use crate::bundle::{self, Bundle};
 use crate::claims::{Claims, ScoClaims, ScoKey};
 use crate::maps;
 use crate::orphans;
@@ -59,6 +60,8 @@ struct Check<'a> {
     figures: Vec<Figures>,
     /// Of each volume the last SCO that was judged, and its last batch.
     last: Vec<Option<(ScoId, BatchSeq)>>,
+    /// The bundle that was read last: its SCOs are neighbours. `None`: it was told why it could not be read.
+    bundle: Option<(ObjectName, Option<Bundle>)>,
 }
 
 /// Checks volumes.
@@ -91,6 +94,7 @@ pub async fn check(store: &Store, options: &Options) -> Result<Report, StoreErro
         nodes: vec![0; count],
         figures: vec![Figures::default(); count],
         last: vec![None; count],
+        bundle: None,
         subjects,
     };
     check.trees_and_scos().await;
@@ -117,6 +121,16 @@ impl Check<'_> {
         })
     }
 
+    fn has_chosen_clone(&self, number: usize) -> bool {
+        let Some(id) = self.subjects.get(number).map(|subject| subject.id) else {
+            return false;
+        };
+        self.subjects.iter().enumerate().any(|(clone, subject)| {
+            let lineage = subject.manifest.as_ref().map(|manifest| &manifest.lineage);
+            self.is_chosen(clone) && lineage.is_some_and(|lineage| lineage.contains(&id))
+        })
+    }
+
     fn is_chosen(&self, number: usize) -> bool {
         self.chosen.get(number).copied().unwrap_or(false)
     }
@@ -124,6 +138,10 @@ impl Check<'_> {
     async fn trees_and_scos(&mut self) {
         let walked: Vec<usize> = (0..self.subjects.len())
             .filter(|number| self.is_walked(*number))
+            .collect();
+        // What a chosen clone reads from others is found by their SCO tables.
+        let ancestors: Vec<usize> = (0..self.subjects.len())
+            .filter(|number| !walked.contains(number) && self.has_chosen_clone(*number))
             .collect();
         let mut from: ScoKey = (VolumeId::default(), ScoId::NONE);
         let mut is_first = true;
@@ -142,6 +160,9 @@ impl Check<'_> {
                 &self.chosen,
                 is_first,
             );
+            for number in &ancestors {
+                walk.table(*number).await;
+            }
             for number in &walked {
                 walk.volume(*number).await;
             }
@@ -189,12 +210,12 @@ impl Check<'_> {
             sco: Some(id),
             ..Spot::of(format!("SCO {id}"))
         };
-        let Some(name) = self.name_of(number, teller, volume, id, &spot) else {
+        let Some((name, epoch)) = self.name_of(number, teller, volume, id, &spot).await else {
             return;
         };
         self.live_scos.insert(name);
         let state = self.state_of(number, id);
-        // What nothing has read yet is found by its volume's listing; a clone's own listing does not have it.
+        // It is found by its volume's listing; a clone's own listing does not have it.
         let Some(subject) = number.and_then(|number| self.subjects.get_mut(number)) else {
             self.tell(
                 teller,
@@ -206,7 +227,16 @@ impl Check<'_> {
         };
         let before = subject.problems.count;
         let data = self.options.data && claims.is_some_and(|claims| claims.iter().any(|(_, c)| c.is_kept));
-        let file = sco::read(self.store, subject, &spot, name, data).await;
+        let file = if bundle::is_bundle(name) {
+            if self.bundle.as_ref().is_none_or(|(known, _)| *known != name) {
+                let read = bundle::read(self.store, subject, &spot, name, self.options.data).await;
+                self.bundle = Some((name, read));
+            }
+            let read = self.bundle.as_ref().and_then(|(_, read)| read.as_ref());
+            read.and_then(|bundle| bundle::member(bundle, subject, &spot, name, (id, epoch)))
+        } else {
+            sco::read(self.store, subject, &spot, name, data).await
+        };
         let failed = subject.problems.count > before;
         if failed && Some(teller) != number {
             self.tell(
@@ -216,7 +246,7 @@ impl Check<'_> {
                 "it is lost or damaged",
             );
         }
-        if let Some(state) = state {
+        if let Some(state) = state.filter(|_| Some(teller) == number) {
             self.counters(teller, &spot.clone().object(name), state, claims, file.as_ref());
         }
         let Some(file) = file else { return };
@@ -243,53 +273,62 @@ impl Check<'_> {
     }
 
     fn state_of(&self, number: Option<usize>, id: ScoId) -> Option<ScoState> {
-        let number = number.filter(|number| self.is_chosen(*number))?;
-        self.tables.get(number)?.get(&id).copied()
+        self.tables.get(number?)?.get(&id).copied()
     }
 
-    /// The object that has a SCO; `None`: it was told why there is none.
-    fn name_of(
+    /// The object that has a SCO, and the SCO's epoch; `None`: it was told why there is none.
+    async fn name_of(
         &mut self,
         number: Option<usize>,
         teller: usize,
         volume: VolumeId,
         id: ScoId,
         spot: &Spot,
-    ) -> Option<ObjectName> {
+    ) -> Option<(ObjectName, Epoch)> {
         let subject = number.and_then(|number| self.subjects.get(number));
-        let is_own = number == Some(teller) && subject.is_some_and(|subject| subject.manifest.is_some());
-        let epoch = match subject.filter(|_| is_own) {
-            Some(subject) => subject.epoch_of(id),
-            None => self.epoch_by_clone(teller, volume, id),
-        };
-        let Some(epoch) = epoch else {
-            self.tell(
-                teller,
-                ProblemKind::Mismatch,
-                spot,
-                "no ownership of its volume wrote it",
-            );
+        let has_table = subject.is_some_and(|subject| subject.manifest.is_some());
+        let by_manifest = subject
+            .filter(|_| number == Some(teller))
+            .and_then(|subject| subject.epoch_of(id));
+        let Some(epoch) = by_manifest.or_else(|| self.epoch_by_clone(teller, volume, id)) else {
+            let what = "no ownership of its volume wrote it";
+            self.tell(teller, ProblemKind::Mismatch, spot, what);
             return None;
         };
-        let version = match self.state_of(number, id) {
-            Some(state) => Some(state.version),
-            None if is_own => {
-                self.tell(
-                    teller,
-                    ProblemKind::Mismatch,
-                    spot,
-                    "maps refer to it, but the SCO table does not have it",
-                );
-                return None;
-            }
-            None => subject.and_then(|subject| subject.newest_version(id, epoch)),
-        };
-        Some(ObjectName::Sco {
+        let name = |id, epoch, version| ObjectName::Sco {
             volume,
             id,
             epoch,
-            version: version.unwrap_or_default(),
-        })
+            version,
+        };
+        let Some(state) = self.state_of(number, id) else {
+            if has_table {
+                let what = "maps refer to it, but the SCO table does not have it";
+                self.tell(teller, ProblemKind::Mismatch, spot, what);
+                return None;
+            }
+            // Only an ancestor without a manifest is looked for as readers do that know nothing.
+            let Some(subject) = subject else {
+                return Some((name(id, epoch, 0), epoch));
+            };
+            let found = match subject.newest_version(id, epoch) {
+                Some(version) => Some(name(id, epoch, version)),
+                None => bundle::find(self.store, subject, (id, epoch)).await,
+            };
+            return Some((found.unwrap_or_else(|| name(id, epoch, 0)), epoch));
+        };
+        let Some(bundle) = state.bundle else {
+            return Some((name(id, epoch, state.version), epoch));
+        };
+        let named = subject.and_then(|subject| subject.epoch_of(bundle.named));
+        if named.is_none() {
+            let what = format!(
+                "its bundle is named after SCO {}, which no ownership wrote",
+                bundle.named
+            );
+            self.tell(teller, ProblemKind::Mismatch, spot, what);
+        }
+        Some((name(bundle.named, named?, bundle.version), epoch))
     }
 
     fn epoch_by_clone(&self, clone: usize, volume: VolumeId, id: ScoId) -> Option<Epoch> {
@@ -337,28 +376,29 @@ impl Check<'_> {
             let what = format!("it holds {stored} clusters, the SCO table counts {}", state.slots);
             self.tell(teller, ProblemKind::Counter, spot, what);
         }
-        if file.tlog.wrong.is_none() && file.packed.is_none() && file.tlog.slots.len() as u64 != stored {
-            let what = format!(
-                "it holds {stored} clusters, its log tells of {}",
-                file.tlog.slots.len()
-            );
+        let told = file.written.iter().flatten().count() as u64;
+        if file.log_wrong().is_none() && file.packed.is_none() && told != stored {
+            let what = format!("it holds {stored} clusters, its log tells of {told}");
             self.tell(teller, ProblemKind::Mismatch, spot, what);
         }
     }
 
     /// The log goes on from SCO to SCO without gaps, and ends where the manifest says.
     fn sequence(&mut self, number: usize, spot: &Spot, id: ScoId, file: &ScoFile) {
-        let Some(last_batch) = file.tlog.last_batch().filter(|_| file.tlog.wrong.is_none()) else {
+        let Some(log) = file.log.as_ref().filter(|log| log.tlog.wrong.is_none()) else {
+            return;
+        };
+        let Some(last_batch) = log.tlog.last_batch() else {
             return;
         };
         let before = self.last.get(number).copied().flatten();
         if let Some((sco, batch)) = before
             && sco.next() == id
-            && file.header.first_batch != batch.next()
+            && log.header.first_batch != batch.next()
         {
             let what = format!(
                 "it begins with batch {}, SCO {sco} before it ends with batch {batch}",
-                file.header.first_batch
+                log.header.first_batch
             );
             self.tell(number, ProblemKind::Mismatch, spot, what);
         }
@@ -378,10 +418,10 @@ impl Check<'_> {
             let what = format!("it ends with batch {last_batch}, the manifest covers it up to {covered}");
             self.tell(number, ProblemKind::Mismatch, spot, what);
         }
-        if file.header.size != size {
+        if file.size != size {
             let what = format!(
                 "it is of {} clusters, the volume's SCOs are of {}",
-                file.header.size.slots(),
+                file.size.slots(),
                 size.slots()
             );
             self.tell(number, ProblemKind::Mismatch, spot, what);
@@ -397,11 +437,11 @@ impl Check<'_> {
                 address: Some(address),
                 ..spot.clone()
             };
-            match file.tlog.slots.get(usize::from(slot)) {
+            match file.written.get(usize::from(slot)).copied().flatten() {
                 Some(written) if (written.address, written.crc) == (claim.address, claim.crc) => {}
                 Some(written) => {
                     let what = format!(
-                        "the map has CRC32C {:#010x}, the SCO's log address {} and {:#010x}",
+                        "the map has CRC32C {:#010x}, its object address {} and {:#010x}",
                         claim.crc,
                         written.address.byte_offset_checked(),
                         written.crc
@@ -410,9 +450,14 @@ impl Check<'_> {
                     continue;
                 }
                 // Told with the log.
-                None if file.tlog.wrong.is_some() => {}
+                None if file.log_wrong().is_some() => {}
                 None => {
-                    self.tell(teller, ProblemKind::Mismatch, &spot, "the SCO has no such slot");
+                    self.tell(
+                        teller,
+                        ProblemKind::Mismatch,
+                        &spot,
+                        "its object does not tell of this slot",
+                    );
                     continue;
                 }
             }
@@ -465,7 +510,7 @@ impl Check<'_> {
                 let file = sco::read(self.store, subject, &spot, name, self.options.data).await;
                 let Some(file) = file else { continue };
                 let spot = spot.object(name);
-                for (slot, written) in (0..).zip(&file.tlog.slots) {
+                for (slot, written) in (0..).zip(file.written.iter().flatten()) {
                     let Some(cluster) = file.cluster(Slot(slot)) else {
                         break;
                     };
@@ -486,7 +531,7 @@ impl Check<'_> {
                 if let Some(figures) = self.figures.get_mut(number) {
                     figures.behind += 1;
                     let read = if file.whole.is_some() {
-                        file.tlog.slots.len()
+                        file.written.len()
                     } else {
                         0
                     };

@@ -5,6 +5,7 @@
 //! Crash: nothing; nothing is ever written, and it works where nothing can be.
 //! Knows back ends by the storage-router's `Backend`, and volumes by the engine's own reading of their trees.
 
+mod bundle;
 pub mod check;
 mod claims;
 mod maps;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use sconce_schemas::{ObjectName, ScoId};
 use sconce_volume::ScoState;
 
+use crate::bundle;
 use crate::report::Orphan;
 use crate::store::Store;
 use crate::subject::Subject;
@@ -97,7 +98,11 @@ fn why_not(subject: &Subject, table: &BTreeMap<ScoId, ScoState>, name: ObjectNam
     if id > manifest.covered_sco || subject.epoch_of(id) != Some(epoch) {
         return Some("no recovery takes it: a takeover left it behind");
     }
+    if bundle::is_bundle(name) {
+        return Some("no SCO is in it by the SCO table");
+    }
     match table.get(&id) {
+        Some(state) if state.bundle.is_some() => Some("a bundle took its place"),
         None => Some("the SCO table does not have it"),
         Some(state) if state.version > version => Some("a later version of it took its place"),
         Some(state) if state.version < version => Some("a version that no manifest names"),

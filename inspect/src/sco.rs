@@ -6,6 +6,7 @@
 //! Knows no map: whether a slot is live is the maps' to say.
 
 use bytes::Bytes;
+use sconce_schemas::bundle::BUNDLE_FROM;
 use sconce_schemas::packed_sco::{HEAD_BYTES, PackedHead, PackedSco};
 use sconce_schemas::sco::{Batch, EntryKind, ScoHeader};
 use sconce_schemas::wire::storage::OBJECT_BYTES_MAX;
@@ -38,16 +39,27 @@ pub struct Tlog {
 /// A SCO's object, as far as it was read.
 #[derive(Debug, Clone)]
 pub struct ScoFile {
-    /// Its header.
-    pub header: ScoHeader,
-    /// Its log.
-    pub tlog: Tlog,
+    /// Its header and its log; `None` in a bundle, which has an index in their place.
+    pub log: Option<Log>,
+    /// Its size when full.
+    pub size: ScoSize,
+    /// What was written into each slot, as far as the object tells.
+    pub written: Vec<Option<Written>>,
     /// Length of the SCO as its readers see it, in bytes.
     pub length: u64,
     /// What of it is kept, if it was scrubbed.
     pub packed: Option<PackedHead>,
     /// All of it, as its readers see it, if it was asked for.
     pub whole: Option<Bytes>,
+}
+
+/// The front of a SCO.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Its header.
+    pub header: ScoHeader,
+    /// Its log.
+    pub tlog: Tlog,
 }
 
 impl Tlog {
@@ -108,10 +120,34 @@ impl Tlog {
 }
 
 impl ScoFile {
+    fn of_log(
+        header: ScoHeader,
+        area: &[u8],
+        length: u64,
+        packed: Option<PackedHead>,
+        whole: Option<Bytes>,
+    ) -> Self {
+        let tlog = Tlog::read(&header, area);
+        Self {
+            size: header.size,
+            written: tlog.slots.iter().copied().map(Some).collect(),
+            log: Some(Log { header, tlog }),
+            length,
+            packed,
+            whole,
+        }
+    }
+
+    /// Why its log ends before its end.
+    #[must_use]
+    pub fn log_wrong(&self) -> Option<&DecodeError> {
+        self.log.as_ref()?.tlog.wrong.as_ref()
+    }
+
     /// Whether a slot's cluster is stored.
     #[must_use]
     pub fn has(&self, slot: Slot) -> bool {
-        let offset = self.header.size.slot_offset(slot);
+        let offset = self.size.slot_offset(slot);
         let is_inside = offset.saturating_add(CLUSTER_BYTES) <= self.length;
         is_inside
             && self
@@ -123,20 +159,20 @@ impl ScoFile {
     /// Clusters that are stored.
     #[must_use]
     pub fn kept(&self) -> u64 {
-        let slots = (0..self.header.size.slots()).map(Slot);
+        let slots = (0..self.size.slots()).map(Slot);
         slots.filter(|slot| self.has(*slot)).count() as u64
     }
 
     /// A slot's cluster, if all of the SCO was read.
     #[must_use]
     pub fn cluster(&self, slot: Slot) -> Option<&[u8]> {
-        let at = to_index(self.header.size.slot_offset(slot));
+        let at = to_index(self.size.slot_offset(slot));
         self.whole
             .as_ref()?
             .get(at..at.checked_add(sconce_schemas::CLUSTER_LEN)?)
     }
 
-    /// The SCO in an object's content.
+    /// The SCO in an object's content, which is no bundle.
     ///
     /// # Errors
     /// It is none.
@@ -153,13 +189,8 @@ impl ScoFile {
         let header = ScoHeader::from_bytes(&whole)?;
         let area = to_index(ScoSize::HEADER_AREA)..to_index(header.size.data_offset());
         let area = whole.get(area).ok_or_else(|| cut_off(&header, whole.len()))?;
-        Ok(Self {
-            tlog: Tlog::read(&header, area),
-            header,
-            length: whole.len() as u64,
-            packed,
-            whole: Some(whole),
-        })
+        let length = whole.len() as u64;
+        Ok(Self::of_log(header, area, length, packed, Some(whole.clone())))
     }
 }
 
@@ -172,7 +203,13 @@ fn cut_off(header: &ScoHeader, have: usize) -> DecodeError {
 }
 
 pub(crate) const fn is_packed(name: ObjectName) -> bool {
-    matches!(name, ObjectName::Sco { version: 1.., .. })
+    matches!(
+        name,
+        ObjectName::Sco {
+            version: 1..BUNDLE_FROM,
+            ..
+        }
+    )
 }
 
 fn to_index(offset: u64) -> usize {
@@ -206,7 +243,8 @@ pub(crate) async fn read(
             return None;
         }
     };
-    let own = (file.header.volume, file.header.id, file.header.epoch);
+    let Some(log) = &file.log else { return Some(file) };
+    let own = (log.header.volume, log.header.id, log.header.epoch);
     if let ObjectName::Sco {
         volume, id, epoch, ..
     } = name
@@ -219,8 +257,8 @@ pub(crate) async fn read(
         subject.tell(ProblemKind::Mismatch, &spot, what);
         return None;
     }
-    if let Some(wrong) = &file.tlog.wrong {
-        let behind = file
+    if let Some(wrong) = &log.tlog.wrong {
+        let behind = log
             .tlog
             .last_batch()
             .map_or("at its beginning".to_owned(), |batch| {
@@ -296,12 +334,7 @@ async fn parts(
         let Some(area) = front.get(area) else {
             return Some(Err(cut_off(&header, front.len())));
         };
-        return Some(Ok(ScoFile {
-            tlog: Tlog::read(&header, area),
-            header,
-            length: packed.as_ref().map_or(content_len, PackedHead::length),
-            packed,
-            whole: None,
-        }));
+        let length = packed.as_ref().map_or(content_len, PackedHead::length);
+        return Some(Ok(ScoFile::of_log(header, area, length, packed, None)));
     }
 }

@@ -6,6 +6,7 @@
 //! Crash: nothing.
 //! Knows no trees.
 
+use sconce_schemas::bundle::BUNDLE_FROM;
 use sconce_schemas::manifest::{MANIFEST_BYTES_MAX, Manifest, TREE_HEIGHT_MAX, TreeRoot};
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::EpochStart;
@@ -233,7 +234,7 @@ impl Subject {
         epoch_of_sco(&self.manifest.as_ref()?.epochs, sco)
     }
 
-    /// The newest version of a SCO that is on the back ends.
+    /// The newest version of a SCO, in no bundle, that is on the back ends.
     pub(crate) fn newest_version(&self, sco: ScoId, epoch: Epoch) -> Option<u16> {
         let name = |version| ObjectName::Sco {
             volume: self.id,
@@ -241,7 +242,7 @@ impl Subject {
             epoch,
             version,
         };
-        let newest = self.scos.range(name(0)..=name(u16::MAX)).next_back();
+        let newest = self.scos.range(name(0)..name(BUNDLE_FROM)).next_back();
         newest.and_then(|(name, _)| match name {
             ObjectName::Sco { version, .. } => Some(*version),
             ObjectName::Map { .. } | ObjectName::Manifest { .. } => None,

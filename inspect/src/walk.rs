@@ -151,8 +151,7 @@ impl<'a> Walk<'a> {
             of,
             purpose,
         };
-        let table = tree("SCO table".to_owned(), Purpose::Kept);
-        self.root::<ScoState>(&table, manifest.scos, None).await;
+        self.table(who).await;
         let head = tree("head".to_owned(), Purpose::Kept);
         self.root::<Location>(&head, manifest.map, Some(manifest.allocated_clusters))
             .await;
@@ -168,6 +167,25 @@ impl<'a> Walk<'a> {
         for snapshot in removed {
             self.removed(&tree, snapshot).await;
         }
+    }
+
+    /// Walks a volume's SCO table only.
+    pub(crate) async fn table(&mut self, who: usize) {
+        let Some(manifest) = self
+            .subjects
+            .get(who)
+            .and_then(|subject| subject.manifest.as_ref())
+        else {
+            return;
+        };
+        let root = manifest.scos;
+        let table = Tree {
+            who,
+            lineage: manifest.lineage.clone().into(),
+            of: "SCO table".to_owned(),
+            purpose: Purpose::Kept,
+        };
+        self.root::<ScoState>(&table, root, None).await;
     }
 
     async fn removed(&mut self, tree: &impl Fn(String, Purpose) -> Tree, snapshot: &SnapshotState) {

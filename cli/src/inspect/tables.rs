@@ -282,6 +282,20 @@ pub(super) fn sco(sco: &ScoView) -> String {
             ]);
         }
     }
+    for member in &sco.members {
+        for entry in &member.entries {
+            rows.add_row(vec![
+                "-".to_owned(),
+                "-".to_owned(),
+                format!("SCO {} of epoch {}", member.sco, member.epoch),
+                or_dash(entry.slot),
+                or_dash(entry.address),
+                or_dash(entry.length),
+                or_dash(entry.crc.map(|crc| format!("{crc:08x}"))),
+                or_dash(entry.content),
+            ]);
+        }
+    }
     let mut text = format!(
         "{}\n{} clusters written, {} stored, {} of them bad; {} batches from {} on; {}\n{rows}",
         sco.object,

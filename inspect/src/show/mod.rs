@@ -18,7 +18,7 @@ use crate::store::{Store, StoreError};
 use crate::subject::Subject;
 
 pub use map::{CheckpointView, ExtentView, MapView, NodeView, checkpoint, map};
-pub use sco::{BatchView, EntryView, ScoView, sco};
+pub use sco::{BatchView, EntryView, MemberView, ScoView, sco};
 pub use volume::{
     ManifestView, ObjectsView, RootView, SnapshotView, VolumeSummary, manifest, volume, volumes,
 };

@@ -5,13 +5,16 @@
 //! Crash: nothing.
 //! Knows no map.
 
+use bytes::Bytes;
+use sconce_schemas::bundle::BundleIndex;
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::log_record::LogRecord;
 use sconce_schemas::sco::EntryKind;
-use sconce_schemas::{CLUSTER_BYTES, ObjectName, Slot};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, DecodeError, ObjectName, Slot};
 use serde::Serialize;
 
 use super::{ShowError, content, moment};
+use crate::bundle;
 use crate::sco::ScoFile;
 use crate::store::Store;
 use crate::subject::Subject;
@@ -46,8 +49,21 @@ pub struct ScoView {
     pub bad: u64,
     /// Why its log ends early; null where it does not.
     pub log_problem: Option<String>,
-    /// Its log.
+    /// Its log; empty for a bundle.
     pub batches: Vec<BatchView>,
+    /// The SCOs in it, if it is a bundle.
+    pub members: Vec<MemberView>,
+}
+
+/// A SCO in a bundle.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemberView {
+    /// The SCO.
+    pub sco: u64,
+    /// The ownership that wrote it.
+    pub epoch: u64,
+    /// Its clusters, as writes.
+    pub entries: Vec<EntryView>,
 }
 
 /// A batch of the log.
@@ -94,12 +110,18 @@ pub struct EntryView {
 /// It is not there, or not readable.
 pub async fn sco(store: &Store, subject: &Subject, name: ObjectName) -> Result<ScoView, ShowError> {
     let bytes = content(store, subject, name).await?;
+    if bundle::is_bundle(name) {
+        return of_bundle(name, bytes);
+    }
     let file = ScoFile::of_content(name, bytes)
         .map_err(|error| ShowError::Object(format!("object {name}: {error}")))?;
+    let Some(log) = &file.log else {
+        return Err(ShowError::Object(format!("object {name} has no log")));
+    };
     let mut record = Vec::new();
-    let mut batches = Vec::with_capacity(file.tlog.batches.len());
+    let mut batches = Vec::with_capacity(log.tlog.batches.len());
     let mut bad = 0;
-    for batch in &file.tlog.batches {
+    for batch in &log.tlog.batches {
         let mut slot = batch.first_slot.0;
         let entries = batch.entries.iter().map(|entry| {
             let mut view = entry_view(&file, &entry.kind, &mut slot);
@@ -130,19 +152,74 @@ pub async fn sco(store: &Store, subject: &Subject, name: ObjectName) -> Result<S
     };
     Ok(ScoView {
         object: name.to_string(),
-        volume: file.header.volume.to_string(),
-        sco: file.header.id.0,
-        epoch: file.header.epoch.0,
+        volume: log.header.volume.to_string(),
+        sco: log.header.id.0,
+        epoch: log.header.epoch.0,
         version,
-        slots_max: file.header.size.slots(),
-        first_batch: file.header.first_batch.0,
-        synced_below: file.header.synced_below.0,
+        slots_max: log.header.size.slots(),
+        first_batch: log.header.first_batch.0,
+        synced_below: log.header.synced_below.0,
         length_bytes: file.length,
-        slots: file.tlog.slots.len(),
+        slots: log.tlog.slots.len(),
         kept: file.kept(),
         bad,
-        log_problem: file.tlog.wrong.as_ref().map(ToString::to_string),
+        log_problem: log.tlog.wrong.as_ref().map(ToString::to_string),
         batches,
+        members: Vec::new(),
+    })
+}
+
+fn of_bundle(name: ObjectName, bytes: Bytes) -> Result<ScoView, ShowError> {
+    let wrong = |error: DecodeError| ShowError::Object(format!("object {name}: {error}"));
+    BundleIndex::check_whole(&bytes).map_err(wrong)?;
+    let index = BundleIndex::from_bytes(&bytes).map_err(wrong)?;
+    let (mut clusters, mut bad) = (bytes.slice(index.index_len()..), 0);
+    let mut members = Vec::with_capacity(index.members.len());
+    for member in &index.members {
+        let mut entries = Vec::with_capacity(member.kept.len());
+        for kept in &member.kept {
+            // As many as the index has are there: that was checked.
+            let cluster = clusters.split_to(CLUSTER_LEN.min(clusters.len()));
+            let is_good = crc32c(&cluster) == kept.crc;
+            bad += u64::from(!is_good);
+            entries.push(EntryView {
+                kind: "write",
+                address: Some(kept.address.byte_offset_checked()),
+                length: Some(CLUSTER_BYTES),
+                slot: Some(kept.slot.0),
+                crc: Some(kept.crc),
+                content: Some(if is_good { "good" } else { "bad" }),
+                ..EntryView::default()
+            });
+        }
+        members.push(MemberView {
+            sco: member.sco.0,
+            epoch: member.epoch.0,
+            entries,
+        });
+    }
+    let (sco, epoch, version) = match name {
+        ObjectName::Sco {
+            id, epoch, version, ..
+        } => (id.0, epoch.0, version),
+        ObjectName::Map { .. } | ObjectName::Manifest { .. } => (0, 0, 0),
+    };
+    Ok(ScoView {
+        object: name.to_string(),
+        volume: index.volume.to_string(),
+        sco,
+        epoch,
+        version,
+        slots_max: index.members.last().map_or(0, |member| member.size.slots()),
+        first_batch: 0,
+        synced_below: 0,
+        length_bytes: bytes.len() as u64,
+        slots: index.clusters(),
+        kept: index.clusters() as u64,
+        bad,
+        log_problem: None,
+        batches: Vec::new(),
+        members,
     })
 }
 
