@@ -7,6 +7,8 @@
 
 pub mod args;
 pub mod cluster;
+pub mod diff;
+pub mod group;
 pub mod inspect;
 pub mod pool;
 pub mod recover;
@@ -43,6 +45,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Pool(command) => pool::run(&command, output).map(|()| ExitCode::SUCCESS),
+        Command::Verify(verify) => transfer::verify(&verify, output).map(|()| ExitCode::SUCCESS),
         Command::Inspect(command) => run_to_end(inspect::run(&command, output))?.map(|()| ExitCode::SUCCESS),
         Command::Check(check) => {
             let checked = run_to_end(inspect::run_check(&check, output))?;
@@ -73,7 +76,9 @@ pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> 
         Command::Snapshot(command) => snapshot::run(cluster, command, output).await,
         Command::Clone(from) => snapshot::clone(cluster, from, output).await,
         Command::Template(command) => snapshot::template(cluster, command, output).await,
+        Command::Diff(diff) => diff::run(cluster, &diff, output).await,
         Command::Import(import) => transfer::import(cluster, &import, output).await,
+        Command::Verify(verify) => transfer::verify(&verify, output),
         Command::Export(export) => transfer::export(cluster, &export, output).await,
         Command::Status => status::run(cluster, output).await,
         Command::Recover(recover) => recover::run(cluster, &recover, output).await,

@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use sconce_schemas::history::HistoryState;
 use sconce_schemas::manifest::{Manifest, TreeRoot};
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::stored_object::SealedObject;
@@ -60,6 +61,7 @@ fn put_manifest(dir: &Path) -> ObjectName {
         condemned: Vec::new(),
         parent: None,
         origin: None,
+        history: HistoryState::default(),
     };
     let name = ObjectName::Manifest {
         volume: VOLUME,

@@ -50,7 +50,12 @@ pub(crate) async fn find(
             found.push((*name, why));
         }
     }
-    for name in subject.maps.keys().filter(|name| !live_maps.contains(*name)) {
+    let is_history = |name: &ObjectName| is_within_history(subject, *name);
+    for name in subject
+        .maps
+        .keys()
+        .filter(|name| !live_maps.contains(*name) && !is_history(name))
+    {
         found.push((*name, "no tree has a node in it"));
     }
     for name in subject.by_age().into_iter().skip(MANIFESTS_KEPT) {
@@ -67,6 +72,16 @@ pub(crate) async fn find(
         });
     }
     orphans
+}
+
+/// Whether a checkpoint is kept for moments of the history, whatever refers to it now: it lies behind the base.
+fn is_within_history(subject: &Subject, name: ObjectName) -> bool {
+    let (Some(manifest), ObjectName::Map { id, .. }) = (&subject.manifest, name) else {
+        return false;
+    };
+    let history = &manifest.history;
+    let base = history.points.first().map(|point| point.checkpoint);
+    history.window_us > 0 && id > base.unwrap_or_default() && id <= manifest.checkpoint
 }
 
 fn copies(subject: &Subject, name: ObjectName) -> &[usize] {

@@ -269,6 +269,12 @@ pub(crate) fn roots(manifest: &Manifest) -> Vec<(String, TreeRoot)> {
         for child in snapshot.removed.iter().flat_map(|removed| &removed.children) {
             roots.push((format!("removed snapshot {:?}", snapshot.label.name), *child));
         }
+        if let Some(joined) = &snapshot.joined {
+            roots.push((format!("snapshot {:?}", snapshot.label.name), joined.child));
+        }
+    }
+    for point in &manifest.history.points {
+        roots.push(("history".to_owned(), point.map));
     }
     roots
 }

@@ -59,6 +59,13 @@ pub(crate) enum Purpose {
         born_from: LogPlace,
         children: Arc<[TreeRoot]>,
     },
+    /// A moment that became a snapshot: what the child has not, and was born from this place on, is not counted yet.
+    Joined {
+        born_from: LogPlace,
+        children: Arc<[TreeRoot]>,
+    },
+    /// The history's base: what it has must be there, and is not counted.
+    Base,
 }
 
 /// The walk over all trees.
@@ -159,6 +166,8 @@ impl<'a> Walk<'a> {
             .snapshots
             .iter()
             .partition(|snapshot| snapshot.removed.is_none());
+        let (joined, kept): (Vec<_>, Vec<_>) =
+            kept.into_iter().partition(|snapshot| snapshot.joined.is_some());
         for snapshot in kept {
             let kept = tree(format!("snapshot {:?}", snapshot.label.name), Purpose::Kept);
             self.root::<Location>(&kept, snapshot.map, Some(snapshot.allocated_clusters))
@@ -167,6 +176,37 @@ impl<'a> Walk<'a> {
         for snapshot in removed {
             self.removed(&tree, snapshot).await;
         }
+        for snapshot in joined {
+            self.joined(&tree, snapshot).await;
+        }
+        // The history: moments begin at its points; what they refer to has the base, or was written since.
+        for (number, point) in manifest.history.points.iter().enumerate() {
+            let purpose = if number == 0 {
+                Purpose::Base
+            } else {
+                Purpose::Whole
+            };
+            let point_tree = tree(format!("point {number} of the history"), purpose);
+            self.root::<Location>(&point_tree, point.map, Some(point.allocated_clusters))
+                .await;
+        }
+    }
+
+    async fn joined(&mut self, tree: &impl Fn(String, Purpose) -> Tree, snapshot: &SnapshotState) {
+        let Some(joined) = &snapshot.joined else { return };
+        let of = format!("snapshot {:?}", snapshot.label.name);
+        let child = tree(format!("{of}, what came from it"), Purpose::Whole);
+        self.root::<Location>(&child, joined.child, None).await;
+        let purpose = Purpose::Joined {
+            born_from: joined.born_from,
+            children: [joined.child].into(),
+        };
+        self.root::<Location>(
+            &tree(of, purpose),
+            snapshot.map,
+            Some(snapshot.allocated_clusters),
+        )
+        .await;
     }
 
     /// Walks a volume's SCO table only.
@@ -242,8 +282,8 @@ impl<'a> Walk<'a> {
                 reference.offset,
             );
             let before = self.seen.get(&key).copied();
-            // A removed tree looks again at what no kept root shares: each has others' leaves to compare with.
-            let again = matches!(tree.purpose, Purpose::Removed { .. });
+            // What counts in another way than a kept root looks again at what none of those shares.
+            let again = !matches!(tree.purpose, Purpose::Kept | Purpose::Whole);
             if let Some(seen) = before.filter(|seen| seen.is_kept || !again) {
                 return seen;
             }
@@ -253,7 +293,7 @@ impl<'a> Walk<'a> {
             self.tells = tells;
             let seen = Seen {
                 count,
-                is_kept: matches!(tree.purpose, Purpose::Kept),
+                is_kept: matches!(tree.purpose, Purpose::Kept) || before.is_some_and(|before| before.is_kept),
             };
             self.seen.insert(key, seen);
             seen
@@ -423,7 +463,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes what a kept map has.
-    fn claim(&mut self, tree: &Tree, number: u64, location: Location, is_kept: bool) {
+    fn claim(&mut self, tree: &Tree, number: u64, location: Location, is_kept: bool, counts: bool) {
         if location.reads_zeros() || !self.chosen.get(tree.who).copied().unwrap_or(false) {
             return;
         }
@@ -447,7 +487,7 @@ impl<'a> Walk<'a> {
             address: ClusterAddress(number),
             crc: location.crc(),
             is_kept,
-            is_counted: tree.lineage.last() == Some(&volume),
+            is_counted: counts && tree.lineage.last() == Some(&volume),
         };
         if let Err(other) = self.claims.add(volume, location, claim) {
             let what = format!(
@@ -460,15 +500,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Notes what a removed snapshot alone has: it is still counted, and may be gone already.
-    async fn claim_removed(
+    /// What of a leaf no child has, of the volume's own from a place in the log on.
+    async fn alone(
         &mut self,
         tree: &Tree,
         reference: NodeRef,
         values: &[(u64, Location)],
         born_from: LogPlace,
         children: &[TreeRoot],
-    ) {
+    ) -> Vec<(u64, Location)> {
         let own = LineageIndex(u16::try_from(tree.lineage.len().saturating_sub(1)).unwrap_or(u16::MAX));
         let is_old = |location: Location| {
             let at = LogPlace {
@@ -496,9 +536,7 @@ impl<'a> Walk<'a> {
             alone.retain(|value| !theirs.contains(value));
         }
         self.tells = tells;
-        for (number, location) in alone {
-            self.claim(tree, number, location, false);
-        }
+        alone
     }
 }
 
@@ -541,14 +579,24 @@ impl Walked for Location {
         Box::pin(async move {
             match &tree.purpose {
                 Purpose::Whole => {}
-                Purpose::Kept => {
+                Purpose::Kept | Purpose::Base => {
+                    let counts = matches!(tree.purpose, Purpose::Kept);
                     for (number, location) in values {
-                        walk.claim(tree, *number, *location, true);
+                        walk.claim(tree, *number, *location, true, counts);
                     }
                 }
+                // It is still counted, and may be gone already.
                 Purpose::Removed { born_from, children } => {
-                    walk.claim_removed(tree, reference, values, *born_from, children)
-                        .await;
+                    for (number, location) in walk.alone(tree, reference, values, *born_from, children).await
+                    {
+                        walk.claim(tree, number, location, false, true);
+                    }
+                }
+                Purpose::Joined { born_from, children } => {
+                    let alone = walk.alone(tree, reference, values, *born_from, children).await;
+                    for value in values {
+                        walk.claim(tree, value.0, value.1, true, !alone.contains(value));
+                    }
                 }
             }
         })

@@ -16,6 +16,7 @@ use sconce_schemas::checkpoint::{
     Bitmap, CheckpointBuilder, FANOUT, NodePlace, NodeRecord, NodeRef, TreeKind,
 };
 use sconce_schemas::crc::crc32c;
+use sconce_schemas::history::HistoryState;
 use sconce_schemas::ids::Location;
 use sconce_schemas::manifest::{Manifest, TreeRoot};
 use sconce_schemas::records::EpochStart;
@@ -90,6 +91,7 @@ pub(super) fn fabricate(backend: &Path, path: &str, bytes: u64) -> Result<Volume
         condemned: Vec::new(),
         parent: None,
         origin: None,
+        history: HistoryState::default(),
     };
     let name = ObjectName::Manifest {
         volume,

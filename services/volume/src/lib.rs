@@ -11,15 +11,20 @@
 
 mod accounting;
 mod change;
+mod changes;
 mod checkpoint;
 mod event;
 mod frontier;
+mod history;
 mod locals;
 mod log;
+mod moments;
 mod operations;
+mod proposal;
 mod read;
 mod reap;
 mod recovery;
+mod replay;
 mod roots;
 mod scos;
 mod scrub;
@@ -29,8 +34,11 @@ pub mod stored;
 mod tree;
 mod volume;
 
+pub use changes::{Base, Compared};
 pub use checkpoint::{CheckpointPolicy, Frozen};
 pub use event::{Append, CheckpointObject, Effect, Event, Extent, FetchId, SessionSlot, StoredRoots, Ticket};
+pub use history::HistoryStatus;
+pub use moments::MomentAsk;
 pub use recovery::{Damage, Origin, Recovered, Recovery, RecoveryError, ScoImage, Seal, Step};
 pub use scos::{InBundle, ScoState};
 pub use scrub::{BundlePlan, BundleSource, KeptSco, ScoObject, ScrubPolicy, ScrubState, ScrubStatus};

@@ -5,6 +5,7 @@
 //! Crash: an effect that was not carried out did not happen.
 //! Knows no sockets and no registry. This is the hot path: nothing here waits, boxes or spawns for an operation.
 
+mod history;
 mod reads;
 
 use std::io;
@@ -30,6 +31,7 @@ use super::{Owner, Shard, VolumeHandle};
 use crate::background::{ScrubJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
 use crate::owner::{Owned, epoch_at};
+use crate::port::OpenOn;
 
 /// The ticket of the host's own request to store everything.
 const DRAIN: Ticket = Ticket(u64::MAX);
@@ -142,6 +144,11 @@ impl Serving {
         self.volume.snapshots()
     }
 
+    /// Volume ids of the lineage, this volume last.
+    pub(super) fn lineage(&self) -> &[VolumeId] {
+        &self.lineage
+    }
+
     pub(super) fn snapshot_named(&self, name: &str) -> Option<(SnapshotId, VolumeSize)> {
         self.volume.snapshot_named(name)
     }
@@ -181,22 +188,26 @@ impl Serving {
             }
             let Operation {
                 ticket,
-                session,
-                snapshot,
+                on,
                 request,
                 data,
                 ..
             } = operation;
-            self.take(match snapshot {
-                None => Event::Io {
+            self.take(match on {
+                OpenOn::Session(session) => Event::Io {
                     ticket,
                     session,
                     request,
                     data,
                 },
-                Some(snapshot) => Event::SnapshotIo {
+                OpenOn::Snapshot(snapshot) => Event::SnapshotIo {
                     ticket,
                     snapshot,
+                    request,
+                },
+                OpenOn::Compared(compared) => Event::ComparedIo {
+                    ticket,
+                    compared,
                     request,
                 },
             });
@@ -290,7 +301,10 @@ impl Serving {
     }
 
     fn take(&mut self, event: Event) {
-        self.batch_open = true;
+        if !std::mem::replace(&mut self.batch_open, true) {
+            // A batch that is full while a round is taken in carries the round's time, not that of the one before.
+            self.volume.set_now(self.shard.node.clock.unix_micros());
+        }
         self.volume.apply(event, &mut self.effects);
     }
 
@@ -350,6 +364,8 @@ impl Serving {
                 self.shard.node.background.manifest(self.owner.clone(), manifest);
             }
             Effect::Evictable { sco } => self.evictable(sco),
+            Effect::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
+            Effect::Hold { snapshot } => self.hold(snapshot),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),
@@ -425,6 +441,17 @@ impl Serving {
         let (me, generation) = (self.me.clone(), self.generation);
         tokio::task::spawn_blocking(move || {
             let event = work();
+            me.tell(Happened { generation, event });
+        });
+    }
+
+    /// Acknowledgements are held for a snapshot: not for longer than is set, whatever becomes of who takes it.
+    fn hold(&self, snapshot: SnapshotId) {
+        let (me, generation) = (self.me.clone(), self.generation);
+        let within = self.shard.node.group_hold;
+        actix_rt::spawn(async move {
+            tokio::time::sleep(within).await;
+            let event = Event::HoldOver { snapshot };
             me.tell(Happened { generation, event });
         });
     }

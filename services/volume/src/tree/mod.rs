@@ -56,6 +56,13 @@ pub(crate) struct Missing {
     pub(crate) reference: NodeRef,
 }
 
+impl Missing {
+    /// The first number that it covers.
+    pub(crate) fn first(&self) -> u64 {
+        self.place.index.saturating_mul(span(self.place.level))
+    }
+}
+
 /// A radix tree from numbers to values.
 #[derive(Debug)]
 pub(crate) struct Tree<V> {

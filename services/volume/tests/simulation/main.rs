@@ -10,7 +10,9 @@
     reason = "a broken promise ends the test"
 )]
 
+mod changes;
 mod disk;
+mod history;
 mod oracle;
 mod scrub;
 mod snapshots;
@@ -30,18 +32,30 @@ fn every_life_keeps_its_promises() {
     }
     let full = number("SCONCE_TEST_FULL") == Some(1);
     let seeds = number("SCONCE_SEEDS").unwrap_or(if full { 3000 } else { 300 });
-    let (mut crashes, mut damages) = (0, 0);
+    let (mut crashes, mut damages, mut moments, mut compared) = (0, 0, 0, 0);
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
             world.run(400);
-            (world.crashes, world.damages)
+            (
+                world.crashes,
+                world.damages,
+                world.moments.had,
+                world.comparisons.answered,
+            )
         });
         match run {
-            Ok((crashed, damaged)) => (crashes, damages) = (crashes + crashed, damages + damaged),
+            Ok((crashed, damaged, had, answered)) => {
+                (crashes, damages) = (crashes + crashed, damages + damaged);
+                (moments, compared) = (moments + had, compared + answered);
+            }
             Err(_) => panic!("seed {seed} broke a promise; repeat it with SCONCE_SEED={seed}"),
         }
     }
+    assert!(
+        compared as u64 > seeds,
+        "only {compared} comparisons in {seeds} lives"
+    );
     // A simulation that never crashes proves nothing.
     assert!(
         crashes as u64 > seeds * 4,
@@ -50,6 +64,10 @@ fn every_life_keeps_its_promises() {
     assert!(
         damages as u64 > seeds / 50,
         "only {damages} damaged logs in {seeds} lives"
+    );
+    assert!(
+        moments as u64 > seeds * 2,
+        "only {moments} moments were had in {seeds} lives"
     );
 }
 
