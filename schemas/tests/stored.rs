@@ -150,6 +150,7 @@ fn manifest() -> Manifest {
         }],
         ancestor_epochs: Vec::new(),
         snapshots: Vec::new(),
+        gone_snapshots: Vec::new(),
         condemned: Vec::new(),
         parent: None,
         origin: None,
