@@ -106,7 +106,12 @@ async fn delete(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Resul
 ///
 /// # Errors
 /// It has clones, or its owner does not do it.
-pub(crate) async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath, id: SnapshotId) -> Result<()> {
+pub(crate) async fn remove(
+    cluster: &Cluster,
+    file: &Resolved,
+    path: &SnapshotPath,
+    id: SnapshotId,
+) -> Result<()> {
     let begun = cluster.names.begin_removal(file.volume, id).await;
     let removal = begun.map_err(explained)?;
     let remove = VolumeControl::RemoveSnapshot {
