@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
@@ -152,6 +153,14 @@ pub enum Volume {
         #[arg(long)]
         shrink: bool,
     },
+    /// Change what a volume keeps.
+    Set {
+        /// The volume's path.
+        path: PoolPath,
+        /// How far back any moment of it can be had: 24h, 7days, or off.
+        #[arg(long, value_parser = parse_window, value_name = "WINDOW")]
+        history: HistoryWindow,
+    },
     /// Delete a volume: its name goes at once, its space comes back in time.
     #[command(visible_alias = "rm")]
     Delete {
@@ -194,31 +203,48 @@ pub enum Snapshot {
     },
     /// Delete a snapshot: its name goes at once, its space comes back in time.
     #[command(visible_alias = "rm")]
-    Delete {
-        /// The snapshot: /vm1/disk.raw@monday.
-        path: SnapshotPath,
-    },
-    /// Make a volume what a snapshot is. Later snapshots stay. Nobody should use the volume meanwhile.
+    Delete(SnapshotDelete),
+    /// Make a volume what a snapshot is, or what it was at a moment of its history. Later snapshots stay. Nobody should use
+    /// the volume meanwhile.
     Rollback(Rollback),
 }
 
 /// Arguments of `sconce snapshot create`.
 #[derive(Debug, Args)]
 pub struct SnapshotCreate {
-    /// The volume and the snapshot's name: /vm1/disk.raw@monday.
-    pub path: SnapshotPath,
+    /// The volume and the snapshot's name: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for
+    /// parts of names.
+    #[arg(required = true, value_name = "PATH@NAME")]
+    pub paths: Vec<SnapshotPath>,
+    /// Snapshots of several volumes at one instant: '/vm1/*.raw@monday'.
+    #[arg(long)]
+    pub group: bool,
     /// Something to write down with it; may be given more than once.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_metadata)]
     pub metadata: Vec<(String, String)>,
     /// Return only when it is on the back ends.
     #[arg(long)]
     pub wait_synced: bool,
+    /// Keep what the volume was at a moment of its history, in UTC: 2026-11-22T10:15:03Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub at: Option<Moment>,
+}
+
+/// Arguments of `sconce snapshot delete`.
+#[derive(Debug, Args)]
+pub struct SnapshotDelete {
+    /// The snapshot: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for parts of names.
+    #[arg(required = true, value_name = "PATH@NAME")]
+    pub paths: Vec<SnapshotPath>,
+    /// Snapshots of several volumes: none of them is deleted while one has clones.
+    #[arg(long)]
+    pub group: bool,
 }
 
 /// Arguments of `sconce snapshot rollback`.
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// The snapshot: /vm1/disk.raw@monday.
+    /// The snapshot, or a moment in UTC: /vm1/disk.raw@monday, /vm1/disk.raw@2026-11-22T10:15:03Z.
     pub path: SnapshotPath,
     /// Name of the snapshot that keeps the state before. Default: before-rollback- and a number.
     #[arg(long, value_name = "NAME", conflicts_with = "discard")]
@@ -231,7 +257,7 @@ pub struct Rollback {
 /// Arguments of `sconce clone`.
 #[derive(Debug, Args)]
 pub struct CloneFrom {
-    /// The snapshot: /templates/debian.raw@v1.
+    /// The snapshot, or a moment in UTC: /templates/debian.raw@v1, /vm1/disk.raw@2026-11-22T10:15:03Z.
     pub path: SnapshotPath,
     /// The clone's path; directories that are missing are made.
     pub new: PoolPath,
@@ -318,6 +344,49 @@ pub struct Create {
     /// Where it lies.
     #[command(flatten)]
     pub placement: Placement,
+    /// How far back any moment of it can be had: 24h, 7days. Default: off.
+    #[arg(long, value_parser = parse_window, value_name = "WINDOW")]
+    pub history: Option<HistoryWindow>,
+}
+
+/// How far back any moment of a volume can be had, in microseconds; 0: it is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryWindow(pub u64);
+
+/// Shortest and longest window.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+const WINDOW_MAX: Duration = Duration::from_secs(3660 * 86_400);
+
+fn parse_window(text: &str) -> Result<HistoryWindow, String> {
+    if text == "off" {
+        return Ok(HistoryWindow(0));
+    }
+    let window =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; it is a time, as 24h, or off"))?;
+    if window < WINDOW_MIN || window > WINDOW_MAX {
+        return Err("it is not within 1s and 10years".to_owned());
+    }
+    Ok(HistoryWindow(
+        u64::try_from(window.as_micros()).unwrap_or(u64::MAX),
+    ))
+}
+
+/// A moment, in microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(pub u64);
+
+/// Reads a moment in UTC: 2026-11-22T10:15:03Z, with a fraction of the second if that is wanted.
+///
+/// # Errors
+/// It is none.
+pub fn parse_moment(text: &str) -> Result<Moment, String> {
+    let wrong =
+        |error: &dyn std::fmt::Display| format!("{error}; it is a moment in UTC, as 2026-11-22T10:15:03Z");
+    let moment = humantime::parse_rfc3339(text).map_err(|error| wrong(&error))?;
+    let since = moment
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_err(|error| wrong(&error))?;
+    Ok(Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)))
 }
 
 /// Where a new volume lies.

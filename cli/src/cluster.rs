@@ -15,7 +15,7 @@ use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock};
 
 use crate::settings::{self, Settings};
-use crate::view::VolumeView;
+use crate::view::{VolumeView, time_shown};
 
 /// How long an owner is waited for where live figures are only nice to have.
 pub const LIVE_DEADLINE: Duration = Duration::from_secs(2);
@@ -128,6 +128,8 @@ impl Cluster {
             unstored_bytes: None,
             state: "unknown".to_owned(),
             live: false,
+            history_seconds: None,
+            history_from: None,
         };
         match self.owners.show(file.volume, LIVE_DEADLINE).await {
             Ok(status) if is_served(&status) => {
@@ -139,6 +141,11 @@ impl Cluster {
                 view.unstored_bytes = Some(status.unstored.0);
                 view.state = status.state;
                 view.live = true;
+                let window = status.history.map_or(0, |history| history.window_us);
+                view.history_seconds = Some(window.div_ceil(1_000_000));
+                // The first whole second.
+                let from = status.history.and_then(|history| history.from_us);
+                view.history_from = from.map(|from| time_shown(from.saturating_add(999_999)));
             }
             Ok(status) => view.state = status.state,
             Err(PeerError::Absent { node }) => {

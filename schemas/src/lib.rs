@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod checkpoint;
 pub mod crc;
 pub mod geometry;
+pub mod history;
 pub mod ids;
 pub mod log_record;
 pub mod manifest;

@@ -244,6 +244,23 @@ fn snapshot_messages_keep_their_meaning() {
 }
 
 #[test]
+fn requests_about_groups_keep_their_meaning() {
+    let (volume, id) = (VOLUME, SnapshotId(u64::MAX >> 1));
+    let bodies = [
+        VolumeControl::ProposeSnapshot {
+            volume,
+            id,
+            name: "daily".to_owned(),
+            metadata: [("group".to_owned(), "7f".to_owned())].into(),
+        },
+        VolumeControl::ConfirmSnapshot { volume, id },
+        VolumeControl::WithdrawSnapshot { volume, id },
+    ];
+    let bodies = bodies.map(VolumeRequest::Control).to_vec();
+    golden_batch("volume-group-requests", requests(bodies));
+}
+
+#[test]
 fn messages_about_changes_keep_their_meaning() {
     let volume = VOLUME;
     let since = |volume| Since {
@@ -316,6 +333,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         unstored: ByteLen(4 << 20),
         map_memory: ByteLen(16 << 10),
         state: "serving".to_owned(),
+        history: None,
     };
     let node = NodeStatus {
         node: node("node-b"),

@@ -294,6 +294,35 @@ pub enum VolumeControl {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         metadata: BTreeMap<String, String>,
     },
+    /// Propose a snapshot that is part of one of several volumes: keep the volume as it is now, and hold the acknowledgements
+    /// of what comes after it until this is confirmed or withdrawn, for a bounded time. Asking again meanwhile changes
+    /// nothing.
+    ProposeSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot's id, chosen at random by whoever asks, anew for each try.
+        id: SnapshotId,
+        /// Its name, unique in the volume.
+        name: String,
+        /// What people want written down with it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        metadata: BTreeMap<String, String>,
+    },
+    /// All volumes have proposed theirs: it is a snapshot from now on. Refused if acknowledgements were not held all the
+    /// while.
+    ConfirmSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot.
+        id: SnapshotId,
+    },
+    /// Not all have: it is forgotten. Refused if it was confirmed.
+    WithdrawSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot.
+        id: SnapshotId,
+    },
     /// Remove a snapshot. What depends on it is for the caller to look at (`names` of the fs-router).
     RemoveSnapshot {
         /// The volume.
@@ -330,6 +359,27 @@ pub enum VolumeControl {
     },
     /// What the node knows of itself and its volumes.
     NodeStatus,
+    /// Let any moment of the last so many microseconds be had; 0: of none.
+    SetHistory {
+        /// The volume.
+        volume: VolumeId,
+        /// The window.
+        window_us: u64,
+    },
+    /// Keep a moment of the volume's history as a snapshot. Answered once it is on the back ends.
+    TakeMoment {
+        /// The volume.
+        volume: VolumeId,
+        /// Its id, chosen at random by whoever asks; asking again with it changes nothing.
+        id: SnapshotId,
+        /// Its name.
+        name: String,
+        /// The moment, in microseconds since 1970: all that was acknowledged up to then is in it.
+        time_us: u64,
+        /// What people want written down with it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        metadata: BTreeMap<String, String>,
+    },
 }
 
 /// Answers to [`VolumeControl`].
@@ -421,6 +471,19 @@ pub struct VolumeStatus {
     pub map_memory: ByteLen,
     /// `serving`, or what it waits for.
     pub state: String,
+    /// Its history, if it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryReach>,
+}
+
+/// How far back any moment of a volume can be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryReach {
+    /// The window, in microseconds.
+    pub window_us: u64,
+    /// The first moment, in microseconds since 1970; `None`: it has not begun yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_us: Option<u64>,
 }
 
 /// What a volume-router knows of itself.

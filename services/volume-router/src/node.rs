@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sconce_registry::Registry;
 use sconce_runtime::Clock;
@@ -44,6 +45,8 @@ pub(crate) struct Node {
     pub(crate) checkpoint: CheckpointPolicy,
     /// When scrubbing is worth it.
     pub(crate) scrub: ScrubPolicy,
+    /// How long acknowledgements are held at most for a snapshot of several volumes.
+    pub(crate) group_hold: Duration,
     /// The volumes that have an actor.
     pub(crate) volumes: Volumes,
 }

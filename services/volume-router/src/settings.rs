@@ -74,6 +74,8 @@ pub struct VolumesSettings {
     pub lease: Interval,
     /// How long an orderly stop may take to store what is only in the write buffer.
     pub stop_within: Interval,
+    /// How long acknowledgements are held at most while a snapshot of several volumes is taken.
+    pub group_hold: Interval,
 }
 
 impl Default for VolumesSettings {
@@ -86,6 +88,7 @@ impl Default for VolumesSettings {
             checkpoint_age: Interval::new(Duration::from_micros(policy.age_us)),
             lease: Interval::new(Duration::from_secs(10)),
             stop_within: Interval::new(Duration::from_secs(10)),
+            group_hold: Interval::new(Duration::from_secs(2)),
         }
     }
 }
@@ -233,6 +236,12 @@ impl Settings {
             (Duration::from_secs(1)..=Duration::from_secs(300)).contains(&lease),
             volumes.lease,
             "within 1s to 5min",
+        )?;
+        check(
+            "volumes.group_hold",
+            (Duration::from_millis(10)..=Duration::from_secs(10)).contains(&volumes.group_hold.duration()),
+            volumes.group_hold,
+            "within 10ms to 10s",
         )?;
         check(
             "scrub.bandwidth",

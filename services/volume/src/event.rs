@@ -19,6 +19,7 @@ use sconce_schemas::{
 
 use crate::changes::Compared;
 use crate::checkpoint::Frozen;
+use crate::moments::MomentAsk;
 use crate::scrub::{BundlePlan, ScoObject};
 use crate::snapshots::{Ask, StoredSnapshot};
 
@@ -26,6 +27,11 @@ use crate::snapshots::{Ask, StoredSnapshot};
 /// [`Effect::Read`] exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
+
+impl Ticket {
+    /// Of what the engine asks of itself: nobody hears the answer.
+    pub(crate) const NOBODY: Self = Self(u64::MAX - 1);
+}
 
 /// Slot of a session in the volume's session table; given by [`crate::Volume::open_session`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +68,30 @@ pub enum Event {
         ask: Ask,
         /// Microseconds since 1970.
         now_us: u64,
+    },
+    /// A moment of the history is to be kept as a snapshot: answered with `Done` once a stored manifest has it.
+    Moment {
+        /// For the answer.
+        ticket: Ticket,
+        /// What is asked for.
+        ask: MomentAsk,
+        /// Microseconds since 1970.
+        now_us: u64,
+    },
+    /// Header and TLog areas of a SCO of the log ([`Effect::ReadLog`]).
+    LogRead {
+        /// The SCO.
+        sco: ScoId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The bytes.
+        result: Result<Bytes, Refusal>,
+    },
+    /// Acknowledgements were held for as long as they may be ([`Effect::Hold`]): they leave, and the snapshot cannot be
+    /// confirmed any more.
+    HoldOver {
+        /// The proposed snapshot.
+        snapshot: SnapshotId,
     },
     /// The first bytes of a SCO, header and TLog areas, or the index of a bundle ([`Effect::ReadTlog`]).
     TlogRead {
@@ -242,6 +272,21 @@ pub enum Effect {
         ticket: Ticket,
         /// The answer.
         reply: VolumeReply,
+    },
+    /// Read header and TLog areas of a SCO of the log, as it was written (version 0); answer `LogRead`.
+    ReadLog {
+        /// The SCO.
+        sco: ScoId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// It was not stored yet: from the write buffer, unless it has moved to the back ends meanwhile.
+        local: bool,
+    },
+    /// A proposed snapshot is in the log: acknowledgements of what comes after it are held. Answer `HoldOver` after the
+    /// time that this may last.
+    Hold {
+        /// The snapshot.
+        snapshot: SnapshotId,
     },
     /// Read a stored SCO's header and TLog areas, or all of a bundle's index; answer `TlogRead`.
     ReadTlog {

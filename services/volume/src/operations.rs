@@ -36,6 +36,8 @@ pub(crate) enum Parked {
     Reap,
     /// The scrub's search, or its look at the roots.
     Scrub,
+    /// The moment that is being made.
+    Moment,
 }
 
 impl Volume {
@@ -115,7 +117,12 @@ impl Volume {
 
     /// A request that becomes a record in the log.
     pub(crate) fn ask(&mut self, ticket: Ticket, ask: Ask, effects: &mut Vec<Effect>) {
-        self.run(Parked::Change(Change::ask(ticket, ask)), effects);
+        self.take_change(Change::ask(ticket, ask), effects);
+    }
+
+    /// A change that no session's number says it was seen before.
+    pub(crate) fn take_change(&mut self, change: Change, effects: &mut Vec<Effect>) {
+        self.run(Parked::Change(change), effects);
     }
 
     fn change(
@@ -166,9 +173,12 @@ impl Volume {
             let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
             dropped.extend(parked.extract_if(.., theirs).filter_map(|parked| match parked {
                 Parked::Change(change) => Some(change),
-                Parked::Read(_) | Parked::Extents(_) | Parked::Compare(_) | Parked::Reap | Parked::Scrub => {
-                    None
-                }
+                Parked::Read(_)
+                | Parked::Extents(_)
+                | Parked::Compare(_)
+                | Parked::Reap
+                | Parked::Scrub
+                | Parked::Moment => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -224,6 +234,7 @@ impl Volume {
             Parked::Compare(comparison) => self.run_comparison(comparison, effects),
             Parked::Reap => self.reap(effects),
             Parked::Scrub => self.scrub_turn(effects),
+            Parked::Moment => self.moment_turn(effects),
         }
     }
 
@@ -232,8 +243,12 @@ impl Volume {
         match self.advance(&mut change, effects) {
             Ok(()) => {
                 self.sessions.applied(change.session, change.number);
-                self.frontier
-                    .acknowledge(self.last_seq(), change.ticket, change.fua);
+                if change.is_proposal() {
+                    self.frontier.acknowledge_proposal(change.ticket);
+                } else {
+                    self.frontier
+                        .acknowledge(self.last_seq(), change.ticket, change.fua);
+                }
             }
             Err(Blocked::Room) => return Some(change),
             Err(Blocked::Node(missing)) => self.wait(missing, Some(Parked::Change(change)), effects),
@@ -266,6 +281,9 @@ impl Volume {
         }
         if self.scrub.wants_turn() {
             self.scrub_turn(effects);
+        }
+        if self.moments.wants_turn() {
+            self.moment_turn(effects);
         }
         if let Some(change) = self.turns.pop_front() {
             self.run_new(change, effects);
@@ -340,13 +358,17 @@ impl Volume {
                     // The next tick begins again.
                     Parked::Reap => self.reap = None,
                     Parked::Scrub => self.scrub_failed(),
+                    Parked::Moment => {
+                        let tickets = self.moments.take_failed();
+                        self.moment_failed(tickets, &refusal, effects);
+                    }
                 }
             }
             return;
         }
         if missing.place.tree == TreeKind::Scos {
-            for (sco, dead) in std::mem::take(&mut self.unburied) {
-                self.bury_in(sco, dead);
+            for (sco, change) in std::mem::take(&mut self.unburied) {
+                self.recount(sco, change);
             }
         }
         for parked in waiting {
@@ -361,6 +383,12 @@ impl Volume {
                 .map
                 .adopt(missing, records)
                 .and_then(|()| self.snapshots.adopt(missing, records))
+                .and_then(|()| self.history.map_mut().adopt(missing, records))
+                .and_then(|()| {
+                    self.moments
+                        .map_mut()
+                        .map_or(Ok(()), |map| map.adopt(missing, records))
+                })
                 .and_then(|()| self.foreign.adopt(missing, records)),
             TreeKind::Scos => self.scos.adopt(missing, records),
         };
@@ -379,6 +407,9 @@ impl Volume {
     }
 
     pub(crate) fn refuse(&self, ticket: Ticket, mut refusal: Refusal, effects: &mut Vec<Effect>) {
+        if ticket == Ticket::NOBODY {
+            return;
+        }
         refusal.text = format!("volume {}: {}", self.path, refusal.text);
         effects.push(Effect::Reply {
             ticket,
@@ -400,8 +431,9 @@ impl Volume {
             Parked::Change(change) => Some(change.ticket),
             Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
             Parked::Compare(comparison) => Some(comparison.ticket),
-            Parked::Reap | Parked::Scrub => None,
+            Parked::Reap | Parked::Scrub | Parked::Moment => None,
         }));
+        tickets.extend(self.moments.abandon());
         let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));
         tickets.extend(held.iter().chain(&turns).map(|change| change.ticket));
         tickets.extend(
@@ -423,6 +455,7 @@ impl Volume {
             Event::Io { ticket, .. }
             | Event::Sync { ticket }
             | Event::Ask { ticket, .. }
+            | Event::Moment { ticket, .. }
             | Event::SnapshotIo { ticket, .. }
             | Event::ComparedIo { ticket, .. },
             Some(reason),

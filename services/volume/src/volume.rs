@@ -19,10 +19,12 @@ use sconce_schemas::{
 use crate::change::Change;
 use crate::changes::Foreign;
 use crate::checkpoint::{CheckpointPolicy, Checkpoints};
-use crate::event::{Effect, Event, FetchId, SessionSlot};
+use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::frontier::Frontier;
+use crate::history::History;
 use crate::locals::Locals;
 use crate::log::Log;
+use crate::moments::Moments;
 use crate::operations::Parked;
 use crate::reap::Reap;
 use crate::scos::ScoState;
@@ -96,8 +98,8 @@ pub struct Volume {
     pub(crate) head: (ScoId, u16),
     /// Scratch space of discards.
     pub(crate) dropped: Vec<Location>,
-    /// Clusters that died in SCOs whose state is not resident, by SCO.
-    pub(crate) unburied: BTreeMap<ScoId, u16>,
+    /// Clusters that died (or came to life) in SCOs whose state is not resident, by SCO.
+    pub(crate) unburied: BTreeMap<ScoId, i32>,
     /// Nodes that operations wait for.
     pub(crate) waiting: HashMap<Missing, Vec<Parked>>,
     /// SCO-table nodes that are to be loaded, for `unburied`.
@@ -110,6 +112,8 @@ pub struct Volume {
     pub(crate) fetches: HashMap<FetchId, (Change, Location)>,
     pub(crate) next_fetch: u64,
     pub(crate) snapshots: Snapshots,
+    pub(crate) history: History,
+    pub(crate) moments: Moments,
     pub(crate) foreign: Foreign,
     /// The removed snapshot that is being reaped.
     pub(crate) reap: Option<Reap>,
@@ -158,6 +162,10 @@ impl Volume {
         let covered_sco = manifest.map_or(ScoId::NONE, |m| m.covered_sco);
         let covered = manifest.map_or(BatchSeq::NONE, |m| m.covered);
         let next = covered_sco.next();
+        let history = manifest.map_or_else(History::default, |m| History::restore(&m.history));
+        let mut snapshots = manifest.map_or_else(Snapshots::default, Snapshots::restore);
+        snapshots.hold_after = history.holds_after();
+        let stamp_us = manifest.map_or(0, |m| m.history.upto_us);
         Self {
             id: config.id,
             epoch: config.epoch,
@@ -172,7 +180,14 @@ impl Volume {
             origin: manifest.and_then(|m| m.origin),
             map: manifest.map_or_else(Tree::default, |m| Tree::stored(m.map, m.allocated_clusters)),
             scos: manifest.map_or_else(Tree::default, |m| Tree::stored(m.scos, 0)),
-            log: Log::new(config.id, config.epoch, config.sco_size, next, covered.next()),
+            log: Log::new(
+                config.id,
+                config.epoch,
+                config.sco_size,
+                next,
+                covered.next(),
+                stamp_us,
+            ),
             locals: Locals::recovered(next),
             frontier: Frontier::recovered(covered, covered),
             sessions: manifest.map_or_else(Sessions::default, |m| Sessions::restore(&m.sessions)),
@@ -188,7 +203,9 @@ impl Volume {
             turn_asked: false,
             fetches: HashMap::new(),
             next_fetch: 0,
-            snapshots: manifest.map_or_else(Snapshots::default, Snapshots::restore),
+            snapshots,
+            history,
+            moments: Moments::default(),
             foreign: Foreign::default(),
             reap: None,
             scrub: Scrub::restore(config.scrub, manifest.map_or(&[], |m| &m.condemned)),
@@ -237,6 +254,19 @@ impl Volume {
             Event::Ask { ticket, ask, now_us } => {
                 self.now_us = self.now_us.max(now_us);
                 self.ask(ticket, ask, effects);
+                Ok(())
+            }
+            Event::Moment { ticket, ask, now_us } => {
+                self.now_us = self.now_us.max(now_us);
+                self.ask_moment(ticket, &ask, effects);
+                Ok(())
+            }
+            Event::LogRead { sco, epoch, result } => {
+                self.log_read(sco, epoch, result, effects);
+                Ok(())
+            }
+            Event::HoldOver { snapshot } => {
+                self.frontier.let_go(snapshot);
                 Ok(())
             }
             Event::TlogRead { object, result } => {
@@ -340,7 +370,9 @@ impl Volume {
             }
             Event::Tick { now_us, pressed } => {
                 self.set_clock(now_us);
+                self.history_tick();
                 self.checkpoint_if_due(pressed, effects);
+                self.withdraw_abandoned(effects);
                 self.begin_reap();
                 self.scrub_tick(pressed, effects);
                 Ok(())
@@ -358,9 +390,9 @@ impl Volume {
     /// leave in log order.
     fn upkeep(&mut self, effects: &mut Vec<Effect>) {
         self.resume_held(effects);
-        if (!self.turns.is_empty() || self.wants_to_reap() || self.scrub.wants_turn())
-            && !std::mem::replace(&mut self.turn_asked, true)
-        {
+        self.end_moments(effects);
+        let wants_turn = self.wants_to_reap() || self.scrub.wants_turn() || self.moments.wants_turn();
+        if (!self.turns.is_empty() || wants_turn) && !std::mem::replace(&mut self.turn_asked, true) {
             effects.push(Effect::Turn);
         }
         for missing in std::mem::take(&mut self.wanted) {
@@ -369,6 +401,9 @@ impl Volume {
         self.manifest_if_ready(effects);
         self.checkpoint_if_due(false, effects);
         self.frontier.upkeep(effects, |ticket, effects| {
+            if ticket == Ticket::NOBODY {
+                return;
+            }
             effects.push(Effect::Reply {
                 ticket,
                 reply: VolumeReply::Done,
@@ -472,6 +507,11 @@ impl Volume {
         self.keep_within_memory(effects);
     }
 
+    /// What time it is, before what is taken in next: a batch that is full while it is taken in carries it.
+    pub fn set_now(&mut self, now_us: u64) {
+        self.set_clock(now_us);
+    }
+
     /// A wall clock may be set back; what was noted by it moves along, or nothing would be due until it is where it was.
     fn set_clock(&mut self, now_us: u64) {
         if now_us < self.now_us {
@@ -537,7 +577,10 @@ impl Volume {
             unstored: self.locals.unstored(),
             map_memory: ByteLen(self.map.resident_bytes()),
             dirty: self.checkpoints.dirty(self.last_seq()),
-            wants_ticks: self.has_to_reap() || self.scrub.has_work(),
+            wants_ticks: self.has_to_reap()
+                || self.scrub.has_work()
+                || self.history_has_work()
+                || self.snapshots.first_proposed().is_some(),
             held: self.held.len(),
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeStatus};
 use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, SnapshotId, VolumeSize};
-use sconce_volume::{Ask, Compared, Event, Extent, FetchId, SessionSlot, SnapshotInfo, Ticket};
+use sconce_volume::{Ask, Compared, Event, Extent, FetchId, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 use std::time::Duration;
 
 use super::read::Outcome;
@@ -226,6 +226,11 @@ pub(crate) struct BadExtent {
     /// What is wrong, with the slot.
     pub(crate) detail: String,
 }
+
+/// A moment of the history is to be kept as a snapshot.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct AskMoment(pub(crate) Ticket, pub(crate) MomentAsk);
 
 /// The device wants a cache's file.
 #[derive(Debug, Message)]

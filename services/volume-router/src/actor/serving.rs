@@ -5,6 +5,7 @@
 //! Crash: an effect that was not carried out did not happen.
 //! Knows no sockets and no registry. This is the hot path: nothing here waits, boxes or spawns for an operation.
 
+mod history;
 mod reads;
 
 use std::io;
@@ -300,7 +301,10 @@ impl Serving {
     }
 
     fn take(&mut self, event: Event) {
-        self.batch_open = true;
+        if !std::mem::replace(&mut self.batch_open, true) {
+            // A batch that is full while a round is taken in carries the round's time, not that of the one before.
+            self.volume.set_now(self.shard.node.clock.unix_micros());
+        }
         self.volume.apply(event, &mut self.effects);
     }
 
@@ -360,6 +364,8 @@ impl Serving {
                 self.shard.node.background.manifest(self.owner.clone(), manifest);
             }
             Effect::Evictable { sco } => self.evictable(sco),
+            Effect::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
+            Effect::Hold { snapshot } => self.hold(snapshot),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),
@@ -435,6 +441,17 @@ impl Serving {
         let (me, generation) = (self.me.clone(), self.generation);
         tokio::task::spawn_blocking(move || {
             let event = work();
+            me.tell(Happened { generation, event });
+        });
+    }
+
+    /// Acknowledgements are held for a snapshot: not for longer than is set, whatever becomes of who takes it.
+    fn hold(&self, snapshot: SnapshotId) {
+        let (me, generation) = (self.me.clone(), self.generation);
+        let within = self.shard.node.group_hold;
+        actix_rt::spawn(async move {
+            tokio::time::sleep(within).await;
+            let event = Event::HoldOver { snapshot };
             me.tell(Happened { generation, event });
         });
     }

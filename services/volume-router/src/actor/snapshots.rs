@@ -12,7 +12,8 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::{Base, Compared, SnapshotInfo};
 
 use super::messages::{
-    CompareWith, ListSnapshots, OpenCompared, OpenSnapshot, OpenedCompared, OpenedSnapshot, Request,
+    AskMoment, CompareWith, ListSnapshots, OpenCompared, OpenSnapshot, OpenedCompared, OpenedSnapshot,
+    Request,
 };
 use super::{State, VolumeActor};
 
@@ -88,6 +89,23 @@ impl Handler<Request> for VolumeActor {
         match &mut self.state {
             State::Serving(serving) => {
                 serving.request(ticket, ask);
+                self.after(ctx);
+            }
+            _ => {
+                let refusal = VolumeReply::Refused(self.not_served());
+                self.shard.replies.answer(ticket, refusal, Bytes::new());
+            }
+        }
+    }
+}
+
+impl Handler<AskMoment> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, AskMoment(ticket, ask): AskMoment, ctx: &mut Context<Self>) {
+        match &mut self.state {
+            State::Serving(serving) => {
+                serving.moment(ticket, ask);
                 self.after(ctx);
             }
             _ => {

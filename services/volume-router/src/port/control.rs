@@ -16,7 +16,7 @@ use sconce_schemas::wire::volume::{
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, SessionId, VolumeId};
-use sconce_volume::{Ask, SnapshotInfo, Ticket};
+use sconce_volume::{Ask, MomentAsk, SnapshotInfo, Ticket};
 
 use super::peers::{Open, OpenOn, Peers};
 use crate::actor::{Shard, VolumeActor, VolumeHandle, Waiting};
@@ -82,6 +82,25 @@ impl Control {
                     .request(volume, Ask::Take { id, name, metadata }, reply)
                     .await;
             }
+            (
+                VolumeControl::ProposeSnapshot {
+                    volume,
+                    id,
+                    name,
+                    metadata,
+                },
+                None,
+            ) => {
+                return self
+                    .request(volume, Ask::Propose { id, name, metadata }, reply)
+                    .await;
+            }
+            (VolumeControl::ConfirmSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Confirm { id }, reply).await;
+            }
+            (VolumeControl::WithdrawSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Withdraw { id }, reply).await;
+            }
             (VolumeControl::RemoveSnapshot { volume, name, id }, None) => {
                 let ask = id.map_or(Ask::Remove { name }, |id| Ask::RemoveExactly { id });
                 return self.request(volume, ask, reply).await;
@@ -91,6 +110,29 @@ impl Control {
             }
             (VolumeControl::SetReadOnly { volume, read_only }, None) => {
                 return self.request(volume, Ask::ReadOnly(read_only), reply).await;
+            }
+            (VolumeControl::SetHistory { volume, window_us }, None) => {
+                return self.request(volume, Ask::History { window_us }, reply).await;
+            }
+            (
+                VolumeControl::TakeMoment {
+                    volume,
+                    id,
+                    name,
+                    time_us,
+                    metadata,
+                },
+                None,
+            ) => {
+                let ask = MomentAsk {
+                    id,
+                    name,
+                    metadata,
+                    time_us,
+                };
+                return self
+                    .ask(volume, reply, |handle, ticket| handle.moment(ticket, ask))
+                    .await;
             }
             (VolumeControl::ListSnapshots { volume }, None) => self.snapshots(volume).await,
             (VolumeControl::Renamed { volume }, None) => match self.served(volume) {
@@ -230,13 +272,22 @@ impl Control {
     }
 
     async fn request(&self, volume: VolumeId, ask: Ask, reply: Reply<VolumeReply>) {
+        self.ask(volume, reply, |handle, ticket| handle.request(ticket, ask))
+            .await;
+    }
+
+    /// Asks a volume, once it is served, for something that it answers by a ticket.
+    async fn ask(
+        &self,
+        volume: VolumeId,
+        reply: Reply<VolumeReply>,
+        ask: impl FnOnce(&VolumeHandle, Ticket),
+    ) {
         let handle = match self.begun_here(volume) {
             Ok(handle) => handle.served().await.map(|()| handle),
             Err(refusal) => Err(refusal),
         };
-        self.ticketed(volume, handle, reply, |handle, ticket| {
-            handle.request(ticket, ask)
-        });
+        self.ticketed(volume, handle, reply, ask);
     }
 
     /// Asks a volume for something that it answers by a ticket.

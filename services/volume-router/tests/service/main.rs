@@ -12,6 +12,8 @@ mod clones;
 mod cluster;
 mod damage;
 mod faults;
+mod group;
+mod history;
 mod hostile;
 mod io;
 mod loss;

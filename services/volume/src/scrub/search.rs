@@ -63,7 +63,10 @@ impl Volume {
             .scos
             .visit(pass.cursor..upto.next().0, |sco, state: ScoState| {
                 let object = self.object_of(ScoId(sco), state);
-                pass.found.add(ScoId(sco), object, state.slots, state.live);
+                // What the history holds cannot be won yet.
+                let is_held = self.is_held(ScoId(sco));
+                let live = if is_held { state.slots } else { state.live };
+                pass.found.add(ScoId(sco), object, state.slots, live);
                 at = sco + 1;
                 seen += 1;
                 if seen >= SEARCH_STEP {

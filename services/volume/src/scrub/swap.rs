@@ -85,6 +85,11 @@ pub(super) struct Sealing {
 impl Volume {
     /// A run is looked up.
     pub(super) fn looked(&mut self, sources: Vec<BundleSource>, slots: u64, effects: &mut Vec<Effect>) {
+        for sco in sources.iter().flat_map(|source| &source.scos) {
+            let counted = self.scos.get(sco.sco.0).ok().flatten();
+            let found = u16::try_from(sco.kept.len()).unwrap_or(u16::MAX);
+            self.note_held(sco.sco, found, counted.map_or(found, |state| state.live));
+        }
         let kept = clusters(&sources);
         let is_worth = kept < slots || kept == 0 || sources.len() > 1;
         let last = sources

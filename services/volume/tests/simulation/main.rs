@@ -12,6 +12,7 @@
 
 mod changes;
 mod disk;
+mod history;
 mod oracle;
 mod scrub;
 mod snapshots;
@@ -31,16 +32,22 @@ fn every_life_keeps_its_promises() {
     }
     let full = number("SCONCE_TEST_FULL") == Some(1);
     let seeds = number("SCONCE_SEEDS").unwrap_or(if full { 3000 } else { 300 });
-    let (mut crashes, mut damages, mut compared) = (0, 0, 0);
+    let (mut crashes, mut damages, mut moments, mut compared) = (0, 0, 0, 0);
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
             world.run(400);
-            (world.crashes, world.damages, world.comparisons.answered)
+            (
+                world.crashes,
+                world.damages,
+                world.moments.had,
+                world.comparisons.answered,
+            )
         });
         match run {
-            Ok((crashed, damaged, answered)) => {
-                (crashes, damages, compared) = (crashes + crashed, damages + damaged, compared + answered);
+            Ok((crashed, damaged, had, answered)) => {
+                (crashes, damages) = (crashes + crashed, damages + damaged);
+                (moments, compared) = (moments + had, compared + answered);
             }
             Err(_) => panic!("seed {seed} broke a promise; repeat it with SCONCE_SEED={seed}"),
         }
@@ -57,6 +64,10 @@ fn every_life_keeps_its_promises() {
     assert!(
         damages as u64 > seeds / 50,
         "only {damages} damaged logs in {seeds} lives"
+    );
+    assert!(
+        moments as u64 > seeds * 2,
+        "only {moments} moments were had in {seeds} lives"
     );
 }
 

@@ -145,6 +145,7 @@ impl World {
 
     /// Removes all snapshots, discards all there is, lets scrubbing end, and finds no SCO left.
     pub(crate) fn remove_everything(&mut self) {
+        self.turn_history(0);
         for snapshot in self.volume.snapshots() {
             let ticket = self.ticket();
             let ask = Ask::Remove {

@@ -20,7 +20,9 @@ use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::IoRequest;
-use sconce_schemas::{BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
+use sconce_schemas::{
+    BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
+};
 use sconce_volume::{
     BundlePlan, CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScoObject, ScrubPolicy,
     SessionSlot, Step, StoredRoots, Ticket, Volume, VolumeConfig,
@@ -28,6 +30,7 @@ use sconce_volume::{
 
 use crate::changes::Comparisons;
 use crate::disk::Disk;
+use crate::history::Moments;
 use crate::oracle::{LogOracle, State};
 use crate::snapshots::Asks;
 
@@ -56,7 +59,13 @@ enum Loss {
 /// Something that was started and will be answered by an event.
 enum Pending {
     Turn,
+    HoldOver(SnapshotId),
     ReadTlog(ScoObject),
+    ReadLog {
+        sco: ScoId,
+        epoch: Epoch,
+        local: bool,
+    },
     Bundle(Box<BundlePlan>),
     Delete(ScoObject),
     Sync {
@@ -100,7 +109,7 @@ pub(crate) struct Outstanding {
 
 pub(crate) struct World {
     pub(crate) chance: fastrand::Rng,
-    disk: Disk,
+    pub(crate) disk: Disk,
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
     /// What the bundles in the store hold.
     pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
@@ -132,13 +141,15 @@ pub(crate) struct World {
     pub(crate) log: LogOracle,
     held: BatchSeq,
     pub(crate) flushed: BatchSeq,
-    crash_in: Option<usize>,
+    pub(crate) crash_in: Option<usize>,
     pub(crate) crashes: usize,
     /// Otherwise it lives to its end.
     pub(crate) may_crash: bool,
+    is_calm: bool,
     /// Recoveries that said that the log is damaged.
     pub(crate) damages: usize,
     pub(crate) asks: Asks,
+    pub(crate) moments: Moments,
     pub(crate) comparisons: Comparisons,
 }
 
@@ -193,8 +204,10 @@ impl World {
             crash_in: None,
             crashes: 0,
             may_crash: true,
+            is_calm: seed.is_multiple_of(3),
             damages: 0,
             asks: Asks::default(),
+            moments: Moments::default(),
             comparisons: Comparisons::default(),
         }
     }
@@ -203,9 +216,21 @@ impl World {
     pub(crate) fn run(&mut self, steps: usize) {
         for _ in 0..steps {
             self.now_us += self.chance.u64(0..400_000);
+            if self.chance.u32(0..100) == 0 {
+                // The clock is set back.
+                self.now_us = self.now_us.saturating_sub(self.chance.u64(0..3_000_000)).max(1);
+            }
+            self.volume.set_now(self.now_us);
             match self.chance.u32(0..100) {
                 0..50 => self.client_round(),
-                50..88 => self.finish_one(),
+                50..88 => {
+                    for _ in 0..if self.is_calm { 8 } else { 1 } {
+                        self.finish_one();
+                        if self.crash_in == Some(0) {
+                            break;
+                        }
+                    }
+                }
                 88..90 => self.lose_client(),
                 90 => {
                     let full = self.chance.bool();
@@ -215,6 +240,8 @@ impl World {
                     now_us: self.now_us,
                     pressed: self.disk.free_files() + self.evictable.len() < 3,
                 }),
+                // In some lives crashes are rare and the host is quick, so that what takes long comes to its end.
+                95.. if self.is_calm && self.chance.u32(0..6) > 0 => {}
                 95..98 if self.may_crash => self.crash_in = Some(self.chance.usize(0..12)),
                 98.. if self.may_crash => self.crash_in = Some(0),
                 _ => {}
@@ -222,9 +249,11 @@ impl World {
             if self.crash_in == Some(0) {
                 self.crash();
             }
+            self.check_moments();
         }
         self.crash_in = None;
         self.settle();
+        self.check_moments();
         let state = self.read_all();
         state.assert_is(&self.model, "at the end");
         self.check_snapshots(self.log.last());

@@ -21,9 +21,10 @@ impl World {
                 0..55 => self.submit_change(),
                 55..80 => self.submit_read(),
                 80..92 => self.submit_flush(),
-                92..95 => self.submit_extents(),
-                95..97 => self.submit_ask(),
-                97 => self.submit_comparison(),
+                92..94 => self.submit_extents(),
+                94..96 => self.submit_ask(),
+                96 => self.submit_comparison(),
+                97..99 => self.submit_history(),
                 _ => {
                     let number = self.outstanding.keys().next().copied();
                     // A duplicate of something that is under way: a resend that was too quick.
@@ -221,7 +222,7 @@ impl World {
     }
 
     pub(super) fn answered(&mut self, ticket: Ticket, reply: &VolumeReply) {
-        if self.answered_ask(ticket, reply) {
+        if self.answered_ask(ticket, reply) || self.answered_moment(ticket, reply) {
             return;
         }
         if let Some(asked) = self.comparisons.take(ticket) {
@@ -260,6 +261,7 @@ impl World {
                         "operation {} is done, but the log does not say so",
                         ticket.0
                     );
+                    self.check_not_held(ticket.0);
                     if done.request.flags.has(IoFlags::FUA) {
                         // A change that needed no entry (a discard of holes) has nothing to lose.
                         let end = self.log.end_of(ticket.0).unwrap_or_default();

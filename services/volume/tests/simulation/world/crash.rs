@@ -51,6 +51,7 @@ impl World {
             &expected,
             &format!("the log's prefix up to {upto}, after {loss:?}"),
         );
+        self.forget_lost_moments();
         self.check_snapshots(upto);
         self.check_comparisons(1);
         let rolled = self.asks.forget();

@@ -108,6 +108,13 @@ impl World {
             Effect::StoreManifest { manifest } => self.pending.push(Pending::Manifest(manifest)),
             Effect::Evictable { sco } => self.evictable.push(sco),
             Effect::Turn => self.pending.push(Pending::Turn),
+            Effect::ReadLog { sco, epoch, local } => {
+                self.pending.push(Pending::ReadLog { sco, epoch, local });
+            }
+            Effect::Hold { snapshot } => {
+                self.asks.held(snapshot);
+                self.pending.push(Pending::HoldOver(snapshot));
+            }
             Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.pending.push(Pending::Bundle(plan)),
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
@@ -220,7 +227,12 @@ impl World {
                 });
             }
             Pending::Turn => self.feed(Event::Turn),
+            Pending::HoldOver(snapshot) => {
+                self.asks.let_go(snapshot);
+                self.feed(Event::HoldOver { snapshot });
+            }
             Pending::ReadTlog(object) => self.read_tlog(object),
+            Pending::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
             Pending::Bundle(plan) => self.write_bundle(&plan),
             Pending::Delete(object) => self.delete_sco(object),
             Pending::Fetch { fetch, cluster } => {
