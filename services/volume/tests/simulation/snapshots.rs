@@ -67,7 +67,7 @@ impl World {
         let ask = match (self.chance.u32(0..10), any(&mut self.chance)) {
             // By its id, or by its name.
             (0..3, Some(name)) => match self.volume.snapshot_named(&name) {
-                Some((id, _)) if number % 2 == 0 => Ask::RemoveExactly { id },
+                Some((id, _)) if number.is_multiple_of(2) => Ask::RemoveExactly { id },
                 _ => Ask::Remove { name },
             },
             (3..5, Some(to)) if self.outstanding.is_empty() && self.asks.waiting.is_empty() => {
