@@ -2,11 +2,14 @@
 //! Order, crash: nothing; arguments are values.
 //! Knows no cluster.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use sconce_fs_router::names::{PoolPath, SnapshotPath};
+use sconce_fs_router::names::{PathError, PoolPath, SnapshotPath};
 use sconce_schemas::{NodeName, ScoSize, VolumeSize};
 
 use crate::size::{parse_sco_size, parse_volume_size};
@@ -18,6 +21,7 @@ Examples:
   sconce import debian.raw /vm1/debian.raw
   sconce export /vm1/debian.raw copy.raw
   sconce snapshot create /vm1/debian.raw@monday
+  sconce export /vm1/debian.raw@tuesday tuesday.stream --from monday
   sconce clone /vm1/debian.raw@monday /vm2/debian.raw
   sconce status
 
@@ -78,16 +82,25 @@ pub enum Command {
     #[command(subcommand)]
     Template(Template),
 
-    /// Copy a raw disk image into a new volume.
+    /// Show what changed between two snapshots, or since a snapshot.
     ///
-    /// Holes and runs of zeros take no space in the volume. The volume is stored on the back ends before the command
-    /// returns.
+    /// Each line is a range of bytes and what it is now: data, zeros (allocated), or a hole.
+    Diff(Diff),
+
+    /// Copy a raw disk image into a new volume, or apply a backup stream.
+    ///
+    /// Holes and runs of zeros take no space in the volume. A stream of a whole snapshot makes a volume; one with --from
+    /// is the next snapshot of a volume that has the one before. All is stored on the back ends before the command returns.
     Import(Import),
 
-    /// Copy a volume into a raw disk image.
+    /// Copy a volume or a snapshot into a raw disk image, or a snapshot into a backup stream.
     ///
-    /// What the volume never wrote becomes a hole in the file.
+    /// What the volume never wrote becomes a hole in the image. A stream that was cut short is continued by the same
+    /// command.
     Export(Export),
+
+    /// Check that a backup stream is whole and as it was written.
+    Verify(Verify),
 
     /// Show the services, pools and back ends, and whether they answer.
     ///
@@ -140,6 +153,14 @@ pub enum Volume {
         #[arg(long)]
         shrink: bool,
     },
+    /// Change what a volume keeps.
+    Set {
+        /// The volume's path.
+        path: PoolPath,
+        /// How far back any moment of it can be had: 24h, 7days, or off.
+        #[arg(long, value_parser = parse_window, value_name = "WINDOW")]
+        history: HistoryWindow,
+    },
     /// Delete a volume: its name goes at once, its space comes back in time.
     #[command(visible_alias = "rm")]
     Delete {
@@ -182,31 +203,48 @@ pub enum Snapshot {
     },
     /// Delete a snapshot: its name goes at once, its space comes back in time.
     #[command(visible_alias = "rm")]
-    Delete {
-        /// The snapshot: /vm1/disk.raw@monday.
-        path: SnapshotPath,
-    },
-    /// Make a volume what a snapshot is. Later snapshots stay. Nobody should use the volume meanwhile.
+    Delete(SnapshotDelete),
+    /// Make a volume what a snapshot is, or what it was at a moment of its history. Later snapshots stay. Nobody should use
+    /// the volume meanwhile.
     Rollback(Rollback),
 }
 
 /// Arguments of `sconce snapshot create`.
 #[derive(Debug, Args)]
 pub struct SnapshotCreate {
-    /// The volume and the snapshot's name: /vm1/disk.raw@monday.
-    pub path: SnapshotPath,
+    /// The volume and the snapshot's name: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for
+    /// parts of names.
+    #[arg(required = true, value_name = "PATH@NAME")]
+    pub paths: Vec<SnapshotPath>,
+    /// Snapshots of several volumes at one instant: '/vm1/*.raw@monday'.
+    #[arg(long)]
+    pub group: bool,
     /// Something to write down with it; may be given more than once.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_metadata)]
     pub metadata: Vec<(String, String)>,
     /// Return only when it is on the back ends.
     #[arg(long)]
     pub wait_synced: bool,
+    /// Keep what the volume was at a moment of its history, in UTC: 2026-11-22T10:15:03Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub at: Option<Moment>,
+}
+
+/// Arguments of `sconce snapshot delete`.
+#[derive(Debug, Args)]
+pub struct SnapshotDelete {
+    /// The snapshot: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for parts of names.
+    #[arg(required = true, value_name = "PATH@NAME")]
+    pub paths: Vec<SnapshotPath>,
+    /// Snapshots of several volumes: none of them is deleted while one has clones.
+    #[arg(long)]
+    pub group: bool,
 }
 
 /// Arguments of `sconce snapshot rollback`.
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// The snapshot: /vm1/disk.raw@monday.
+    /// The snapshot, or a moment in UTC: /vm1/disk.raw@monday, /vm1/disk.raw@2026-11-22T10:15:03Z.
     pub path: SnapshotPath,
     /// Name of the snapshot that keeps the state before. Default: before-rollback- and a number.
     #[arg(long, value_name = "NAME", conflicts_with = "discard")]
@@ -219,7 +257,7 @@ pub struct Rollback {
 /// Arguments of `sconce clone`.
 #[derive(Debug, Args)]
 pub struct CloneFrom {
-    /// The snapshot: /templates/debian.raw@v1.
+    /// The snapshot, or a moment in UTC: /templates/debian.raw@v1, /vm1/disk.raw@2026-11-22T10:15:03Z.
     pub path: SnapshotPath,
     /// The clone's path; directories that are missing are made.
     pub new: PoolPath,
@@ -240,8 +278,56 @@ pub enum Template {
     },
 }
 
+/// A volume, or a snapshot of one: /vm1/disk.raw, /vm1/disk.raw@monday.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// The volume.
+    pub volume: PoolPath,
+    /// The snapshot's name; `None`: the volume as it is.
+    pub snapshot: Option<String>,
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.snapshot {
+            Some(name) => write!(f, "{}@{name}", self.volume),
+            None => write!(f, "{}", self.volume),
+        }
+    }
+}
+
+impl FromStr for Root {
+    type Err = PathError;
+
+    fn from_str(text: &str) -> Result<Self, PathError> {
+        if text.contains('@') {
+            let path: SnapshotPath = text.parse()?;
+            return Ok(Self {
+                volume: path.volume,
+                snapshot: Some(path.name),
+            });
+        }
+        Ok(Self {
+            volume: text.parse()?,
+            snapshot: None,
+        })
+    }
+}
+
+/// Arguments of `sconce diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The snapshot to compare with: /vm1/disk.raw@monday; of the same volume, or of one that it is a clone of.
+    pub from: SnapshotPath,
+    /// What to look at: /vm1/disk.raw@tuesday, or /vm1/disk.raw as it is now.
+    pub to: Root,
+}
+
 fn parse_metadata(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
+        Some((key, _)) if key.starts_with("sconce.") => Err(format!(
+            "{key:?}: names that begin with \"sconce.\" are kept for what the command itself writes down"
+        )),
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("{text:?} is not KEY=VALUE")),
     }
@@ -258,6 +344,49 @@ pub struct Create {
     /// Where it lies.
     #[command(flatten)]
     pub placement: Placement,
+    /// How far back any moment of it can be had: 24h, 7days. Default: off.
+    #[arg(long, value_parser = parse_window, value_name = "WINDOW")]
+    pub history: Option<HistoryWindow>,
+}
+
+/// How far back any moment of a volume can be had, in microseconds; 0: it is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryWindow(pub u64);
+
+/// Shortest and longest window.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+const WINDOW_MAX: Duration = Duration::from_secs(3660 * 86_400);
+
+fn parse_window(text: &str) -> Result<HistoryWindow, String> {
+    if text == "off" {
+        return Ok(HistoryWindow(0));
+    }
+    let window =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; it is a time, as 24h, or off"))?;
+    if window < WINDOW_MIN || window > WINDOW_MAX {
+        return Err("it is not within 1s and 10years".to_owned());
+    }
+    Ok(HistoryWindow(
+        u64::try_from(window.as_micros()).unwrap_or(u64::MAX),
+    ))
+}
+
+/// A moment, in microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(pub u64);
+
+/// Reads a moment in UTC: 2026-11-22T10:15:03Z, with a fraction of the second if that is wanted.
+///
+/// # Errors
+/// It is none.
+pub fn parse_moment(text: &str) -> Result<Moment, String> {
+    let wrong =
+        |error: &dyn std::fmt::Display| format!("{error}; it is a moment in UTC, as 2026-11-22T10:15:03Z");
+    let moment = humantime::parse_rfc3339(text).map_err(|error| wrong(&error))?;
+    let since = moment
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_err(|error| wrong(&error))?;
+    Ok(Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)))
 }
 
 /// Where a new volume lies.
@@ -277,27 +406,44 @@ pub struct Placement {
 /// Arguments of `sconce import`.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// The raw image.
+    /// The raw image, or the stream; - is a stream from standard input.
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
-    /// The path of the volume that is made.
+    /// The path of the volume that is made, or that the stream is applied to.
     pub path: PoolPath,
     /// Size of the volume. Default: that of the file; a larger one leaves the rest empty.
     #[arg(long, short, value_parser = parse_volume_size)]
     pub size: Option<VolumeSize>,
+    /// Of a stream with --from: what was written to the volume since the snapshot that it begins with is lost.
+    #[arg(long)]
+    pub discard_changes: bool,
     /// Where it lies.
     #[command(flatten)]
     pub placement: Placement,
 }
 
+/// Arguments of `sconce verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The stream; - is standard input.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+}
+
 /// Arguments of `sconce export`.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// The volume's path.
-    pub path: PoolPath,
-    /// The raw image that is made.
+    /// The volume, or one of its snapshots: /vm1/disk.raw, /vm1/disk.raw@monday.
+    pub path: Root,
+    /// The raw image or stream that is made; - is a stream to standard output.
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
+    /// Make a backup stream, which sconce import applies, in this or another pool.
+    #[arg(long)]
+    pub stream: bool,
+    /// Only what changed since this snapshot: monday, or /images/debian.raw@v1 that the volume is a clone of. A stream.
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub from: Option<String>,
     /// Overwrite the file if it exists.
     #[arg(long)]
     pub force: bool,
@@ -380,6 +526,8 @@ mod tests {
             ("sconce volume resize /disk.raw 65T", "at most 64 TiB"),
             ("sconce volume takeover /disk.raw --to VR_1", "node name"),
             ("sconce snapshot create /disk.raw", "\"/disk.raw@NAME\""),
+            ("sconce diff /disk.raw /disk.raw", "\"/disk.raw@NAME\""),
+            ("sconce diff /disk.raw@a disk.raw", "write it as \"/disk.raw\""),
             ("sconce snapshot create /disk.raw@..", "snapshot name"),
             (
                 "sconce snapshot create /disk.raw@a --metadata reason",

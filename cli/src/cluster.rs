@@ -10,12 +10,12 @@ use anyhow::{Context, Result, bail};
 use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_fs_router::names::{Names, NamesError, PoolPath, Resolved};
 use sconce_fs_router::peers::{Identity, Owners, PeerError, StorageRouters, is_served};
-use sconce_fs_router::routing::{Components, Limits, Orphans, Router, Volume};
+use sconce_fs_router::routing::{Components, Limits, Orphans, Router, View, Volume};
 use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock};
 
 use crate::settings::{self, Settings};
-use crate::view::VolumeView;
+use crate::view::{VolumeView, time_shown};
 
 /// How long an owner is waited for where live figures are only nice to have.
 pub const LIVE_DEADLINE: Duration = Duration::from_secs(2);
@@ -128,6 +128,8 @@ impl Cluster {
             unstored_bytes: None,
             state: "unknown".to_owned(),
             live: false,
+            history_seconds: None,
+            history_from: None,
         };
         match self.owners.show(file.volume, LIVE_DEADLINE).await {
             Ok(status) if is_served(&status) => {
@@ -139,6 +141,11 @@ impl Cluster {
                 view.unstored_bytes = Some(status.unstored.0);
                 view.state = status.state;
                 view.live = true;
+                let window = status.history.map_or(0, |history| history.window_us);
+                view.history_seconds = Some(window.div_ceil(1_000_000));
+                // The first whole second.
+                let from = status.history.and_then(|history| history.from_us);
+                view.history_from = from.map(|from| time_shown(from.saturating_add(999_999)));
             }
             Ok(status) => view.state = status.state,
             Err(PeerError::Absent { node }) => {
@@ -154,6 +161,19 @@ impl Cluster {
     /// # Errors
     /// The volume is gone, or its owner will not open it.
     pub async fn volume(&self, file: &Resolved) -> Result<Volume> {
+        self.opened(file, self.router().attach_volume(file.volume)).await
+    }
+
+    /// Opens a view of a volume: a snapshot, or two roots to be compared. As [`Cluster::volume`].
+    ///
+    /// # Errors
+    /// The volume or a snapshot is gone, or its owner will not open it.
+    pub async fn open_view(&self, file: &Resolved, view: View) -> Result<Volume> {
+        self.opened(file, self.router().attach_view(file.volume, view))
+            .await
+    }
+
+    fn router(&self) -> Router {
         let components = Components {
             node: self.identity.node.clone(),
             role: self.identity.role,
@@ -163,7 +183,10 @@ impl Cluster {
             limits: Limits::default(),
             orphans: Orphans::default(),
         };
-        let volume = Router::new(components, 0, Chance::from_os()).attach_volume(file.volume);
+        Router::new(components, 0, Chance::from_os())
+    }
+
+    async fn opened(&self, file: &Resolved, volume: Volume) -> Result<Volume> {
         let opening = volume.opened();
         tokio::pin!(opening);
         loop {

@@ -7,6 +7,8 @@
 
 pub mod args;
 pub mod cluster;
+pub mod diff;
+pub mod group;
 pub mod pool;
 pub mod recover;
 pub mod settings;
@@ -40,6 +42,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Pool(command) => pool::run(&command, output),
+        Command::Verify(verify) => transfer::verify(&verify, output),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -62,7 +65,9 @@ pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> 
         Command::Snapshot(command) => snapshot::run(cluster, command, output).await,
         Command::Clone(from) => snapshot::clone(cluster, from, output).await,
         Command::Template(command) => snapshot::template(cluster, command, output).await,
+        Command::Diff(diff) => diff::run(cluster, &diff, output).await,
         Command::Import(import) => transfer::import(cluster, &import, output).await,
+        Command::Verify(verify) => transfer::verify(&verify, output),
         Command::Export(export) => transfer::export(cluster, &export, output).await,
         Command::Status => status::run(cluster, output).await,
         Command::Recover(recover) => recover::run(cluster, &recover, output).await,

@@ -3,26 +3,30 @@
 //! Crash: a command that was cut short can be given again.
 //! Knows no back end.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use sconce_fs_router::names::{NamesError, NewEntry, PoolPath, Resolved, Snapshot as Cloned, SnapshotPath};
+use sconce_fs_router::names::{
+    NamesError, NewEntry, PoolPath, Removal, Resolved, Snapshot as Cloned, SnapshotPath,
+};
 use sconce_fs_router::peers::PeerError;
 use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{SnapshotStatus, VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use serde::Serialize;
 
-use crate::args::{CloneFrom, Format, Rollback, Snapshot, SnapshotCreate, Template};
+use crate::args::{CloneFrom, Format, Moment, Rollback, Snapshot, SnapshotCreate, Template, parse_moment};
 use crate::cluster::{Cluster, explained};
+use crate::group;
 use crate::view::{SnapshotView, print, snapshot_lines, snapshot_table, time_shown};
 use crate::volume;
 
 /// How long an owner is given to answer: it may be starting.
-const OWNER_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const OWNER_DEADLINE: Duration = Duration::from_secs(30);
 
-fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
+pub(crate) fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
     SnapshotView {
         path: format!("{volume}@{}", status.name),
         name: status.name,
@@ -34,6 +38,9 @@ fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
         metadata: status.metadata,
     }
 }
+
+/// How long a moment may take: a replay of a checkpoint's interval, behind others that were asked for before.
+const MOMENT_DEADLINE: Duration = Duration::from_secs(600);
 
 /// What a command did.
 #[derive(Debug, Serialize)]
@@ -53,21 +60,31 @@ struct DoneView {
 /// The command could not be done; the text says what to do next.
 pub async fn run(cluster: &Cluster, command: Snapshot, format: Format) -> Result<()> {
     match command {
+        Snapshot::Create(create) if create.group => group::create(cluster, create, format).await,
+        Snapshot::Delete(delete) if delete.group => group::delete(cluster, &delete.paths, format).await,
         Snapshot::Create(create) => self::create(cluster, create, format).await,
         Snapshot::List { path } => list(cluster, &path, format).await,
         Snapshot::Show { path } => show(cluster, &path, format).await,
-        Snapshot::Delete { path } => delete(cluster, &path, format).await,
+        Snapshot::Delete(paths) => delete(cluster, one(&paths.paths)?, format).await,
         Snapshot::Rollback(rollback) => self::rollback(cluster, rollback, format).await,
     }
 }
 
 async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Result<()> {
     let SnapshotCreate {
-        path,
+        paths,
         metadata,
         wait_synced,
+        at,
+        ..
     } = create;
+    let path = one(&paths)?;
     let file = cluster.resolve(&path.volume).await?;
+    if let Some(at) = at {
+        // What it is answered for is on the back ends.
+        take_moment(cluster, &file, &path.name, at, metadata.into_iter().collect()).await?;
+        return show(cluster, &path, format).await;
+    }
     let take = VolumeControl::TakeSnapshot {
         volume: file.volume,
         id: new_id(),
@@ -79,7 +96,18 @@ async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Re
         let stored = volume::store(cluster, &file).await;
         stored.with_context(|| format!("{path} was taken, and is not synced yet"))?;
     }
-    show(cluster, &path, format).await
+    show(cluster, path, format).await
+}
+
+/// The only one of what may be several where they are a group.
+fn one(paths: &[SnapshotPath]) -> Result<&SnapshotPath> {
+    match paths {
+        [path] => Ok(path),
+        _ => bail!(
+            "{} paths are given\nadd --group if all of them are meant at one instant, or give the command for each",
+            paths.len()
+        ),
+    }
 }
 
 async fn list(cluster: &Cluster, path: &PoolPath, format: Format) -> Result<()> {
@@ -102,10 +130,70 @@ async fn delete(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Resul
     done(path.to_string(), "deleted", None, format)
 }
 
+/// Keeps a moment of a volume's history as a snapshot.
+async fn take_moment(
+    cluster: &Cluster,
+    file: &Resolved,
+    name: &str,
+    Moment(time_us): Moment,
+    metadata: BTreeMap<String, String>,
+) -> Result<()> {
+    let take = VolumeControl::TakeMoment {
+        volume: file.volume,
+        id: new_id(),
+        name: name.to_owned(),
+        time_us,
+        metadata,
+    };
+    let of = format!("{}@{name}", file.path);
+    ask_within(cluster, file, take, of, MOMENT_DEADLINE).await?;
+    Ok(())
+}
+
+/// The snapshot of this name, or else the moment that the name says, kept as a snapshot for what is done with it; and whether
+/// it was made here. A second clone of a moment uses the snapshot of the first.
+async fn find_or_take(
+    cluster: &Cluster,
+    file: &Resolved,
+    path: &SnapshotPath,
+    reason: &str,
+) -> Result<(SnapshotStatus, bool)> {
+    let Ok(at) = parse_moment(&path.name) else {
+        return Ok((find(cluster, file, path).await?, false));
+    };
+    let known = snapshots(cluster, file).await?;
+    let made = format!("at-{}", path.name);
+    let is_it = |snapshot: &&SnapshotStatus| snapshot.name == path.name || snapshot.name == made;
+    if let Some(found) = known.iter().find(is_it) {
+        return Ok((found.clone(), false));
+    }
+    let metadata = [("made-for".to_owned(), reason.to_owned())].into();
+    take_moment(cluster, file, &made, at, metadata).await?;
+    let volume = path.volume.clone();
+    let found = find(cluster, file, &SnapshotPath { volume, name: made }).await?;
+    Ok((found, true))
+}
+
 /// Removes this snapshot, whatever has its name by now.
-async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath, id: SnapshotId) -> Result<()> {
+///
+/// # Errors
+/// It has clones, or its owner does not do it.
+pub(crate) async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath, id: SnapshotId) -> Result<()> {
     let begun = cluster.names.begin_removal(file.volume, id).await;
-    let removal = begun.map_err(explained)?;
+    remove_marked(cluster, file, path, begun.map_err(explained)?).await
+}
+
+/// Removes a snapshot whose removal was begun.
+///
+/// # Errors
+/// Its owner refuses, or does not answer.
+pub(crate) async fn remove_marked(
+    cluster: &Cluster,
+    file: &Resolved,
+    path: &SnapshotPath,
+    removal: Removal,
+) -> Result<()> {
+    let id = removal.snapshot;
     let remove = VolumeControl::RemoveSnapshot {
         volume: file.volume,
         name: path.name.clone(),
@@ -144,7 +232,17 @@ async fn ask(
     control: VolumeControl,
     of: impl Display,
 ) -> Result<(), Asked> {
-    match cluster.owners.call(file.volume, control, OWNER_DEADLINE).await {
+    ask_within(cluster, file, control, of, OWNER_DEADLINE).await
+}
+
+async fn ask_within(
+    cluster: &Cluster,
+    file: &Resolved,
+    control: VolumeControl,
+    of: impl Display,
+    deadline: Duration,
+) -> Result<(), Asked> {
+    match cluster.owners.call(file.volume, control, deadline).await {
         Ok(_) => Ok(()),
         Err(PeerError::Refused(refusal)) if matches!(refusal.remedy, Remedy::Reject | Remedy::Damaged) => {
             let text = format!("{of}: {}", refusal.text);
@@ -169,7 +267,7 @@ async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Resu
         discard,
     } = rollback;
     let file = cluster.resolve(&path.volume).await?;
-    find(cluster, &file, &path).await?;
+    let (target, is_made) = find_or_take(cluster, &file, &path, "rollback").await?;
     let id = new_id();
     let before = SnapshotPath {
         volume: path.volume.clone(),
@@ -177,7 +275,7 @@ async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Resu
     };
     let request = VolumeControl::RollBack {
         volume: file.volume,
-        to: path.name.clone(),
+        to: target.name.clone(),
         id,
         // Kept also where it is not wanted, until the answer is here: by it the owner tells a request that was sent again
         // from another one, and a second rollback would take away what was written after the first.
@@ -194,6 +292,15 @@ async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Resu
         let removed = remove(cluster, &file, &before, id).await;
         removed.with_context(|| format!("{} was rolled back, and the state before is kept", path.volume))?;
     }
+    if is_made {
+        // It was only made to be gone back to.
+        let made = SnapshotPath {
+            volume: path.volume.clone(),
+            name: target.name,
+        };
+        let removed = remove(cluster, &file, &made, target.id).await;
+        removed.with_context(|| format!("{} was rolled back, and {made} stays", path.volume))?;
+    }
     let kept = (!discard).then(|| before.to_string());
     done(path.volume.to_string(), "rolled back", kept, format)
 }
@@ -204,7 +311,7 @@ async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Resu
 /// There is no such snapshot, or the path is taken.
 pub async fn clone(cluster: &Cluster, from: CloneFrom, format: Format) -> Result<()> {
     let parent = cluster.resolve(&from.path.volume).await?;
-    let found = find(cluster, &parent, &from.path).await?;
+    let (found, _) = find_or_take(cluster, &parent, &from.path, "clone").await?;
     let snapshot = Cloned {
         volume: parent.volume,
         id: found.id,
@@ -265,7 +372,7 @@ pub async fn template(cluster: &Cluster, command: Template, format: Format) -> R
     done(path.to_string(), action, None, format)
 }
 
-async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotStatus>> {
+pub(crate) async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotStatus>> {
     let volume = file.volume;
     let list = VolumeControl::ListSnapshots { volume };
     match cluster.owners.call(volume, list, OWNER_DEADLINE).await? {
@@ -277,7 +384,7 @@ async fn snapshots(cluster: &Cluster, file: &Resolved) -> Result<Vec<SnapshotSta
     }
 }
 
-async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result<SnapshotStatus> {
+pub(crate) async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result<SnapshotStatus> {
     let snapshots = snapshots(cluster, file).await?;
     match snapshots.into_iter().find(|snapshot| snapshot.name == path.name) {
         Some(found) => Ok(found),
@@ -289,7 +396,7 @@ async fn find(cluster: &Cluster, file: &Resolved, path: &SnapshotPath) -> Result
 }
 
 /// Random, and below what the engine keeps for itself.
-fn new_id() -> SnapshotId {
+pub(crate) fn new_id() -> SnapshotId {
     SnapshotId(sconce_runtime::Chance::from_os().u64() >> 1)
 }
 

@@ -44,6 +44,10 @@ pub struct VolumeView {
     pub state: String,
     /// Whether the figures are those of the owner that serves it; otherwise they are what the registry has.
     pub live: bool,
+    /// How far back any moment of it can be had, in seconds; 0: its history is off; null where `live` is false.
+    pub history_seconds: Option<u64>,
+    /// The first moment that can be had; null where there is none.
+    pub history_from: Option<String>,
 }
 
 fn dtl_state<S: Serializer>(state: &DtlState, serializer: S) -> Result<S::Ok, S::Error> {
@@ -231,9 +235,20 @@ pub fn volume_lines(volume: &VolumeView) -> String {
     line("DTL", dtl_name(volume.dtl_state).to_owned());
     line("pool", volume.pool.clone());
     line("SCO size", shown(volume.sco_size_bytes));
+    line("history", history_shown(volume));
     line("NBD", volume.nbd_uri.clone().unwrap_or_else(unknown));
     line("mounted at", volume.mount_path.clone().unwrap_or_else(unknown));
     table.trim_fmt()
+}
+
+fn history_shown(volume: &VolumeView) -> String {
+    let window = |seconds| humantime::format_duration(std::time::Duration::from_secs(seconds));
+    match (volume.history_seconds, &volume.history_from) {
+        (None, _) => unknown(),
+        (Some(0), _) => "off".to_owned(),
+        (Some(seconds), Some(from)) => format!("{}, any moment since {from}", window(seconds)),
+        (Some(seconds), None) => format!("{}, which has not begun yet", window(seconds)),
+    }
 }
 
 /// The status as tables.
@@ -427,6 +442,8 @@ mod tests {
             unstored_bytes: Some(0),
             state: "serving".into(),
             live: true,
+            history_seconds: Some(86_400),
+            history_from: Some("2026-11-22T10:15:03Z".to_owned()),
         }
     }
 
@@ -481,6 +498,8 @@ mod tests {
             unstored_bytes: None,
             state: "unknown".into(),
             live: false,
+            history_seconds: None,
+            history_from: None,
             ..volume()
         };
         let json = serde_json::to_value(&silent).unwrap();

@@ -14,7 +14,7 @@ use sconce_schemas::wire::{RefusalCode, Role};
 use sconce_schemas::{NodeName, VolumeSize};
 use serde::Serialize;
 
-use crate::args::{Create, Format, Placement, Volume};
+use crate::args::{Create, Format, HistoryWindow, Placement, Volume};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
 use crate::size::shown;
 use crate::view::{VolumeView, print, volume_lines, volume_table};
@@ -23,6 +23,8 @@ use crate::view::{VolumeView, print, volume_lines, volume_table};
 const SHOW_CONCURRENCY: usize = 16;
 /// How long a volume is given to store everything: a full write buffer on a slow back end.
 pub const SYNC_DEADLINE: Duration = Duration::from_secs(3600);
+/// How long an owner is given to answer: it may be starting.
+const OWNER_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a sync goes on before the command says what it waits for.
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a takeover is given: it replays what the checkpoints do not cover.
@@ -52,6 +54,11 @@ pub async fn run(cluster: &Cluster, command: Volume, format: Format) -> Result<(
             show(cluster, &file, format).await
         }
         Volume::Resize { path, size, shrink } => resize(cluster, &path, size, shrink, format).await,
+        Volume::Set { path, history } => {
+            let file = cluster.resolve(&path).await?;
+            set_history(cluster, &file, history).await?;
+            show(cluster, &file, format).await
+        }
         Volume::Delete { path } => delete(cluster, &path, format).await,
         Volume::Sync { path } => sync(cluster, &path, format).await,
         Volume::Takeover { path, to, force } => takeover(cluster, &path, to, force, format).await,
@@ -83,7 +90,27 @@ pub async fn make(
 
 async fn create(cluster: &Cluster, create: &Create, format: Format) -> Result<()> {
     let file = make(cluster, &create.path, create.size, &create.placement).await?;
+    if let Some(history) = create.history
+        && let Err(error) = set_history(cluster, &file, history).await
+    {
+        bail!(
+            "{} was created, but its history could not be set: {error}\n`sconce volume set {} --history …` sets it",
+            file.path,
+            file.path
+        );
+    }
     show(cluster, &file, format).await
+}
+
+async fn set_history(
+    cluster: &Cluster,
+    file: &Resolved,
+    HistoryWindow(window_us): HistoryWindow,
+) -> Result<()> {
+    let volume = file.volume;
+    let set = VolumeControl::SetHistory { volume, window_us };
+    cluster.owners.call(volume, set, OWNER_DEADLINE).await?;
+    Ok(())
 }
 
 /// Prints a volume.

@@ -95,6 +95,7 @@ async fn serve(network: Network, told: Told) {
                     unstored: ByteLen(4096),
                     map_memory: ByteLen(0),
                     state: "serving".to_owned(),
+                    history: None,
                 }),
                 _ => VolumeControlReply::Done,
             };

@@ -173,6 +173,7 @@ fn manifest(volume: VolumeId, epoch: u64, seq: u64, path: &str, size: u64) -> Ma
         scos: TreeRoot::default(),
         covered: BatchSeq::NONE,
         covered_sco: ScoId::NONE,
+        history: sconce_schemas::history::HistoryState::default(),
         checkpoint: CheckpointId::NONE,
         lineage: vec![volume],
         epochs: vec![EpochStart {

@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
             read_only: first & 64 != 0,
         },
         structured: first & 128 != 0,
-        base_allocation: first & 128 != 0,
+        contexts: first & 128 != 0,
     };
     while let Ok(Some(request)) = Request::parse(rest) {
         if let Ok(command) = request.judge(&agreed) {

@@ -28,6 +28,12 @@ macro_rules! counting_id {
             /// The first id that is given out.
             pub const FIRST: Self = Self(1);
 
+            /// Whether nothing carries it.
+            #[must_use]
+            pub const fn is_none(&self) -> bool {
+                self.0 == 0
+            }
+
             /// The id after this one.
             #[must_use]
             pub const fn next(self) -> Self {

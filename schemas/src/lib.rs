@@ -5,9 +5,11 @@
 //! Crash: a decoder refuses what a crash tore, by CRC, and never guesses.
 //! Knows no sockets, no files, no clock.
 
+pub mod bundle;
 pub mod checkpoint;
 pub mod crc;
 pub mod geometry;
+pub mod history;
 pub mod ids;
 pub mod log_record;
 pub mod manifest;
@@ -17,6 +19,7 @@ pub mod records;
 pub mod registry_log;
 pub mod sco;
 pub mod stored_object;
+pub mod stream;
 pub mod wire;
 
 pub use geometry::{ByteLen, CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, ClusterCount, ScoSize, VolumeSize};

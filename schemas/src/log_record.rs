@@ -58,6 +58,17 @@ pub enum LogRecord {
         /// As what.
         snapshot: SnapshotLabel,
     },
+    /// The volume as it is here is kept if the confirmation follows in the same ownership: a part of a snapshot of several
+    /// volumes. A later ownership removes one that was not confirmed, and until it is nobody sees it.
+    SnapshotProposed {
+        /// As what.
+        snapshot: SnapshotLabel,
+    },
+    /// The proposed snapshot is one from here on: all volumes of its group have theirs.
+    SnapshotConfirmed {
+        /// Which.
+        id: SnapshotId,
+    },
     /// The snapshot is gone.
     SnapshotRemoved {
         /// Which.
@@ -76,6 +87,11 @@ pub enum LogRecord {
     ReadOnly {
         /// It takes none.
         read_only: bool,
+    },
+    /// From here on any moment can be had for so long.
+    History {
+        /// Microseconds; 0: none can.
+        window_us: u64,
     },
 }
 

@@ -14,6 +14,7 @@ use crate::DecodeError;
 use crate::checkpoint::{NODE_REF_LEN, NodeRef};
 use crate::crc::crc32c;
 use crate::geometry::{ScoSize, VolumeSize};
+use crate::history::HistoryState;
 use crate::ids::{BatchSeq, CheckpointId, Epoch, ManifestSeq, ScoId, SnapshotId, VolumeId};
 use crate::log_record::SnapshotLabel;
 use crate::records::{EpochStart, Origin};
@@ -84,9 +85,21 @@ pub struct SnapshotState {
     /// they share.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden: bool,
+    /// It is a part of a snapshot of several volumes that was not confirmed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proposed: bool,
     /// It was removed, and what only it referred to has not been counted as dead yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<RemovedState>,
+    /// The batch whose end it was, or that has its record: its place among the moments of the history. 0: before it.
+    #[serde(default, skip_serializing_if = "BatchSeq::is_none")]
+    pub taken_in: BatchSeq,
+    /// The batch with the record of its removal, if it was removed: until then moments may go back to it.
+    #[serde(default, skip_serializing_if = "BatchSeq::is_none")]
+    pub removed_in: BatchSeq,
+    /// It is a moment of the history, and what only it refers to has not been counted as live yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<JoinedState>,
 }
 
 /// A snapshot that was removed, as it was then: what no other root referred to is dead.
@@ -96,6 +109,15 @@ pub struct RemovedState {
     pub born_from: LogPlace,
     /// The maps that came from it, as they were then.
     pub children: Vec<TreeRoot>,
+}
+
+/// A moment that became a snapshot when others had come from it already: what it has and they have not is live again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedState {
+    /// What lies before this place in the log is its parent's too.
+    pub born_from: LogPlace,
+    /// The map that came from it, as it was then.
+    pub child: TreeRoot,
 }
 
 /// A SCO's object that this manifest no longer refers to, to be deleted.
@@ -161,6 +183,9 @@ pub struct Manifest {
     /// What the volume, a clone, began as. Manifests of the first builds lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// The history, from which moments are had.
+    #[serde(default, skip_serializing_if = "HistoryState::is_none")]
+    pub history: HistoryState,
 }
 
 impl Manifest {
@@ -226,8 +251,10 @@ impl Manifest {
             });
         }
         let manifest: Self = take_named(&mut body, WHAT)?;
+        let points = manifest.history.points.iter().map(|point| point.map);
         match [manifest.map, manifest.scos]
-            .iter()
+            .into_iter()
+            .chain(points)
             .find(|root| root.height > TREE_HEIGHT_MAX)
         {
             Some(root) => Err(DecodeError::Value {

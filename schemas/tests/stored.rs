@@ -10,9 +10,10 @@ use sconce_schemas::checkpoint::{
     Bitmap, CheckpointBuilder, NodePlace, NodeRecord, NodeRef, TreeKind, decode_index, decode_node,
 };
 use sconce_schemas::geometry::VolumeSize;
+use sconce_schemas::history::{HistoryState, PointState};
 use sconce_schemas::log_record::{LogRecord, SnapshotLabel};
 use sconce_schemas::manifest::{
-    LogPlace, Manifest, RemovedState, SessionState, SnapshotState, TREE_HEIGHT_MAX, TreeRoot,
+    JoinedState, LogPlace, Manifest, RemovedState, SessionState, SnapshotState, TREE_HEIGHT_MAX, TreeRoot,
 };
 use sconce_schemas::records::{EpochStart, Origin};
 use sconce_schemas::sco::{Batch, BatchBuilder, Entry, EntryKind, ScoHeader};
@@ -152,6 +153,7 @@ fn manifest() -> Manifest {
         condemned: Vec::new(),
         parent: None,
         origin: None,
+        history: HistoryState::default(),
         sessions: vec![SessionState {
             slot: 2,
             id: 9,
@@ -166,6 +168,35 @@ fn manifest() -> Manifest {
 fn manifest_with_ranges() -> Manifest {
     let mut manifest = manifest();
     (manifest.sessions[0].applied, manifest.sessions[0].ranges) = (Vec::new(), vec![(41, 1), (43, 300)]);
+    manifest
+}
+
+/// As it is since volumes have a history.
+fn manifest_with_history() -> Manifest {
+    let mut manifest = manifest_with_snapshots();
+    let point = |covered| PointState {
+        time_us: 1_700_000_000_000_000 + covered,
+        covered: BatchSeq(covered),
+        covered_sco: ScoId(70),
+        checkpoint: CheckpointId(6),
+        entries: 500_000,
+        size: VolumeSize::new(1 << 40).unwrap(),
+        allocated_clusters: 97,
+        map: manifest.map,
+    };
+    manifest.history = HistoryState {
+        window_us: 86_400_000_000,
+        upto_us: 1_700_000_000_004_710,
+        points: vec![point(4000), point(4710)],
+    };
+    for snapshot in &mut manifest.snapshots {
+        (snapshot.taken_in, snapshot.removed_in) = (BatchSeq(4100), BatchSeq(4200));
+    }
+    manifest.snapshots[0].removed_in = BatchSeq::NONE;
+    manifest.snapshots[0].joined = Some(JoinedState {
+        born_from: manifest.snapshots[0].at,
+        child: manifest.map,
+    });
     manifest
 }
 
@@ -200,7 +231,11 @@ fn manifest_with_snapshots() -> Manifest {
         parent: Some(SnapshotId(1)),
         map: manifest().map,
         hidden,
+        proposed: false,
         removed,
+        taken_in: BatchSeq::NONE,
+        removed_in: BatchSeq::NONE,
+        joined: None,
     };
     let removed = RemovedState {
         born_from: at,
@@ -238,9 +273,36 @@ fn records() -> Vec<LogRecord> {
     ]
 }
 
-fn record_batch() -> Vec<u8> {
+/// The one that turns the history on.
+fn history_batch() -> Vec<u8> {
+    record_batch(&[LogRecord::History {
+        window_us: 86_400_000_000,
+    }])
+}
+
+/// A part of a snapshot of several volumes that is not confirmed.
+fn manifest_with_proposal() -> Manifest {
+    let mut manifest = manifest_with_snapshots();
+    manifest.snapshots.truncate(1);
+    manifest.snapshots[0].proposed = true;
+    manifest
+}
+
+/// Of a snapshot of several volumes.
+fn group_records() -> Vec<LogRecord> {
+    let LogRecord::SnapshotTaken { snapshot } = records().remove(0) else {
+        panic!("the first record takes a snapshot");
+    };
+    let id = snapshot.id;
+    vec![
+        LogRecord::SnapshotProposed { snapshot },
+        LogRecord::SnapshotConfirmed { id },
+    ]
+}
+
+fn record_batch(records: &[LogRecord]) -> Vec<u8> {
     let mut builder = BatchBuilder::default();
-    for record in records() {
+    for record in records {
         let pieces = record.to_pieces().unwrap();
         for (at, piece) in pieces.iter().enumerate() {
             builder.push(&Entry {
@@ -256,7 +318,9 @@ fn record_batch() -> Vec<u8> {
 
 #[test]
 fn records_of_a_batch_decode_to_themselves() {
-    let batch = Batch::from_bytes(&record_batch(), header().salt()).unwrap();
+    let mut records = records();
+    records.extend(group_records());
+    let batch = Batch::from_bytes(&record_batch(&records), header().salt()).unwrap();
     let (mut bytes, mut found) = (Vec::new(), Vec::new());
     for entry in batch.entries {
         let EntryKind::Record(piece) = entry.kind else {
@@ -267,7 +331,7 @@ fn records_of_a_batch_decode_to_themselves() {
             found.push(LogRecord::from_bytes(&std::mem::take(&mut bytes)).unwrap());
         }
     }
-    assert_eq!(found, records());
+    assert_eq!(found, records);
 }
 
 #[test]
@@ -279,7 +343,11 @@ fn golden_files_keep_their_meaning() {
     golden("manifest-2.bin", &manifest_with_ranges().to_bytes());
     golden("manifest-snapshots-1.bin", &manifest_with_snapshots().to_bytes());
     golden("manifest-clone-1.bin", &manifest_of_clone().to_bytes());
-    golden("tlog-batch-records-1.bin", &record_batch());
+    golden("manifest-history-1.bin", &manifest_with_history().to_bytes());
+    golden("manifest-proposal-1.bin", &manifest_with_proposal().to_bytes());
+    golden("tlog-batch-history-1.bin", &history_batch());
+    golden("tlog-batch-records-1.bin", &record_batch(&records()));
+    golden("tlog-batch-group-1.bin", &record_batch(&group_records()));
     golden("node-ref-1.bin", &reference().to_bytes());
 }
 
@@ -297,7 +365,12 @@ fn what_is_encoded_decodes_to_itself() {
         assert_eq!(decode_node(VOLUME, at, bytes).as_ref(), Ok(record));
     }
     assert_eq!(decode_index(VOLUME, &object).unwrap().len(), 2);
-    for manifest in [manifest(), manifest_with_ranges(), manifest_with_snapshots()] {
+    for manifest in [
+        manifest(),
+        manifest_with_ranges(),
+        manifest_with_snapshots(),
+        manifest_with_proposal(),
+    ] {
         assert_eq!(Manifest::from_bytes(&manifest.to_bytes()), Ok(manifest));
     }
     assert_eq!(NodeRef::from_bytes(&reference().to_bytes()), Ok(reference()));

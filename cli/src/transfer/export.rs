@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use futures_util::stream::{StreamExt, iter};
-use sconce_fs_router::routing::{Piece, ReadData, Volume};
+use sconce_fs_router::routing::{Piece, ReadData, View, Volume};
 use sconce_schemas::wire::volume::ExtentKind;
 use tokio::sync::mpsc;
 
 use super::progress::bar;
-use super::{CHUNK, UNDERWAY_MAX};
+use super::{CHUNK, UNDERWAY_MAX, stream};
 use crate::args::{Export, Format};
 use crate::cluster::Cluster;
 use crate::size::shown;
@@ -31,9 +31,19 @@ type Found = (u64, ReadData);
 /// # Errors
 /// There is no such volume, it cannot be read, or the file cannot be written.
 pub async fn run(cluster: &Cluster, export: &Export, format: Format) -> Result<()> {
+    if export.stream || export.from.is_some() {
+        return stream::export(cluster, export, format).await;
+    }
     check(&export.file, export.force)?;
-    let from = cluster.resolve(&export.path).await?;
-    let volume = cluster.volume(&from).await?;
+    let from = cluster.resolve(&export.path.volume).await?;
+    let volume = match &export.path.snapshot {
+        None => cluster.volume(&from).await?,
+        Some(name) => {
+            cluster
+                .open_view(&from, View::snapshot(name.clone(), None))
+                .await?
+        }
+    };
     let size = volume.opened().await?.size.bytes();
     let name = export.file.display();
     let partial = Partial::create(&export.file)?;

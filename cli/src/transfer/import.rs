@@ -17,7 +17,7 @@ use sconce_schemas::{CLUSTER_BYTES, VolumeSize};
 use tokio::sync::mpsc;
 
 use super::progress::{bar, spinner};
-use super::{CHUNK, UNDERWAY_MAX};
+use super::{CHUNK, UNDERWAY_MAX, stream};
 use crate::args::{Format, Import};
 use crate::cluster::Cluster;
 use crate::size::shown;
@@ -32,6 +32,12 @@ type Piece = (u64, Bytes);
 /// # Errors
 /// The file cannot be read, the path is taken, or the volume cannot be written.
 pub async fn run(cluster: &Cluster, import: &Import, format: Format) -> Result<()> {
+    if stream::is_stream(&import.file)? {
+        return stream::import(cluster, import, format).await;
+    }
+    if import.discard_changes {
+        bail!("--discard-changes is for streams: a raw image makes a new volume");
+    }
     let name = import.file.display();
     let file = File::open(&import.file).with_context(|| format!("cannot open {name}"))?;
     let length = length(&file, &import.file)?;

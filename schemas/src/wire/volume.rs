@@ -40,9 +40,12 @@ pub enum IoCode {
     Extents = 5,
     /// Sets the volume's size to `offset` bytes; what a smaller size cuts off is discarded.
     Resize = 6,
+    /// Reports which parts of the range differ from what the handle was opened to be compared with
+    /// ([`VolumeControl::OpenChanges`]); on another handle, from nothing.
+    Changes = 7,
 }
 
-const CODES: [IoCode; 7] = [
+const CODES: [IoCode; 8] = [
     IoCode::Read,
     IoCode::Write,
     IoCode::Discard,
@@ -50,6 +53,7 @@ const CODES: [IoCode; 7] = [
     IoCode::Flush,
     IoCode::Extents,
     IoCode::Resize,
+    IoCode::Changes,
 ];
 
 impl IoCode {
@@ -153,6 +157,45 @@ pub enum ExtentKind {
 
 const EXTENT_KINDS: [ExtentKind; 3] = [ExtentKind::Data, ExtentKind::Zeros, ExtentKind::Hole];
 
+/// A part of the answer to [`IoCode::Changes`], in bytes; the parts cover at least the start of the range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangedExtent {
+    /// Bytes.
+    pub length: u64,
+    /// Whether they differ, and what they are now.
+    pub kind: ChangeKind,
+}
+
+/// How an extent compares: by where its clusters are, so one that was written again with what it held is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChangeKind {
+    /// The same in both.
+    Same,
+    /// Differs: it is written data now.
+    Data,
+    /// Differs: it reads as zeros now, allocated.
+    Zeros,
+    /// Differs: it reads as zeros now, not allocated.
+    Hole,
+}
+
+const CHANGE_KINDS: [ChangeKind; 4] = [
+    ChangeKind::Same,
+    ChangeKind::Data,
+    ChangeKind::Zeros,
+    ChangeKind::Hole,
+];
+
+/// A snapshot that a volume, or a later snapshot of it, is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// The volume that has it, where that is another: one that the volume is a clone of, at any depth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeId>,
+    /// The snapshot's name.
+    pub snapshot: String,
+}
+
 /// Most extents in one answer; a client asks again for the rest.
 pub const EXTENTS_MAX: usize = 4096;
 
@@ -174,6 +217,8 @@ pub enum VolumeReply {
     Read(Vec<ReadExtent>),
     /// The answer to [`IoCode::Extents`].
     Extents(Vec<ExtentStatus>),
+    /// The answer to [`IoCode::Changes`].
+    Changes(Vec<ChangedExtent>),
     /// The answer to a control request.
     Control(VolumeControlReply),
     /// Not done.
@@ -193,6 +238,17 @@ pub enum VolumeControl {
         /// The name of one of its snapshots, which is opened in its place, to be read.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<String>,
+    },
+    /// Open a volume, or one of its snapshots, to be compared ([`IoCode::Changes`]). Needs no session.
+    OpenChanges {
+        /// The volume.
+        volume: VolumeId,
+        /// The name of one of its snapshots; `None`: the volume as it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<String>,
+        /// What it is compared with; `None`: with nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Since>,
     },
     /// The session is over: no number of it will be sent again.
     Close {
@@ -238,6 +294,35 @@ pub enum VolumeControl {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         metadata: BTreeMap<String, String>,
     },
+    /// Propose a snapshot that is part of one of several volumes: keep the volume as it is now, and hold the acknowledgements
+    /// of what comes after it until this is confirmed or withdrawn, for a bounded time. Asking again meanwhile changes
+    /// nothing.
+    ProposeSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot's id, chosen at random by whoever asks, anew for each try.
+        id: SnapshotId,
+        /// Its name, unique in the volume.
+        name: String,
+        /// What people want written down with it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        metadata: BTreeMap<String, String>,
+    },
+    /// All volumes have proposed theirs: it is a snapshot from now on. Refused if acknowledgements were not held all the
+    /// while.
+    ConfirmSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot.
+        id: SnapshotId,
+    },
+    /// Not all have: it is forgotten. Refused if it was confirmed.
+    WithdrawSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot.
+        id: SnapshotId,
+    },
     /// Remove a snapshot. What depends on it is for the caller to look at (`names` of the fs-router).
     RemoveSnapshot {
         /// The volume.
@@ -274,6 +359,27 @@ pub enum VolumeControl {
     },
     /// What the node knows of itself and its volumes.
     NodeStatus,
+    /// Let any moment of the last so many microseconds be had; 0: of none.
+    SetHistory {
+        /// The volume.
+        volume: VolumeId,
+        /// The window.
+        window_us: u64,
+    },
+    /// Keep a moment of the volume's history as a snapshot. Answered once it is on the back ends.
+    TakeMoment {
+        /// The volume.
+        volume: VolumeId,
+        /// Its id, chosen at random by whoever asks; asking again with it changes nothing.
+        id: SnapshotId,
+        /// Its name.
+        name: String,
+        /// The moment, in microseconds since 1970: all that was acknowledged up to then is in it.
+        time_us: u64,
+        /// What people want written down with it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        metadata: BTreeMap<String, String>,
+    },
 }
 
 /// Answers to [`VolumeControl`].
@@ -293,6 +399,21 @@ pub enum VolumeControlReply {
         /// The snapshot that was opened: a name may be another's later.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<SnapshotId>,
+    },
+    /// The answer to `OpenChanges`.
+    OpenedChanges {
+        /// For the operations on this connection.
+        handle: u32,
+        /// The ownership that serves it.
+        epoch: Epoch,
+        /// Size of what was opened.
+        size: VolumeSize,
+        /// The snapshot that was opened: a name may be another's later.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<SnapshotId>,
+        /// The snapshot that it is compared with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<SnapshotId>,
     },
     /// Done.
     Done,
@@ -350,6 +471,19 @@ pub struct VolumeStatus {
     pub map_memory: ByteLen,
     /// `serving`, or what it waits for.
     pub state: String,
+    /// Its history, if it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryReach>,
+}
+
+/// How far back any moment of a volume can be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryReach {
+    /// The window, in microseconds.
+    pub window_us: u64,
+    /// The first moment, in microseconds since 1970; `None`: it has not begun yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_us: Option<u64>,
 }
 
 /// What a volume-router knows of itself.
@@ -438,7 +572,7 @@ fn take_io(input: &mut &[u8]) -> Result<IoRequest, DecodeError> {
         handle: take_uint(input, "io.handle")?,
         number: take_uint(input, "io.number")?,
         below: take_uint(input, "io.below")?,
-        code: take_one_of(input, "io.code", &CODES, "0 to 6")?,
+        code: take_one_of(input, "io.code", &CODES, "0 to 7")?,
         flags: IoFlags(take_uint(input, "io.flags")?),
         offset: take_uint(input, "io.offset")?,
         length: take_uint(input, "io.length")?,
@@ -471,6 +605,7 @@ const READ: u64 = 1;
 const EXTENTS: u64 = 2;
 const CONTROLLED: u64 = 3;
 const REFUSED: u64 = 4;
+const CHANGES: u64 = 5;
 
 const DATA: u64 = 0;
 const ZEROS: u64 = 1;
@@ -492,6 +627,15 @@ impl Body for VolumeReply {
             VolumeReply::Extents(extents) => {
                 put_array(out, 2);
                 put_uint(out, EXTENTS);
+                put_array(out, extents.len() * 2);
+                for extent in extents {
+                    put_uint(out, extent.kind as u64);
+                    put_uint(out, extent.length);
+                }
+            }
+            VolumeReply::Changes(extents) => {
+                put_array(out, 2);
+                put_uint(out, CHANGES);
                 put_array(out, extents.len() * 2);
                 for extent in extents {
                     put_uint(out, extent.kind as u64);
@@ -535,12 +679,17 @@ impl Body for VolumeReply {
                 let extents = (0..count).map(|_| take_extent(input)).collect::<Result<_, _>>()?;
                 (VolumeReply::Extents(extents), 2)
             }
+            CHANGES => {
+                let count = take_array(input, "changes")? / 2;
+                let changes = (0..count).map(|_| take_change(input)).collect::<Result<_, _>>()?;
+                (VolumeReply::Changes(changes), 2)
+            }
             CONTROLLED => (
                 VolumeReply::Control(take_named(input, "volume control reply")?),
                 2,
             ),
             REFUSED => (VolumeReply::Refused(Refusal::decode(input)?), 2),
-            kind => return Err(unknown("volume reply kind", kind, "0 to 4")),
+            kind => return Err(unknown("volume reply kind", kind, "0 to 5")),
         };
         skip(input, "volume reply", fields - taken)?;
         Ok(reply)
@@ -552,6 +701,14 @@ fn take_extent(input: &mut &[u8]) -> Result<ExtentStatus, DecodeError> {
     Ok(ExtentStatus {
         kind,
         length: take_uint(input, "extent length")?,
+    })
+}
+
+fn take_change(input: &mut &[u8]) -> Result<ChangedExtent, DecodeError> {
+    let kind = take_one_of(input, "change kind", &CHANGE_KINDS, "0 to 3")?;
+    Ok(ChangedExtent {
+        kind,
+        length: take_uint(input, "change length")?,
     })
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sconce_registry::Registry;
 use sconce_runtime::Clock;
@@ -14,7 +15,7 @@ use sconce_schemas::{ByteLen, NodeName, VolumeId};
 use sconce_volume::{CheckpointPolicy, ScrubPolicy};
 
 use crate::actor::VolumeHandle;
-use crate::background::Background;
+use crate::background::{Background, Guests};
 use crate::device::{Device, LocalCheckpoints};
 use crate::gate::Gate;
 
@@ -34,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     /// Work beside the volumes.
     pub(crate) background: Background,
+    /// Counts what guests send.
+    pub(crate) guests: Guests,
     /// Whether the node may serve.
     pub(crate) gate: Arc<Gate>,
     /// Memory that a volume's resident map may take.
@@ -42,6 +45,8 @@ pub(crate) struct Node {
     pub(crate) checkpoint: CheckpointPolicy,
     /// When scrubbing is worth it.
     pub(crate) scrub: ScrubPolicy,
+    /// How long acknowledgements are held at most for a snapshot of several volumes.
+    pub(crate) group_hold: Duration,
     /// The volumes that have an actor.
     pub(crate) volumes: Volumes,
 }

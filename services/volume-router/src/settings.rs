@@ -74,6 +74,8 @@ pub struct VolumesSettings {
     pub lease: Interval,
     /// How long an orderly stop may take to store what is only in the write buffer.
     pub stop_within: Interval,
+    /// How long acknowledgements are held at most while a snapshot of several volumes is taken.
+    pub group_hold: Interval,
 }
 
 impl Default for VolumesSettings {
@@ -86,6 +88,7 @@ impl Default for VolumesSettings {
             checkpoint_age: Interval::new(Duration::from_micros(policy.age_us)),
             lease: Interval::new(Duration::from_secs(10)),
             stop_within: Interval::new(Duration::from_secs(10)),
+            group_hold: Interval::new(Duration::from_secs(2)),
         }
     }
 }
@@ -113,8 +116,14 @@ impl Default for UploadSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScrubSettings {
+    /// Whether it runs. What was given up before is deleted in any case.
+    pub enabled: bool,
+    /// So much of what a volume takes on the back ends is to be live, in percent.
+    pub utilisation: u8,
     /// Bytes a second that are read and written for it by this node.
     pub bandwidth: ByteSize,
+    /// Requests a second that it sends to storage-routers.
+    pub operations: u32,
     /// How long an object stays that no manifest refers to any more: reads that were told of it are over then.
     pub grace: Interval,
 }
@@ -122,7 +131,10 @@ pub struct ScrubSettings {
 impl Default for ScrubSettings {
     fn default() -> Self {
         Self {
+            enabled: true,
+            utilisation: 80,
             bandwidth: ByteSize::new(64 << 20),
+            operations: 200,
             grace: Interval::new(Duration::from_secs(60)),
         }
     }
@@ -226,10 +238,28 @@ impl Settings {
             "within 1s to 5min",
         )?;
         check(
+            "volumes.group_hold",
+            (Duration::from_millis(10)..=Duration::from_secs(10)).contains(&volumes.group_hold.duration()),
+            volumes.group_hold,
+            "within 10ms to 10s",
+        )?;
+        check(
             "scrub.bandwidth",
             self.scrub.bandwidth.bytes() >= 1 << 20,
             self.scrub.bandwidth,
             "at least 1 MiB",
+        )?;
+        check(
+            "scrub.operations",
+            self.scrub.operations >= 1,
+            self.scrub.operations,
+            "at least 1",
+        )?;
+        check(
+            "scrub.utilisation",
+            (50..=95).contains(&self.scrub.utilisation),
+            self.scrub.utilisation,
+            "within 50 to 95",
         )?;
         let limits = &self.limits;
         check(
@@ -288,6 +318,8 @@ impl Settings {
     pub(crate) fn scrub_policy(&self) -> ScrubPolicy {
         let grace = self.scrub.grace.duration().as_micros();
         ScrubPolicy {
+            enabled: self.scrub.enabled,
+            utilisation_percent: self.scrub.utilisation,
             grace_us: u64::try_from(grace).unwrap_or(u64::MAX),
             ..ScrubPolicy::default()
         }

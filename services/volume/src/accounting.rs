@@ -27,6 +27,7 @@ impl Volume {
                 slots,
                 live,
                 version: 0,
+                bundle: None,
             }),
         ) {
             let place = missing.place;
@@ -55,21 +56,30 @@ impl Volume {
     }
 
     pub(crate) fn bury_in(&mut self, sco: ScoId, dead: u16) {
-        self.scrub.is_stale = true;
+        self.scrub.died(dead);
+        self.recount(sco, -i32::from(dead));
+    }
+
+    /// A moment that became a snapshot refers to so many slots that nothing referred to.
+    pub(crate) fn revive_in(&mut self, sco: ScoId, live: u16) {
+        self.recount(sco, i32::from(live));
+    }
+
+    pub(crate) fn recount(&mut self, sco: ScoId, change: i32) {
         if sco == self.head.0 {
-            self.head.1 = self.head.1.saturating_sub(dead);
+            self.head.1 = changed(self.head.1, change);
             return;
         }
         match self.scos.get(sco.0) {
             Ok(Some(state)) => {
-                let live = state.live.saturating_sub(dead);
+                let live = changed(state.live, change);
                 // The leaf is resident: `get` has just read it.
                 let _ = self.scos.set(sco.0, Some(ScoState { live, ..state }));
             }
             Ok(None) => {}
             Err(missing) => {
                 let count = self.unburied.entry(sco).or_default();
-                *count = count.saturating_add(dead);
+                *count = count.saturating_add(change);
                 self.wanted.push(missing);
             }
         }
@@ -93,4 +103,9 @@ impl Volume {
         visited.map_err(|missing| (missing.place, missing.reference))?;
         Ok(states)
     }
+}
+
+fn changed(live: u16, change: i32) -> u16 {
+    let live = i32::from(live).saturating_add(change);
+    u16::try_from(live.max(0)).unwrap_or(u16::MAX)
 }

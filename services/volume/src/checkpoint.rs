@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use sconce_schemas::history::HistoryState;
 use sconce_schemas::ids::Location;
 use sconce_schemas::manifest::{CondemnedState, Manifest, SessionState, SnapshotState};
 use sconce_schemas::wire::volume::{VolumeControlReply, VolumeReply};
@@ -67,16 +68,24 @@ impl Frozen {
         let map = encoder.tree(&self.map)?;
         let scos = encoder.tree(&self.scos)?;
         let mut snapshots = Vec::with_capacity(self.snapshots.len());
-        for FrozenSnapshot { id, map, children } in &self.snapshots {
+        for FrozenSnapshot {
+            id,
+            map,
+            children,
+            joined,
+        } in &self.snapshots
+        {
             let map = encoder.tree(map)?;
             let children = children
                 .iter()
                 .map(|child| encoder.tree(child))
                 .collect::<Result<_, _>>()?;
+            let joined = joined.as_ref().map(|child| encoder.tree(child)).transpose()?;
             snapshots.push(StoredSnapshot {
                 id: *id,
                 map,
                 children,
+                joined,
             });
         }
         let (objects, checkpoint) = encoder.finish();
@@ -106,6 +115,9 @@ pub(crate) struct Checkpoints {
     pub(crate) manifest_due: bool,
     /// TLog entries since the last freeze.
     pub(crate) entries: u64,
+    /// Checkpoints that were frozen by this ownership, and the last of them that a stored manifest names.
+    pub(crate) frozen: u64,
+    pub(crate) stored: u64,
     first_change_us: u64,
     last_change_us: u64,
     running: Option<Running>,
@@ -116,12 +128,17 @@ pub(crate) struct Checkpoints {
 #[derive(Debug)]
 struct Running {
     frozen: Arc<Frozen>,
+    /// Its number among those of this ownership.
+    number: u64,
     covered: BatchSeq,
     covered_sco: ScoId,
     size: VolumeSize,
     allocated: u64,
     sessions: Vec<SessionState>,
     snapshots: Vec<SnapshotState>,
+    history: HistoryState,
+    /// Its last point is this checkpoint.
+    is_point: bool,
     condemned: Vec<CondemnedState>,
     parent: Option<SnapshotId>,
     read_only: bool,
@@ -139,6 +156,8 @@ impl Checkpoints {
             covered_sco: manifest.map_or(ScoId::NONE, |m| m.covered_sco),
             manifest_due: manifest.is_none(),
             entries: 0,
+            frozen: 0,
+            stored: 0,
             first_change_us: 0,
             last_change_us: 0,
             running: None,
@@ -210,6 +229,8 @@ impl Volume {
             return;
         }
         self.close_sco(effects);
+        let mut snapshots = self.snapshots.freeze();
+        snapshots.extend(self.moments.freeze());
         let frozen = Arc::new(Frozen {
             volume: self.id,
             epoch: self.epoch,
@@ -217,18 +238,27 @@ impl Volume {
             first: self.checkpoints.next_id,
             map: self.map.freeze(),
             scos: self.scos.freeze(),
-            snapshots: self.snapshots.freeze(),
+            snapshots,
         });
         // An open SCO that is empty is not covered; neither is one that is being opened.
         let next = self.log.open_sco().unwrap_or(self.log.next_sco());
+        let point = self.new_point(next.prev());
+        let mut history = self.history.save(point.time_us);
+        let is_point = self.history.frozen(point, &frozen.map);
+        history.points.extend(is_point.then_some(point));
+        self.checkpoints.frozen += 1;
+        self.scrub.frozen();
         self.checkpoints.running = Some(Running {
             frozen: Arc::clone(&frozen),
+            number: self.checkpoints.frozen,
             covered: self.frontier.appended(),
             covered_sco: next.prev(),
             size: self.size,
             allocated: self.map.count(),
             sessions: self.sessions.save(),
             snapshots: self.snapshots.save(),
+            history,
+            is_point,
             condemned: self.scrub.save(),
             parent: self.snapshots.parent(),
             read_only: self.read_only,
@@ -261,6 +291,10 @@ impl Volume {
         running.manifest = Some(seq);
         let mut snapshots = std::mem::take(&mut running.snapshots);
         fill_in(&mut snapshots, &roots.snapshots);
+        let mut history = std::mem::take(&mut running.history);
+        if let Some(point) = history.points.last_mut().filter(|_| running.is_point) {
+            (point.map, point.checkpoint) = (roots.map, roots.checkpoint);
+        }
         let manifest = Manifest {
             volume: self.id,
             seq,
@@ -284,6 +318,7 @@ impl Volume {
             condemned: running.condemned.clone(),
             parent: running.parent,
             origin: self.origin,
+            history,
         };
         effects.push(Effect::StoreManifest {
             manifest: Box::new(manifest),
@@ -301,16 +336,24 @@ impl Volume {
         };
         self.checkpoints.next_manifest = seq.next();
         self.checkpoints.covered = running.covered;
+        if self.checkpoints.covered_sco != running.covered_sco {
+            self.scrub.more_is_covered();
+        }
         self.checkpoints.covered_sco = running.covered_sco;
+        self.checkpoints.stored = running.number;
         self.scrub.manifest_stored(&running.condemned, self.now_us);
         drop(running.frozen);
         if let Some(roots) = &running.roots {
             self.snapshots.stored(&roots.snapshots);
+            self.moments_stored(&roots.snapshots, effects);
+            self.point_stored(running.covered, roots.map, roots.checkpoint);
         }
         for sco in self.locals.covered(running.covered_sco) {
             effects.push(Effect::Evictable { sco });
         }
         self.checkpoint_is_over(effects);
+        self.moments_have_room();
+        self.scrub_sealed(effects);
         while let Some((_, ticket)) = self
             .checkpoints
             .syncs

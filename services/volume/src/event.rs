@@ -17,14 +17,21 @@ use sconce_schemas::{
     BatchSeq, ByteLen, CheckpointId, Epoch, ManifestSeq, ScoId, Slot, SnapshotId, VolumeId,
 };
 
+use crate::changes::Compared;
 use crate::checkpoint::Frozen;
-use crate::scrub::{Kept, ScoObject};
+use crate::moments::MomentAsk;
+use crate::scrub::{BundlePlan, ScoObject};
 use crate::snapshots::{Ask, StoredSnapshot};
 
 /// Names a request that waits for its answer; chosen by the host, given back in [`Effect::Reply`] or
 /// [`Effect::Read`] exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
+
+impl Ticket {
+    /// Of what the engine asks of itself: nobody hears the answer.
+    pub(crate) const NOBODY: Self = Self(u64::MAX - 1);
+}
 
 /// Slot of a session in the volume's session table; given by [`crate::Volume::open_session`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,18 +69,42 @@ pub enum Event {
         /// Microseconds since 1970.
         now_us: u64,
     },
-    /// The first bytes of a SCO, header and TLog areas ([`Effect::ReadTlog`]).
-    TlogRead {
+    /// A moment of the history is to be kept as a snapshot: answered with `Done` once a stored manifest has it.
+    Moment {
+        /// For the answer.
+        ticket: Ticket,
+        /// What is asked for.
+        ask: MomentAsk,
+        /// Microseconds since 1970.
+        now_us: u64,
+    },
+    /// Header and TLog areas of a SCO of the log ([`Effect::ReadLog`]).
+    LogRead {
         /// The SCO.
+        sco: ScoId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The bytes.
+        result: Result<Bytes, Refusal>,
+    },
+    /// Acknowledgements were held for as long as they may be ([`Effect::Hold`]): they leave, and the snapshot cannot be
+    /// confirmed any more.
+    HoldOver {
+        /// The proposed snapshot.
+        snapshot: SnapshotId,
+    },
+    /// The first bytes of a SCO, header and TLog areas, or the index of a bundle ([`Effect::ReadTlog`]).
+    TlogRead {
+        /// The object.
         object: ScoObject,
         /// The bytes.
         result: Result<Bytes, Refusal>,
     },
-    /// A SCO was rewritten with what was to be kept ([`Effect::RewriteSco`]), durably.
-    ScoRewritten {
-        /// The SCO as it was.
-        from: ScoObject,
-        /// Its new version, above all that there ever were; `None`: it could not be done now.
+    /// A bundle was written ([`Effect::WriteBundle`]), durably.
+    BundleWritten {
+        /// As the plan has it.
+        above: ScoObject,
+        /// Its version, above that one and all that there ever were of this name; `None`: it could not be done now.
         to: Option<u16>,
     },
     /// A SCO's object was deleted, or (`false`) could not be.
@@ -89,6 +120,15 @@ pub enum Event {
         ticket: Ticket,
         /// The snapshot.
         snapshot: SnapshotId,
+        /// What to do.
+        request: IoRequest,
+    },
+    /// A request on two roots, which answers what differs.
+    ComparedIo {
+        /// For the answer.
+        ticket: Ticket,
+        /// The roots.
+        compared: Compared,
         /// What to do.
         request: IoRequest,
     },
@@ -169,6 +209,11 @@ pub enum Event {
         /// Its number.
         seq: ManifestSeq,
     },
+    /// The back ends take nothing more for want of space, or take something again: scrubbing hurries.
+    BackEndsFull {
+        /// Whether they are full.
+        full: bool,
+    },
     /// The host took the local copy of a covered SCO away to make room ([`Effect::Evictable`] allowed it).
     Evicted {
         /// The SCO.
@@ -228,18 +273,30 @@ pub enum Effect {
         /// The answer.
         reply: VolumeReply,
     },
-    /// Read a stored SCO's header and TLog areas; answer `TlogRead`.
-    ReadTlog {
+    /// Read header and TLog areas of a SCO of the log, as it was written (version 0); answer `LogRead`.
+    ReadLog {
         /// The SCO.
+        sco: ScoId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// It was not stored yet: from the write buffer, unless it has moved to the back ends meanwhile.
+        local: bool,
+    },
+    /// A proposed snapshot is in the log: acknowledgements of what comes after it are held. Answer `HoldOver` after the
+    /// time that this may last.
+    Hold {
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// Read a stored SCO's header and TLog areas, or all of a bundle's index; answer `TlogRead`.
+    ReadTlog {
+        /// The object.
         object: ScoObject,
     },
-    /// Write a SCO again as a later version with only the slots that are kept; answer `ScoRewritten`. The object that is
-    /// there stays.
-    RewriteSco {
-        /// The SCO.
-        object: ScoObject,
-        /// What to keep, beside header and TLog areas.
-        kept: Kept,
+    /// Write what is kept of some objects as a bundle; answer `BundleWritten`. The objects that are there stay.
+    WriteBundle {
+        /// What to write.
+        plan: Box<BundlePlan>,
     },
     /// Delete a SCO's object, which nothing refers to; answer `ScoDeleted`.
     DeleteSco {

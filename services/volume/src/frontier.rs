@@ -2,13 +2,13 @@
 //!
 //! Keeps: three batch numbers (appended ≥ held ≥ synced), acknowledgements and flushes that wait.
 //! Order: acknowledgements leave in log order; one sync is under way at a time and serves all that waited when it
-//! began.
+//! began. While a proposed snapshot holds them, none of what is behind it leaves.
 //! Crash: what is acknowledged is held; what is flushed is synced.
 //! Knows no data.
 
 use std::collections::VecDeque;
 
-use sconce_schemas::BatchSeq;
+use sconce_schemas::{BatchSeq, SnapshotId};
 
 use crate::event::{Effect, Ticket};
 
@@ -21,6 +21,17 @@ pub(crate) struct Frontier {
     syncing: Option<BatchSeq>,
     acks: VecDeque<Ack>,
     flushes: VecDeque<(BatchSeq, Ticket)>,
+    hold: Option<Hold>,
+}
+
+/// A proposed snapshot: what is behind it in the log is not acknowledged meanwhile.
+#[derive(Debug)]
+struct Hold {
+    snapshot: SnapshotId,
+    /// The batch with its record. What is before the record in that batch waits too.
+    from: BatchSeq,
+    /// Who proposed it, and is answered once the record is held.
+    proposers: Vec<Ticket>,
 }
 
 #[derive(Debug)]
@@ -72,6 +83,37 @@ impl Frontier {
         self.flushes.push_back((seq, ticket));
     }
 
+    /// A proposed snapshot is in batch `from`.
+    pub(crate) fn hold(&mut self, snapshot: SnapshotId, from: BatchSeq) {
+        self.hold = Some(Hold {
+            snapshot,
+            from,
+            proposers: Vec::new(),
+        });
+    }
+
+    /// Answer `ticket` once the proposed snapshot's record is held.
+    pub(crate) fn acknowledge_proposal(&mut self, ticket: Ticket) {
+        match &mut self.hold {
+            Some(hold) => hold.proposers.push(ticket),
+            None => self.flush(self.appended, ticket),
+        }
+    }
+
+    /// The snapshot for which acknowledgements are held.
+    pub(crate) fn holding(&self) -> Option<SnapshotId> {
+        self.hold.as_ref().map(|hold| hold.snapshot)
+    }
+
+    /// Lets go of the acknowledgements that are held for a snapshot. A proposer that was not answered is answered in its
+    /// turn: that its record is there is true, and all that it can do with it is judged again.
+    pub(crate) fn let_go(&mut self, snapshot: SnapshotId) {
+        if let Some(hold) = self.hold.take_if(|hold| hold.snapshot == snapshot) {
+            let proposers = hold.proposers.into_iter().map(|ticket| (hold.from, ticket));
+            self.flushes.extend(proposers);
+        }
+    }
+
     /// The write buffer holds everything up to `upto`.
     ///
     /// # Errors
@@ -110,7 +152,15 @@ impl Frontier {
         effects: &mut Vec<Effect>,
         mut done: impl FnMut(Ticket, &mut Vec<Effect>),
     ) {
-        while let Some(ack) = self.acks.front().filter(|ack| ack.seq <= self.held) {
+        if let Some(hold) = self.hold.as_mut().filter(|hold| hold.from <= self.held) {
+            hold.proposers.drain(..).for_each(|ticket| done(ticket, effects));
+        }
+        let held_back = |seq: BatchSeq| self.hold.as_ref().is_some_and(|hold| seq >= hold.from);
+        while let Some(ack) = self
+            .acks
+            .front()
+            .filter(|ack| ack.seq <= self.held && !held_back(ack.seq))
+        {
             if ack.synced {
                 self.flushes.push_back((ack.seq, ack.ticket));
             } else {
@@ -120,13 +170,16 @@ impl Frontier {
         }
         let synced = self.synced;
         self.flushes.retain(|(seq, ticket)| {
-            let waits = *seq > synced;
+            let waits = *seq > synced || held_back(*seq);
             if !waits {
                 done(*ticket, effects);
             }
             waits
         });
-        let wanted = self.flushes.iter().any(|(seq, _)| *seq <= self.held);
+        let wanted = self
+            .flushes
+            .iter()
+            .any(|(seq, _)| *seq <= self.held && *seq > synced);
         if wanted && self.syncing.is_none() {
             self.syncing = Some(self.held);
             effects.push(Effect::Sync { upto: self.held });
@@ -136,7 +189,8 @@ impl Frontier {
     /// Everything that still waits: for a halt.
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Ticket> {
         let acks = std::mem::take(&mut self.acks).into_iter().map(|ack| ack.ticket);
-        acks.chain(
+        let proposers = self.hold.take().map_or_else(Vec::new, |hold| hold.proposers);
+        acks.chain(proposers).chain(
             std::mem::take(&mut self.flushes)
                 .into_iter()
                 .map(|(_, ticket)| ticket),

@@ -11,15 +11,20 @@
 
 mod accounting;
 mod change;
+mod changes;
 mod checkpoint;
 mod event;
 mod frontier;
+mod history;
 mod locals;
 mod log;
+mod moments;
 mod operations;
+mod proposal;
 mod read;
 mod reap;
 mod recovery;
+mod replay;
 mod roots;
 mod scos;
 mod scrub;
@@ -28,10 +33,13 @@ mod snapshots;
 mod tree;
 mod volume;
 
+pub use changes::{Base, Compared};
 pub use checkpoint::{CheckpointPolicy, Frozen};
 pub use event::{Append, CheckpointObject, Effect, Event, Extent, FetchId, SessionSlot, StoredRoots, Ticket};
+pub use history::HistoryStatus;
+pub use moments::MomentAsk;
 pub use recovery::{Damage, Origin, Recovered, Recovery, RecoveryError, ScoImage, Seal, Step};
-pub use scos::ScoState;
-pub use scrub::{Kept, ScoObject, ScrubPolicy, ScrubStatus};
+pub use scos::{InBundle, ScoState};
+pub use scrub::{BundlePlan, BundleSource, KeptSco, ScoObject, ScrubPolicy, ScrubState, ScrubStatus};
 pub use snapshots::{Ask, SnapshotInfo, StoredSnapshot};
 pub use volume::{CloneOf, Status, Volume, VolumeConfig};

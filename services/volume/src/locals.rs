@@ -60,6 +60,13 @@ impl Locals {
         self.scos.contains_key(&sco)
     }
 
+    /// Whether a SCO of the log is on the back ends.
+    pub(crate) fn is_stored(&self, sco: ScoId) -> bool {
+        self.scos
+            .get(&sco)
+            .is_none_or(|local| local.stage == Stage::Stored)
+    }
+
     pub(crate) const fn synced_below(&self) -> ScoId {
         self.synced_below
     }

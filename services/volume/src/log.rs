@@ -67,6 +67,7 @@ impl Log {
         size: ScoSize,
         next_sco: ScoId,
         next_seq: BatchSeq,
+        stamp_us: u64,
     ) -> Self {
         Self {
             volume,
@@ -75,7 +76,7 @@ impl Log {
             next_sco,
             next_seq,
             state: Head::Closed,
-            stamp_us: 0,
+            stamp_us,
             batch: BatchBuilder::default(),
             data: Vec::new(),
         }
@@ -84,6 +85,11 @@ impl Log {
     /// The number that the batch being filled will have.
     pub(crate) const fn next_seq(&self) -> BatchSeq {
         self.next_seq
+    }
+
+    /// When the last batch ended; a later one has no earlier time, also over a restart.
+    pub(crate) const fn stamp_us(&self) -> u64 {
+        self.stamp_us
     }
 
     /// The SCO that is opened next.

@@ -17,6 +17,7 @@ use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use crate::change::{Blocked, Change, check_range};
+use crate::changes::{Base, Compared, Comparison};
 use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::read::Query;
 use crate::sessions::Seen;
@@ -30,10 +31,13 @@ pub(crate) enum Parked {
     Change(Change),
     Read(Query),
     Extents(Query),
+    Compare(Comparison),
     /// The walk over a removed snapshot.
     Reap,
     /// The scrub's search, or its look at the roots.
     Scrub,
+    /// The moment that is being made.
+    Moment,
 }
 
 impl Volume {
@@ -59,6 +63,7 @@ impl Volume {
                 }
                 Err(refusal) => self.refuse(ticket, refusal, effects),
             },
+            IoCode::Changes => self.compare(ticket, with_nothing(None), request, effects),
             _ => self.change(ticket, session, request, data, effects),
         }
     }
@@ -102,6 +107,7 @@ impl Volume {
                 }
                 Err(refusal) => self.refuse(ticket, refusal, effects),
             },
+            IoCode::Changes => self.compare(ticket, with_nothing(Some(snapshot)), request, effects),
             _ => {
                 let refusal = Refusal::reject(RefusalCode::ReadOnly, "a snapshot takes no writes");
                 self.refuse(ticket, refusal, effects);
@@ -111,7 +117,12 @@ impl Volume {
 
     /// A request that becomes a record in the log.
     pub(crate) fn ask(&mut self, ticket: Ticket, ask: Ask, effects: &mut Vec<Effect>) {
-        self.run(Parked::Change(Change::ask(ticket, ask)), effects);
+        self.take_change(Change::ask(ticket, ask), effects);
+    }
+
+    /// A change that no session's number says it was seen before.
+    pub(crate) fn take_change(&mut self, change: Change, effects: &mut Vec<Effect>) {
+        self.run(Parked::Change(change), effects);
     }
 
     fn change(
@@ -162,7 +173,12 @@ impl Volume {
             let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
             dropped.extend(parked.extract_if(.., theirs).filter_map(|parked| match parked {
                 Parked::Change(change) => Some(change),
-                Parked::Read(_) | Parked::Extents(_) | Parked::Reap | Parked::Scrub => None,
+                Parked::Read(_)
+                | Parked::Extents(_)
+                | Parked::Compare(_)
+                | Parked::Reap
+                | Parked::Scrub
+                | Parked::Moment => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -215,8 +231,10 @@ impl Volume {
                 }
                 Err(missing) => self.wait(missing, Some(Parked::Extents(query)), effects),
             },
+            Parked::Compare(comparison) => self.run_comparison(comparison, effects),
             Parked::Reap => self.reap(effects),
             Parked::Scrub => self.scrub_turn(effects),
+            Parked::Moment => self.moment_turn(effects),
         }
     }
 
@@ -225,8 +243,12 @@ impl Volume {
         match self.advance(&mut change, effects) {
             Ok(()) => {
                 self.sessions.applied(change.session, change.number);
-                self.frontier
-                    .acknowledge(self.last_seq(), change.ticket, change.fua);
+                if change.is_proposal() {
+                    self.frontier.acknowledge_proposal(change.ticket);
+                } else {
+                    self.frontier
+                        .acknowledge(self.last_seq(), change.ticket, change.fua);
+                }
             }
             Err(Blocked::Room) => return Some(change),
             Err(Blocked::Node(missing)) => self.wait(missing, Some(Parked::Change(change)), effects),
@@ -256,8 +278,12 @@ impl Volume {
         self.turn_asked = false;
         if self.wants_to_reap() {
             self.reap(effects);
-        } else if self.scrub.wants_turn() {
+        }
+        if self.scrub.wants_turn() {
             self.scrub_turn(effects);
+        }
+        if self.moments.wants_turn() {
+            self.moment_turn(effects);
         }
         if let Some(change) = self.turns.pop_front() {
             self.run_new(change, effects);
@@ -326,16 +352,23 @@ impl Volume {
                     Parked::Read(query) | Parked::Extents(query) => {
                         self.refuse(query.ticket, refusal.clone(), effects);
                     }
+                    Parked::Compare(comparison) => {
+                        self.refuse(comparison.ticket, refusal.clone(), effects);
+                    }
                     // The next tick begins again.
                     Parked::Reap => self.reap = None,
                     Parked::Scrub => self.scrub_failed(),
+                    Parked::Moment => {
+                        let tickets = self.moments.take_failed();
+                        self.moment_failed(tickets, &refusal, effects);
+                    }
                 }
             }
             return;
         }
         if missing.place.tree == TreeKind::Scos {
-            for (sco, dead) in std::mem::take(&mut self.unburied) {
-                self.bury_in(sco, dead);
+            for (sco, change) in std::mem::take(&mut self.unburied) {
+                self.recount(sco, change);
             }
         }
         for parked in waiting {
@@ -349,7 +382,14 @@ impl Volume {
             TreeKind::Map => self
                 .map
                 .adopt(missing, records)
-                .and_then(|()| self.snapshots.adopt(missing, records)),
+                .and_then(|()| self.snapshots.adopt(missing, records))
+                .and_then(|()| self.history.map_mut().adopt(missing, records))
+                .and_then(|()| {
+                    self.moments
+                        .map_mut()
+                        .map_or(Ok(()), |map| map.adopt(missing, records))
+                })
+                .and_then(|()| self.foreign.adopt(missing, records)),
             TreeKind::Scos => self.scos.adopt(missing, records),
         };
         adopted.map_err(|error| {
@@ -367,6 +407,9 @@ impl Volume {
     }
 
     pub(crate) fn refuse(&self, ticket: Ticket, mut refusal: Refusal, effects: &mut Vec<Effect>) {
+        if ticket == Ticket::NOBODY {
+            return;
+        }
         refusal.text = format!("volume {}: {}", self.path, refusal.text);
         effects.push(Effect::Reply {
             ticket,
@@ -387,8 +430,10 @@ impl Volume {
         tickets.extend(waiting.iter().filter_map(|parked| match parked {
             Parked::Change(change) => Some(change.ticket),
             Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
-            Parked::Reap | Parked::Scrub => None,
+            Parked::Compare(comparison) => Some(comparison.ticket),
+            Parked::Reap | Parked::Scrub | Parked::Moment => None,
         }));
+        tickets.extend(self.moments.abandon());
         let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));
         tickets.extend(held.iter().chain(&turns).map(|change| change.ticket));
         tickets.extend(
@@ -410,12 +455,21 @@ impl Volume {
             Event::Io { ticket, .. }
             | Event::Sync { ticket }
             | Event::Ask { ticket, .. }
-            | Event::SnapshotIo { ticket, .. },
+            | Event::Moment { ticket, .. }
+            | Event::SnapshotIo { ticket, .. }
+            | Event::ComparedIo { ticket, .. },
             Some(reason),
         ) = (event, &self.halted)
         {
             self.refuse(ticket, halted(reason), effects);
         }
+    }
+}
+
+fn with_nothing(of: Option<SnapshotId>) -> Compared {
+    Compared {
+        of,
+        since: Base::Nothing,
     }
 }
 

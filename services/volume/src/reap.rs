@@ -1,7 +1,9 @@
-//! Reaping: counting what a removed snapshot alone referred to as dead, in the background.
+//! Reaping: counting what a removed snapshot alone referred to as dead, in the background; and what a moment that became a
+//! snapshot alone refers to as live again.
 //!
-//! Keeps: how far the walk over the removed snapshot's map is, and what it found dead so far.
-//! Order: what is dead is counted at the end, in one event, and the snapshot forgotten with it.
+//! Keeps: how far the walk over the snapshot's map is, and what it found so far.
+//! Order: what was found is counted at the end, in one event, and a removed snapshot forgotten with it. A moment that is
+//! removed before it was counted is counted first.
 //! Crash: a walk that did not end begins again: no count was changed.
 //! Knows no storage: nodes that are not here are asked for.
 //!
@@ -12,11 +14,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use sconce_schemas::ids::Location;
+use sconce_schemas::manifest::LogPlace;
 use sconce_schemas::{ScoId, SnapshotId};
 
 use crate::event::Effect;
 use crate::operations::Parked;
-use crate::snapshots::{Removed, Snapshot, is_before};
+use crate::snapshots::{Snapshot, is_before};
 use crate::tree::{Missing, Tree};
 use crate::volume::Volume;
 
@@ -27,10 +30,20 @@ const STEP_CLUSTERS: u64 = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Reap {
     id: SnapshotId,
+    /// It was joined, not removed.
+    joined: bool,
     cursor: u64,
-    dead: BTreeMap<ScoId, u16>,
+    found: BTreeMap<ScoId, u16>,
     /// For a node.
     waits: bool,
+}
+
+/// What a snapshot is compared with.
+struct Against<'a> {
+    /// What lies before this place is its parent's too.
+    born_from: LogPlace,
+    /// The roots that came from it.
+    children: &'a [Tree<Location>],
 }
 
 /// What one step came to.
@@ -42,9 +55,9 @@ enum Step {
 }
 
 impl Volume {
-    /// Whether a removed snapshot is still to be reaped.
+    /// Whether there is still anything to be walked.
     pub(crate) fn has_to_reap(&self) -> bool {
-        self.snapshots.first_removed().is_some()
+        self.snapshots.first_unwalked().is_some()
     }
 
     /// Whether a walk could go on.
@@ -52,13 +65,14 @@ impl Volume {
         self.reap.as_ref().is_some_and(|reap| !reap.waits)
     }
 
-    /// Begins a walk if there is a removed snapshot and none is under way.
+    /// Begins a walk if there is anything to be walked and none is under way.
     pub(crate) fn begin_reap(&mut self) {
         if self.reap.is_none() {
-            self.reap = self.snapshots.first_removed().map(|id| Reap {
+            self.reap = self.snapshots.first_unwalked().map(|id| Reap {
                 id,
+                joined: self.snapshots.get(id).is_some_and(|found| found.joined.is_some()),
                 cursor: 0,
-                dead: BTreeMap::new(),
+                found: BTreeMap::new(),
                 waits: false,
             });
         }
@@ -80,20 +94,20 @@ impl Volume {
     }
 
     fn reap_step(&self, reap: &mut Reap) -> Result<Step, Missing> {
-        let Some((snapshot, removed)) = self.removed(reap.id) else {
+        let Some((snapshot, against)) = self.compared(reap) else {
             return Ok(Step::Over);
         };
         let nothing = Tree::default();
         // Whatever is shared with a root that it is compared with is passed over whole.
-        let base = removed.children.first().or_else(|| self.parent_map(snapshot));
+        let base = against.children.first().or_else(|| self.parent_map(snapshot));
         let (mut at, mut seen) = (reap.cursor, 0);
-        let dead = &mut reap.dead;
+        let found = &mut reap.found;
         let mut failed = None;
         let mut visit = |number: u64, own: Option<Location>, _: Option<Location>| {
-            if let Some(location) = own.filter(|location| self.may_be_dead(*location, removed)) {
-                match is_in_any(&removed.children, number, location) {
+            if let Some(location) = own.filter(|location| self.may_be_alone(*location, &against)) {
+                match is_in_any(against.children, number, location) {
                     Ok(false) => {
-                        let count = dead.entry(location.sco()).or_default();
+                        let count = found.entry(location.sco()).or_default();
                         *count = count.saturating_add(1);
                     }
                     Ok(true) => {}
@@ -122,9 +136,22 @@ impl Volume {
         }
     }
 
-    fn removed(&self, id: SnapshotId) -> Option<(&Snapshot, &Removed)> {
-        let snapshot = self.snapshots.get(id)?;
-        Some((snapshot, snapshot.removed.as_ref()?))
+    fn compared(&self, reap: &Reap) -> Option<(&Snapshot, Against<'_>)> {
+        let snapshot = self.snapshots.get(reap.id)?;
+        let against = if reap.joined {
+            let joined = snapshot.joined.as_ref()?;
+            Against {
+                born_from: joined.born_from,
+                children: &joined.child,
+            }
+        } else {
+            let removed = snapshot.removed.as_ref()?;
+            Against {
+                born_from: removed.born_from,
+                children: &removed.children,
+            }
+        };
+        Some((snapshot, against))
     }
 
     fn parent_map(&self, snapshot: &Snapshot) -> Option<&Tree<Location>> {
@@ -132,15 +159,23 @@ impl Volume {
         Some(&parent.map)
     }
 
-    fn may_be_dead(&self, location: Location, removed: &Removed) -> bool {
-        !location.reads_zeros() && self.is_own(location) && !is_before(location, removed.born_from)
+    fn may_be_alone(&self, location: Location, against: &Against<'_>) -> bool {
+        !location.reads_zeros() && self.is_own(location) && !is_before(location, against.born_from)
     }
 
     fn reaped(&mut self, reap: Reap) {
-        for (sco, dead) in reap.dead {
-            self.bury_in(sco, dead);
+        for (sco, count) in reap.found {
+            if reap.joined {
+                self.revive_in(sco, count);
+            } else {
+                self.bury_in(sco, count);
+            }
         }
-        self.snapshots.forget(reap.id);
+        if reap.joined {
+            self.snapshots.counted(reap.id);
+        } else {
+            self.snapshots.forget(reap.id);
+        }
         // What was counted is to be in a manifest, or it is counted again after a restart.
         self.checkpoints.manifest_due = true;
     }

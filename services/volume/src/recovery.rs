@@ -8,18 +8,20 @@
 
 use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
-use sconce_schemas::crc::crc32c;
 use sconce_schemas::ids::Location;
 use sconce_schemas::log_record::LogRecord;
-use sconce_schemas::manifest::{LogPlace, Manifest};
+use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
-use sconce_schemas::sco::{Batch, EntryKind, ScoHeader};
+use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::{BatchSeq, ByteLen, CLUSTER_LEN, Epoch, ScoId, SessionId, Slot, SnapshotId, VolumeSize};
+use sconce_schemas::{
+    BatchSeq, ByteLen, ClusterAddress, Epoch, ScoId, SessionId, Slot, SnapshotId, VolumeSize,
+};
 
 use crate::event::SessionSlot;
 use crate::frontier::Frontier;
 use crate::log::Log;
+use crate::replay::{Progress, RecordPlace, Replay, Target};
 use crate::tree::Missing;
 use crate::volume::{Volume, VolumeConfig, epoch_at};
 
@@ -200,38 +202,10 @@ pub struct Recovery {
     ended: bool,
     replayed: u64,
     entries: u64,
+    /// Time of the last batch that was read.
+    stamp_us: u64,
     unstored: Vec<ScoId>,
     seal: Option<Seal>,
-}
-
-/// A SCO that is being replayed.
-#[derive(Debug)]
-struct Replay {
-    header: ScoHeader,
-    image: ScoImage,
-    /// Where the next batch begins in the TLog area.
-    tlog_len: usize,
-    slots: u16,
-    batch: Option<Batch>,
-    /// Entries of the batch that were applied.
-    entry_at: usize,
-    /// Writes of the batch that were applied.
-    write_at: u16,
-    /// The stored copy was asked for too.
-    asked_stored: bool,
-    /// The pieces so far of a record.
-    record: Vec<u8>,
-}
-
-enum Progress {
-    Went,
-    /// A record does not fit the volume.
-    Wrong(String),
-    Needs(Missing),
-    /// No whole batch follows; `torn`: something is there that is damaged.
-    Ended {
-        torn: bool,
-    },
 }
 
 impl Recovery {
@@ -280,6 +254,7 @@ impl Recovery {
             ended: false,
             replayed: 0,
             entries: 0,
+            stamp_us: manifest.map_or(0, |m| m.history.upto_us),
             unstored: Vec::new(),
             seal: None,
         })
@@ -309,10 +284,17 @@ impl Recovery {
                 }
                 continue;
             };
-            match replay_step(replay, &mut self.volume, self.seq, self.sco >= self.proven.scos) {
+            let progress = if replay.batch.is_none() {
+                replay.read(self.seq, self.sco >= self.proven.scos)
+            } else {
+                let mut budget = u64::MAX;
+                replay.apply(&mut self.volume, &mut budget)
+            };
+            match progress {
                 Progress::Went => {
                     if let Some(batch) = &replay.batch {
                         self.entries += batch.entries.len() as u64;
+                        self.stamp_us = self.stamp_us.max(batch.time_us);
                     } else {
                         self.seq = self.seq.next();
                         self.replayed += 1;
@@ -354,17 +336,7 @@ impl Recovery {
             (Some(_), ..) => {}
             (None, Some(image), Some(header)) => {
                 self.volume.head = (self.sco, 0);
-                self.replay = Some(Replay {
-                    header,
-                    image,
-                    tlog_len: 0,
-                    slots: 0,
-                    batch: None,
-                    entry_at: 0,
-                    write_at: 0,
-                    asked_stored: false,
-                    record: Vec::new(),
-                });
+                self.replay = Some(Replay::new(header, image, self.volume.own_lineage()));
             }
             (None, image, None) => {
                 let header = image.and_then(|image| ScoHeader::from_bytes(&image.bytes).ok());
@@ -450,7 +422,14 @@ impl Recovery {
             .epochs
             .retain(|earlier| earlier.first_sco < start.first_sco);
         volume.epochs.push(start);
-        volume.log = Log::new(volume.id, volume.epoch, volume.sco_size, self.sco, self.seq);
+        volume.log = Log::new(
+            volume.id,
+            volume.epoch,
+            volume.sco_size,
+            self.sco,
+            self.seq,
+            self.stamp_us,
+        );
         volume.frontier = Frontier::recovered(self.seq.prev(), volume.checkpoints.covered);
         volume.checkpoints.entries = self.entries;
         volume.locals.recovery_done(self.sco);
@@ -466,105 +445,28 @@ impl Recovery {
     }
 }
 
-/// Replays one entry, or reads the next batch.
-fn replay_step(replay: &mut Replay, volume: &mut Volume, expected: BatchSeq, check_data: bool) -> Progress {
-    if replay.batch.is_none() {
-        return read_batch(replay, volume, expected, check_data);
+impl Target for Volume {
+    fn replay_write(&mut self, address: ClusterAddress, location: Location) -> Result<(), Missing> {
+        self.place(address, location)
     }
-    let Some(batch) = &replay.batch else {
-        return Progress::Went;
-    };
-    while let Some(entry) = batch.entries.get(replay.entry_at) {
-        let applied = match entry.kind {
-            EntryKind::Write { address, crc } => {
-                let slot = Slot(batch.first_slot.0 + replay.write_at);
-                let place = Location::new(volume.own_lineage(), replay.header.id, slot, crc);
-                volume.place(address, place).map(|()| replay.write_at += 1)
-            }
-            EntryKind::Discard { address, count } => volume.zero(address, u64::from(count), false),
-            EntryKind::Zero { address, count } => volume.zero(address, u64::from(count), true),
-            EntryKind::Resize { size } => volume.resize(VolumeSize::new(size).unwrap_or(VolumeSize::MAX)),
-            EntryKind::Session { id } => {
-                volume.sessions.assign(SessionSlot(entry.session), SessionId(id));
-                Ok(())
-            }
-            EntryKind::Record(piece) => {
-                replay.record.extend_from_slice(piece.bytes());
-                if entry.last {
-                    let at = LogPlace {
-                        sco: replay.header.id,
-                        slots: batch.first_slot.0 + replay.write_at,
-                    };
-                    let record = LogRecord::from_bytes(&std::mem::take(&mut replay.record));
-                    let applied = record
-                        .map_err(|error| error.to_string())
-                        .and_then(|record| volume.apply_record(record, at));
-                    if let Err(text) = applied {
-                        return Progress::Wrong(text);
-                    }
-                }
-                replay.entry_at += 1;
-                continue;
-            }
-        };
-        if let Err(missing) = applied {
-            return Progress::Needs(missing);
-        }
-        if entry.last {
-            volume.sessions.applied(SessionSlot(entry.session), entry.number);
-        }
-        replay.entry_at += 1;
-    }
-    replay.slots = batch.first_slot.0 + replay.write_at;
-    replay.tlog_len += batch.len;
-    (replay.batch, replay.entry_at, replay.write_at) = (None, 0, 0);
-    Progress::Went
-}
 
-/// Reads the next batch and checks that it is whole.
-fn read_batch(replay: &mut Replay, volume: &Volume, expected: BatchSeq, check_data: bool) -> Progress {
-    let size = volume.sco_size;
-    let to_index = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
-    let start = to_index(sconce_schemas::ScoSize::HEADER_AREA) + replay.tlog_len;
-    let end = to_index(size.data_offset()).min(replay.image.bytes.len());
-    let tlog = replay.image.bytes.get(start..end).unwrap_or_default();
-    // Never written: the log simply ends here.
-    if tlog.iter().take(4).all(|byte| *byte == 0) {
-        return Progress::Ended { torn: false };
+    fn replay_zero(&mut self, address: ClusterAddress, count: u64, allocate: bool) -> Result<(), Missing> {
+        self.zero(address, count, allocate)
     }
-    let Ok(batch) = Batch::from_bytes(tlog, replay.header.salt()) else {
-        return Progress::Ended { torn: true };
-    };
-    let writes = batch.entries.iter().filter_map(|entry| match entry.kind {
-        EntryKind::Write { crc, .. } => Some(crc),
-        _ => None,
-    });
-    let crcs: Vec<u32> = writes.collect();
-    let fits = batch.seq == expected
-        && batch.first_slot.0 == replay.slots
-        && usize::from(replay.slots) + crcs.len() <= usize::from(size.slots());
-    let check = check_data && replay.image.origin == Origin::Local;
-    if !fits
-        || (check
-            && !clusters_hold(
-                &replay.image.bytes,
-                to_index(size.slot_offset(batch.first_slot)),
-                &crcs,
-            ))
-    {
-        return Progress::Ended { torn: true };
-    }
-    replay.batch = Some(batch);
-    Progress::Went
-}
 
-/// Whether the clusters at `offset` have these CRCs.
-fn clusters_hold(bytes: &[u8], offset: usize, crcs: &[u32]) -> bool {
-    let clusters = bytes.get(offset..offset + crcs.len() * CLUSTER_LEN);
-    clusters.is_some_and(|bytes| {
-        bytes
-            .chunks_exact(CLUSTER_LEN)
-            .zip(crcs)
-            .all(|(c, crc)| crc32c(c) == *crc)
-    })
+    fn replay_resize(&mut self, size: VolumeSize) -> Result<(), Missing> {
+        self.resize(size)
+    }
+
+    fn replay_session(&mut self, slot: SessionSlot, id: SessionId) {
+        self.sessions.assign(slot, id);
+    }
+
+    fn replay_end(&mut self, slot: SessionSlot, number: u64) {
+        self.sessions.applied(slot, number);
+    }
+
+    fn replay_record(&mut self, record: LogRecord, at: RecordPlace) -> Result<(), String> {
+        self.apply_record(record, at)
+    }
 }

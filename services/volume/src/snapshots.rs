@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use sconce_schemas::checkpoint::NodeRecord;
 use sconce_schemas::ids::Location;
 use sconce_schemas::log_record::{LogRecord, SnapshotLabel, check_metadata, check_snapshot_name};
-use sconce_schemas::manifest::{LogPlace, Manifest, RemovedState, SnapshotState, TreeRoot};
+use sconce_schemas::manifest::{JoinedState, LogPlace, Manifest, RemovedState, SnapshotState, TreeRoot};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{ByteLen, DecodeError, SnapshotId, VolumeSize};
+use sconce_schemas::{BatchSeq, ByteLen, DecodeError, SnapshotId, VolumeSize};
 
+use crate::replay::RecordPlace;
 use crate::tree::{FrozenTree, Missing, StoredUpTo, Tree};
 use crate::volume::Volume;
 
@@ -39,6 +40,25 @@ pub enum Ask {
         /// What people want written down.
         metadata: BTreeMap<String, String>,
     },
+    /// Keep the volume as it is if that is confirmed, and hold acknowledgements until then (`proposal.rs`).
+    Propose {
+        /// Chosen by whoever asks, anew for each try.
+        id: SnapshotId,
+        /// Unique in the volume.
+        name: String,
+        /// What people want written down.
+        metadata: BTreeMap<String, String>,
+    },
+    /// A proposed snapshot is one from now on.
+    Confirm {
+        /// Which.
+        id: SnapshotId,
+    },
+    /// A proposed snapshot goes.
+    Withdraw {
+        /// Which.
+        id: SnapshotId,
+    },
     /// Remove a snapshot.
     Remove {
         /// Its name.
@@ -60,6 +80,11 @@ pub enum Ask {
     },
     /// Let the volume take writes, or none.
     ReadOnly(bool),
+    /// Let any moment of the last so many microseconds be had; 0: of none.
+    History {
+        /// The window.
+        window_us: u64,
+    },
 }
 
 /// A snapshot, for people.
@@ -85,10 +110,31 @@ pub(crate) struct Snapshot {
     pub(crate) map: Tree<Location>,
     /// Where its map is stored, once a manifest says so.
     pub(crate) stored: Option<TreeRoot>,
-    /// It was removed, and more than one root comes from it.
+    /// It was removed, and more than one root comes from it, or moments of the history may.
     hidden: bool,
+    /// It is a part of a snapshot of several volumes, and not confirmed.
+    pub(crate) proposed: bool,
     /// It was removed and is still to be reaped.
     pub(crate) removed: Option<Removed>,
+    /// The batch with its record, or, of a moment, the last batch that it has.
+    pub(crate) taken_in: BatchSeq,
+    /// The batch with the record of its removal.
+    removed_in: BatchSeq,
+    /// It was a moment of the history, and what only it has is still to be counted as live.
+    pub(crate) joined: Option<Joined>,
+    /// A moment that no manifest has yet: nobody may know of it, since a crash takes it away.
+    is_fresh: bool,
+}
+
+/// A moment that became a snapshot after others had come from it.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// What lies before this place is its parent's too.
+    pub(crate) born_from: LogPlace,
+    /// The root that had come from it, as it was: in a slice of one, as those of a removed one are.
+    pub(crate) child: [Tree<Location>; 1],
+    /// Where it is stored, once a manifest says so.
+    stored: Option<TreeRoot>,
 }
 
 /// A removed snapshot: what no other root referred to at that moment is dead.
@@ -109,6 +155,8 @@ pub(crate) struct Snapshots {
     list: Vec<Snapshot>,
     /// The one that the head comes from.
     parent: Option<SnapshotId>,
+    /// With a history: one that was removed in a later batch than this stays, hidden, since moments may go back to it.
+    pub(crate) hold_after: Option<BatchSeq>,
 }
 
 /// Frozen maps of a snapshot that no manifest has stored yet.
@@ -117,6 +165,7 @@ pub(crate) struct FrozenSnapshot {
     pub(crate) id: SnapshotId,
     pub(crate) map: FrozenTree<Location>,
     pub(crate) children: Vec<FrozenTree<Location>>,
+    pub(crate) joined: Option<FrozenTree<Location>>,
 }
 
 /// Where a checkpoint stored the maps of a snapshot.
@@ -125,6 +174,7 @@ pub struct StoredSnapshot {
     pub(crate) id: SnapshotId,
     pub(crate) map: TreeRoot,
     pub(crate) children: Vec<TreeRoot>,
+    pub(crate) joined: Option<TreeRoot>,
 }
 
 impl Snapshots {
@@ -138,6 +188,7 @@ impl Snapshots {
             map: Tree::stored(state.map, state.allocated_clusters),
             stored: Some(state.map),
             hidden: state.hidden,
+            proposed: state.proposed,
             removed: state.removed.as_ref().map(|removed| Removed {
                 born_from: removed.born_from,
                 children: removed
@@ -147,10 +198,19 @@ impl Snapshots {
                     .collect(),
                 stored: Some(removed.children.clone()),
             }),
+            taken_in: state.taken_in,
+            removed_in: state.removed_in,
+            joined: state.joined.as_ref().map(|joined| Joined {
+                born_from: joined.born_from,
+                child: [Tree::stored(joined.child, 0)],
+                stored: Some(joined.child),
+            }),
+            is_fresh: false,
         });
         Self {
             list: list.collect(),
             parent: manifest.parent,
+            hold_after: None,
         }
     }
 
@@ -160,7 +220,29 @@ impl Snapshots {
 
     /// The snapshots that exist, in the order in which they were taken.
     pub(crate) fn living(&self) -> impl Iterator<Item = &Snapshot> {
-        self.kept().filter(|snapshot| !snapshot.hidden)
+        self.kept()
+            .filter(|snapshot| !snapshot.hidden && !snapshot.is_fresh && !snapshot.proposed)
+    }
+
+    /// The oldest that is proposed and not confirmed.
+    pub(crate) fn first_proposed(&self) -> Option<SnapshotId> {
+        let proposed = self.kept().find(|snapshot| snapshot.proposed && !snapshot.hidden);
+        proposed.map(|snapshot| snapshot.label.id)
+    }
+
+    /// Whether a snapshot of this name exists, or is about to.
+    fn is_taken(&self, name: &str) -> bool {
+        self.kept()
+            .any(|snapshot| !snapshot.hidden && snapshot.label.name == name)
+    }
+
+    /// Removed ones that are kept for moments of the history.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &Snapshot> {
+        self.kept().filter(|snapshot| self.holds(snapshot))
+    }
+
+    fn holds(&self, snapshot: &Snapshot) -> bool {
+        snapshot.hidden && self.hold_after.is_some_and(|after| snapshot.removed_in > after)
     }
 
     /// The snapshots that keep what they refer to: hidden ones too.
@@ -172,24 +254,32 @@ impl Snapshots {
         self.list.iter().find(|snapshot| snapshot.label.id == id)
     }
 
+    /// The one of this id, confirmed or not, that was not removed.
+    pub(crate) fn standing(&self, id: SnapshotId) -> Option<&Snapshot> {
+        self.get(id)
+            .filter(|snapshot| !snapshot.hidden && snapshot.removed.is_none())
+    }
+
     pub(crate) fn get_mut(&mut self, id: SnapshotId) -> Option<&mut Snapshot> {
         self.list.iter_mut().find(|snapshot| snapshot.label.id == id)
     }
 
-    /// The oldest removed snapshot.
-    pub(crate) fn first_removed(&self) -> Option<SnapshotId> {
-        let removed = self.list.iter().find(|snapshot| snapshot.removed.is_some());
-        removed.map(|snapshot| snapshot.label.id)
+    /// The first snapshot of which a walk is to find what died with it, or came to life.
+    pub(crate) fn first_unwalked(&self) -> Option<SnapshotId> {
+        let is_unwalked = |snapshot: &&Snapshot| snapshot.joined.is_some() || snapshot.removed.is_some();
+        self.list.iter().find(is_unwalked).map(|found| found.label.id)
     }
 
     /// Puts a loaded node into every map that wants it.
     pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), DecodeError> {
         for snapshot in &mut self.list {
             snapshot.map.adopt(missing, records)?;
+            let joined = snapshot.joined.iter_mut().flat_map(|joined| &mut joined.child);
             for child in snapshot
                 .removed
                 .iter_mut()
                 .flat_map(|removed| &mut removed.children)
+                .chain(joined)
             {
                 child.adopt(missing, records)?;
             }
@@ -236,9 +326,16 @@ impl Snapshots {
             parent: snapshot.parent,
             map: snapshot.stored.unwrap_or_default(),
             hidden: snapshot.hidden,
+            proposed: snapshot.proposed,
             removed: snapshot.removed.as_ref().map(|removed| RemovedState {
                 born_from: removed.born_from,
                 children: removed.stored.clone().unwrap_or_default(),
+            }),
+            taken_in: snapshot.taken_in,
+            removed_in: snapshot.removed_in,
+            joined: snapshot.joined.as_ref().map(|joined| JoinedState {
+                born_from: joined.born_from,
+                child: joined.stored.unwrap_or_default(),
             }),
         };
         self.list.iter().map(saved).collect()
@@ -252,6 +349,10 @@ impl Snapshots {
                     .removed
                     .as_ref()
                     .is_some_and(|removed| removed.stored.is_none())
+                || snapshot
+                    .joined
+                    .as_ref()
+                    .is_some_and(|joined| joined.stored.is_none())
         };
         let frozen = |snapshot: &Snapshot| FrozenSnapshot {
             id: snapshot.label.id,
@@ -261,19 +362,31 @@ impl Snapshots {
                 .iter()
                 .flat_map(|removed| removed.children.iter().map(Tree::freeze))
                 .collect(),
+            joined: snapshot.joined.as_ref().map(|joined| joined.child[0].freeze()),
         };
         self.list.iter().filter(is_due).map(frozen).collect()
     }
 
     /// A manifest names what a checkpoint stored: the maps need not be in memory any more.
     pub(crate) fn stored(&mut self, stored: &[StoredSnapshot]) {
-        for StoredSnapshot { id, map, children } in stored {
+        for StoredSnapshot {
+            id,
+            map,
+            children,
+            joined,
+        } in stored
+        {
             let Some(snapshot) = self.get_mut(*id) else {
                 continue;
             };
             let count = snapshot.map.count();
             snapshot.map = Tree::stored(*map, count);
             snapshot.stored = Some(*map);
+            snapshot.is_fresh = false;
+            if let (Some(state), Some(root)) = (&mut snapshot.joined, joined) {
+                state.child = [Tree::stored(*root, 0)];
+                state.stored = Some(*root);
+            }
             // One that was removed after the checkpoint froze it had no children then.
             if let Some(removed) = snapshot
                 .removed
@@ -298,20 +411,83 @@ impl Snapshots {
         self.list.push(snapshot);
     }
 
-    /// Removes a snapshot: at once, or once no more than one root comes from it.
-    fn remove(&mut self, id: SnapshotId, head: &Tree<Location>) {
+    /// Removes a snapshot: at once, or once no more than one root comes from it and the history does not need it.
+    fn remove(&mut self, id: SnapshotId, head: &Tree<Location>, batch: BatchSeq) {
+        let Some(snapshot) = self.get_mut(id) else { return };
+        (snapshot.hidden, snapshot.removed_in) = (true, batch);
+        self.take_out_if_free(id, head);
+    }
+
+    fn take_out_if_free(&mut self, id: SnapshotId, head: &Tree<Location>) {
         let mut next = Some(id);
         while let Some(id) = next.take() {
             let children = self.children_of(id);
-            let Some(snapshot) = self.get_mut(id) else { return };
-            snapshot.hidden = true;
-            if children > 1 {
+            let Some(snapshot) = self.get(id) else { return };
+            if children > 1 || self.holds(snapshot) {
                 return;
             }
             let parent = snapshot.parent;
             self.take_out(id, head);
             // One that was only kept because of this one goes too.
             next = parent.filter(|parent| self.get(*parent).is_some_and(|parent| parent.hidden));
+        }
+    }
+
+    /// The history needs less: removed snapshots that were only held for it go.
+    pub(crate) fn release(&mut self, head: &Tree<Location>) {
+        let hidden = self.kept().filter(|snapshot| snapshot.hidden);
+        let ids: Vec<SnapshotId> = hidden.map(|snapshot| snapshot.label.id).collect();
+        for id in ids {
+            if self.get(id).is_some_and(|snapshot| snapshot.removed.is_none()) {
+                self.take_out_if_free(id, head);
+            }
+        }
+    }
+
+    /// Makes a moment of the history a snapshot: between what came before it in the log and what came after. Its
+    /// map is what the head was after batch `taken_in`, at `at`.
+    pub(crate) fn join(
+        &mut self,
+        label: SnapshotLabel,
+        size: VolumeSize,
+        map: Tree<Location>,
+        at: RecordPlace,
+        head: &Tree<Location>,
+    ) {
+        // The log is of one piece: whatever was retained next after the moment came from it.
+        let is_behind = |snapshot: &Snapshot| snapshot.removed.is_none() && snapshot.taken_in > at.batch;
+        let next = self.list.iter().position(is_behind);
+        let id = label.id;
+        let (parent, child) = match next.and_then(|next| self.list.get_mut(next)) {
+            Some(next) => (next.parent.replace(id), next.map.freeze()),
+            None => (self.parent.replace(id), head.freeze()),
+        };
+        let born_from = parent.and_then(|parent| self.get(parent)).map(|parent| parent.at);
+        let moment = Snapshot {
+            label,
+            size,
+            at: at.at,
+            parent,
+            map,
+            stored: None,
+            hidden: false,
+            removed: None,
+            taken_in: at.batch,
+            removed_in: BatchSeq::NONE,
+            joined: Some(Joined {
+                born_from: born_from.unwrap_or_default(),
+                child: [Tree::thaw(&child)],
+                stored: None,
+            }),
+            is_fresh: true,
+        };
+        self.list.insert(next.unwrap_or(self.list.len()), moment);
+    }
+
+    /// What a joined moment alone has was counted.
+    pub(crate) fn counted(&mut self, id: SnapshotId) {
+        if let Some(snapshot) = self.get_mut(id) {
+            snapshot.joined = None;
         }
     }
 
@@ -340,11 +516,16 @@ impl Snapshots {
             map: Tree::thaw(before),
             stored: None,
             hidden: true,
+            proposed: false,
             removed: Some(Removed {
                 born_from,
                 children: vec![Tree::thaw(after)],
                 stored: None,
             }),
+            taken_in: BatchSeq::NONE,
+            removed_in: BatchSeq::NONE,
+            joined: None,
+            is_fresh: false,
         });
     }
 
@@ -385,9 +566,18 @@ impl Snapshots {
 
 /// Writes where a checkpoint stored maps into the table that was saved when it was frozen.
 pub(crate) fn fill_in(table: &mut [SnapshotState], stored: &[StoredSnapshot]) {
-    for StoredSnapshot { id, map, children } in stored {
+    for StoredSnapshot {
+        id,
+        map,
+        children,
+        joined,
+    } in stored
+    {
         for state in table.iter_mut().filter(|state| state.label.id == *id) {
             state.map = *map;
+            if let (Some(state), Some(root)) = (&mut state.joined, joined) {
+                state.child = *root;
+            }
             if let Some(removed) = &mut state.removed {
                 removed.children.clone_from(children);
             }
@@ -418,7 +608,7 @@ pub(crate) fn snapshot_gone() -> Refusal {
     reject(RefusalCode::NotFound, "the snapshot was removed")
 }
 
-fn reject(code: RefusalCode, text: impl Into<String>) -> Refusal {
+pub(crate) fn reject(code: RefusalCode, text: impl Into<String>) -> Refusal {
     Refusal::reject(code, text.into())
 }
 
@@ -464,6 +654,9 @@ impl Volume {
                 let snapshot = self.new_label(*id, name, metadata)?;
                 Ok(Some(LogRecord::SnapshotTaken { snapshot }))
             }
+            Ask::Propose { id, name, metadata } => self.judge_proposal(*id, name, metadata),
+            Ask::Confirm { id } => self.judge_confirmation(*id),
+            Ask::Withdraw { id } => self.judge_withdrawal(*id),
             Ask::Remove { name } => {
                 let (id, _) = self.snapshot_named(name).ok_or_else(|| self.unknown(name))?;
                 Ok(Some(LogRecord::SnapshotRemoved { id }))
@@ -496,10 +689,14 @@ impl Volume {
             Ask::ReadOnly(read_only) => Ok(Some(LogRecord::ReadOnly {
                 read_only: *read_only,
             })),
+            Ask::History { window_us } if *window_us == self.history.window_us() => Ok(None),
+            Ask::History { window_us } => Ok(Some(LogRecord::History {
+                window_us: *window_us,
+            })),
         }
     }
 
-    fn new_label(
+    pub(crate) fn new_label(
         &self,
         id: SnapshotId,
         name: &str,
@@ -512,7 +709,7 @@ impl Volume {
             let text = format!("snapshot id {id} is not below 8000000000000000");
             return Err(reject(RefusalCode::Invalid, text));
         }
-        if self.snapshots.get(id).is_some() || self.snapshots.named(name).is_some() {
+        if self.snapshots.get(id).is_some() || self.snapshots.is_taken(name) || self.moments.is_taken(name) {
             return Err(reject(
                 RefusalCode::Exists,
                 format!("snapshot {name:?} exists already; remove it or take another name"),
@@ -554,16 +751,25 @@ impl Volume {
     ///
     /// # Errors
     /// A record that does not fit the volume: a bug, or damage that no CRC saw.
-    pub(crate) fn apply_record(&mut self, record: LogRecord, at: LogPlace) -> Result<(), String> {
+    pub(crate) fn apply_record(&mut self, record: LogRecord, at: RecordPlace) -> Result<(), String> {
         match record {
-            LogRecord::SnapshotTaken { snapshot } => self.retain(snapshot, at),
+            LogRecord::SnapshotTaken { snapshot } => self.retain(snapshot, at, false),
+            LogRecord::SnapshotProposed { snapshot } => self.retain(snapshot, at, true),
+            LogRecord::SnapshotConfirmed { id } => {
+                let Some(proposed) = self.snapshots.get_mut(id) else {
+                    return Err(format!(
+                        "invariant 6: snapshot {id} is confirmed and was never proposed"
+                    ));
+                };
+                proposed.proposed = false;
+            }
             LogRecord::SnapshotRemoved { id } => {
                 if self.snapshots.get(id).is_none() {
                     return Err(format!(
                         "invariant 6: snapshot {id} is removed and was never taken"
                     ));
                 }
-                self.snapshots.remove(id, &self.map);
+                self.snapshots.remove(id, &self.map, at.batch);
             }
             LogRecord::RolledBack { to, before, keep } => {
                 let Some(target) = self.snapshots.get(to) else {
@@ -573,29 +779,35 @@ impl Volume {
                 };
                 let (map, size) = (Tree::thaw(&target.map.freeze()), target.size);
                 let id = before.id;
-                self.retain(before, at);
+                self.retain(before, at, false);
                 self.map = map;
                 self.size = size;
                 self.snapshots.parent = Some(to);
                 if !keep {
-                    self.snapshots.remove(id, &self.map);
+                    self.snapshots.remove(id, &self.map, at.batch);
                 }
             }
             LogRecord::ReadOnly { read_only } => self.read_only = read_only,
+            LogRecord::History { window_us } => self.set_history(window_us),
         }
         Ok(())
     }
 
-    fn retain(&mut self, label: SnapshotLabel, at: LogPlace) {
+    fn retain(&mut self, label: SnapshotLabel, at: RecordPlace, proposed: bool) {
         let snapshot = Snapshot {
             label,
             size: self.size,
-            at,
+            at: at.at,
             parent: self.snapshots.parent,
             map: Tree::thaw(&self.map.freeze()),
             stored: None,
             hidden: false,
+            proposed,
             removed: None,
+            taken_in: at.batch,
+            removed_in: BatchSeq::NONE,
+            joined: None,
+            is_fresh: false,
         };
         self.snapshots.retain(snapshot);
     }

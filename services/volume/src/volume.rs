@@ -17,11 +17,14 @@ use sconce_schemas::{
 };
 
 use crate::change::Change;
+use crate::changes::Foreign;
 use crate::checkpoint::{CheckpointPolicy, Checkpoints};
-use crate::event::{Effect, Event, FetchId, SessionSlot};
+use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::frontier::Frontier;
+use crate::history::History;
 use crate::locals::Locals;
 use crate::log::Log;
+use crate::moments::Moments;
 use crate::operations::Parked;
 use crate::reap::Reap;
 use crate::scos::ScoState;
@@ -95,8 +98,8 @@ pub struct Volume {
     pub(crate) head: (ScoId, u16),
     /// Scratch space of discards.
     pub(crate) dropped: Vec<Location>,
-    /// Clusters that died in SCOs whose state is not resident, by SCO.
-    pub(crate) unburied: BTreeMap<ScoId, u16>,
+    /// Clusters that died (or came to life) in SCOs whose state is not resident, by SCO.
+    pub(crate) unburied: BTreeMap<ScoId, i32>,
     /// Nodes that operations wait for.
     pub(crate) waiting: HashMap<Missing, Vec<Parked>>,
     /// SCO-table nodes that are to be loaded, for `unburied`.
@@ -109,6 +112,9 @@ pub struct Volume {
     pub(crate) fetches: HashMap<FetchId, (Change, Location)>,
     pub(crate) next_fetch: u64,
     pub(crate) snapshots: Snapshots,
+    pub(crate) history: History,
+    pub(crate) moments: Moments,
+    pub(crate) foreign: Foreign,
     /// The removed snapshot that is being reaped.
     pub(crate) reap: Option<Reap>,
     pub(crate) scrub: Scrub,
@@ -123,6 +129,9 @@ pub struct Volume {
 /// How much more than `map_memory` map nodes may take that are not stored yet: while one checkpoint is stored, the changes
 /// for the next go on.
 const MAP_MEMORY_FACTOR: u64 = 2;
+
+/// Beside the map, nodes of the SCO table take at most this part of its memory, and the last one, whatever it takes.
+const SCOS_MEMORY_PART: u64 = 4;
 
 /// After a sweep that found too little to evict, this much time passes before the next: so long at least stays what an
 /// operation has loaded, which may need several nodes at the same time.
@@ -153,6 +162,10 @@ impl Volume {
         let covered_sco = manifest.map_or(ScoId::NONE, |m| m.covered_sco);
         let covered = manifest.map_or(BatchSeq::NONE, |m| m.covered);
         let next = covered_sco.next();
+        let history = manifest.map_or_else(History::default, |m| History::restore(&m.history));
+        let mut snapshots = manifest.map_or_else(Snapshots::default, Snapshots::restore);
+        snapshots.hold_after = history.holds_after();
+        let stamp_us = manifest.map_or(0, |m| m.history.upto_us);
         Self {
             id: config.id,
             epoch: config.epoch,
@@ -167,7 +180,14 @@ impl Volume {
             origin: manifest.and_then(|m| m.origin),
             map: manifest.map_or_else(Tree::default, |m| Tree::stored(m.map, m.allocated_clusters)),
             scos: manifest.map_or_else(Tree::default, |m| Tree::stored(m.scos, 0)),
-            log: Log::new(config.id, config.epoch, config.sco_size, next, covered.next()),
+            log: Log::new(
+                config.id,
+                config.epoch,
+                config.sco_size,
+                next,
+                covered.next(),
+                stamp_us,
+            ),
             locals: Locals::recovered(next),
             frontier: Frontier::recovered(covered, covered),
             sessions: manifest.map_or_else(Sessions::default, |m| Sessions::restore(&m.sessions)),
@@ -183,7 +203,10 @@ impl Volume {
             turn_asked: false,
             fetches: HashMap::new(),
             next_fetch: 0,
-            snapshots: manifest.map_or_else(Snapshots::default, Snapshots::restore),
+            snapshots,
+            history,
+            moments: Moments::default(),
+            foreign: Foreign::default(),
             reap: None,
             scrub: Scrub::restore(config.scrub, manifest.map_or(&[], |m| &m.condemned)),
             map_memory: config.map_memory.0,
@@ -233,12 +256,25 @@ impl Volume {
                 self.ask(ticket, ask, effects);
                 Ok(())
             }
+            Event::Moment { ticket, ask, now_us } => {
+                self.now_us = self.now_us.max(now_us);
+                self.ask_moment(ticket, &ask, effects);
+                Ok(())
+            }
+            Event::LogRead { sco, epoch, result } => {
+                self.log_read(sco, epoch, result, effects);
+                Ok(())
+            }
+            Event::HoldOver { snapshot } => {
+                self.frontier.let_go(snapshot);
+                Ok(())
+            }
             Event::TlogRead { object, result } => {
                 self.tlog_read(object, result, effects);
                 Ok(())
             }
-            Event::ScoRewritten { from, to } => {
-                self.sco_rewritten(from, to, effects);
+            Event::BundleWritten { above, to } => {
+                self.bundle_written(above, to, effects);
                 Ok(())
             }
             Event::ScoDeleted { object, done } => {
@@ -251,6 +287,14 @@ impl Volume {
                 request,
             } => {
                 self.snapshot_io(ticket, snapshot, &request, effects);
+                Ok(())
+            }
+            Event::ComparedIo {
+                ticket,
+                compared,
+                request,
+            } => {
+                self.compared_io(ticket, compared, &request, effects);
                 Ok(())
             }
             Event::ClientGone { session } => {
@@ -315,6 +359,10 @@ impl Volume {
                 self.sync(ticket, effects);
                 Ok(())
             }
+            Event::BackEndsFull { full } => {
+                self.back_ends_full(full);
+                Ok(())
+            }
             Event::Renamed { path } => {
                 self.path = path;
                 self.checkpoints.manifest_due = true;
@@ -322,7 +370,9 @@ impl Volume {
             }
             Event::Tick { now_us, pressed } => {
                 self.set_clock(now_us);
+                self.history_tick();
                 self.checkpoint_if_due(pressed, effects);
+                self.withdraw_abandoned(effects);
                 self.begin_reap();
                 self.scrub_tick(pressed, effects);
                 Ok(())
@@ -340,9 +390,9 @@ impl Volume {
     /// leave in log order.
     fn upkeep(&mut self, effects: &mut Vec<Effect>) {
         self.resume_held(effects);
-        if (!self.turns.is_empty() || self.wants_to_reap() || self.scrub.wants_turn())
-            && !std::mem::replace(&mut self.turn_asked, true)
-        {
+        self.end_moments(effects);
+        let wants_turn = self.wants_to_reap() || self.scrub.wants_turn() || self.moments.wants_turn();
+        if (!self.turns.is_empty() || wants_turn) && !std::mem::replace(&mut self.turn_asked, true) {
             effects.push(Effect::Turn);
         }
         for missing in std::mem::take(&mut self.wanted) {
@@ -351,6 +401,9 @@ impl Volume {
         self.manifest_if_ready(effects);
         self.checkpoint_if_due(false, effects);
         self.frontier.upkeep(effects, |ticket, effects| {
+            if ticket == Ticket::NOBODY {
+                return;
+            }
             effects.push(Effect::Reply {
                 ticket,
                 reply: VolumeReply::Done,
@@ -402,6 +455,13 @@ impl Volume {
     }
 
     fn keep_within_memory(&mut self, effects: &mut Vec<Effect>) {
+        if self.scos.resident_bytes() > self.map_memory / SCOS_MEMORY_PART {
+            // The leaf of the SCO that is entered next has to be there.
+            let entered_next = self.log.open_sco().unwrap_or(self.log.next_sco()).prev();
+            let stored = self.stored_up_to();
+            self.scos
+                .evict_before(entered_next.0, self.map_memory / SCOS_MEMORY_PART / 2, stored);
+        }
         if self.sweep() > self.map_memory {
             // What is left has to be stored before it can go.
             self.checkpoint_if_due(true, effects);
@@ -445,6 +505,11 @@ impl Volume {
     pub(crate) fn checkpoint_is_over(&mut self, effects: &mut Vec<Effect>) {
         self.sweep_from_us = 0;
         self.keep_within_memory(effects);
+    }
+
+    /// What time it is, before what is taken in next: a batch that is full while it is taken in carries it.
+    pub fn set_now(&mut self, now_us: u64) {
+        self.set_clock(now_us);
     }
 
     /// A wall clock may be set back; what was noted by it moves along, or nothing would be due until it is where it was.
@@ -512,7 +577,10 @@ impl Volume {
             unstored: self.locals.unstored(),
             map_memory: ByteLen(self.map.resident_bytes()),
             dirty: self.checkpoints.dirty(self.last_seq()),
-            wants_ticks: self.has_to_reap() || self.scrub.has_work(),
+            wants_ticks: self.has_to_reap()
+                || self.scrub.has_work()
+                || self.history_has_work()
+                || self.snapshots.first_proposed().is_some(),
             held: self.held.len(),
         }
     }

@@ -148,6 +148,12 @@ impl Volumes for RoutedVolumes {
                     .await
                     .map_or_else(Outcome::Refused, Outcome::Extents);
             }
+            IoCode::Changes => {
+                return volume
+                    .changes(offset, length)
+                    .await
+                    .map_or_else(Outcome::Refused, Outcome::Changes);
+            }
             IoCode::Write => volume.write(offset, data, flags).await,
             IoCode::Discard => volume.discard(offset, length, flags).await,
             IoCode::WriteZeroes => volume.write_zeroes(offset, length, flags).await,

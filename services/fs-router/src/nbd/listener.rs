@@ -285,6 +285,7 @@ async fn serve_client(accepted: Accepted, exports: Exports, budget: &Budget, sto
         chosen.agreed,
         chosen.front_end,
         chosen.session,
+        chosen.contexts,
         budget,
     );
     let ended = transmission.run(stop.requested()).await;

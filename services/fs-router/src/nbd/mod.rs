@@ -6,12 +6,14 @@
 //! Knows no owner: it hands operations to its thread's router.
 
 mod budget;
+mod contexts;
 mod inbox;
 mod listener;
 mod negotiation;
 mod outbox;
 pub mod protocol;
 mod replies;
+mod statuses;
 mod stream;
 mod transmission;
 

@@ -15,6 +15,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::contexts::{self, ContextKind, For, SELECTED_MAX, Selected, Selection};
 use super::protocol::handshake::{self, ClientOption, ContextQuery, ExportQuery, OptionReply};
 use super::protocol::request::Agreed;
 use super::protocol::{BASE_ALLOCATION_ID, Export, Violation};
@@ -26,14 +27,14 @@ use crate::routing::{FrontEnd, Outcome, Patience, Router, SessionHandle, Token};
 /// How long a client may take for its part of the handshake, all of it.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How long a client that wants an export waits for an owner that runs but does not answer; then it is told why.
-const OPEN_MAX: Duration = Duration::from_secs(30);
+pub(super) const OPEN_MAX: Duration = Duration::from_secs(30);
 /// How long a client that only asks about an export waits for its owner; then the registry has to do.
 const INFO_MAX: Duration = Duration::from_secs(2);
 /// For this long after its start, owners that do not run are waited for: when a whole pool starts, its fs-router is
 /// often there first, and so are the clients that connect again.
-const START_GRACE: Duration = Duration::from_secs(5);
+pub(super) const START_GRACE: Duration = Duration::from_secs(5);
 /// Pause before an owner that may be starting is asked again.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// Most exports of a listing.
 const LISTED_MAX: usize = 10_000;
 /// Most options of a handshake: enough for every use, too few to keep a thread busy.
@@ -44,6 +45,8 @@ pub(super) struct Chosen {
     pub(super) agreed: Agreed,
     pub(super) front_end: FrontEnd,
     pub(super) session: SessionHandle,
+    /// The metadata contexts that were selected.
+    pub(super) contexts: Vec<Selected>,
     pub(super) in_use: Use,
     /// What the client sent behind it.
     pub(super) rest: BytesMut,
@@ -87,17 +90,18 @@ pub(super) struct Exports {
 }
 
 /// What an export name names.
-struct Named {
-    path: PoolPath,
-    volume: VolumeId,
+pub(super) struct Named {
+    pub(super) path: PoolPath,
+    pub(super) volume: VolumeId,
     /// The snapshot's name.
-    snapshot: Option<String>,
+    pub(super) snapshot: Option<String>,
 }
 
 struct Opened {
     export: Export,
     front_end: FrontEnd,
     session: SessionHandle,
+    contexts: Vec<Selected>,
     in_use: Use,
 }
 
@@ -116,8 +120,8 @@ pub(super) struct Negotiation<'a> {
     buffer: BytesMut,
     deadline: Instant,
     structured: bool,
-    /// The export name that `base:allocation` was selected for.
-    context_for: Option<String>,
+    /// The metadata contexts that were selected.
+    selection: Selection,
 }
 
 impl<'a> Negotiation<'a> {
@@ -128,7 +132,7 @@ impl<'a> Negotiation<'a> {
             buffer: BytesMut::new(),
             deadline: Instant::now() + HANDSHAKE_MAX,
             structured: false,
-            context_for: None,
+            selection: Selection::default(),
         }
     }
 
@@ -182,12 +186,13 @@ impl<'a> Negotiation<'a> {
         let agreed = Agreed {
             export: opened.export,
             structured: self.structured,
-            base_allocation: self.context_for.as_ref() == Some(&name),
+            contexts: !opened.contexts.is_empty(),
         };
         Chosen {
             agreed,
             front_end: opened.front_end,
             session: opened.session,
+            contexts: opened.contexts,
             in_use: opened.in_use,
             rest: self.buffer,
             name,
@@ -230,22 +235,16 @@ impl<'a> Negotiation<'a> {
                 handshake::put_reply(out, number, OptionReply::Ack, &[]);
             }
             ClientOption::ListMetaContext(query) => {
-                let wanted = query.queries == 0 || query.base_allocation || query.base_wildcard;
-                self.contexts(number, &query, wanted, 0, out).await;
+                self.contexts(number, &query, For::List, out).await;
             }
             ClientOption::SetMetaContext(query) => {
-                self.context_for = None;
+                self.selection = Selection::default();
                 if !self.structured {
                     let text = "negotiate structured replies before metadata contexts";
                     return handshake::put_error(out, number, OptionReply::ErrInvalid, text);
                 }
-                let selected = query.base_allocation;
-                if self
-                    .contexts(number, &query, selected, BASE_ALLOCATION_ID, out)
-                    .await
-                    && selected
-                {
-                    self.context_for = Some(query.name);
+                if let Some(selection) = self.contexts(number, &query, For::Use, out).await {
+                    self.selection = selection;
                 }
             }
             ClientOption::Malformed(why) => handshake::put_error(out, number, OptionReply::ErrInvalid, why),
@@ -271,29 +270,37 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// Names `base:allocation` if it is wanted; whether the export exists.
+    /// Names the contexts that a query selects, if the export exists.
     async fn contexts(
         &mut self,
         number: u32,
         query: &ContextQuery,
-        wanted: bool,
-        id: u32,
+        what: For,
         out: &mut Vec<u8>,
-    ) -> bool {
+    ) -> Option<Selection> {
         let started = Instant::now();
-        let resolved = self.exports.resolve(&query.name).await;
+        let selected = self.exports.contexts(query, what).await;
         self.deadline += started.elapsed();
-        match resolved {
-            Ok(_) => {
-                if wanted {
-                    handshake::put_context(out, number, id);
+        match selected {
+            Ok(selection) if what == For::Use && selection.len() > SELECTED_MAX => {
+                let text = format!(
+                    "{} metadata contexts are selected; at most {SELECTED_MAX} are right",
+                    selection.len()
+                );
+                handshake::put_error(out, number, OptionReply::ErrTooBig, &text);
+                None
+            }
+            Ok(selection) => {
+                for (id, name) in selection.named() {
+                    let id = if what == For::Use { id } else { 0 };
+                    handshake::put_context(out, number, id, &name);
                 }
                 handshake::put_reply(out, number, OptionReply::Ack, &[]);
-                true
+                Some(selection)
             }
             Err(why) => {
                 handshake::put_error(out, number, why.reply, &why.text);
-                false
+                None
             }
         }
     }
@@ -314,7 +321,12 @@ impl<'a> Negotiation<'a> {
     /// Opens an export. What that takes is not the client's time.
     async fn open(&mut self, name: &str) -> Result<Opened, NoExport> {
         let started = Instant::now();
-        let opened = self.exports.open(name, Purpose::Go).await;
+        let opened = match self.exports.open(name, Purpose::Go).await {
+            Ok(opened) if self.selection.export == name => {
+                self.exports.with_contexts(name, opened, &self.selection).await
+            }
+            opened => opened,
+        };
         self.deadline += started.elapsed();
         opened
     }
@@ -331,9 +343,9 @@ impl<'a> Negotiation<'a> {
 }
 
 /// Why there is no such export, or not now.
-struct NoExport {
-    reply: OptionReply,
-    text: String,
+pub(super) struct NoExport {
+    pub(super) reply: OptionReply,
+    pub(super) text: String,
 }
 
 impl From<NamesError> for NoExport {
@@ -359,7 +371,7 @@ impl From<Refusal> for NoExport {
 impl Exports {
     /// What an export name names: a path of the pool, with or without the slash in front, and perhaps `@` and a
     /// snapshot of it. No file has an `@` in its name.
-    async fn resolve(&self, name: &str) -> Result<Named, NoExport> {
+    pub(super) async fn resolve(&self, name: &str) -> Result<Named, NoExport> {
         let absolute = if name.starts_with('/') {
             name.to_owned()
         } else {
@@ -441,6 +453,7 @@ impl Exports {
                 },
                 front_end,
                 session,
+                contexts: Vec::new(),
                 in_use,
             }),
             Ok(Some(Outcome::Refused(refusal))) if refusal.code == RefusalCode::WaitsForOwner => {
@@ -466,6 +479,45 @@ impl Exports {
                 ))
             }
         }
+    }
+
+    /// Opens what the selected contexts need.
+    async fn with_contexts(
+        &self,
+        name: &str,
+        mut opened: Opened,
+        selection: &Selection,
+    ) -> Result<Opened, NoExport> {
+        if selection.allocation {
+            opened.contexts.push(Selected {
+                id: BASE_ALLOCATION_ID,
+                kind: ContextKind::Allocation,
+            });
+        }
+        if selection.changes.is_empty() {
+            return Ok(opened);
+        }
+        let named = self.resolve(name).await?;
+        for (at, snapshot) in selection.changes.iter().enumerate() {
+            let session = opened
+                .front_end
+                .view_session(named.volume, contexts::view(&named, snapshot));
+            // Now, so that it stays on the snapshot that has the name now.
+            match timeout(OPEN_MAX, self.ask(&opened.front_end, &session)).await {
+                Ok(Some(Outcome::Opened(_))) => {}
+                Ok(Some(Outcome::Refused(refusal))) => return Err(refusal.into()),
+                _ => {
+                    let trouble = session.trouble();
+                    let why = trouble.as_deref().unwrap_or("its owner does not answer");
+                    return Err(not_served(name, why));
+                }
+            }
+            opened.contexts.push(Selected {
+                id: contexts::id_of(at),
+                kind: ContextKind::Changes(session),
+            });
+        }
+        Ok(opened)
     }
 
     async fn ask(&self, front_end: &FrontEnd, session: &SessionHandle) -> Option<Outcome> {

@@ -5,13 +5,12 @@
 //! Crash: nothing.
 //! Knows no socket.
 
-use sconce_schemas::wire::volume::{ExtentKind, ExtentStatus};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use super::outbox::Outbox;
-use super::protocol::reply::{self, STATE_HOLE, STATE_ZERO};
 use super::protocol::request::Command;
-use super::protocol::{BASE_ALLOCATION_ID, ErrorCode};
+use super::protocol::{ErrorCode, reply};
+use super::statuses::{allocation, dirty};
 use crate::routing::{Outcome, Piece, ReadData};
 
 /// A request whose operation is under way.
@@ -21,6 +20,15 @@ pub(super) struct Pending {
     pub(super) command: Command,
     pub(super) offset: u64,
     pub(super) length: u32,
+    /// It is one context's part of this question of block status.
+    pub(super) part: Option<Part>,
+}
+
+/// A context's part of a question.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) question: usize,
+    pub(super) context: u32,
 }
 
 /// Appends the reply to a request.
@@ -38,25 +46,12 @@ pub(super) fn put(out: &mut Outbox, structured: bool, request: Pending, outcome:
             }
             data.into_pieces().for_each(|piece| put_piece(out, piece));
         }
-        (Command::BlockStatus { one }, Outcome::Extents(extents)) => {
-            let extents = block_status(&extents, request.length, one);
-            if extents.is_empty() {
-                return put_error(
-                    out,
-                    structured,
-                    cookie,
-                    ErrorCode::Io,
-                    "the owner gave no extents",
-                );
-            }
-            out.header(|out| reply::put_block_status(out, cookie, BASE_ALLOCATION_ID, &extents));
-        }
         (_, Outcome::Refused(refusal)) => {
             let code = error_code(request.command, &refusal);
             put_error(out, structured, cookie, code, &refusal.text);
         }
         (Command::Read { .. } | Command::BlockStatus { .. }, _)
-        | (_, Outcome::Read(_) | Outcome::Extents(_)) => {
+        | (_, Outcome::Read(_) | Outcome::Extents(_) | Outcome::Changes(_)) => {
             put_error(
                 out,
                 structured,
@@ -109,26 +104,25 @@ fn put_piece(out: &mut Outbox, piece: Piece) {
     }
 }
 
-/// The extents within the first `length` bytes, neighbours of one state as one; only the first if `one` is asked for.
-fn block_status(extents: &[ExtentStatus], length: u32, one: bool) -> Vec<(u32, u32)> {
-    let mut found: Vec<(u32, u32)> = Vec::new();
-    let mut left = length;
-    for extent in extents {
-        let length = u32::try_from(extent.length).unwrap_or(u32::MAX).min(left);
-        let state = match extent.kind {
-            ExtentKind::Data => 0,
-            ExtentKind::Zeros => STATE_ZERO,
-            ExtentKind::Hole => STATE_HOLE | STATE_ZERO,
-        };
-        match found.last_mut() {
-            _ if length == 0 => {}
-            Some((before, same)) if *same == state => *before += length,
-            Some(_) if one => break,
-            _ => found.push((length, state)),
-        }
-        left -= length;
+/// What a context answers to a question of block status.
+pub(super) fn states(
+    command: Command,
+    length: u32,
+    outcome: Outcome,
+) -> Result<Vec<(u32, u32)>, (ErrorCode, String)> {
+    let Command::BlockStatus { one } = command else {
+        return Err((ErrorCode::Io, "the operation ended as another".to_owned()));
+    };
+    let states = match outcome {
+        Outcome::Extents(extents) => allocation(&extents, length, one),
+        Outcome::Changes(extents) => dirty(&extents, length, one),
+        Outcome::Refused(refusal) => return Err((error_code(command, &refusal), refusal.text)),
+        _ => return Err((ErrorCode::Io, "the operation ended as another".to_owned())),
+    };
+    if states.is_empty() {
+        return Err((ErrorCode::Io, "the owner gave no extents".to_owned()));
     }
-    found
+    Ok(states)
 }
 
 /// The protocol's word for a refusal.
@@ -143,32 +137,5 @@ fn error_code(command: Command, refusal: &Refusal) -> ErrorCode {
         RefusalCode::NoSpace => ErrorCode::NoSpace,
         RefusalCode::Unsupported => ErrorCode::NotSupported,
         _ => ErrorCode::Io,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn extent(length: u64, kind: ExtentKind) -> ExtentStatus {
-        ExtentStatus { length, kind }
-    }
-
-    #[test]
-    fn neighbours_of_one_state_are_one_extent_and_nothing_reaches_beyond_the_request() {
-        use ExtentKind::{Data, Hole, Zeros};
-        let extents = [
-            extent(4096, Data),
-            extent(4096, Data),
-            extent(4096, Zeros),
-            extent(u64::MAX / 2, Hole),
-        ];
-        assert_eq!(
-            block_status(&extents, 20_000, false),
-            vec![(8192, 0), (4096, 2), (20_000 - 12_288, 3)]
-        );
-        assert_eq!(block_status(&extents, 20_000, true), vec![(8192, 0)]);
-        assert_eq!(block_status(&extents, 5000, false), vec![(5000, 0)]);
-        assert_eq!(block_status(&[], 5000, false), vec![]);
     }
 }

@@ -7,6 +7,7 @@
 //! Knows no owner and no other client. What a client can make this process hold is bounded here, and together with
 //! all others by its share of the process's [`Budget`].
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -18,11 +19,13 @@ use slab::Slab;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use super::budget::{Budget, Share};
+use super::contexts::{ContextKind, Selected};
 use super::inbox::{Inbox, Taken, weight};
 use super::outbox::{Outbox, SLICES};
 use super::protocol::Violation;
 use super::protocol::request::{Agreed, Command, Request};
-use super::replies::{self, Pending};
+use super::replies::{self, Part, Pending};
+use super::statuses::Statuses;
 use super::stream::Stream;
 use crate::routing::{Completion, FrontEnd, Operation, SessionHandle, Token};
 
@@ -53,6 +56,9 @@ pub(super) struct Transmission {
     agreed: Agreed,
     front_end: FrontEnd,
     session: SessionHandle,
+    contexts: Vec<Selected>,
+    /// Questions of block status that not all contexts have answered.
+    statuses: Statuses,
     inbox: Inbox,
     outbox: Outbox,
     pending: Slab<Pending>,
@@ -60,8 +66,8 @@ pub(super) struct Transmission {
     share: Share,
     /// Of it: answers that wait to leave.
     leaving: u64,
-    /// An operation that found no room at the router.
-    stalled: Option<(Token, Operation)>,
+    /// Operations that found no room at the router, or came behind one; each with its context, if it is for one.
+    stalled: VecDeque<(Token, Option<usize>, Operation)>,
     /// No more requests are taken: the client disconnects, or the service stops.
     closing: bool,
     /// Reused.
@@ -75,6 +81,7 @@ impl Transmission {
         agreed: Agreed,
         front_end: FrontEnd,
         session: SessionHandle,
+        contexts: Vec<Selected>,
         budget: &Budget,
     ) -> Self {
         Self {
@@ -82,12 +89,14 @@ impl Transmission {
             agreed,
             front_end,
             session,
+            contexts,
+            statuses: Statuses::default(),
             inbox: Inbox::new(rest),
             outbox: Outbox::default(),
             pending: Slab::new(),
             share: budget.share(),
             leaving: 0,
-            stalled: None,
+            stalled: VecDeque::new(),
             closing: false,
             completions: Vec::new(),
         }
@@ -148,7 +157,7 @@ impl Transmission {
 
     fn may_take(&self) -> bool {
         !self.closing
-            && self.stalled.is_none()
+            && self.stalled.is_empty()
             && self.pending.len() < REQUESTS_MAX
             && self.outbox.len() < UNWRITTEN_MAX
     }
@@ -178,29 +187,61 @@ impl Transmission {
                 return replies::put_error(&mut self.outbox, structured, cookie, wrong.code, wrong.why);
             }
         };
-        let token = Token(self.pending.insert(Pending {
-            cookie,
+        if matches!(command, Command::BlockStatus { .. }) {
+            return self.begin_status(command, request);
+        }
+        let token = self.pend(command, request, None);
+        self.stalled
+            .push_back((token, None, operation(command, request, data)));
+        self.resubmit();
+    }
+
+    /// Asks each context that was selected.
+    fn begin_status(&mut self, command: Command, request: &Request) {
+        let question = self.statuses.begin(request.cookie, self.contexts.len());
+        for at in 0..self.contexts.len() {
+            let (id, asked) = match &self.contexts[at] {
+                Selected {
+                    id,
+                    kind: ContextKind::Allocation,
+                } => (*id, operation(command, request, Bytes::new())),
+                Selected { id, .. } => (*id, Operation::changes(request.offset, u64::from(request.length))),
+            };
+            let part = Part {
+                question,
+                context: id,
+            };
+            let token = self.pend(command, request, Some(part));
+            self.stalled.push_back((token, Some(at), asked));
+        }
+        self.resubmit();
+    }
+
+    fn pend(&mut self, command: Command, request: &Request, part: Option<Part>) -> Token {
+        Token(self.pending.insert(Pending {
+            cookie: request.cookie,
             command,
             offset: request.offset,
             length: request.length,
-        }) as u64);
-        self.submit(token, operation(command, request, data));
+            part,
+        }) as u64)
     }
 
-    fn submit(&mut self, token: Token, operation: Operation) {
-        if let Err(back) = self.front_end.submit(&self.session, token, operation) {
-            self.stalled = Some((token, back));
-        }
-    }
-
+    /// Gives the router what waits for it, as far as it has room; whether it took anything.
     fn resubmit(&mut self) -> bool {
-        match self.stalled.take() {
-            Some((token, operation)) => {
-                self.submit(token, operation);
-                self.stalled.is_none()
+        let mut taken = false;
+        while let Some((token, context, operation)) = self.stalled.pop_front() {
+            let session = match context.map(|at| &self.contexts[at].kind) {
+                Some(ContextKind::Changes(session)) => session,
+                _ => &self.session,
+            };
+            if let Err(back) = self.front_end.submit(session, token, operation) {
+                self.stalled.push_front((token, context, back));
+                break;
             }
-            None => false,
+            taken = true;
         }
+        taken
     }
 
     fn take_completions(&mut self, cx: &mut Context<'_>) -> bool {
@@ -210,6 +251,13 @@ impl Transmission {
             let key = usize::try_from(token.0).unwrap_or(usize::MAX);
             if let Some(request) = self.pending.try_remove(key) {
                 self.leaving += carried(&request);
+                if let Some(part) = request.part {
+                    let states = replies::states(request.command, request.length, outcome);
+                    let Part { question, context } = part;
+                    self.statuses
+                        .answered(&mut self.outbox, question, context, states);
+                    continue;
+                }
                 replies::put(&mut self.outbox, self.agreed.structured, request, outcome);
             }
         }

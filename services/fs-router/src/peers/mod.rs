@@ -5,6 +5,7 @@
 //! Crash: a call whose answer was lost may have been carried out; every control request may be sent again.
 //! Knows no session and no operation: the data path is the routing core's.
 
+mod group;
 mod owners;
 mod storage;
 
@@ -17,6 +18,7 @@ use sconce_bus::{Body, CallError, Caller, Endpoint, Hello, Network, Protocol, Re
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::Refusal;
 
+pub use group::{GroupCut, GroupFailure, GroupLabel, GroupMember, Say};
 pub use owners::{Owners, is_served, is_starting};
 pub use storage::StorageRouters;
 

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use sconce_bus::Protocol;
 use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::volume::{
-    VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest, VolumeStatus,
+    SnapshotStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest, VolumeStatus,
 };
 use sconce_schemas::{Epoch, NodeName, VolumeId};
 use tokio::time::Instant;
@@ -42,7 +42,7 @@ pub fn is_starting(status: &VolumeStatus) -> bool {
 
 /// Control calls to volume-routers.
 pub struct Owners {
-    names: Names,
+    pub(super) names: Names,
     callers: Callers<VolumeRequest, VolumeReply>,
 }
 
@@ -124,6 +124,25 @@ impl Owners {
         }
     }
 
+    /// The volume's snapshots, oldest first. An owner that does not run is not waited for.
+    ///
+    /// # Errors
+    /// As [`Owners::call`].
+    pub async fn snapshots(
+        &self,
+        volume: VolumeId,
+        deadline: Duration,
+    ) -> Result<Vec<SnapshotStatus>, PeerError> {
+        let is_final = |error: &PeerError| matches!(error, PeerError::Absent { .. });
+        let list = VolumeControl::ListSnapshots { volume };
+        match self.call_unless(volume, list, deadline, is_final).await? {
+            VolumeControlReply::Snapshots { snapshots } => Ok(snapshots),
+            _ => Err(PeerError::Answer {
+                node: self.names.volume(volume).await?.owner,
+            }),
+        }
+    }
+
     /// Asks the volume-router `node` once, at the endpoint that serves `volume` (any volume, for what concerns the
     /// whole node).
     ///
@@ -153,7 +172,9 @@ impl Owners {
             VolumeReply::Control(reply) => Ok(reply),
             VolumeReply::Done => Ok(VolumeControlReply::Done),
             VolumeReply::Refused(refusal) => Err(PeerError::Refused(refusal)),
-            VolumeReply::Read(_) | VolumeReply::Extents(_) => Err(PeerError::Answer { node: node.clone() }),
+            VolumeReply::Read(_) | VolumeReply::Extents(_) | VolumeReply::Changes(_) => {
+                Err(PeerError::Answer { node: node.clone() })
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use sconce_schemas::{SnapshotId, VolumeId};
 
-use super::core::{FrontEndKey, Patience, SessionKey, Token};
+use super::core::{FrontEndKey, Patience, SessionKey, Token, View};
 use super::mailbox::{Completion, Mailbox};
 use super::operation::Operation;
 use super::router::{Router, State};
@@ -42,8 +42,14 @@ impl FrontEnd {
     /// only `id`, where that is given.
     #[must_use]
     pub fn snapshot_session(&self, volume: VolumeId, name: String, id: Option<SnapshotId>) -> SessionHandle {
+        self.view_session(volume, View::snapshot(name, id))
+    }
+
+    /// A session on a view of the volume: a snapshot, or two roots to be compared.
+    #[must_use]
+    pub fn view_session(&self, volume: VolumeId, view: View) -> SessionHandle {
         let mut state = self.router.shared.state.borrow_mut();
-        let key = state.core.snapshot_session(volume, name, id);
+        let key = state.core.view_session(volume, view);
         SessionHandle {
             router: self.router.clone(),
             key,

@@ -17,7 +17,7 @@ mod router;
 mod volume;
 mod waiters;
 
-pub use core::{Limits, Patience, Token};
+pub use core::{Limits, Patience, Token, View};
 pub use front_end::{FrontEnd, SessionHandle};
 pub use lookup::endpoint_for;
 pub use mailbox::Completion;

@@ -7,7 +7,7 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::wire::volume::{ExtentStatus, IoCode, IoFlags};
+use sconce_schemas::wire::volume::{ChangedExtent, ExtentStatus, IoCode, IoFlags};
 use sconce_schemas::{Epoch, VolumeSize};
 
 /// One operation on a volume, of any length.
@@ -66,6 +66,12 @@ impl Operation {
     #[must_use]
     pub fn extents(offset: u64, length: u64) -> Self {
         Self::without_data(IoCode::Extents, 0, offset, length)
+    }
+
+    /// Reports what of a range differs from what the session was opened to be compared with.
+    #[must_use]
+    pub fn changes(offset: u64, length: u64) -> Self {
+        Self::without_data(IoCode::Changes, 0, offset, length)
     }
 
     /// Sets the volume's size.
@@ -238,6 +244,8 @@ pub enum Outcome {
     Read(ReadData),
     /// What of a range is data, zeros and holes, in order; at least the start of the range is covered.
     Extents(Vec<ExtentStatus>),
+    /// What of a range differs, in order; at least the start of the range is covered.
+    Changes(Vec<ChangedExtent>),
     /// The volume was opened.
     Opened(Opened),
     /// Not done: the request is wrong, or the data is damaged.

@@ -29,6 +29,7 @@ use super::links::Links;
 use super::lookup;
 use super::mailbox::Mailbox;
 use super::orphans::Orphans;
+use crate::peers::Identity;
 
 /// What a router needs of its process.
 #[derive(Clone)]
@@ -131,6 +132,19 @@ impl Router {
     /// Sends what was submitted, as far as the owners take it; the rest follows by itself.
     pub fn send(&self) {
         self.shared.run(None);
+    }
+
+    /// Who this is, for calls beside the data path.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let Components {
+            network, role, node, ..
+        } = &self.shared.components;
+        Identity {
+            network: network.clone(),
+            role: *role,
+            node: node.clone(),
+        }
     }
 
     /// How long there has been this router.

@@ -10,11 +10,11 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use sconce_schemas::wire::volume::{ExtentStatus, IoFlags};
+use sconce_schemas::wire::volume::{ChangedExtent, ExtentStatus, IoFlags};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{SnapshotId, VolumeId, VolumeSize};
 
-use super::core::{Patience, Token};
+use super::core::{Patience, Token, View};
 use super::front_end::{FrontEnd, SessionHandle};
 use super::mailbox::Mailbox;
 use super::operation::{Opened, Operation, Outcome, ReadData};
@@ -58,6 +58,16 @@ impl Router {
     pub fn attach_snapshot(&self, volume: VolumeId, id: SnapshotId, name: String) -> Volume {
         let front_end = self.attach_mailbox(Mailbox::Futures(Waiters::default()));
         let session = front_end.snapshot_session(volume, name, Some(id));
+        Volume::new(volume, front_end, session)
+    }
+}
+
+impl Router {
+    /// A view of the volume, without waiting for its owner.
+    #[must_use]
+    pub fn attach_view(&self, volume: VolumeId, view: View) -> Volume {
+        let front_end = self.attach_mailbox(Mailbox::Futures(Waiters::default()));
+        let session = front_end.view_session(volume, view);
         Volume::new(volume, front_end, session)
     }
 }
@@ -161,6 +171,17 @@ impl Volume {
     pub async fn extents(&self, offset: u64, length: u64) -> Result<Vec<ExtentStatus>, Refusal> {
         match self.run(Operation::extents(offset, length)).await? {
             Outcome::Extents(extents) => Ok(extents),
+            outcome => Err(unexpected(outcome)),
+        }
+    }
+
+    /// What of a range differs, in a view that compares; at least the start of the range is covered.
+    ///
+    /// # Errors
+    /// The range is not within the volume; a snapshot is gone.
+    pub async fn changes(&self, offset: u64, length: u64) -> Result<Vec<ChangedExtent>, Refusal> {
+        match self.run(Operation::changes(offset, length)).await? {
+            Outcome::Changes(changes) => Ok(changes),
             outcome => Err(unexpected(outcome)),
         }
     }

@@ -9,6 +9,7 @@
 )]
 
 mod clients;
+mod dirty_bitmaps;
 mod failures;
 mod hostile;
 mod model;

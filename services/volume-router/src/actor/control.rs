@@ -134,6 +134,7 @@ impl Handler<Show> for VolumeActor {
             unstored: ByteLen(0),
             map_memory: ByteLen(0),
             state,
+            history: None,
         };
         if let State::Serving(serving) = &self.state {
             let known = serving.status();
@@ -143,6 +144,7 @@ impl Handler<Show> for VolumeActor {
             status.map_memory = known.map_memory;
             status.epoch = serving.owner().ownership().epoch;
             status.sco_size = serving.sco_size();
+            status.history = serving.history();
         }
         MessageResult(status)
     }

@@ -14,13 +14,14 @@ use sconce_schemas::SessionId;
 use sconce_schemas::records::VolumeRecord;
 use sconce_schemas::wire::volume::VolumeStatus;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_volume::{Ask, SessionSlot, SnapshotInfo, Ticket};
+use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 
 use super::VolumeActor;
 use super::messages::Pressed;
 use super::messages::{
-    ClientGone, CloseSession, Delete, Drain, Followed, ListSnapshots, OpenSession, OpenSnapshot, Opened,
-    OpenedSnapshot, Operation, Renamed, Request, Round, Served, Show, Sync, Take, Verify,
+    AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, ListSnapshots, OpenCompared,
+    OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Renamed, Request, Round, Served,
+    Show, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -76,6 +77,16 @@ impl VolumeHandle {
         self.ask(OpenSnapshot(name)).await?
     }
 
+    /// Opens two roots to be compared once the volume is served.
+    pub(crate) async fn open_compared(
+        &self,
+        of: Option<String>,
+        since: CompareWith,
+    ) -> Result<OpenedCompared, Refusal> {
+        self.ask(Served).await??;
+        self.ask(OpenCompared { of, since }).await?
+    }
+
     /// What is not stored is to be stored now, not when it is due.
     pub(crate) fn store_soon(&self) {
         self.tell(Pressed);
@@ -84,6 +95,11 @@ impl VolumeHandle {
     /// The ticket is answered when the record is in the log.
     pub(crate) fn request(&self, ticket: Ticket, ask: Ask) {
         self.tell(Request(ticket, ask));
+    }
+
+    /// A moment of the history is to be kept: `ticket` is answered once it is.
+    pub(crate) fn moment(&self, ticket: Ticket, ask: MomentAsk) {
+        self.tell(AskMoment(ticket, ask));
     }
 
     /// The snapshots, once the volume is served.

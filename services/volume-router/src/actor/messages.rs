@@ -10,11 +10,15 @@ use bytes::Bytes;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeStatus};
 use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, SnapshotId, VolumeSize};
-use sconce_volume::{Ask, Event, Extent, FetchId, SessionSlot, SnapshotInfo, Ticket};
+use sconce_volume::{
+    Ask, Compared, Event, Extent, FetchId, MomentAsk, SessionSlot, SnapshotInfo, Ticket,
+};
 use std::time::Duration;
 
 use super::read::Outcome;
+use crate::owner::AncestorRoot;
 use crate::owner::record::TakeOver;
+use crate::port::OpenOn;
 
 /// One operation of a round.
 #[derive(Debug)]
@@ -23,10 +27,8 @@ pub(crate) struct Operation {
     pub(crate) ticket: Ticket,
     /// The run of the volume that its session was opened in.
     pub(crate) generation: u32,
-    /// Its session.
-    pub(crate) session: SessionSlot,
-    /// The snapshot that it reads; `None`: it is on the volume.
-    pub(crate) snapshot: Option<SnapshotId>,
+    /// What it is on.
+    pub(crate) on: OpenOn,
     /// What to do.
     pub(crate) request: IoRequest,
     /// The data of a write.
@@ -67,6 +69,36 @@ pub(crate) struct OpenSnapshot(pub(crate) String);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpenedSnapshot {
     pub(crate) id: SnapshotId,
+    pub(crate) generation: u32,
+    pub(crate) epoch: Epoch,
+    pub(crate) size: VolumeSize,
+}
+
+/// Open a volume that is served, or a snapshot of it, to be compared.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<OpenedCompared, Refusal>")]
+pub(crate) struct OpenCompared {
+    /// The snapshot's name; `None`: the volume.
+    pub(crate) of: Option<String>,
+    pub(crate) since: CompareWith,
+}
+
+/// What is to be compared with.
+#[derive(Debug)]
+pub(crate) enum CompareWith {
+    Nothing,
+    /// The volume's snapshot of this name.
+    Snapshot(String),
+    /// An ancestor's snapshot.
+    Ancestor(AncestorRoot),
+}
+
+/// The two roots.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenedCompared {
+    pub(crate) compared: Compared,
+    /// The snapshot that is compared with.
+    pub(crate) since: Option<SnapshotId>,
     pub(crate) generation: u32,
     pub(crate) epoch: Epoch,
     pub(crate) size: VolumeSize,
@@ -196,6 +228,11 @@ pub(crate) struct BadExtent {
     /// What is wrong, with the slot.
     pub(crate) detail: String,
 }
+
+/// A moment of the history is to be kept as a snapshot.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct AskMoment(pub(crate) Ticket, pub(crate) MomentAsk);
 
 /// The device wants a cache's file.
 #[derive(Debug, Message)]

@@ -37,7 +37,7 @@ use messages::{Evict, FileReady, Pressed};
 use serving::Serving;
 
 pub(crate) use handle::VolumeHandle;
-pub(crate) use messages::Operation;
+pub(crate) use messages::{CompareWith, Operation};
 pub(crate) use owner::Owner;
 pub(crate) use replies::{Replies, Waiting};
 

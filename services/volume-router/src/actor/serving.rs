@@ -5,6 +5,7 @@
 //! Crash: an effect that was not carried out did not happen.
 //! Knows no sockets and no registry. This is the hot path: nothing here waits, boxes or spawns for an operation.
 
+mod history;
 mod reads;
 
 use std::io;
@@ -30,6 +31,7 @@ use super::{Owner, Shard, VolumeHandle};
 use crate::background::{ScrubJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
 use crate::owner::{Owned, epoch_at};
+use crate::port::OpenOn;
 
 /// The ticket of the host's own request to store everything.
 const DRAIN: Ticket = Ticket(u64::MAX);
@@ -142,6 +144,11 @@ impl Serving {
         self.volume.snapshots()
     }
 
+    /// Volume ids of the lineage, this volume last.
+    pub(super) fn lineage(&self) -> &[VolumeId] {
+        &self.lineage
+    }
+
     pub(super) fn snapshot_named(&self, name: &str) -> Option<(SnapshotId, VolumeSize)> {
         self.volume.snapshot_named(name)
     }
@@ -166,6 +173,7 @@ impl Serving {
 
     /// Applies a round of operations as one batch.
     pub(super) fn round(&mut self, operations: Vec<Operation>) {
+        self.shard.node.guests.came(operations.len());
         for operation in operations {
             if self.stopping != Stopping::No {
                 self.shard.replies.refuse(operation.ticket, stopping());
@@ -180,22 +188,26 @@ impl Serving {
             }
             let Operation {
                 ticket,
-                session,
-                snapshot,
+                on,
                 request,
                 data,
                 ..
             } = operation;
-            self.take(match snapshot {
-                None => Event::Io {
+            self.take(match on {
+                OpenOn::Session(session) => Event::Io {
                     ticket,
                     session,
                     request,
                     data,
                 },
-                Some(snapshot) => Event::SnapshotIo {
+                OpenOn::Snapshot(snapshot) => Event::SnapshotIo {
                     ticket,
                     snapshot,
+                    request,
+                },
+                OpenOn::Compared(compared) => Event::ComparedIo {
+                    ticket,
+                    compared,
                     request,
                 },
             });
@@ -289,7 +301,10 @@ impl Serving {
     }
 
     fn take(&mut self, event: Event) {
-        self.batch_open = true;
+        if !std::mem::replace(&mut self.batch_open, true) {
+            // A batch that is full while a round is taken in carries the round's time, not that of the one before.
+            self.volume.set_now(self.shard.node.clock.unix_micros());
+        }
         self.volume.apply(event, &mut self.effects);
     }
 
@@ -349,8 +364,10 @@ impl Serving {
                 self.shard.node.background.manifest(self.owner.clone(), manifest);
             }
             Effect::Evictable { sco } => self.evictable(sco),
+            Effect::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
+            Effect::Hold { snapshot } => self.hold(snapshot),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
-            Effect::RewriteSco { object, kept } => self.scrub(ScrubJob::Rewrite(object, kept)),
+            Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),
         }
     }
@@ -428,6 +445,17 @@ impl Serving {
         });
     }
 
+    /// Acknowledgements are held for a snapshot: not for longer than is set, whatever becomes of who takes it.
+    fn hold(&self, snapshot: SnapshotId) {
+        let (me, generation) = (self.me.clone(), self.generation);
+        let within = self.shard.node.group_hold;
+        actix_rt::spawn(async move {
+            tokio::time::sleep(within).await;
+            let event = Event::HoldOver { snapshot };
+            me.tell(Happened { generation, event });
+        });
+    }
+
     fn upload(&mut self, sco: ScoId, epoch: Epoch, tlog_len: ByteLen, length: ByteLen) {
         let Some(local) = self.locals.get(sco) else {
             return self.fail(format!("SCO {sco} is to be stored and has no file"));
@@ -445,7 +473,8 @@ impl Serving {
 
     fn scrub(&self, job: ScrubJob) {
         let background = &self.shard.node.background;
-        background.scrub(self.owner.clone(), self.sco_size, job);
+        let is_urgent = self.volume.scrub_is_urgent();
+        background.scrub(self.owner.clone(), self.sco_size, job, is_urgent);
     }
 
     fn evictable(&mut self, sco: ScoId) {

@@ -9,9 +9,11 @@ use actix::{Context, Handler};
 use bytes::Bytes;
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_volume::SnapshotInfo;
+use sconce_volume::{Base, Compared, SnapshotInfo};
 
-use super::messages::{ListSnapshots, OpenSnapshot, OpenedSnapshot, Request};
+use super::messages::{
+    AskMoment, CompareWith, ListSnapshots, OpenCompared, OpenSnapshot, OpenedCompared, OpenedSnapshot, Request,
+};
 use super::{State, VolumeActor};
 
 impl Handler<OpenSnapshot> for VolumeActor {
@@ -34,6 +36,51 @@ impl Handler<OpenSnapshot> for VolumeActor {
     }
 }
 
+impl Handler<OpenCompared> for VolumeActor {
+    type Result = Result<OpenedCompared, Refusal>;
+
+    fn handle(&mut self, OpenCompared { of, since }: OpenCompared, _: &mut Context<Self>) -> Self::Result {
+        let State::Serving(serving) = &self.state else {
+            return Err(self.not_served());
+        };
+        let named = |name: &str| {
+            serving.snapshot_named(name).ok_or_else(|| {
+                let text = format!("volume {} has no snapshot {name:?}", serving.path());
+                Refusal::reject(RefusalCode::NotFound, text)
+            })
+        };
+        let of = of.as_deref().map(named).transpose()?;
+        let (base, since) = match since {
+            CompareWith::Nothing => (Base::Nothing, None),
+            CompareWith::Snapshot(name) => {
+                let (id, _) = named(&name)?;
+                (Base::Snapshot(id), Some(id))
+            }
+            // Places count in the lineage: the same number has to be the same volume in both.
+            CompareWith::Ancestor(root) if serving.lineage().starts_with(&root.lineage) => {
+                (Base::Ancestor(root.map), Some(root.id))
+            }
+            CompareWith::Ancestor(_) => {
+                let text = format!(
+                    "volume {} is no clone of that volume's, so the two have nothing in common to tell changes by",
+                    serving.path()
+                );
+                return Err(Refusal::reject(RefusalCode::Invalid, text));
+            }
+        };
+        Ok(OpenedCompared {
+            compared: Compared {
+                of: of.map(|(id, _)| id),
+                since: base,
+            },
+            since,
+            generation: self.generation,
+            epoch: serving.owner().ownership().epoch,
+            size: of.map_or_else(|| serving.status().size, |(_, size)| size),
+        })
+    }
+}
+
 impl Handler<Request> for VolumeActor {
     type Result = ();
 
@@ -41,6 +88,23 @@ impl Handler<Request> for VolumeActor {
         match &mut self.state {
             State::Serving(serving) => {
                 serving.request(ticket, ask);
+                self.after(ctx);
+            }
+            _ => {
+                let refusal = VolumeReply::Refused(self.not_served());
+                self.shard.replies.answer(ticket, refusal, Bytes::new());
+            }
+        }
+    }
+}
+
+impl Handler<AskMoment> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, AskMoment(ticket, ask): AskMoment, ctx: &mut Context<Self>) {
+        match &mut self.state {
+            State::Serving(serving) => {
+                serving.moment(ticket, ask);
                 self.after(ctx);
             }
             _ => {

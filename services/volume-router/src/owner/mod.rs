@@ -5,6 +5,7 @@
 //! Crash: at any point the next claim takes a higher epoch and begins again.
 //! Knows the engine by its recovery; knows no clients.
 
+mod ancestor;
 mod epochs;
 mod manifest;
 mod origin;
@@ -27,6 +28,7 @@ use crate::device::FoundSco;
 use crate::node::Node;
 use record::{Claimant, Ownership, RecordError, TakeOver};
 
+pub(crate) use ancestor::{AncestorRoot, find as find_ancestor};
 pub(crate) use path::of as path_of;
 
 /// A volume that is ready to be served.

@@ -16,7 +16,7 @@ use sconce_schemas::wire::volume::{
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, SessionId, VolumeId};
-use sconce_volume::{Ask, SnapshotInfo, Ticket};
+use sconce_volume::{Ask, MomentAsk, SnapshotInfo, Ticket};
 
 use super::peers::{Open, OpenOn, Peers};
 use crate::actor::{Shard, VolumeActor, VolumeHandle, Waiting};
@@ -57,6 +57,14 @@ impl Control {
                 },
                 None,
             ) => self.open_snapshot(volume, name).await,
+            (
+                VolumeControl::OpenChanges {
+                    volume,
+                    snapshot,
+                    since,
+                },
+                None,
+            ) => self.open_changes(volume, snapshot, since).await,
             (VolumeControl::Close { handle }, None) => self.close(handle),
             (VolumeControl::Sync { volume }, None) => {
                 return self.ticketed(volume, self.served(volume), reply, VolumeHandle::sync);
@@ -74,6 +82,25 @@ impl Control {
                     .request(volume, Ask::Take { id, name, metadata }, reply)
                     .await;
             }
+            (
+                VolumeControl::ProposeSnapshot {
+                    volume,
+                    id,
+                    name,
+                    metadata,
+                },
+                None,
+            ) => {
+                return self
+                    .request(volume, Ask::Propose { id, name, metadata }, reply)
+                    .await;
+            }
+            (VolumeControl::ConfirmSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Confirm { id }, reply).await;
+            }
+            (VolumeControl::WithdrawSnapshot { volume, id }, None) => {
+                return self.request(volume, Ask::Withdraw { id }, reply).await;
+            }
             (VolumeControl::RemoveSnapshot { volume, name, id }, None) => {
                 let ask = id.map_or(Ask::Remove { name }, |id| Ask::RemoveExactly { id });
                 return self.request(volume, ask, reply).await;
@@ -83,6 +110,29 @@ impl Control {
             }
             (VolumeControl::SetReadOnly { volume, read_only }, None) => {
                 return self.request(volume, Ask::ReadOnly(read_only), reply).await;
+            }
+            (VolumeControl::SetHistory { volume, window_us }, None) => {
+                return self.request(volume, Ask::History { window_us }, reply).await;
+            }
+            (
+                VolumeControl::TakeMoment {
+                    volume,
+                    id,
+                    name,
+                    time_us,
+                    metadata,
+                },
+                None,
+            ) => {
+                let ask = MomentAsk {
+                    id,
+                    name,
+                    metadata,
+                    time_us,
+                };
+                return self
+                    .ask(volume, reply, |handle, ticket| handle.moment(ticket, ask))
+                    .await;
             }
             (VolumeControl::ListSnapshots { volume }, None) => self.snapshots(volume).await,
             (VolumeControl::Renamed { volume }, None) => match self.served(volume) {
@@ -161,7 +211,7 @@ impl Control {
     }
 
     /// The volume's actor, begun if need be, if this is the shard that serves it.
-    fn begun_here(&self, volume: VolumeId) -> Result<VolumeHandle, Refusal> {
+    pub(super) fn begun_here(&self, volume: VolumeId) -> Result<VolumeHandle, Refusal> {
         let shard = self.shard.node.shard_of(volume);
         if shard == self.index {
             return self.served_or_begun(volume, None);
@@ -174,7 +224,7 @@ impl Control {
     }
 
     /// A handle of the connection's for what was opened.
-    fn add(&self, open: &Open) -> Result<u32, Refusal> {
+    pub(super) fn add(&self, open: &Open) -> Result<u32, Refusal> {
         let number = self.peers.borrow_mut().add(self.peer, open.clone());
         number.ok_or_else(|| {
             // Perhaps the connection is gone meanwhile, and the client comes back.
@@ -222,13 +272,22 @@ impl Control {
     }
 
     async fn request(&self, volume: VolumeId, ask: Ask, reply: Reply<VolumeReply>) {
+        self.ask(volume, reply, |handle, ticket| handle.request(ticket, ask))
+            .await;
+    }
+
+    /// Asks a volume, once it is served, for something that it answers by a ticket.
+    async fn ask(
+        &self,
+        volume: VolumeId,
+        reply: Reply<VolumeReply>,
+        ask: impl FnOnce(&VolumeHandle, Ticket),
+    ) {
         let handle = match self.begun_here(volume) {
             Ok(handle) => handle.served().await.map(|()| handle),
             Err(refusal) => Err(refusal),
         };
-        self.ticketed(volume, handle, reply, |handle, ticket| {
-            handle.request(ticket, ask)
-        });
+        self.ticketed(volume, handle, reply, ask);
     }
 
     /// Asks a volume for something that it answers by a ticket.

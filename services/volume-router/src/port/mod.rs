@@ -5,6 +5,7 @@
 //! Crash: handles are forgotten; clients are told to open again.
 //! Knows no engine. Replies that are ready at the same time leave as one message: the bus sees to that.
 
+mod changes;
 mod control;
 mod peers;
 
@@ -18,10 +19,11 @@ use sconce_schemas::VolumeId;
 use sconce_schemas::geometry::{ByteLen, ClusterAddress};
 use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeReply, VolumeRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_volume::SessionSlot;
 
 use crate::actor::{Operation, Shard, VolumeHandle, Waiting};
-use peers::{OpenOn, Peers};
+use peers::Peers;
+
+pub(crate) use peers::OpenOn;
 
 type Request = RequestIn<VolumeRequest, VolumeReply>;
 
@@ -146,15 +148,10 @@ impl Port {
                 return waiting.reply.send(VolumeReply::Refused(refusal), Bytes::new());
             }
         };
-        let (session, snapshot) = match open.on {
-            OpenOn::Session(slot) => (slot, None),
-            OpenOn::Snapshot(id) => (SessionSlot::NONE, Some(id)),
-        };
         let operation = Operation {
             ticket,
             generation: open.generation,
-            session,
-            snapshot,
+            on: open.on,
             request: io,
             data: request.data,
         };

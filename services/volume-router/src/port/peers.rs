@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use sconce_bus::PeerId;
 use sconce_schemas::{SnapshotId, VolumeId};
-use sconce_volume::SessionSlot;
+use sconce_volume::{Compared, SessionSlot};
 
 use crate::actor::VolumeHandle;
 
@@ -34,6 +34,8 @@ pub(crate) enum OpenOn {
     Session(SessionSlot),
     /// A snapshot of it, which takes no numbered operations.
     Snapshot(SnapshotId),
+    /// Two roots, to be compared.
+    Compared(Compared),
 }
 
 impl Open {

@@ -6,11 +6,14 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod changes;
 mod client;
 mod clones;
 mod cluster;
 mod damage;
 mod faults;
+mod group;
+mod history;
 mod hostile;
 mod io;
 mod loss;

@@ -5,7 +5,7 @@
 //! Crash: nothing.
 //! Knows no storage: a node that is not resident is named; whoever loads it puts it into every tree that wants it.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use sconce_schemas::checkpoint::FANOUT;
@@ -32,7 +32,11 @@ impl<V> Clone for Below<'_, V> {
 impl<V> Copy for Below<'_, V> {}
 
 struct Walk<'a, V> {
-    from: u64,
+    range: Range<u64>,
+    /// Pairs of nodes that may still be looked at.
+    pairs: u64,
+    /// The first number that was not looked at, once the walk ended early.
+    stopped: Option<u64>,
     visit: &'a mut Visit<'a, V>,
 }
 
@@ -47,15 +51,37 @@ impl<V: Value> Tree<V> {
         from: u64,
         visit: &'a mut Visit<'a, V>,
     ) -> Result<(), Missing> {
+        self.diff_part(right, from..u64::MAX, u64::MAX, visit).map(|_| ())
+    }
+
+    /// Visits the numbers of `range` at which the two trees differ, until `visit` breaks or that many pairs of nodes were
+    /// looked at. Gives the number up to which it came: the end of the range, or less.
+    ///
+    /// # Errors
+    /// The node of one of them that has to be loaded first; what was visited before it stands.
+    pub(crate) fn diff_part<'a>(
+        &'a self,
+        right: &'a Self,
+        range: Range<u64>,
+        pairs_max: u64,
+        visit: &'a mut Visit<'a, V>,
+    ) -> Result<u64, Missing> {
+        let end = range.end;
         let root = |tree: &'a Self| {
             tree.root.as_ref().map(|child| Below {
                 child,
                 height: tree.height,
             })
         };
-        let mut walk = Walk { from, visit };
+        let mut walk = Walk {
+            range,
+            pairs: pairs_max,
+            stopped: None,
+            visit,
+        };
         let height = self.height.max(right.height);
-        walk.below(root(self), root(right), height, 0).map(|_| ())
+        let _ = walk.below(root(self), root(right), height, 0)?;
+        Ok(walk.stopped.unwrap_or(end))
     }
 }
 
@@ -67,9 +93,15 @@ impl<V: Value> Walk<'_, V> {
         height: u8,
         first: u64,
     ) -> Result<ControlFlow<()>, Missing> {
-        if first.saturating_add(span(height)) <= self.from || is_same(left, right) {
+        let is_before = first.saturating_add(span(height)) <= self.range.start;
+        if is_before || first >= self.range.end || is_same(left, right) {
             return Ok(ControlFlow::Continue(()));
         }
+        if self.pairs == 0 {
+            self.stopped = Some(first.max(self.range.start));
+            return Ok(ControlFlow::Break(()));
+        }
+        self.pairs -= 1;
         let left_node = node(left, height, first)?;
         let right_node = node(right, height, first)?;
         for slot in 0..FANOUT {
@@ -105,10 +137,14 @@ impl<V: Value> Walk<'_, V> {
             _ => None,
         };
         let (left, right) = (value(left), value(right));
-        if number < self.from || left == right {
+        if !self.range.contains(&number) || left == right {
             return ControlFlow::Continue(());
         }
-        (self.visit)(number, left, right)
+        let flow = (self.visit)(number, left, right);
+        if flow.is_break() {
+            self.stopped = Some(number + 1);
+        }
+        flow
     }
 }
 
@@ -141,7 +177,10 @@ fn node<V: Value>(below: Option<Below<'_, V>>, height: u8, first: u64) -> Result
         return Ok(None);
     };
     match &child.link {
-        Link::Resident(node) => Ok(Some(node)),
+        Link::Resident(node) => {
+            node.state().touch();
+            Ok(Some(node))
+        }
         Link::Stored(reference) => Err(Missing {
             place: place_of::<V>(first, own),
             reference: *reference,

@@ -10,7 +10,9 @@
     reason = "a broken promise ends the test"
 )]
 
+mod changes;
 mod disk;
+mod history;
 mod oracle;
 mod scrub;
 mod snapshots;
@@ -30,18 +32,30 @@ fn every_life_keeps_its_promises() {
     }
     let full = number("SCONCE_TEST_FULL") == Some(1);
     let seeds = number("SCONCE_SEEDS").unwrap_or(if full { 3000 } else { 300 });
-    let (mut crashes, mut damages) = (0, 0);
+    let (mut crashes, mut damages, mut moments, mut compared) = (0, 0, 0, 0);
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
             world.run(400);
-            (world.crashes, world.damages)
+            (
+                world.crashes,
+                world.damages,
+                world.moments.had,
+                world.comparisons.answered,
+            )
         });
         match run {
-            Ok((crashed, damaged)) => (crashes, damages) = (crashes + crashed, damages + damaged),
+            Ok((crashed, damaged, had, answered)) => {
+                (crashes, damages) = (crashes + crashed, damages + damaged);
+                (moments, compared) = (moments + had, compared + answered);
+            }
             Err(_) => panic!("seed {seed} broke a promise; repeat it with SCONCE_SEED={seed}"),
         }
     }
+    assert!(
+        compared as u64 > seeds,
+        "only {compared} comparisons in {seeds} lives"
+    );
     // A simulation that never crashes proves nothing.
     assert!(
         crashes as u64 > seeds * 4,
@@ -51,12 +65,16 @@ fn every_life_keeps_its_promises() {
         damages as u64 > seeds / 50,
         "only {damages} damaged logs in {seeds} lives"
     );
+    assert!(
+        moments as u64 > seeds * 2,
+        "only {moments} moments were had in {seeds} lives"
+    );
 }
 
 /// Without crashes nothing is left over: the back end has what the SCO table refers to, and in the end nothing.
 #[test]
 fn a_life_without_crashes_leaves_no_object_too_many() {
-    let (mut rewritten, mut removed) = (0, 0);
+    let (mut rewritten, mut removed, mut merged) = (0, 0, 0);
     for seed in 0..40 {
         let mut world = World::new(seed);
         world.may_crash = false;
@@ -65,10 +83,11 @@ fn a_life_without_crashes_leaves_no_object_too_many() {
         let status = world.volume.scrub_status();
         rewritten += status.rewritten;
         removed += status.removed;
+        merged += world.merged;
     }
     // Otherwise nothing was shown.
     assert!(
-        rewritten > 100 && removed > 100,
-        "{rewritten} rewritten, {removed} removed"
+        rewritten > 100 && removed > 100 && merged > 40,
+        "{rewritten} rewritten, {merged} of them merged, {removed} removed"
     );
 }

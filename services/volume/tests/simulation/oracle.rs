@@ -105,6 +105,10 @@ pub(crate) fn fill(bytes: &mut Vec<u8>, stamp: u64, sectors: usize) {
 pub(crate) struct LogOracle {
     size: u64,
     batches: Vec<Vec<Change>>,
+    /// Time of each batch.
+    times: Vec<u64>,
+    /// Snapshots that were made of moments, name and content.
+    pub(crate) moments: BTreeMap<SnapshotId, (String, State)>,
     /// Batch in which each operation began, and ended.
     begins: BTreeMap<u64, BatchSeq>,
     ends: BTreeMap<u64, BatchSeq>,
@@ -130,6 +134,7 @@ impl LogOracle {
     /// Recovery gave the log up to `upto`: what came after it never was.
     pub(crate) fn truncate(&mut self, upto: BatchSeq) {
         self.batches.truncate(usize::try_from(upto.0).unwrap());
+        self.times.truncate(usize::try_from(upto.0).unwrap());
         self.begins.retain(|_, seq| *seq <= upto);
         self.ends.retain(|_, seq| *seq <= upto);
     }
@@ -193,6 +198,25 @@ impl LogOracle {
             self.names.insert(label.id, label.name.clone());
         }
         self.batches.push(changes);
+        assert!(
+            self.times.last().is_none_or(|last| *last <= batch.time_us),
+            "batch {} is of {}, the one before of {:?}",
+            batch.seq,
+            batch.time_us,
+            self.times.last()
+        );
+        self.times.push(batch.time_us);
+    }
+
+    /// The last batch up to a time.
+    pub(crate) fn batch_at(&self, time_us: u64) -> BatchSeq {
+        BatchSeq(self.times.partition_point(|time| *time <= time_us) as u64)
+    }
+
+    /// Keeps what a moment is to be, if it comes to be.
+    pub(crate) fn keep_moment(&mut self, id: SnapshotId, name: String, state: State) {
+        self.names.insert(id, name.clone());
+        self.moments.insert(id, (name, state));
     }
 
     /// The batch with the record that a request made, if it is in the log.
@@ -201,6 +225,8 @@ impl LogOracle {
             (Change::Record(LogRecord::SnapshotTaken { snapshot }), Ask::Take { id, .. }) => {
                 snapshot.id == *id
             }
+            (Change::Record(LogRecord::SnapshotConfirmed { id }), Ask::Confirm { id: asked })
+            | (Change::Record(LogRecord::SnapshotRemoved { id }), Ask::Withdraw { id: asked }) => id == asked,
             (Change::Record(LogRecord::RolledBack { before, .. }), Ask::RollBack { id, .. }) => {
                 before.id == *id
             }
@@ -219,6 +245,16 @@ impl LogOracle {
         Some(BatchSeq(at as u64 + 1))
     }
 
+    /// The batch in which a snapshot was proposed.
+    pub(crate) fn proposed_in(&self, id: SnapshotId) -> Option<BatchSeq> {
+        let is_it = |change: &Change| matches!(change, Change::Record(LogRecord::SnapshotProposed { snapshot }) if snapshot.id == id);
+        let at = self
+            .batches
+            .iter()
+            .position(|changes| changes.iter().any(is_it))?;
+        Some(BatchSeq(at as u64 + 1))
+    }
+
     /// The state after batch `upto`.
     pub(crate) fn state_at(&self, upto: BatchSeq) -> State {
         self.replay(upto).0
@@ -231,7 +267,8 @@ impl LogOracle {
 
     fn replay(&self, upto: BatchSeq) -> (State, BTreeMap<SnapshotId, (String, State)>) {
         assert!(upto <= self.last(), "{upto} batches came back of {}", self.last());
-        let mut snapshots = BTreeMap::new();
+        let mut snapshots = self.moments.clone();
+        let mut proposed = BTreeMap::new();
         let mut state = State {
             size: self.size,
             ..State::default()
@@ -244,8 +281,16 @@ impl LogOracle {
                 Change::Record(LogRecord::SnapshotTaken { snapshot }) => {
                     snapshots.insert(snapshot.id, (snapshot.name.clone(), state.clone()));
                 }
+                Change::Record(LogRecord::SnapshotProposed { snapshot }) => {
+                    proposed.insert(snapshot.id, (snapshot.name.clone(), state.clone()));
+                }
+                Change::Record(LogRecord::SnapshotConfirmed { id }) => {
+                    let confirmed = proposed.remove(id).expect("what is confirmed was proposed");
+                    snapshots.insert(*id, confirmed);
+                }
                 Change::Record(LogRecord::SnapshotRemoved { id }) => {
-                    snapshots.remove(id).expect("what is removed is there");
+                    let removed = snapshots.remove(id).or_else(|| proposed.remove(id));
+                    removed.expect("what is removed is there");
                 }
                 Change::Record(LogRecord::RolledBack { to, before, keep }) => {
                     let (_, then) = snapshots[to].clone();
@@ -254,7 +299,7 @@ impl LogOracle {
                         snapshots.insert(before.id, (before.name.clone(), now));
                     }
                 }
-                Change::Record(LogRecord::ReadOnly { .. }) => {}
+                Change::Record(LogRecord::ReadOnly { .. } | LogRecord::History { .. }) => {}
             }
         }
         (state, snapshots)

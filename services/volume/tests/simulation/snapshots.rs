@@ -31,6 +31,12 @@ pub(crate) struct Root {
 pub(crate) struct Asks {
     waiting: BTreeMap<Ticket, Ask>,
     names: u64,
+    /// The snapshot that was proposed last.
+    proposed: Option<SnapshotId>,
+    /// The one for which acknowledgements are held for sure.
+    held: Option<SnapshotId>,
+    /// Those that may be let go from here on.
+    decided: BTreeSet<SnapshotId>,
 }
 
 impl Asks {
@@ -41,10 +47,31 @@ impl Asks {
             .any(|ask| matches!(ask, Ask::RollBack { .. }))
     }
 
+    pub(crate) fn held(&mut self, id: SnapshotId) {
+        self.held = Some(id).filter(|id| !self.decided.contains(id));
+    }
+
+    pub(crate) fn let_go(&mut self, id: SnapshotId) {
+        self.held.take_if(|held| *held == id);
+    }
+
+    /// What may be asked about the snapshot that was proposed.
+    fn decision(&mut self, chance: &mut fastrand::Rng) -> Option<Ask> {
+        let id = self.proposed.filter(|_| chance.u32(0..3) != 0)?;
+        // It may be carried out at any moment from here on.
+        self.decided.insert(id);
+        self.let_go(id);
+        match chance.u32(0..4) {
+            0 => Some(Ask::Withdraw { id }),
+            _ => Some(Ask::Confirm { id }),
+        }
+    }
+
     /// A crash: nobody waits any more. Whether a rollback may have happened or not.
     pub(crate) fn forget(&mut self) -> bool {
         let rolling = self.is_rolling_back();
         self.waiting.clear();
+        self.held = None;
         rolling
     }
 }
@@ -64,7 +91,17 @@ impl World {
         self.asks.names += 1;
         let number = self.asks.names;
         let id = SnapshotId(number);
+        let decision = self.asks.decision(&mut self.chance);
         let ask = match (self.chance.u32(0..10), any(&mut self.chance)) {
+            _ if decision.is_some() => decision.unwrap(),
+            (5..7, _) if names.len() < LIVING_MAX => {
+                self.asks.proposed = Some(id);
+                Ask::Propose {
+                    id,
+                    name: format!("part-{number}"),
+                    metadata: BTreeMap::new(),
+                }
+            }
             // By its id, or by its name.
             (0..3, Some(name)) => match self.volume.snapshot_named(&name) {
                 Some((id, _)) if number.is_multiple_of(2) => Ask::RemoveExactly { id },
@@ -86,8 +123,12 @@ impl World {
             _ => return,
         };
         let ticket = self.ticket();
-        self.asks.waiting.insert(ticket, ask.clone());
         let now_us = self.now_us;
+        self.ask(ticket, ask, now_us);
+    }
+
+    pub(crate) fn ask(&mut self, ticket: Ticket, ask: Ask, now_us: u64) {
+        self.asks.waiting.insert(ticket, ask.clone());
         self.feed(Event::Ask { ticket, ask, now_us });
     }
 
@@ -99,24 +140,48 @@ impl World {
         match reply {
             VolumeReply::Done => {
                 // It is in the log, and its ack promises what a flush does.
-                self.flushed = self.flushed.max(self.log.end_of_ask(&ask).unwrap_or_default());
+                let end = self.log.end_of_ask(&ask);
+                assert!(
+                    end.is_some() || !matches!(ask, Ask::Confirm { .. }),
+                    "{ask:?} is done, and the log does not say so"
+                );
+                self.flushed = self.flushed.max(end.unwrap_or_default());
                 if matches!(ask, Ask::RollBack { .. }) {
                     self.model = self.log.state_at(self.log.last());
                 }
             }
             // Two removals of one snapshot may meet.
-            VolumeReply::Refused(refusal) => assert!(
-                refusal.remedy == Remedy::Retry || refusal.code == RefusalCode::NotFound,
-                "{refusal}"
-            ),
+            VolumeReply::Refused(refusal) => {
+                let expected = match ask {
+                    Ask::Propose { .. } | Ask::Confirm { .. } => RefusalCode::Conflict,
+                    Ask::Withdraw { .. } => RefusalCode::Exists,
+                    _ => RefusalCode::NotFound,
+                };
+                assert!(
+                    refusal.remedy == Remedy::Retry || refusal.code == expected,
+                    "{refusal}"
+                );
+            }
             other => panic!("{other:?} answers {ask:?}"),
         }
         true
     }
 
+    /// A change is acknowledged: nothing is that comes after a proposed snapshot which holds acknowledgements.
+    pub(crate) fn check_not_held(&self, number: u64) {
+        let from = self.asks.held.and_then(|id| self.log.proposed_in(id));
+        let end = self.log.end_of(number).unwrap_or_default();
+        assert!(
+            from.is_none_or(|from| end < from),
+            "operation {number}, in batch {end}, is acknowledged while batch {from:?} holds it"
+        );
+    }
+
     /// Every snapshot that the log up to `upto` has is there, and holds what it must.
     pub(crate) fn check_snapshots(&mut self, upto: BatchSeq) {
-        let expected = self.log.snapshots_at(upto);
+        let mut expected = self.log.snapshots_at(upto);
+        // They come to be with the manifest that answers.
+        expected.retain(|id, _| !self.moments.is_waited_for(*id));
         let found: BTreeMap<SnapshotId, String> = self
             .volume
             .snapshots()
@@ -203,7 +268,7 @@ impl World {
         root
     }
 
-    fn read_extents(&mut self, of: Option<SnapshotId>, offset: u64, length: u64) -> Vec<Extent> {
+    pub(crate) fn read_extents(&mut self, of: Option<SnapshotId>, offset: u64, length: u64) -> Vec<Extent> {
         let (ticket, request) = self.query(IoCode::Read, offset, length);
         let event = match of {
             None => Event::Io {

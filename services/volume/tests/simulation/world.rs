@@ -14,18 +14,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sconce_schemas::bundle::BundleIndex;
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::IoRequest;
-use sconce_schemas::{BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
+use sconce_schemas::{
+    BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
+};
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, FetchId, Frozen, Kept, Recovery, ScoObject, ScrubPolicy, SessionSlot,
-    Step, StoredRoots, Ticket, Volume, VolumeConfig,
+    BundlePlan, CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScoObject, ScrubPolicy,
+    SessionSlot, Step, StoredRoots, Ticket, Volume, VolumeConfig,
 };
 
+use crate::changes::Comparisons;
 use crate::disk::Disk;
+use crate::history::Moments;
 use crate::oracle::{LogOracle, State};
 use crate::snapshots::Asks;
 
@@ -54,8 +59,14 @@ enum Loss {
 /// Something that was started and will be answered by an event.
 enum Pending {
     Turn,
+    HoldOver(SnapshotId),
     ReadTlog(ScoObject),
-    Rewrite(ScoObject, Kept),
+    ReadLog {
+        sco: ScoId,
+        epoch: Epoch,
+        local: bool,
+    },
+    Bundle(Box<BundlePlan>),
     Delete(ScoObject),
     Sync {
         upto: BatchSeq,
@@ -93,14 +104,18 @@ pub(crate) struct Outstanding {
     request: IoRequest,
     data: Bytes,
     /// First and last sector, exclusive.
-    sectors: std::ops::Range<u64>,
+    pub(crate) sectors: std::ops::Range<u64>,
 }
 
 pub(crate) struct World {
     pub(crate) chance: fastrand::Rng,
-    disk: Disk,
+    pub(crate) disk: Disk,
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
-    manifest: Option<Manifest>,
+    /// What the bundles in the store hold.
+    pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
+    /// Bundles of several SCOs that were written.
+    pub(crate) merged: usize,
+    pub(crate) manifest: Option<Manifest>,
     epoch: Epoch,
     pub(crate) epochs: Vec<EpochStart>,
     pub(crate) volume: Volume,
@@ -126,13 +141,16 @@ pub(crate) struct World {
     pub(crate) log: LogOracle,
     held: BatchSeq,
     pub(crate) flushed: BatchSeq,
-    crash_in: Option<usize>,
+    pub(crate) crash_in: Option<usize>,
     pub(crate) crashes: usize,
     /// Otherwise it lives to its end.
     pub(crate) may_crash: bool,
+    is_calm: bool,
     /// Recoveries that said that the log is damaged.
     pub(crate) damages: usize,
     pub(crate) asks: Asks,
+    pub(crate) moments: Moments,
+    pub(crate) comparisons: Comparisons,
 }
 
 impl World {
@@ -155,6 +173,8 @@ impl World {
             chance,
             disk: Disk::new(size, files),
             store: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+            merged: 0,
             manifest: None,
             epoch: Epoch::FIRST,
             epochs: vec![EpochStart {
@@ -184,8 +204,11 @@ impl World {
             crash_in: None,
             crashes: 0,
             may_crash: true,
+            is_calm: seed.is_multiple_of(3),
             damages: 0,
             asks: Asks::default(),
+            moments: Moments::default(),
+            comparisons: Comparisons::default(),
         }
     }
 
@@ -193,14 +216,32 @@ impl World {
     pub(crate) fn run(&mut self, steps: usize) {
         for _ in 0..steps {
             self.now_us += self.chance.u64(0..400_000);
+            if self.chance.u32(0..100) == 0 {
+                // The clock is set back.
+                self.now_us = self.now_us.saturating_sub(self.chance.u64(0..3_000_000)).max(1);
+            }
+            self.volume.set_now(self.now_us);
             match self.chance.u32(0..100) {
                 0..50 => self.client_round(),
-                50..88 => self.finish_one(),
+                50..88 => {
+                    for _ in 0..if self.is_calm { 8 } else { 1 } {
+                        self.finish_one();
+                        if self.crash_in == Some(0) {
+                            break;
+                        }
+                    }
+                }
                 88..90 => self.lose_client(),
-                90..95 => self.feed(Event::Tick {
+                90 => {
+                    let full = self.chance.bool();
+                    self.feed(Event::BackEndsFull { full });
+                }
+                91..95 => self.feed(Event::Tick {
                     now_us: self.now_us,
                     pressed: self.disk.free_files() + self.evictable.len() < 3,
                 }),
+                // In some lives crashes are rare and the host is quick, so that what takes long comes to its end.
+                95.. if self.is_calm && self.chance.u32(0..6) > 0 => {}
                 95..98 if self.may_crash => self.crash_in = Some(self.chance.usize(0..12)),
                 98.. if self.may_crash => self.crash_in = Some(0),
                 _ => {}
@@ -208,12 +249,15 @@ impl World {
             if self.crash_in == Some(0) {
                 self.crash();
             }
+            self.check_moments();
         }
         self.crash_in = None;
         self.settle();
+        self.check_moments();
         let state = self.read_all();
         state.assert_is(&self.model, "at the end");
         self.check_snapshots(self.log.last());
+        self.check_comparisons(4);
         self.check_accounting();
         self.check_space();
     }
@@ -236,9 +280,11 @@ fn config(epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteLen) -> VolumeC
             age_us: 20_000_000,
         },
         scrub: ScrubPolicy {
-            live_percent_max: 75,
+            utilisation_percent: 92,
+            objects_spare: 2,
             grace_us: 500_000,
             lookups_step: 20,
+            ..ScrubPolicy::default()
         },
     }
 }

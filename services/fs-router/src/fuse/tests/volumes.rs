@@ -235,6 +235,7 @@ impl Volume {
         match operation.code {
             IoCode::Read => return Outcome::Read(self.read(offset, length)),
             IoCode::Extents => return Outcome::Extents(self.extents(offset)),
+            IoCode::Changes => unreachable!("no file is compared"),
             IoCode::Write => self.fill(offset, data),
             IoCode::Discard => self.discard(offset, length),
             IoCode::WriteZeroes if operation.flags.has(IoFlags::NO_HOLE) => {

@@ -5,7 +5,7 @@
 //! Crash: nothing.
 //! Knows no sockets and no exports; a malformed option is a value that says what is wrong with it.
 
-use super::{BASE_ALLOCATION, BLOCK_PREFERRED, Export, PAYLOAD_MAX, Violation, u16_at, u32_at, u64_at};
+use super::{BLOCK_PREFERRED, Export, PAYLOAD_MAX, Violation, u16_at, u32_at, u64_at};
 
 const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
 const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
@@ -106,12 +106,8 @@ pub struct ExportQuery {
 pub struct ContextQuery {
     /// The export's name.
     pub name: String,
-    /// How many queries there are.
-    pub queries: usize,
-    /// Whether one of them selects `base:allocation`.
-    pub base_allocation: bool,
-    /// Whether one of them is the wildcard `base:`, which only a listing knows.
-    pub base_wildcard: bool,
+    /// What is asked for: contexts, or in a listing also `NAMESPACE:`.
+    pub queries: Vec<String>,
 }
 
 /// Takes an option off the front: its number, itself, and how many bytes it took; `None` while bytes are missing.
@@ -202,22 +198,15 @@ fn export_query(mut data: &[u8]) -> Result<ExportQuery, &'static str> {
 
 fn context_query(mut data: &[u8]) -> Result<ContextQuery, &'static str> {
     let name = take_text(&mut data)?;
-    let queries = take_u32(&mut data).ok_or("the data ends before the number of queries")? as usize;
-    let (mut base_allocation, mut base_wildcard) = (false, false);
-    for _ in 0..queries {
-        let query = take_text(&mut data)?;
-        base_allocation |= query == BASE_ALLOCATION;
-        base_wildcard |= query == "base:";
-    }
+    let count = take_u32(&mut data).ok_or("the data ends before the number of queries")?;
+    // Each takes at least its length's four bytes, so a count that lies ends early.
+    let queries = (0..count)
+        .map(|_| take_text(&mut data))
+        .collect::<Result<Vec<String>, _>>()?;
     if !data.is_empty() {
         return Err("bytes follow the last query");
     }
-    Ok(ContextQuery {
-        name,
-        queries,
-        base_allocation,
-        base_wildcard,
-    })
+    Ok(ContextQuery { name, queries })
 }
 
 impl ExportQuery {
@@ -248,6 +237,8 @@ pub enum OptionReply {
     ErrUnknown = (1 << 31) + 6,
     /// The server stops, or cannot serve the export now.
     ErrShutdown = (1 << 31) + 7,
+    /// More than is taken.
+    ErrTooBig = (1 << 31) + 9,
 }
 
 /// Appends a reply to an option.
@@ -309,9 +300,9 @@ pub fn put_export_name(out: &mut Vec<u8>, export: Export, no_zeroes: bool) {
     }
 }
 
-/// Appends the metadata context `base:allocation`; a listing gives it no id.
-pub fn put_context(out: &mut Vec<u8>, option: u32, id: u32) {
+/// Appends a metadata context; a listing gives it no id.
+pub fn put_context(out: &mut Vec<u8>, option: u32, id: u32, name: &str) {
     let mut data = id.to_be_bytes().to_vec();
-    data.extend_from_slice(BASE_ALLOCATION.as_bytes());
+    data.extend_from_slice(name.as_bytes());
     put_reply(out, option, OptionReply::MetaContext, &data);
 }

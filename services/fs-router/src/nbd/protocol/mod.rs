@@ -16,9 +16,11 @@ pub const PAYLOAD_MAX: u32 = 32 << 20;
 pub const BLOCK_PREFERRED: u32 = 4096;
 /// What clients have to align requests to, on a volume of whole sectors.
 pub const SECTOR: u32 = 512;
-/// The one metadata context.
+/// The metadata context that tells what is allocated.
 pub const BASE_ALLOCATION: &str = "base:allocation";
-/// The id that it is given.
+/// What the metadata contexts begin with that tell what differs from a snapshot; its name follows.
+pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
+/// The id that `base:allocation` is given.
 pub const BASE_ALLOCATION_ID: u32 = 1;
 
 /// A client that does not keep to the protocol in a way that leaves nothing to talk about: the connection ends.

@@ -27,6 +27,8 @@ const TEXT_MAX: usize = 1024;
 pub const STATE_HOLE: u32 = 1;
 /// State bits of `base:allocation`.
 pub const STATE_ZERO: u32 = 2;
+/// State bits of `qemu:dirty-bitmap:…`.
+pub const STATE_DIRTY: u32 = 1;
 
 /// Appends a simple reply: done, or an error.
 pub fn put_simple(out: &mut BytesMut, cookie: u64, error: Option<ErrorCode>) {
@@ -71,10 +73,10 @@ pub fn put_error(out: &mut BytesMut, cookie: u64, error: ErrorCode, text: &str) 
     out.put_slice(&text.as_bytes()[..usize::from(length)]);
 }
 
-/// Appends what is allocated, as the one and last chunk: lengths with their state bits.
-pub fn put_block_status(out: &mut BytesMut, cookie: u64, context: u32, extents: &[(u32, u32)]) {
+/// Appends what a context tells: lengths with their state bits.
+pub fn put_block_status(out: &mut BytesMut, cookie: u64, done: bool, context: u32, extents: &[(u32, u32)]) {
     let length = u32::try_from(4 + extents.len() * 8).unwrap_or(u32::MAX);
-    put_chunk(out, true, TYPE_BLOCK_STATUS, cookie, length);
+    put_chunk(out, done, TYPE_BLOCK_STATUS, cookie, length);
     out.put_u32(context);
     for (length, state) in extents {
         out.put_u32(*length);

@@ -83,8 +83,8 @@ pub struct Agreed {
     pub export: Export,
     /// Structured replies.
     pub structured: bool,
-    /// `base:allocation` was selected.
-    pub base_allocation: bool,
+    /// Metadata contexts were selected.
+    pub contexts: bool,
 }
 
 /// A request that is not right; it is answered with an error and nothing else happens.
@@ -156,7 +156,7 @@ impl Request {
             Command::Disconnect => return Ok(command),
             // Its offset and length are reserved and should be zero; what they say is of no interest.
             Command::Flush => return Ok(command),
-            Command::BlockStatus { .. } if !agreed.base_allocation => {
+            Command::BlockStatus { .. } if !agreed.contexts => {
                 return invalid("no metadata context was selected");
             }
             Command::BlockStatus { .. } if self.length == 0 => {

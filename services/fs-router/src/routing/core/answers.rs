@@ -65,6 +65,9 @@ impl Core {
             (VolumeReply::Extents(extents), IoCode::Extents) => {
                 self.finish_part(key, Outcome::Extents(extents), effects);
             }
+            (VolumeReply::Changes(changes), IoCode::Changes) => {
+                self.finish_part(key, Outcome::Changes(changes), effects);
+            }
             (
                 VolumeReply::Done,
                 IoCode::Write | IoCode::Discard | IoCode::WriteZeroes | IoCode::Flush | IoCode::Resize,

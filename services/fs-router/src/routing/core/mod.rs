@@ -14,6 +14,7 @@ mod sending;
 mod sessions;
 mod storage;
 mod types;
+mod view;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -32,6 +33,7 @@ pub use types::{
     Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Patience, Routed, Sent, SessionKey,
     StorageKey, Token, Wire, Writer,
 };
+pub use view::View;
 
 /// The routing core of one IO thread.
 pub struct Core {

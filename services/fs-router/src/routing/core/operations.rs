@@ -103,7 +103,7 @@ impl Core {
         operation: Operation,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Operation> {
-        let is_on_snapshot = self.sessions[session.0].snapshot.is_some();
+        let is_on_snapshot = self.sessions[session.0].view.is_some();
         if let Some(outcome) = ended_before_it_began(&operation, is_on_snapshot) {
             effects.push(Effect::Complete {
                 front_end,
@@ -254,7 +254,7 @@ impl Core {
         if running.abandoned {
             let session = &mut self.sessions[running.session.0];
             session.orphans -= 1;
-            if session.orphans == 0 && session.snapshot.is_none() {
+            if session.orphans == 0 && session.view.is_none() {
                 effects.push(Effect::Settled(session.volume));
             }
             return self.note_unused(running.session);
@@ -284,7 +284,7 @@ impl Core {
                 running.abandoned = true;
                 let session = &mut self.sessions[running.session.0];
                 // Of a snapshot nothing is left behind that could be applied late.
-                if session.orphans == 0 && session.snapshot.is_none() {
+                if session.orphans == 0 && session.view.is_none() {
                     effects.push(Effect::Orphaned(session.volume));
                 }
                 session.orphans += 1;

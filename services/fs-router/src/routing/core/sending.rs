@@ -134,11 +134,15 @@ impl Core {
     fn send_open(&mut self, link: OwnerKey, key: SessionKey, wire: &mut impl Wire) -> Sent {
         let id = self.next_id(IdKind::Open, key.0);
         let session = &self.sessions[key.0];
-        let request = VolumeRequest::Control(VolumeControl::Open {
-            volume: session.volume,
-            session: session.id,
-            snapshot: session.snapshot.as_ref().map(|on| on.name.clone()),
-        });
+        let control = match &session.view {
+            Some(view) => view.to_open(session.volume, session.id),
+            None => VolumeControl::Open {
+                volume: session.volume,
+                session: session.id,
+                snapshot: None,
+            },
+        };
+        let request = VolumeRequest::Control(control);
         let sent = wire.to_owner(link, id, 0, &request, Bytes::new(), 0);
         if sent == Sent::Taken {
             self.sessions[key.0].open_sent(id);

@@ -13,9 +13,10 @@ use sconce_schemas::{SessionId, SnapshotId, VolumeId};
 
 use super::operations::{PartKey, PartState};
 use super::types::{Effect, FrontEndKey, Micros, OwnerKey, Patience, Routed, SessionKey, Token};
+use super::view::{Told, View};
 use super::{Core, Timer};
 use crate::routing::numbers::Numbers;
-use crate::routing::operation::{Opened, Outcome};
+use crate::routing::operation::Outcome;
 
 #[derive(Debug)]
 pub(super) enum Route {
@@ -55,20 +56,11 @@ impl Asked {
     }
 }
 
-/// The snapshot that a session reads.
-#[derive(Debug)]
-pub(super) struct OnSnapshot {
-    /// What it is opened by.
-    pub(super) name: String,
-    /// Which it is, once that is known: never another, whatever has its name later.
-    id: Option<SnapshotId>,
-}
-
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) volume: VolumeId,
-    /// It is on this snapshot of the volume, and takes no changes.
-    pub(super) snapshot: Option<OnSnapshot>,
+    /// It is on this, and takes no changes; `None`: on the volume.
+    pub(super) view: Option<View>,
     pub(super) id: SessionId,
     pub(super) route: Route,
     pub(super) opening: Opening,
@@ -115,14 +107,19 @@ impl Core {
     /// or is not `id`, where that is given. Each call makes one of its own, so that one who opens a name anew gets what
     /// has it now, and needs its [`Core::release`].
     pub fn snapshot_session(&mut self, volume: VolumeId, name: String, id: Option<SnapshotId>) -> SessionKey {
-        self.new_session(volume, Some(OnSnapshot { name, id }))
+        self.view_session(volume, View::snapshot(name, id))
     }
 
-    fn new_session(&mut self, volume: VolumeId, snapshot: Option<OnSnapshot>) -> SessionKey {
+    /// A session on a view of a volume; as [`Core::snapshot_session`].
+    pub fn view_session(&mut self, volume: VolumeId, view: View) -> SessionKey {
+        self.new_session(volume, Some(view))
+    }
+
+    fn new_session(&mut self, volume: VolumeId, view: Option<View>) -> SessionKey {
         let id = SessionId(self.chance.u64());
         SessionKey(self.sessions.insert(Session {
             volume,
-            snapshot,
+            view,
             id,
             route: Route::Idle,
             opening: Opening::Idle,
@@ -303,15 +300,15 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key.0).filter(|s| expected(s)) else {
             return;
         };
-        match reply {
-            Ok(VolumeControlReply::Opened {
+        match reply.map(|reply| Told::of(&reply)) {
+            Ok(Some(Told {
                 handle,
-                epoch,
-                size,
-                read_only,
+                opened,
                 snapshot,
-            }) => {
-                if let Some(refusal) = session.check_snapshot(snapshot) {
+                since,
+            })) => {
+                let view = session.view.as_mut();
+                if let Some(refusal) = view.and_then(|view| view.check(snapshot, since)) {
                     self.links[link.0].closing.push(handle);
                     self.fail_session(now, key, &refusal, effects);
                     return self.note_unused(key);
@@ -327,17 +324,12 @@ impl Core {
                 } else {
                     Opening::Wanted
                 };
-                let opened = Opened {
-                    epoch,
-                    size,
-                    read_only,
-                };
                 for asked in std::mem::take(&mut session.asking) {
                     effects.push(asked.told(Outcome::Opened(opened)));
                 }
                 self.queue(link, key);
             }
-            Ok(_) => self.leave_owner(
+            Ok(None) => self.leave_owner(
                 now,
                 key,
                 "the owner answered something else to an open".to_owned(),
@@ -423,7 +415,7 @@ impl Core {
                 self.links[link.0].closing.push(handle);
             }
             let session = self.sessions.remove(key.0);
-            if session.snapshot.is_none() {
+            if session.view.is_none() {
                 self.by_volume.remove(&session.volume);
             }
         }
@@ -435,19 +427,6 @@ impl Session {
     pub(super) fn open_sent(&mut self, id: u64) {
         self.opening = Opening::Sent(id);
         self.asking.append(&mut self.asked);
-    }
-
-    /// The owner has opened this snapshot. Refuses if it is not the one that the session is on.
-    fn check_snapshot(&mut self, found: Option<SnapshotId>) -> Option<Refusal> {
-        let on = self.snapshot.as_mut()?;
-        let (Some(known), Some(found)) = (on.id, found) else {
-            on.id = on.id.or(found);
-            return None;
-        };
-        (known != found).then(|| {
-            let text = format!("snapshot {:?} was removed; another has its name now", on.name);
-            Refusal::reject(RefusalCode::NotFound, text)
-        })
     }
 
     fn is_unused(&self) -> bool {

@@ -101,6 +101,7 @@ impl Owner {
             trouble: self.trouble.clone(),
             epoch: Epoch(self.epoch),
             handles: HashMap::new(),
+            compared: HashMap::new(),
             next_handle: 1,
         };
         let endpoints = (
@@ -139,6 +140,8 @@ struct Serving {
     trouble: Arc<Mutex<VecDeque<Trouble>>>,
     epoch: Epoch,
     handles: HashMap<(PeerId, u32), (VolumeId, SessionId, Option<SnapshotId>)>,
+    /// Handles that compare: a snapshot, or the volume, with a snapshot.
+    compared: HashMap<(PeerId, u32), (VolumeId, Option<SnapshotId>, SnapshotId)>,
     next_handle: u32,
 }
 
@@ -172,7 +175,10 @@ impl Serving {
                     ServerEvent::Requests(requests) => {
                         requests.into_iter().for_each(|request| self.volume_request(request));
                     }
-                    ServerEvent::PeerGone(peer) => self.handles.retain(|(of, _), _| *of != peer),
+                    ServerEvent::PeerGone(peer) => {
+                        self.handles.retain(|(of, _), _| *of != peer);
+                        self.compared.retain(|(of, _), _| *of != peer);
+                    }
                 },
                 event = objects.next() => if let ServerEvent::Requests(requests) = event {
                     requests.into_iter().for_each(|request| self.storage_request(request));
@@ -228,7 +234,57 @@ impl Serving {
                 };
                 (VolumeReply::Control(opened), Bytes::new())
             }
+            VolumeRequest::Control(VolumeControl::OpenChanges {
+                volume,
+                snapshot,
+                since,
+            }) => {
+                if self.not_mine.lock().unwrap().contains(volume) {
+                    return refused(not_owner());
+                }
+                let since = since.as_ref().expect("it is compared with a snapshot");
+                let found = self.models.with(*volume, |model| {
+                    let named = |name: &String| model.snapshot_named(name);
+                    let of = match snapshot {
+                        Some(name) => Some(Some(named(name)?)),
+                        None => Some(None),
+                    };
+                    Some((of?, named(&since.snapshot)?.0, model.size))
+                });
+                let Some((of, since, size)) = found.flatten() else {
+                    return refused(Refusal::reject(RefusalCode::NotFound, "no such snapshot"));
+                };
+                let handle = self.next_handle;
+                self.next_handle += 1;
+                let of_id = of.map(|(id, _)| id);
+                self.compared.insert((peer, handle), (*volume, of_id, since));
+                let size = of.map_or(size, |(_, size)| size);
+                let opened = VolumeControlReply::OpenedChanges {
+                    handle,
+                    epoch: self.epoch,
+                    size: VolumeSize::new(size).unwrap(),
+                    snapshot: of_id,
+                    since: Some(since),
+                };
+                (VolumeReply::Control(opened), Bytes::new())
+            }
+            VolumeRequest::Control(VolumeControl::ListSnapshots { volume }) => {
+                let snapshots = self.models.with(*volume, |model| model.list_snapshots());
+                let listed = VolumeControlReply::Snapshots {
+                    snapshots: snapshots.unwrap_or_default(),
+                };
+                (VolumeReply::Control(listed), Bytes::new())
+            }
+            VolumeRequest::Io(io) if self.compared.contains_key(&(peer, io.handle)) => {
+                let (volume, of, since) = self.compared[&(peer, io.handle)];
+                if self.not_mine.lock().unwrap().contains(&volume) {
+                    return refused(not_owner());
+                }
+                let reply = self.models.with(volume, |model| model.changes(of, since, io));
+                (reply.unwrap(), Bytes::new())
+            }
             VolumeRequest::Control(VolumeControl::Close { handle }) => {
+                self.compared.remove(&(peer, *handle));
                 if let Some((volume, session, _)) = self.handles.remove(&(peer, *handle)) {
                     self.models.with(volume, |model| model.close_session(session));
                 }

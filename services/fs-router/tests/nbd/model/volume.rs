@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::{Bytes, BytesMut};
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::wire::volume::{
-    ExtentKind, ExtentStatus, IoCode, IoFlags, IoRequest, ReadExtent, VolumeReply,
+    ChangeKind, ChangedExtent, ExtentKind, ExtentStatus, IoCode, IoFlags, IoRequest, ReadExtent,
+    SnapshotStatus, VolumeReply,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, Epoch, ScoId, SessionId, Slot, SnapshotId, VolumeId};
+use sconce_schemas::{
+    ByteLen, CLUSTER_BYTES, CLUSTER_LEN, Epoch, ScoId, SessionId, Slot, SnapshotId, VolumeId, VolumeSize,
+};
 
 /// Clusters that are kept together.
 pub(crate) const CHUNK: usize = 64;
@@ -117,6 +120,61 @@ impl Model {
         Some((found.id, found.size))
     }
 
+    pub(crate) fn list_snapshots(&self) -> Vec<SnapshotStatus> {
+        let status = |snapshot: &Snapshot| SnapshotStatus {
+            id: snapshot.id,
+            name: snapshot.name.clone(),
+            created_us: 1,
+            size: VolumeSize::new(snapshot.size).unwrap(),
+            allocated: ByteLen(0),
+            synced: true,
+            metadata: BTreeMap::new(),
+        };
+        self.snapshots.iter().map(status).collect()
+    }
+
+    /// What differs, by content and kind; a few extents at a time.
+    pub(crate) fn changes(&self, of: Option<SnapshotId>, since: SnapshotId, io: &IoRequest) -> VolumeReply {
+        let gone = || Refusal::reject(RefusalCode::NotFound, "the snapshot was removed");
+        let chunks = |id| {
+            let found = self.snapshots.iter().find(|snapshot| snapshot.id == id);
+            found.map(|snapshot| &snapshot.chunks)
+        };
+        let now = match of {
+            None => Some(&self.chunks),
+            Some(id) => chunks(id),
+        };
+        let (Some(now), Some(before)) = (now, chunks(since)) else {
+            return VolumeReply::Refused(gone());
+        };
+        let cluster = |chunks: &BTreeMap<u64, Chunk>, at: u64| {
+            let (index, from) = place(at / CLUSTER_BYTES * CLUSTER_BYTES);
+            let chunk = chunks.get(&index)?;
+            let kind = chunk.kinds[from / CLUSTER_LEN];
+            let data = chunk.data[from..from + CLUSTER_LEN].to_vec();
+            (kind != ExtentKind::Hole).then_some((kind, data))
+        };
+        let (mut extents, mut at): (Vec<ChangedExtent>, _) = (Vec::new(), io.offset);
+        let end = io.offset + io.length;
+        while at < end && extents.len() < 4 {
+            let next = ((at / CLUSTER_BYTES + 1) * CLUSTER_BYTES).min(end);
+            let (now, before) = (cluster(now, at), cluster(before, at));
+            let kind = match &now {
+                same if *same == before => ChangeKind::Same,
+                None => ChangeKind::Hole,
+                Some((ExtentKind::Zeros, _)) => ChangeKind::Zeros,
+                Some(_) => ChangeKind::Data,
+            };
+            let length = next - at;
+            match extents.last_mut() {
+                Some(last) if last.kind == kind => last.length += length,
+                _ => extents.push(ChangedExtent { length, kind }),
+            }
+            at = next;
+        }
+        VolumeReply::Changes(extents)
+    }
+
     /// One operation on a snapshot.
     pub(crate) fn snapshot_io(&mut self, id: SnapshotId, io: &IoRequest) -> (VolumeReply, Bytes) {
         let reject = |code, text: &str| (VolumeReply::Refused(Refusal::reject(code, text)), Bytes::new());
@@ -195,6 +253,7 @@ impl Model {
                 (VolumeReply::Done, none)
             }
             IoCode::Extents => (VolumeReply::Extents(self.extents(io.offset, io.length)), none),
+            IoCode::Changes => reject(RefusalCode::Unsupported, "nothing is compared"),
             IoCode::Resize => {
                 self.size = io.offset;
                 (VolumeReply::Done, none)

@@ -7,8 +7,8 @@
 
 use bytes::Bytes;
 use sconce_schemas::SessionId;
-use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
+use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_volume::{Event, Ticket};
 
 use super::{HOT, HOT_BYTES, LONG, Outstanding, SIZE, SMALLER, World};
@@ -21,8 +21,10 @@ impl World {
                 0..55 => self.submit_change(),
                 55..80 => self.submit_read(),
                 80..92 => self.submit_flush(),
-                92..95 => self.submit_extents(),
-                95..97 => self.submit_ask(),
+                92..94 => self.submit_extents(),
+                94..96 => self.submit_ask(),
+                96 => self.submit_comparison(),
+                97..99 => self.submit_history(),
                 _ => {
                     let number = self.outstanding.keys().next().copied();
                     // A duplicate of something that is under way: a resend that was too quick.
@@ -220,7 +222,19 @@ impl World {
     }
 
     pub(super) fn answered(&mut self, ticket: Ticket, reply: &VolumeReply) {
-        if self.answered_ask(ticket, reply) {
+        if self.answered_ask(ticket, reply) || self.answered_moment(ticket, reply) {
+            return;
+        }
+        if let Some(asked) = self.comparisons.take(ticket) {
+            match reply {
+                VolumeReply::Changes(extents) => self.check_changes(asked, extents),
+                // It was removed meanwhile, or a smaller size overtook it.
+                VolumeReply::Refused(refusal) => assert!(
+                    refusal.remedy == Remedy::Retry || refusal.code == RefusalCode::NotFound,
+                    "{refusal}"
+                ),
+                other => panic!("{other:?} answers a comparison"),
+            }
             return;
         }
         match reply {
@@ -247,6 +261,7 @@ impl World {
                         "operation {} is done, but the log does not say so",
                         ticket.0
                     );
+                    self.check_not_held(ticket.0);
                     if done.request.flags.has(IoFlags::FUA) {
                         // A change that needed no entry (a discard of holes) has nothing to lose.
                         let end = self.log.end_of(ticket.0).unwrap_or_default();

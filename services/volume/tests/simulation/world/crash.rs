@@ -51,7 +51,9 @@ impl World {
             &expected,
             &format!("the log's prefix up to {upto}, after {loss:?}"),
         );
+        self.forget_lost_moments();
         self.check_snapshots(upto);
+        self.check_comparisons(1);
         let rolled = self.asks.forget();
         if loss != Loss::Nothing || rolled {
             // A growth that was lost takes the writes behind it along.
@@ -108,6 +110,7 @@ impl World {
         self.waiting_open = None;
         self.reads.clear();
         self.flushes.clear();
+        self.comparisons.forget();
         let (mut volume, recovered, headers) = self.replay();
         assert_eq!(recovered.damaged, None, "a crash alone is no damage");
         self.epochs.retain(|start| start.first_sco < recovered.next_sco);
