@@ -83,7 +83,7 @@ async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Re
     if let Some(at) = at {
         // What it is answered for is on the back ends.
         take_moment(cluster, &file, &path.name, at, metadata.into_iter().collect()).await?;
-        return show(cluster, &path, format).await;
+        return show(cluster, path, format).await;
     }
     let take = VolumeControl::TakeSnapshot {
         volume: file.volume,
@@ -178,7 +178,12 @@ async fn find_or_take(
 ///
 /// # Errors
 /// It has clones, or its owner does not do it.
-pub(crate) async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath, id: SnapshotId) -> Result<()> {
+pub(crate) async fn remove(
+    cluster: &Cluster,
+    file: &Resolved,
+    path: &SnapshotPath,
+    id: SnapshotId,
+) -> Result<()> {
     let begun = cluster.names.begin_removal(file.volume, id).await;
     remove_marked(cluster, file, path, begun.map_err(explained)?).await
 }

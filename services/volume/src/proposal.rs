@@ -76,7 +76,10 @@ impl Volume {
             LogRecord::SnapshotConfirmed { id } | LogRecord::SnapshotRemoved { id } => {
                 self.frontier.let_go(*id);
             }
-            LogRecord::SnapshotTaken { .. } | LogRecord::RolledBack { .. } | LogRecord::ReadOnly { .. } => {}
+            LogRecord::SnapshotTaken { .. }
+            | LogRecord::RolledBack { .. }
+            | LogRecord::ReadOnly { .. }
+            | LogRecord::History { .. } => {}
         }
     }
 

@@ -471,6 +471,7 @@ impl Snapshots {
             map,
             stored: None,
             hidden: false,
+            proposed: false,
             removed: None,
             taken_in: at.batch,
             removed_in: BatchSeq::NONE,
