@@ -89,6 +89,7 @@ pub(super) fn fabricate(backend: &Path, path: &str, bytes: u64) -> Result<Volume
         sessions: Vec::new(),
         snapshots: Vec::new(),
         condemned: Vec::new(),
+        gone_snapshots: Vec::new(),
         parent: None,
         origin: None,
         history: HistoryState::default(),
