@@ -111,7 +111,7 @@ pub struct EntryView {
 pub async fn sco(store: &Store, subject: &Subject, name: ObjectName) -> Result<ScoView, ShowError> {
     let bytes = content(store, subject, name).await?;
     if bundle::is_bundle(name) {
-        return of_bundle(name, bytes);
+        return of_bundle(name, &bytes);
     }
     let file = ScoFile::of_content(name, bytes)
         .map_err(|error| ShowError::Object(format!("object {name}: {error}")))?;
@@ -169,10 +169,10 @@ pub async fn sco(store: &Store, subject: &Subject, name: ObjectName) -> Result<S
     })
 }
 
-fn of_bundle(name: ObjectName, bytes: Bytes) -> Result<ScoView, ShowError> {
+fn of_bundle(name: ObjectName, bytes: &Bytes) -> Result<ScoView, ShowError> {
     let wrong = |error: DecodeError| ShowError::Object(format!("object {name}: {error}"));
-    BundleIndex::check_whole(&bytes).map_err(wrong)?;
-    let index = BundleIndex::from_bytes(&bytes).map_err(wrong)?;
+    BundleIndex::check_whole(bytes).map_err(wrong)?;
+    let index = BundleIndex::from_bytes(bytes).map_err(wrong)?;
     let (mut clusters, mut bad) = (bytes.slice(index.index_len()..), 0);
     let mut members = Vec::with_capacity(index.members.len());
     for member in &index.members {
