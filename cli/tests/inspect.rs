@@ -58,6 +58,7 @@ fn put_manifest(dir: &Path) -> ObjectName {
         ancestor_epochs: Vec::new(),
         sessions: Vec::new(),
         snapshots: Vec::new(),
+        gone_snapshots: Vec::new(),
         condemned: Vec::new(),
         parent: None,
         origin: None,

@@ -88,6 +88,7 @@ pub(super) fn fabricate(backend: &Path, path: &str, bytes: u64) -> Result<Volume
         ancestor_epochs: Vec::new(),
         sessions: Vec::new(),
         snapshots: Vec::new(),
+        gone_snapshots: Vec::new(),
         condemned: Vec::new(),
         gone_snapshots: Vec::new(),
         parent: None,
