@@ -88,6 +88,7 @@ pub(super) fn draw(panels: &[Panel<'_>]) -> Result<String> {
     Ok(picture)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn failed<E: std::error::Error + Send + Sync>(
     error: plotters::drawing::DrawingAreaErrorKind<E>,
 ) -> anyhow::Error {

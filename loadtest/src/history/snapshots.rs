@@ -113,7 +113,7 @@ fn round(sconce: &Sconce, uri: &str, options: &Options, number: u32) -> Result<R
             Ok((figures?, taken.context("taking snapshots")?))
         })
     };
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let without = writes()?;
         let (with, taken) = with()?;
         Ok(Round { without, with, taken })

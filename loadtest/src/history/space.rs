@@ -70,7 +70,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for subject in [&scrubbed, &plain] {
         sync(subject)?;
     }
-    (scrubbed.runs.clear(), plain.runs.clear());
+    scrubbed.runs.clear();
+    plain.runs.clear();
     let before = scrubbed.sconce.written()?;
     for round in 0..options.rounds {
         let mut pair = [&mut scrubbed, &mut plain];
