@@ -90,7 +90,6 @@ pub(super) fn fabricate(backend: &Path, path: &str, bytes: u64) -> Result<Volume
         snapshots: Vec::new(),
         gone_snapshots: Vec::new(),
         condemned: Vec::new(),
-        gone_snapshots: Vec::new(),
         parent: None,
         origin: None,
         history: HistoryState::default(),
