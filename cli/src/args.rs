@@ -112,6 +112,16 @@ pub enum Command {
     /// Volumes that the registry knows stay as they are, so it can be run again.
     Recover(Recover),
 
+    /// Show what back ends hold: volumes, manifests, maps, SCOs. Needs no service and no registry; changes nothing.
+    #[command(subcommand)]
+    Inspect(crate::inspect::Inspect),
+
+    /// Prove volumes on back ends consistent, or say what is lost, damaged or wrong. Needs no service; changes nothing.
+    ///
+    /// Stop the services first: what changes while it is read cannot be judged. Exits with 0 when all is consistent,
+    /// with 1 when it is not, with 2 when it could not be judged.
+    Check(crate::inspect::Check),
+
     /// Prepare what the nodes of a pool share.
     #[command(subcommand)]
     Pool(Pool),

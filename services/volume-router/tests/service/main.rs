@@ -15,6 +15,7 @@ mod faults;
 mod group;
 mod history;
 mod hostile;
+mod inspect;
 mod io;
 mod loss;
 mod ownership;

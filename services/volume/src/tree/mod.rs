@@ -9,6 +9,7 @@ mod diff;
 mod encode;
 mod node;
 mod range;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,8 @@ use sconce_schemas::manifest::{TREE_HEIGHT_MAX, TreeRoot};
 pub(crate) use encode::Encoder;
 pub(crate) use node::StoredUpTo;
 use node::{Child, Link, Node, delta};
+pub(crate) use stored::stored_node;
+pub use stored::{StoredChild, StoredNode};
 
 /// Bits of a number that one level resolves.
 const LEVEL_BITS: u32 = FANOUT.trailing_zeros();
