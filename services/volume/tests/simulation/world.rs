@@ -299,6 +299,7 @@ impl World {
         if self.crash_in == Some(0) {
             self.crash();
         }
+        self.check_moments();
     }
 
     /// Lets everything finish and compares every byte.
