@@ -37,9 +37,9 @@ pub(super) fn draw(panels: &[Panel<'_>]) -> Result<String> {
         let areas = root.split_evenly((1, panels.len().max(1)));
         for (area, panel) in areas.iter().zip(panels) {
             let causes = panel.points.iter().map(|point| point.cause);
-            let (least, most) = causes.fold((f64::MAX, 1.0_f64), |(least, most), cause| {
-                (least.min(cause), most.max(cause))
-            });
+            // A decade at least: plotters never ends with the marks of a logarithmic axis that has none.
+            let least = causes.clone().reduce(f64::min).unwrap_or(1.0);
+            let most = causes.fold(least * 10.0, f64::max);
             let times = panel
                 .points
                 .iter()
@@ -50,7 +50,7 @@ pub(super) fn draw(panels: &[Panel<'_>]) -> Result<String> {
                 .margin(12)
                 .x_label_area_size(40)
                 .y_label_area_size(56)
-                .build_cartesian_2d((least.min(most)..most.max(least * 1.01)).log_scale(), 0.0..top)
+                .build_cartesian_2d((least..most).log_scale(), 0.0..top)
                 .map_err(failed)?;
             chart
                 .configure_mesh()
