@@ -222,7 +222,7 @@ pub enum Snapshot {
 /// Arguments of `sconce snapshot create`.
 #[derive(Debug, Args)]
 pub struct SnapshotCreate {
-    /// The volume and the snapshot's name: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for
+    /// The volume and the snapshot's name: /vm1/disk.raw@monday. With --group several, in which *, ? and sets in brackets stand for
     /// parts of names.
     #[arg(required = true, value_name = "PATH@NAME")]
     pub paths: Vec<SnapshotPath>,
@@ -243,7 +243,7 @@ pub struct SnapshotCreate {
 /// Arguments of `sconce snapshot delete`.
 #[derive(Debug, Args)]
 pub struct SnapshotDelete {
-    /// The snapshot: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for parts of names.
+    /// The snapshot: /vm1/disk.raw@monday. With --group several, in which *, ? and sets in brackets stand for parts of names.
     #[arg(required = true, value_name = "PATH@NAME")]
     pub paths: Vec<SnapshotPath>,
     /// Snapshots of several volumes: none of them is deleted while one has clones.
