@@ -82,6 +82,10 @@ pub enum Command {
     #[command(subcommand)]
     Template(Template),
 
+    /// Show how dead space is given back.
+    #[command(subcommand)]
+    Scrub(Scrub),
+
     /// Show what changed between two snapshots, or since a snapshot.
     ///
     /// Each line is a range of bytes and what it is now: data, zeros (allocated), or a hole.
@@ -271,6 +275,17 @@ pub struct CloneFrom {
     pub path: SnapshotPath,
     /// The clone's path; directories that are missing are made.
     pub new: PoolPath,
+}
+
+/// Commands on scrubbing.
+#[derive(Debug, Subcommand)]
+pub enum Scrub {
+    /// Show what scrubbing does, what it won and has to win, and why it does not run where it does not.
+    Status {
+        /// A volume, or a directory for all volumes in it.
+        #[arg(default_value = "/")]
+        path: PoolPath,
+    },
 }
 
 /// Commands on templates.

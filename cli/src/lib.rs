@@ -12,6 +12,7 @@ pub mod group;
 pub mod inspect;
 pub mod pool;
 pub mod recover;
+pub mod scrub;
 pub mod settings;
 pub mod size;
 pub mod snapshot;
@@ -76,6 +77,7 @@ pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> 
         Command::Snapshot(command) => snapshot::run(cluster, command, output).await,
         Command::Clone(from) => snapshot::clone(cluster, from, output).await,
         Command::Template(command) => snapshot::template(cluster, command, output).await,
+        Command::Scrub(command) => scrub::run(cluster, &command, output).await,
         Command::Diff(diff) => diff::run(cluster, &diff, output).await,
         Command::Import(import) => transfer::import(cluster, &import, output).await,
         Command::Verify(verify) => transfer::verify(&verify, output),

@@ -96,6 +96,7 @@ async fn serve(network: Network, told: Told) {
                     map_memory: ByteLen(0),
                     state: "serving".to_owned(),
                     history: None,
+                    scrub: None,
                 }),
                 _ => VolumeControlReply::Done,
             };

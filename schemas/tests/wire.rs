@@ -21,7 +21,8 @@ use sconce_schemas::wire::storage::{
 };
 use sconce_schemas::wire::volume::{
     ChangeKind, ChangedExtent, ExtentKind, ExtentStatus, IoCode, IoFlags, IoRequest, NodeStatus, ReadExtent,
-    Since, SnapshotStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest, VolumeStatus,
+    ScrubReport, Since, SnapshotStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest,
+    VolumeStatus,
 };
 use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
 use sconce_schemas::{
@@ -335,6 +336,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         map_memory: ByteLen(16 << 10),
         state: "serving".to_owned(),
         history: None,
+        scrub: None,
     };
     let node = NodeStatus {
         node: node("node-b"),
@@ -366,6 +368,32 @@ fn volume_replies() -> Vec<VolumeReply> {
     ];
     bodies.extend(refusals().into_iter().map(VolumeReply::Refused));
     bodies
+}
+
+#[test]
+fn the_status_of_scrubbing_keeps_its_meaning() {
+    let Some(mut status) = volume_replies().into_iter().find_map(|reply| match reply {
+        VolumeReply::Control(VolumeControlReply::Volume(status)) => Some(status),
+        _ => None,
+    }) else {
+        panic!("no reply is a volume's status");
+    };
+    status.scrub = Some(Box::new(ScrubReport {
+        state: "sealing".to_owned(),
+        stored: ByteLen(5 << 30),
+        dead: ByteLen(2 << 30),
+        to_win: ByteLen(1 << 30),
+        won: ByteLen(7 << 30),
+        objects: 1280,
+        condemned: 3,
+        rewritten: 400,
+        removed: 50,
+        failures: 1,
+        last_success_us: 1_795_000_000_000_000,
+        last_failure_us: 0,
+    }));
+    let reply = VolumeReply::Control(VolumeControlReply::Volume(status));
+    golden_batch("volume-scrub-replies", replies(vec![reply]));
 }
 
 #[test]

@@ -474,6 +474,40 @@ pub struct VolumeStatus {
     /// Its history, if it is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<HistoryReach>,
+    /// Its scrubbing. Builds before scrubbing had a status lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<Box<ScrubReport>>,
+}
+
+/// What scrubbing did for a volume since its owner opened it, and what is left. Times are in microseconds since 1970, 0:
+/// never.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// What it does, in a word: `idle`, `due`, `searching`, `looking`, `sealing`, `writing`; or why it does not run:
+    /// `pressed`, `counting`, `off`, `failing`.
+    pub state: String,
+    /// Clusters that SCOs have, by the last pass over the SCO table.
+    pub stored: ByteLen,
+    /// Those of them that nothing refers to.
+    pub dead: ByteLen,
+    /// How much of that is to be given back.
+    pub to_win: ByteLen,
+    /// What was given back.
+    pub won: ByteLen,
+    /// Objects that hold SCOs, by the last pass.
+    pub objects: u64,
+    /// Objects that wait to be deleted.
+    pub condemned: u64,
+    /// Objects that were written in place of others.
+    pub rewritten: u64,
+    /// SCOs that went whole.
+    pub removed: u64,
+    /// Tries that failed.
+    pub failures: u64,
+    /// When something was last given back.
+    pub last_success_us: u64,
+    /// When the last try failed.
+    pub last_failure_us: u64,
 }
 
 /// How far back any moment of a volume can be had.

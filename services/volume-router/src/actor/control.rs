@@ -135,6 +135,7 @@ impl Handler<Show> for VolumeActor {
             map_memory: ByteLen(0),
             state,
             history: None,
+            scrub: None,
         };
         if let State::Serving(serving) = &self.state {
             let known = serving.status();
@@ -145,6 +146,7 @@ impl Handler<Show> for VolumeActor {
             status.epoch = serving.owner().ownership().epoch;
             status.sco_size = serving.sco_size();
             status.history = serving.history();
+            status.scrub = Some(Box::new(serving.scrub_report()));
         }
         MessageResult(status)
     }

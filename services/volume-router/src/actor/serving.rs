@@ -7,6 +7,7 @@
 
 mod history;
 mod reads;
+mod scrub;
 
 use std::io;
 use std::rc::Rc;

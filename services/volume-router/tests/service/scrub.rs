@@ -57,6 +57,12 @@ fn what_is_overwritten_gives_its_space_back_and_what_is_kept_stays() {
         let (files, _) = stored(&cluster);
         let is_rewritten = |path: &PathBuf| path.extension().is_some_and(|version| version != "0000");
         assert!(files.iter().any(is_rewritten), "none was rewritten: {files:?}");
+        let told = client.show().await.scrub.expect("an owner that serves tells");
+        assert!(
+            told.rewritten > 0 && told.won.0 > 0 && told.last_success_us > 0,
+            "{told:?}"
+        );
+        assert_eq!((told.failures, told.last_failure_us), (0, 0), "{told:?}");
 
         // Nothing but the back end is left: all is read from what was scrubbed.
         client.sync().await;
