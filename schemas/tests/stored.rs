@@ -12,7 +12,7 @@ use sconce_schemas::checkpoint::{
 use sconce_schemas::geometry::VolumeSize;
 use sconce_schemas::log_record::{LogRecord, SnapshotLabel};
 use sconce_schemas::manifest::{
-    LogPlace, Manifest, RemovedState, SessionState, SnapshotState, TREE_HEIGHT_MAX, TreeRoot,
+    FlattenState, LogPlace, Manifest, RemovedState, SessionState, SnapshotState, TREE_HEIGHT_MAX, TreeRoot,
 };
 use sconce_schemas::records::{EpochStart, Origin};
 use sconce_schemas::sco::{Batch, BatchBuilder, Entry, EntryKind, ScoHeader};
@@ -152,6 +152,8 @@ fn manifest() -> Manifest {
         condemned: Vec::new(),
         parent: None,
         origin: None,
+        flatten: None,
+        independent: false,
         sessions: vec![SessionState {
             slot: 2,
             id: 9,
@@ -201,6 +203,7 @@ fn manifest_with_snapshots() -> Manifest {
         map: manifest().map,
         hidden,
         proposed: false,
+        own: false,
         removed,
     };
     let removed = RemovedState {
@@ -247,6 +250,23 @@ fn manifest_with_proposal() -> Manifest {
     manifest
 }
 
+/// A clone on its way to independence, and one that is there.
+fn manifests_of_flattened() -> [Manifest; 2] {
+    let mut flattening = manifest_of_clone();
+    flattening.snapshots[0].own = true;
+    flattening.flatten = Some(FlattenState {
+        from: Some(CheckpointId(12)),
+        clean: true,
+    });
+    let independent = Manifest {
+        origin: None,
+        flatten: None,
+        independent: true,
+        ..flattening.clone()
+    };
+    [flattening, independent]
+}
+
 /// Of a snapshot of several volumes.
 fn group_records() -> Vec<LogRecord> {
     let LogRecord::SnapshotTaken { snapshot } = records().remove(0) else {
@@ -279,6 +299,7 @@ fn record_batch(records: &[LogRecord]) -> Vec<u8> {
 fn records_of_a_batch_decode_to_themselves() {
     let mut records = records();
     records.extend(group_records());
+    records.push(LogRecord::Flatten);
     let batch = Batch::from_bytes(&record_batch(&records), header().salt()).unwrap();
     let (mut bytes, mut found) = (Vec::new(), Vec::new());
     for entry in batch.entries {
@@ -303,6 +324,10 @@ fn golden_files_keep_their_meaning() {
     golden("manifest-snapshots-1.bin", &manifest_with_snapshots().to_bytes());
     golden("manifest-clone-1.bin", &manifest_of_clone().to_bytes());
     golden("manifest-proposal-1.bin", &manifest_with_proposal().to_bytes());
+    let [flattening, independent] = manifests_of_flattened();
+    golden("manifest-flattening-1.bin", &flattening.to_bytes());
+    golden("manifest-independent-1.bin", &independent.to_bytes());
+    golden("tlog-batch-flatten-1.bin", &record_batch(&[LogRecord::Flatten]));
     golden("tlog-batch-records-1.bin", &record_batch(&records()));
     golden("tlog-batch-group-1.bin", &record_batch(&group_records()));
     golden("node-ref-1.bin", &reference().to_bytes());
@@ -327,7 +352,10 @@ fn what_is_encoded_decodes_to_itself() {
         manifest_with_ranges(),
         manifest_with_snapshots(),
         manifest_with_proposal(),
-    ] {
+    ]
+    .into_iter()
+    .chain(manifests_of_flattened())
+    {
         assert_eq!(Manifest::from_bytes(&manifest.to_bytes()), Ok(manifest));
     }
     assert_eq!(NodeRef::from_bytes(&reference().to_bytes()), Ok(reference()));

@@ -66,7 +66,9 @@ fn a_cut_through_two_volumes_has_no_write_without_the_one_before_it() -> Result<
             Ok(())
         })();
         stop.store(true, Ordering::Relaxed);
-        let wrote = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
+        let wrote = writer
+            .join()
+            .map_err(|_| anyhow::anyhow!("the writer panicked"))?;
         cuts.and(wrote)
     })?;
     refusals(&cluster)?;
@@ -115,7 +117,13 @@ fn refusals(cluster: &Cluster) -> Result<()> {
     ensure!(told.contains("no volume matches /vm1/*.iso"), "{told}");
     let told = refused(
         cluster,
-        &["snapshot", "create", "--group", "/vm1/data.raw@a", "/vm1/log.raw@b"],
+        &[
+            "snapshot",
+            "create",
+            "--group",
+            "/vm1/data.raw@a",
+            "/vm1/log.raw@b",
+        ],
     )?;
     ensure!(told.contains("one name"), "{told}");
     let told = refused(

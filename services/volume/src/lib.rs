@@ -13,6 +13,7 @@ mod accounting;
 mod change;
 mod checkpoint;
 mod event;
+mod flatten;
 mod frontier;
 mod locals;
 mod log;
@@ -30,6 +31,7 @@ mod volume;
 
 pub use checkpoint::{CheckpointPolicy, Frozen};
 pub use event::{Append, CheckpointObject, Effect, Event, Extent, FetchId, SessionSlot, StoredRoots, Ticket};
+pub use flatten::FlattenStatus;
 pub use recovery::{Damage, Origin, Recovered, Recovery, RecoveryError, ScoImage, Seal, Step};
 pub use scos::ScoState;
 pub use scrub::{Kept, ScoObject, ScrubPolicy, ScrubStatus};

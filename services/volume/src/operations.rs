@@ -34,6 +34,8 @@ pub(crate) enum Parked {
     Reap,
     /// The scrub's search, or its look at the roots.
     Scrub,
+    /// The walk of a flattening.
+    Flatten,
 }
 
 impl Volume {
@@ -167,7 +169,7 @@ impl Volume {
             let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
             dropped.extend(parked.extract_if(.., theirs).filter_map(|parked| match parked {
                 Parked::Change(change) => Some(change),
-                Parked::Read(_) | Parked::Extents(_) | Parked::Reap | Parked::Scrub => None,
+                Parked::Read(_) | Parked::Extents(_) | Parked::Reap | Parked::Scrub | Parked::Flatten => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -222,6 +224,7 @@ impl Volume {
             },
             Parked::Reap => self.reap(effects),
             Parked::Scrub => self.scrub_turn(effects),
+            Parked::Flatten => self.flatten_resumed(),
         }
     }
 
@@ -267,6 +270,8 @@ impl Volume {
             self.reap(effects);
         } else if self.scrub.wants_turn() {
             self.scrub_turn(effects);
+        } else if self.wants_to_flatten() {
+            self.flatten_turn(effects);
         }
         if let Some(change) = self.turns.pop_front() {
             self.run_new(change, effects);
@@ -338,6 +343,7 @@ impl Volume {
                     // The next tick begins again.
                     Parked::Reap => self.reap = None,
                     Parked::Scrub => self.scrub_failed(),
+                    Parked::Flatten => self.flatten_failed(&refusal),
                 }
             }
             return;
@@ -399,7 +405,7 @@ impl Volume {
         tickets.extend(waiting.iter().filter_map(|parked| match parked {
             Parked::Change(change) => Some(change.ticket),
             Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
-            Parked::Reap | Parked::Scrub => None,
+            Parked::Reap | Parked::Scrub | Parked::Flatten => None,
         }));
         let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));
         tickets.extend(held.iter().chain(&turns).map(|change| change.ticket));

@@ -19,6 +19,7 @@ use sconce_schemas::{
 use crate::change::Change;
 use crate::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
+use crate::flatten::Flatten;
 use crate::frontier::Frontier;
 use crate::locals::Locals;
 use crate::log::Log;
@@ -109,6 +110,10 @@ pub struct Volume {
     pub(crate) fetches: HashMap<FetchId, (Change, Location)>,
     pub(crate) next_fetch: u64,
     pub(crate) snapshots: Snapshots,
+    /// The way to independence, if the volume is on it.
+    pub(crate) flatten: Option<Flatten>,
+    /// A stored manifest says that the volume, a clone, is independent.
+    pub(crate) independent: bool,
     /// The removed snapshot that is being reaped.
     pub(crate) reap: Option<Reap>,
     pub(crate) scrub: Scrub,
@@ -184,6 +189,8 @@ impl Volume {
             fetches: HashMap::new(),
             next_fetch: 0,
             snapshots: manifest.map_or_else(Snapshots::default, Snapshots::restore),
+            flatten: manifest.and_then(|m| m.flatten).map(Flatten::restore),
+            independent: manifest.is_some_and(|m| m.independent),
             reap: None,
             scrub: Scrub::restore(config.scrub, manifest.map_or(&[], |m| &m.condemned)),
             map_memory: config.map_memory.0,
@@ -231,6 +238,10 @@ impl Volume {
             Event::Ask { ticket, ask, now_us } => {
                 self.now_us = self.now_us.max(now_us);
                 self.ask(ticket, ask, effects);
+                Ok(())
+            }
+            Event::Copied { result } => {
+                self.copied(result);
                 Ok(())
             }
             Event::HoldOver { snapshot } => {
@@ -329,6 +340,7 @@ impl Volume {
                 self.checkpoint_if_due(pressed, effects);
                 self.withdraw_abandoned(effects);
                 self.begin_reap();
+                self.flatten_tick(pressed);
                 self.scrub_tick(pressed, effects);
                 Ok(())
             }
@@ -345,9 +357,8 @@ impl Volume {
     /// leave in log order.
     fn upkeep(&mut self, effects: &mut Vec<Effect>) {
         self.resume_held(effects);
-        if (!self.turns.is_empty() || self.wants_to_reap() || self.scrub.wants_turn())
-            && !std::mem::replace(&mut self.turn_asked, true)
-        {
+        let has_long_work = self.wants_to_reap() || self.scrub.wants_turn() || self.wants_to_flatten();
+        if (!self.turns.is_empty() || has_long_work) && !std::mem::replace(&mut self.turn_asked, true) {
             effects.push(Effect::Turn);
         }
         for missing in std::mem::take(&mut self.wanted) {
@@ -417,7 +428,7 @@ impl Volume {
     }
 
     /// Lets go of map nodes beyond the budget, unless it just tried; gives what is resident then.
-    fn sweep(&mut self) -> u64 {
+    pub(crate) fn sweep(&mut self) -> u64 {
         let resident = self.map.resident_bytes();
         if resident <= self.map_memory || self.now_us < self.sweep_from_us {
             return resident;
@@ -522,6 +533,7 @@ impl Volume {
             dirty: self.checkpoints.dirty(self.last_seq()),
             wants_ticks: self.has_to_reap()
                 || self.scrub.has_work()
+                || self.has_to_flatten()
                 || self.snapshots.first_proposed().is_some(),
             held: self.held.len(),
         }

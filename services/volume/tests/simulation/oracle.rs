@@ -272,7 +272,7 @@ impl LogOracle {
                         snapshots.insert(before.id, (before.name.clone(), now));
                     }
                 }
-                Change::Record(LogRecord::ReadOnly { .. }) => {}
+                Change::Record(LogRecord::ReadOnly { .. } | LogRecord::Flatten) => {}
             }
         }
         (state, snapshots)

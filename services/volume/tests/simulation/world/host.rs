@@ -114,6 +114,7 @@ impl World {
             Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
             Effect::RewriteSco { object, kept } => self.pending.push(Pending::Rewrite(object, kept)),
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
+            Effect::Copy { .. } | Effect::Independent => panic!("the volume is no clone"),
             Effect::Halt { reason } => panic!("halted: {reason}"),
         }
     }
