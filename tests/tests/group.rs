@@ -77,17 +77,20 @@ fn a_cut_through_two_volumes_has_no_write_without_the_one_before_it() -> Result<
 
 fn cut(cluster: &Cluster, round: u32) -> Result<()> {
     let name = format!("cut-{round}");
-    let taken = cluster.sconce([
-        "snapshot",
-        "create",
-        "--group",
-        &format!("/vm1/*.raw@{name}"),
-        "--metadata",
-        "why=a test",
-        "--output",
-        "json",
-    ])?;
-    let taken = json(&taken)?;
+    let snapshot = format!("/vm1/*.raw@{name}");
+    // On a machine that is busy a volume may be too slow, which is said; then there is none.
+    let (taken, _) = wait::until("a snapshot of both", SOON, || {
+        let mut create = cluster.command()?;
+        create.args(["snapshot", "create", "--group", &snapshot]);
+        let output = client::output(create.args(["--metadata", "why=a test", "--output", "json"]))?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success() || told.contains("no snapshot was taken"),
+            "{told}"
+        );
+        Ok(output.status.success().then_some(output.stdout))
+    })?;
+    let taken = json(&String::from_utf8_lossy(&taken))?;
     let snapshots = taken["snapshots"].as_array().context("snapshots")?;
     ensure!(snapshots.len() == 2, "{taken}");
     for snapshot in snapshots {

@@ -22,6 +22,7 @@ mod proposal;
 mod read;
 mod reap;
 mod recovery;
+mod roots;
 mod scos;
 mod scrub;
 mod sessions;

@@ -307,7 +307,7 @@ impl Volume {
         pass.waits = false;
         let newest = self.log.next_sco().0;
         let (mut at, mut seen) = (pass.cursor, 0);
-        let (covered, policy) = (self.checkpoints.covered_sco, self.scrub.policy);
+        let (covered, policy) = (self.scrub_upto(), self.scrub.policy);
         let visited = self.scos.visit(pass.cursor..covered.next().0, |sco, state| {
             let dead = u64::from(state.slots.saturating_sub(state.live));
             pass.dead += dead;
@@ -427,7 +427,7 @@ impl Volume {
     /// Looks the next slots up in all roots.
     fn look(&mut self, mut look: Look, effects: &mut Vec<Effect>) {
         look.waits = false;
-        let roots: Vec<&Tree<Location>> = std::iter::once(&self.map).chain(self.snapshots.maps()).collect();
+        let roots: Vec<&Tree<Location>> = self.kept_maps().collect();
         let step = (self.scrub.policy.lookups_step / roots.len()).max(1);
         let mut missing = None;
         for _ in 0..step {

@@ -42,7 +42,7 @@ pub fn is_starting(status: &VolumeStatus) -> bool {
 
 /// Control calls to volume-routers.
 pub struct Owners {
-    names: Names,
+    pub(super) names: Names,
     callers: Callers<VolumeRequest, VolumeReply>,
 }
 
