@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod cluster;
+pub mod flatten;
 pub mod group;
 pub mod pool;
 pub mod recover;

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::args::{Create, Format, Placement, Volume};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
+use crate::flatten;
 use crate::size::shown;
 use crate::view::{VolumeView, print, volume_lines, volume_table};
 
@@ -52,6 +53,7 @@ pub async fn run(cluster: &Cluster, command: Volume, format: Format) -> Result<(
         Volume::Resize { path, size, shrink } => resize(cluster, &path, size, shrink, format).await,
         Volume::Delete { path } => delete(cluster, &path, format).await,
         Volume::Sync { path } => sync(cluster, &path, format).await,
+        Volume::Flatten { path, wait } => flatten::run(cluster, &path, wait, format).await,
         Volume::Takeover { path, to, force } => takeover(cluster, &path, to, force, format).await,
     }
 }

@@ -121,9 +121,9 @@ pub struct FlattenState {
     /// From this checkpoint on nodes are stored whole, or as deltas on such nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<CheckpointId>,
-    /// The map has nothing of an ancestor any more, neither clusters nor nodes.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub clean: bool,
+    /// The map has nothing of an ancestor any more, neither clusters nor nodes: since this batch at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean: Option<BatchSeq>,
 }
 
 /// The root record.

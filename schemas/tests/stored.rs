@@ -256,7 +256,7 @@ fn manifests_of_flattened() -> [Manifest; 2] {
     flattening.snapshots[0].own = true;
     flattening.flatten = Some(FlattenState {
         from: Some(CheckpointId(12)),
-        clean: true,
+        clean: Some(BatchSeq(4700)),
     });
     let independent = Manifest {
         origin: None,

@@ -298,6 +298,11 @@ pub enum VolumeControl {
         /// It takes none.
         read_only: bool,
     },
+    /// Make the volume, a clone, independent of the volumes that it comes from: what they hold is copied, in the background.
+    Flatten {
+        /// The volume.
+        volume: VolumeId,
+    },
     /// What the node knows of itself and its volumes.
     NodeStatus,
 }
@@ -376,6 +381,25 @@ pub struct VolumeStatus {
     pub map_memory: ByteLen,
     /// `serving`, or what it waits for.
     pub state: String,
+    /// How far a clone is on its way to independence, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flatten: Option<FlattenProgress>,
+}
+
+/// How far a clone is on its way to independence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlattenProgress {
+    /// What was copied since the owner opened the volume.
+    pub copied: ByteLen,
+    /// How much of the volume was looked at.
+    pub percent: u8,
+    /// Snapshots that need what the volume comes from, and keep it from being independent as long as they are there. One
+    /// without a name was removed and is still being counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
+    /// What went wrong last; it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// What a volume-router knows of itself.

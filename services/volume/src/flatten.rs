@@ -17,7 +17,9 @@ use sconce_schemas::ids::Location;
 use sconce_schemas::log_record::LogRecord;
 use sconce_schemas::manifest::FlattenState;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{ByteLen, CLUSTER_BYTES, CLUSTER_LEN, CheckpointId, ClusterAddress, LineageIndex};
+use sconce_schemas::{
+    BatchSeq, ByteLen, CLUSTER_BYTES, CLUSTER_LEN, CheckpointId, ClusterAddress, LineageIndex,
+};
 
 use crate::change::Blocked;
 use crate::event::{Effect, Extent, SessionSlot};
@@ -38,8 +40,8 @@ const LEAF: u64 = FANOUT as u64;
 pub(crate) struct Flatten {
     /// From this checkpoint on nodes are stored whole, or as deltas on such nodes. Set when a checkpoint is frozen.
     from: Option<CheckpointId>,
-    /// The head has nothing of an ancestor any more, neither clusters nor nodes.
-    clean: bool,
+    /// The head has nothing of an ancestor any more, neither clusters nor nodes: since this batch at the latest.
+    clean: Option<BatchSeq>,
     /// The leaf that is looked at next begins here, or is behind.
     cursor: u64,
     job: Job,
@@ -101,7 +103,7 @@ impl OwnNodes {
 }
 
 impl Flatten {
-    fn new(from: Option<CheckpointId>, clean: bool) -> Self {
+    fn new(from: Option<CheckpointId>, clean: Option<BatchSeq>) -> Self {
         Self {
             from,
             clean,
@@ -120,7 +122,7 @@ impl Flatten {
 
     fn wants_turn(&self) -> bool {
         let can_go_on = matches!(self.job, Job::Looking | Job::Appending { .. });
-        self.from.is_some() && !self.clean && !self.paused && can_go_on
+        self.from.is_some() && self.clean.is_none() && !self.paused && can_go_on
     }
 
     fn pause(&mut self, trouble: impl Into<Option<String>>) {
@@ -133,7 +135,9 @@ impl Flatten {
 impl Volume {
     /// Whether nothing of the head is an ancestor's.
     pub(crate) fn is_own_alone(&self) -> bool {
-        self.lineage.len() <= 1 || self.independent || self.flatten.as_ref().is_some_and(|state| state.clean)
+        self.lineage.len() <= 1
+            || self.independent
+            || self.flatten.as_ref().is_some_and(|state| state.clean.is_some())
     }
 
     /// Whether the volume is a clone that needs nothing of the volumes that it comes from: a stored manifest says so.
@@ -158,7 +162,7 @@ impl Volume {
     /// The record in the log: now, or in recovery.
     pub(crate) fn begin_flatten(&mut self) {
         if self.flatten.is_none() && !self.independent {
-            self.flatten = Some(Flatten::new(None, false));
+            self.flatten = Some(Flatten::new(None, None));
             // The next checkpoint says which nodes are old.
             self.checkpoints.manifest_due = true;
         }
@@ -168,7 +172,7 @@ impl Volume {
     pub(crate) fn flatten_anew(&mut self, is_own: bool) {
         if let Some(flatten) = self.flatten.as_mut().filter(|_| !is_own) {
             let copied = flatten.copied;
-            *flatten = Flatten::new(flatten.from, false);
+            *flatten = Flatten::new(flatten.from, None);
             flatten.copied = copied;
         }
     }
@@ -193,7 +197,9 @@ impl Volume {
 
     /// Neither the head nor any other root has anything of an ancestor.
     fn may_be_independent(&self) -> bool {
-        self.flatten.as_ref().is_some_and(|flatten| flatten.clean)
+        self.flatten
+            .as_ref()
+            .is_some_and(|flatten| flatten.clean.is_some())
             && self.snapshots.borrowing().next().is_none()
     }
 
@@ -211,7 +217,7 @@ impl Volume {
     pub fn flatten_status(&self) -> Option<FlattenStatus> {
         let flatten = self.flatten.as_ref()?;
         let end = self.size.clusters().0.max(1);
-        let percent = if flatten.clean {
+        let percent = if flatten.clean.is_some() {
             100
         } else {
             u8::try_from(flatten.cursor.min(end) * 100 / end).unwrap_or(100)
@@ -227,7 +233,9 @@ impl Volume {
 
     /// Whether ticks are needed: something is to be copied.
     pub(crate) fn has_to_flatten(&self) -> bool {
-        self.flatten.as_ref().is_some_and(|flatten| !flatten.clean)
+        self.flatten
+            .as_ref()
+            .is_some_and(|flatten| flatten.clean.is_none())
     }
 
     pub(crate) fn wants_to_flatten(&self) -> bool {
@@ -291,8 +299,9 @@ impl Volume {
 
     /// Looks at the next leaves, until one has clusters of an ancestor.
     fn look_for_borrowed(&mut self, effects: &mut Vec<Effect>) -> Result<(), (Missing, Job)> {
-        for _ in 0..LEAVES_STEP {
-            if self.flatten_has_no_memory() {
+        for leaf in 0..LEAVES_STEP {
+            // One a tick at least, however little memory there is.
+            if leaf > 0 && self.flatten_has_no_memory() {
                 return Ok(());
             }
             let Some((cursor, from)) = self.flatten.as_ref().and_then(|f| Some((f.cursor, f.from?))) else {
@@ -441,8 +450,9 @@ impl Volume {
 
     /// The walk is at its end: from here on the head, and each root that comes from it, is the volume's own.
     fn all_looked_at(&mut self) -> Result<(), (Missing, Job)> {
+        let seq = self.last_seq();
         if let Some(flatten) = &mut self.flatten {
-            flatten.clean = true;
+            flatten.clean = Some(seq);
         }
         self.checkpoints.manifest_due = true;
         Ok(())

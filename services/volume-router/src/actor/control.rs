@@ -12,7 +12,7 @@ use actix::{ActorFutureExt as _, Context, Handler, MessageResult, ResponseActFut
 use bytes::Bytes;
 use sconce_schemas::ByteLen;
 use sconce_schemas::records::{DtlState, VolumePhase};
-use sconce_schemas::wire::volume::{VolumeReply, VolumeStatus};
+use sconce_schemas::wire::volume::{FlattenProgress, VolumeReply, VolumeStatus};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::Event;
 use tokio::time::{Instant, timeout_at};
@@ -134,6 +134,7 @@ impl Handler<Show> for VolumeActor {
             unstored: ByteLen(0),
             map_memory: ByteLen(0),
             state,
+            flatten: None,
         };
         if let State::Serving(serving) = &self.state {
             let known = serving.status();
@@ -143,6 +144,12 @@ impl Handler<Show> for VolumeActor {
             status.map_memory = known.map_memory;
             status.epoch = serving.owner().ownership().epoch;
             status.sco_size = serving.sco_size();
+            status.flatten = serving.flatten_status().map(|flatten| FlattenProgress {
+                copied: flatten.copied,
+                percent: flatten.percent,
+                waits_for: flatten.waits_for,
+                trouble: flatten.trouble,
+            });
         }
         MessageResult(status)
     }

@@ -157,7 +157,7 @@ fn check(sco: &[u8], size: ScoSize, kept: &Kept) -> Result<(), Slot> {
 }
 
 /// Waits as long as the bytes that were moved may take.
-async fn pause(shared: &Shared, moved: ByteLen) {
+pub(super) async fn pause(shared: &Shared, moved: ByteLen) {
     let micros = moved.0.saturating_mul(1_000_000) / shared.scrub_bandwidth.max(1);
     tokio::time::sleep(Duration::from_micros(micros)).await;
 }

@@ -5,8 +5,8 @@
 //! Crash: a claim that was not followed by anything leaves an epoch without SCOs, which does no harm.
 //! Knows no engine.
 
-use sconce_registry::{CommitError, Registry, RegistryError, Revision};
-use sconce_schemas::records::{EpochStart, ManifestRef, VolumePhase, VolumeRecord, keys};
+use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
+use sconce_schemas::records::{CloneRecord, EpochStart, ManifestRef, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
 
@@ -201,6 +201,32 @@ pub(crate) async fn release(
     .map(drop)
 }
 
+/// The volume, a clone, needs nothing of its parent any more: neither its record says that it does, nor one below its
+/// parent, in one commit. Whether there was anything to be done.
+pub(crate) async fn drop_origin(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+) -> Result<bool, RecordError> {
+    let key = keys::volume(volume);
+    loop {
+        let (mut record, revision) = read(registry, volume).await?;
+        own.holds(&record).map_err(RecordError::Refused)?;
+        let Some(origin) = record.origin.take() else {
+            return Ok(false);
+        };
+        let mut changes = vec![Change::put(key.clone(), Some(revision), record.to_bytes())];
+        let below_parent = keys::clone(origin.volume, volume);
+        if let Some((_, revision)) = registry.get_record::<CloneRecord>(&below_parent).await? {
+            changes.push(Change::delete(below_parent, Some(revision)));
+        }
+        match registry.commit(changes).await {
+            Ok(_) => return Ok(true),
+            Err(error) => retry_or(error)?,
+        }
+    }
+}
+
 /// The volume's objects are gone: so is its record. One that is gone already is as good.
 pub(crate) async fn remove(registry: &Registry, volume: VolumeId) -> Result<(), RecordError> {
     let key = keys::volume(volume);
@@ -212,7 +238,7 @@ pub(crate) async fn remove(registry: &Registry, volume: VolumeId) -> Result<(), 
             let text = format!("volume {volume} is not being deleted");
             return Err(RecordError::Refused(Refusal::reject(RefusalCode::Conflict, text)));
         }
-        let delete = sconce_registry::Change::delete(key.clone(), Some(revision));
+        let delete = Change::delete(key.clone(), Some(revision));
         match registry.commit(vec![delete]).await {
             Ok(_) => return Ok(()),
             Err(error) => retry_or(error)?,

@@ -102,6 +102,9 @@ impl Control {
             (VolumeControl::SetReadOnly { volume, read_only }, None) => {
                 return self.request(volume, Ask::ReadOnly(read_only), reply).await;
             }
+            (VolumeControl::Flatten { volume }, None) => {
+                return self.request(volume, Ask::Flatten, reply).await;
+            }
             (VolumeControl::ListSnapshots { volume }, None) => self.snapshots(volume).await,
             (VolumeControl::Renamed { volume }, None) => match self.served(volume) {
                 Ok(handle) => handle.renamed().await.map(|()| VolumeControlReply::Done),

@@ -11,6 +11,7 @@ mod clones;
 mod cluster;
 mod damage;
 mod faults;
+mod flatten;
 mod group;
 mod hostile;
 mod io;
