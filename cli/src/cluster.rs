@@ -110,8 +110,8 @@ impl Cluster {
     ///
     /// # Errors
     /// There is no record of it, or the registry is unreachable.
-    pub async fn view(&self, file: &Resolved) -> Result<VolumeView> {
-        let record = self.names.volume(file.volume).await.map_err(explained)?;
+    pub async fn view(&self, file: &Resolved) -> Result<VolumeView, NamesError> {
+        let record = self.names.volume(file.volume).await?;
         let path = file.path.as_str();
         let mount_path = self.settings.mount_path(path);
         let mut view = VolumeView {

@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, anyhow, bail};
 use futures_util::future::try_join_all;
 use glob::{MatchOptions, Pattern};
-use sconce_fs_router::names::{PoolPath, Resolved, SnapshotPath};
+use sconce_fs_router::names::{PoolPath, Removal, Resolved, SnapshotPath};
 use sconce_fs_router::peers::{GroupFailure, GroupLabel, GroupMember};
 use serde::Serialize;
 
 use crate::args::{Format, SnapshotCreate};
 use crate::cluster::{Cluster, explained};
-use crate::snapshot::{new_id, remove, snapshots, view};
+use crate::snapshot::{new_id, remove_marked, snapshots, view};
 use crate::view::{SnapshotView, print, snapshot_table};
 use crate::volume;
 
@@ -142,22 +142,26 @@ pub(crate) async fn delete(cluster: &Cluster, paths: &[SnapshotPath], format: Fo
         );
     }
     // All are marked before the first goes: from then on none is cloned.
-    for (at, (file, id)) in found.iter().enumerate() {
-        if let Err(error) = cluster.names.begin_removal(file.volume, *id).await {
-            for (file, id) in &found[..at] {
-                cluster
-                    .names
-                    .end_removal(file.volume, *id)
-                    .await
-                    .map_err(explained)?;
+    let mut marked: Vec<(SnapshotPath, &Resolved, Removal)> = Vec::new();
+    for (file, id) in found {
+        let path = SnapshotPath {
+            volume: file.path.clone(),
+            name: name.clone(),
+        };
+        match cluster.names.begin_removal(file.volume, id).await {
+            Ok(removal) => marked.push((path, file, removal)),
+            Err(error) => {
+                for (_, _, removal) in marked {
+                    cluster.names.withdraw_removal(removal).await.map_err(explained)?;
+                }
+                return Err(explained(error).context(format!("{path} stays, and so do the others")));
             }
-            return Err(explained(error).context(format!("{}@{name} stays, and so do the others", file.path)));
         }
     }
     let mut deleted = Vec::new();
-    for (file, id) in &found {
-        remove(cluster, file, *id, &name).await?;
-        deleted.push(format!("{}@{name}", file.path));
+    for (path, file, removal) in marked {
+        remove_marked(cluster, file, &path, removal).await?;
+        deleted.push(path.to_string());
     }
     print(format, &deleted, |deleted| {
         let lines: Vec<String> = deleted.iter().map(|path| format!("{path} deleted")).collect();

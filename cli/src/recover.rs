@@ -1,5 +1,6 @@
 //! Keeps: `sconce recover`: names and volume records written again from the newest manifests on the back ends.
-//! Order: a volume's manifest is read before anything is written of it; its name and record are one commit.
+//! Order: all manifests are read before anything is written; a clone is written before what it came from; a volume's name
+//! and record are one commit.
 //! Crash: what was recovered is there; running it again goes on with the rest.
 //! Knows no trees: the volume's owner reads those when it takes the volume over.
 
@@ -7,11 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sconce_fs_router::names::{NamesError, NewEntry, PoolPath};
+use sconce_fs_router::peers::PeerError;
 use sconce_schemas::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::{DtlState, ManifestRef, VolumePhase, VolumeRecord};
+use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::storage::{StorageControl, StorageControlReply};
-use sconce_schemas::{ObjectName, VolumeId};
+use sconce_schemas::{NodeName, ObjectName, VolumeId};
+use tokio::time::Instant;
 
 use crate::args::{Format, Recover};
 use crate::cluster::{Cluster, explained};
@@ -19,6 +23,8 @@ use crate::view::{RecoveredView, print, recovered_table};
 
 /// How long a storage-router is given for one answer: a listing over a slow back end takes a while.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Pause before it is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Names in one answer.
 const LIST_MAX: u32 = 1000;
 /// Where volumes go whose path is not one.
@@ -49,20 +55,90 @@ pub async fn run(cluster: &Cluster, recover: &Recover, format: Format) -> Result
         );
     }
     let mut found = Vec::new();
-    for pool in &pools {
+    let cut_short = recover_all(cluster, &pools, recover.dry_run, &mut found).await;
+    // What was done is shown, however it ended.
+    let mut found: Vec<RecoveredView> = found.into_iter().map(|found| found.view).collect();
+    found.sort_by(|one, other| (&one.pool, &one.id).cmp(&(&other.pool, &other.id)));
+    print(format, &found, |found| recovered_table(found))?;
+    cut_short?;
+    let failed = found.iter().filter(|volume| volume.action == FAILED).count();
+    if failed > 0 {
+        bail!(
+            "{failed} of {} volumes could not be recovered; where one is a clone, what it needs of its parent is not kept \
+             from being deleted: delete nothing until it is",
+            found.len()
+        );
+    }
+    Ok(())
+}
+
+/// The action of a volume that was not recovered, or not yet.
+const FAILED: &str = "failed";
+
+/// A volume on the back ends.
+struct Found {
+    view: RecoveredView,
+    /// What is to be written of it, where the registry does not know it.
+    new: Option<New>,
+}
+
+/// A volume that is to be written.
+struct New {
+    path: PoolPath,
+    pool: String,
+    /// Without its snapshots: they may be megabytes, and the volume's owner reads them itself.
+    manifest: Manifest,
+}
+
+impl New {
+    /// Volumes that it came from, and itself.
+    fn depth(&self) -> usize {
+        self.manifest.lineage.len()
+    }
+}
+
+/// Looks at all volumes, then writes: clones before what they came from, so that no parent is there, and can be deleted,
+/// before all that depends on it. An error is one that keeps all that are left from being recovered too.
+async fn recover_all(
+    cluster: &Cluster,
+    pools: &[String],
+    dry_run: bool,
+    found: &mut Vec<Found>,
+) -> Result<()> {
+    for pool in pools {
         let volumes = volumes_in(cluster, pool)
             .await
             .with_context(|| format!("listing pool {pool}"))?;
         for volume in volumes {
-            found.push(recover_volume(cluster, pool, volume, recover.dry_run).await?);
+            found.push(look(cluster, pool, volume).await?);
         }
     }
-    print(format, &found, |found| recovered_table(found))?;
-    let failed = found.iter().filter(|volume| volume.action == "failed").count();
-    if failed > 0 {
-        bail!("{failed} of {} volumes could not be recovered", found.len());
+    found.sort_by_key(|found| std::cmp::Reverse(found.new.as_ref().map_or(0, New::depth)));
+    for Found { view, new } in found {
+        let Some(new) = new.take() else { continue };
+        if dry_run {
+            view.path = Some(new.path.to_string());
+            "would recover".clone_into(&mut view.action);
+            continue;
+        }
+        match write(cluster, &new).await {
+            Ok(path) => {
+                view.path = Some(path.to_string());
+                "recovered".clone_into(&mut view.action);
+            }
+            Err(error) if stops_all(&error) => {
+                view.note = Some(error.to_string());
+                return Err(explained(error));
+            }
+            Err(error) => view.note = Some(error.to_string()),
+        }
     }
     Ok(())
+}
+
+/// Whether no other volume could be recovered either.
+fn stops_all(error: &NamesError) -> bool {
+    matches!(error, NamesError::Unavailable { .. } | NamesError::NoVolumeRouter)
 }
 
 async fn volumes_in(cluster: &Cluster, pool: &str) -> Result<Vec<VolumeId>> {
@@ -73,9 +149,7 @@ async fn volumes_in(cluster: &Cluster, pool: &str) -> Result<Vec<VolumeId>> {
             after: volumes.last().copied(),
             limit: LIST_MAX,
         };
-        let StorageControlReply::Volumes { volumes: page } =
-            cluster.storage.control(control, DEADLINE).await?
-        else {
+        let StorageControlReply::Volumes { volumes: page } = control_of(cluster, control).await? else {
             bail!("the storage-router answered another question");
         };
         let last = page.len() < usize::try_from(LIST_MAX)?;
@@ -86,19 +160,14 @@ async fn volumes_in(cluster: &Cluster, pool: &str) -> Result<Vec<VolumeId>> {
     }
 }
 
-/// Recovers one volume. Only what keeps all others from being recovered too is an error.
-async fn recover_volume(
-    cluster: &Cluster,
-    pool: &str,
-    volume: VolumeId,
-    dry_run: bool,
-) -> Result<RecoveredView> {
+/// What is known of one volume. Only what keeps all others from being recovered too is an error.
+async fn look(cluster: &Cluster, pool: &str, volume: VolumeId) -> Result<Found> {
     let mut view = RecoveredView {
         id: volume.to_string(),
         path: None,
         pool: pool.to_owned(),
         size_bytes: None,
-        action: "failed".to_owned(),
+        action: FAILED.to_owned(),
         note: None,
     };
     match cluster.names.volume(volume).await {
@@ -110,31 +179,35 @@ async fn recover_volume(
                 .ok()
                 .map(|path| path.to_string());
             view.size_bytes = Some(known.known_size().bytes());
-            view.action = "known".to_owned();
-            return Ok(view);
+            "known".clone_into(&mut view.action);
+            return Ok(Found { view, new: None });
         }
         Err(NamesError::NotFound { .. }) => {}
-        Err(error) => return Err(explained(error)),
+        Err(error) if stops_all(&error) => return Err(explained(error)),
+        Err(error) => {
+            view.note = Some(error.to_string());
+            return Ok(Found { view, new: None });
+        }
     }
     let (manifest, note) = match newest_manifest(cluster, pool, volume).await {
         Ok(found) => found,
         Err(error) => {
             view.note = Some(format!("{error:#}"));
-            return Ok(view);
+            return Ok(Found { view, new: None });
         }
     };
     view.size_bytes = Some(manifest.size.bytes());
     view.note = note;
     let path = path_of(&manifest);
-    if dry_run {
-        view.path = Some(path.to_string());
-        view.action = "would recover".to_owned();
-        return Ok(view);
-    }
-    let path = write(cluster, &path, record(cluster, pool, &manifest).await?).await?;
-    view.path = Some(path.to_string());
-    view.action = "recovered".to_owned();
-    Ok(view)
+    let pool = pool.to_owned();
+    let manifest = Manifest {
+        snapshots: Vec::new(),
+        ..manifest
+    };
+    Ok(Found {
+        view,
+        new: Some(New { path, pool, manifest }),
+    })
 }
 
 /// The newest manifest that is whole, and a note where a newer one is not.
@@ -147,28 +220,56 @@ async fn newest_manifest(
     names.sort_by_key(age);
     let mut note = None;
     while let Some(name) = names.pop() {
-        let read = cluster
-            .storage
-            .get(pool, name, MANIFEST_BYTES_MAX, DEADLINE)
-            .await;
-        let decoded = read
-            .map_err(anyhow::Error::from)
-            .and_then(|bytes| Ok(Manifest::from_bytes(&bytes)?));
-        match decoded {
+        let cause = match manifest(cluster, pool, name).await {
             Ok(manifest) if manifest.volume == volume => return Ok((manifest, note)),
-            Ok(manifest) => {
-                note = Some(format!(
-                    "{name} is that of volume {}: an older one is used",
-                    manifest.volume
-                ));
-            }
-            Err(error) => note = Some(format!("{name} cannot be used ({error}): an older one is used")),
-        }
+            Ok(manifest) => format!("is that of volume {}", manifest.volume),
+            Err(error) => match error.downcast_ref::<PeerError>() {
+                // It may be good: an older one says less, and the volume is there later.
+                Some(error) if passes(error) => bail!("{name} cannot be read now: {error}"),
+                _ => format!("cannot be used ({error})"),
+            },
+        };
+        note = Some(format!("{name} {cause}: an older one is used"));
     }
     bail!(
         "{}",
         note.unwrap_or_else(|| "no manifest: it was never stored, or is being deleted".to_owned())
     )
+}
+
+async fn manifest(cluster: &Cluster, pool: &str, name: ObjectName) -> Result<Manifest> {
+    let get = async || {
+        let storage = &cluster.storage;
+        storage.get(pool, name, MANIFEST_BYTES_MAX, DEADLINE).await
+    };
+    let bytes = patiently(get).await?;
+    Ok(Manifest::from_bytes(&bytes)?)
+}
+
+async fn control_of(cluster: &Cluster, control: StorageControl) -> Result<StorageControlReply, PeerError> {
+    patiently(async || cluster.storage.control(control.clone(), DEADLINE).await).await
+}
+
+/// Asks again while the answer is "later": a storage-router or a back end is starting, or busy.
+async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T, PeerError>) -> Result<T, PeerError> {
+    let give_up = Instant::now() + DEADLINE;
+    loop {
+        match ask().await {
+            Err(error) if passes(&error) && Instant::now() + PAUSE < give_up => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether asking again may be answered otherwise.
+fn passes(error: &PeerError) -> bool {
+    match error {
+        PeerError::Refused(refusal) => matches!(refusal.remedy, Remedy::Retry | Remedy::Reroute),
+        PeerError::Silent { .. } | PeerError::None { .. } => true,
+        _ => false,
+    }
 }
 
 /// What orders manifests: the ownership first, then the number.
@@ -189,8 +290,7 @@ async fn manifests_of(cluster: &Cluster, pool: &str, volume: VolumeId) -> Result
             after: names.last().copied(),
             limit: LIST_MAX,
         };
-        let StorageControlReply::Names { names: page } = cluster.storage.control(control, DEADLINE).await?
-        else {
+        let StorageControlReply::Names { names: page } = control_of(cluster, control).await? else {
             bail!("the storage-router answered another question");
         };
         let last = page.len() < usize::try_from(LIST_MAX)?;
@@ -219,8 +319,8 @@ fn lost(volume: VolumeId) -> PoolPath {
 
 /// The record that leads an owner to all of the volume. What that owner's write buffer holds beyond the manifest it
 /// finds there by itself.
-async fn record(cluster: &Cluster, pool: &str, manifest: &Manifest) -> Result<VolumeRecord> {
-    Ok(VolumeRecord {
+fn record(owner: NodeName, pool: &str, manifest: &Manifest) -> VolumeRecord {
+    VolumeRecord {
         id: manifest.volume,
         inode: 0,
         initial_size: manifest.size,
@@ -228,7 +328,7 @@ async fn record(cluster: &Cluster, pool: &str, manifest: &Manifest) -> Result<Vo
         sco_size: manifest.sco_size,
         pool: pool.to_owned(),
         phase: VolumePhase::Active,
-        owner: cluster.names.choose_owner(None).await.map_err(explained)?,
+        owner,
         epoch: manifest.epoch,
         buffer: None,
         dtl_host: None,
@@ -239,20 +339,28 @@ async fn record(cluster: &Cluster, pool: &str, manifest: &Manifest) -> Result<Vo
         }),
         epochs: manifest.epochs.clone(),
         origin: manifest.origin,
-    })
+    }
 }
 
 /// Writes name and record; beside its path where that is taken by now.
-async fn write(cluster: &Cluster, path: &PoolPath, record: VolumeRecord) -> Result<PoolPath> {
+async fn write(cluster: &Cluster, new: &New) -> Result<PoolPath, NamesError> {
+    let path = &new.path;
+    let owner = cluster.names.choose_owner(None).await?;
+    let record = record(owner, &new.pool, &new.manifest);
     let beside: PoolPath = format!("{path}.{}", record.id)
         .parse()
         .unwrap_or_else(|_| lost(record.id));
+    let mut taken = None;
     for path in [path.clone(), beside, lost(record.id)] {
         match cluster.names.adopt(&path, record.clone(), NewEntry::FILE).await {
             Ok(_) => return Ok(path),
-            Err(NamesError::Exists { .. } | NamesError::NotDirectory { .. }) => {}
-            Err(error) => return Err(explained(error)),
+            Err(error) if stops_all(&error) => return Err(error),
+            Err(error @ NamesError::BeingRemoved { .. }) => return Err(error),
+            // Taken, or nothing can be put there.
+            Err(error) => taken = Some(error),
         }
     }
-    bail!("volume {} finds no free path, not even in {LOST}", record.id)
+    Err(taken.unwrap_or(NamesError::NotFound {
+        at: format!("a free path of volume {}", record.id),
+    }))
 }

@@ -3,13 +3,17 @@
 //! Crash: a command that was cut short can be given again.
 //! Knows no back end.
 
+use std::fmt::Display;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use sconce_fs_router::names::{NewEntry, PoolPath, Resolved, Snapshot as Cloned, SnapshotPath};
+use anyhow::{Context, Result, bail};
+use sconce_fs_router::names::{
+    NamesError, NewEntry, PoolPath, Removal, Resolved, Snapshot as Cloned, SnapshotPath,
+};
 use sconce_fs_router::peers::PeerError;
 use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{SnapshotStatus, VolumeControl, VolumeControlReply};
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use serde::Serialize;
 
 use crate::args::{CloneFrom, Format, Rollback, Snapshot, SnapshotCreate, Template};
@@ -77,9 +81,10 @@ async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Re
         name: path.name.clone(),
         metadata: metadata.into_iter().collect(),
     };
-    cluster.owners.call(file.volume, take, OWNER_DEADLINE).await?;
+    ask(cluster, &file, take, &path).await?;
     if wait_synced {
-        volume::store(cluster, &file).await?;
+        let stored = volume::store(cluster, &file).await;
+        stored.with_context(|| format!("{path} was taken, and is not synced yet"))?;
     }
     show(cluster, path, format).await
 }
@@ -111,23 +116,81 @@ async fn show(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Result<
 async fn delete(cluster: &Cluster, path: &SnapshotPath, format: Format) -> Result<()> {
     let file = cluster.resolve(&path.volume).await?;
     let id = find(cluster, &file, path).await?.id;
-    remove(cluster, &file, id, &path.name).await?;
+    remove(cluster, &file, path, id).await?;
     done(path.to_string(), "deleted", None, format)
 }
 
-/// Removes a snapshot.
+/// Removes this snapshot, whatever has its name by now.
+async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath, id: SnapshotId) -> Result<()> {
+    let begun = cluster.names.begin_removal(file.volume, id).await;
+    remove_marked(cluster, file, path, begun.map_err(explained)?).await
+}
+
+/// Removes a snapshot whose removal was begun.
 ///
 /// # Errors
-/// It has clones, or its owner does not answer.
-pub(crate) async fn remove(cluster: &Cluster, file: &Resolved, id: SnapshotId, name: &str) -> Result<()> {
-    let removed = cluster
-        .owners
-        .remove_snapshot(file.volume, id, name, OWNER_DEADLINE)
-        .await;
-    removed.map_err(|error| match error {
-        PeerError::Names(error) => explained(error),
-        error => error.into(),
-    })
+/// Its owner refuses, or does not answer.
+pub(crate) async fn remove_marked(
+    cluster: &Cluster,
+    file: &Resolved,
+    path: &SnapshotPath,
+    removal: Removal,
+) -> Result<()> {
+    let id = removal.snapshot;
+    let remove = VolumeControl::RemoveSnapshot {
+        volume: file.volume,
+        name: path.name.clone(),
+        id: Some(id),
+    };
+    match ask(cluster, file, remove, path).await {
+        Ok(_) => {}
+        // An earlier answer was lost, or another was faster: it is gone.
+        Err(Asked::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {}
+        Err(asked) => {
+            if matches!(asked, Asked::Refused(_)) {
+                cluster.names.withdraw_removal(removal).await.map_err(explained)?;
+            }
+            return Err(asked.into());
+        }
+    }
+    let ended = cluster.names.end_removal(file.volume, id).await;
+    ended.map_err(explained)
+}
+
+/// Why an owner did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+enum Asked {
+    /// It said that it will not.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// It may still do it.
+    #[error("{0}")]
+    Undecided(String),
+}
+
+/// Asks the owner for a change that concerns `of`; asking again is harmless.
+async fn ask(
+    cluster: &Cluster,
+    file: &Resolved,
+    control: VolumeControl,
+    of: impl Display,
+) -> Result<(), Asked> {
+    match cluster.owners.call(file.volume, control, OWNER_DEADLINE).await {
+        Ok(_) => Ok(()),
+        Err(PeerError::Refused(refusal)) if matches!(refusal.remedy, Remedy::Reject | Remedy::Damaged) => {
+            let text = format!("{of}: {}", refusal.text);
+            Err(Asked::Refused(Refusal { text, ..refusal }))
+        }
+        Err(PeerError::Names(NamesError::NotFound { .. })) => {
+            let text = format!("{of}: the volume was deleted");
+            Err(Asked::Refused(Refusal::reject(RefusalCode::NotFound, text)))
+        }
+        Err(error @ PeerError::Silent { .. }) => Err(Asked::Undecided(format!(
+            "{of}: {error}\nwhether it was done is not known; `sconce snapshot list {}` tells once the owner answers",
+            file.path
+        ))),
+        Err(error) => Err(Asked::Undecided(format!("{of}: {error}"))),
+    }
 }
 
 async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Result<()> {
@@ -139,19 +202,30 @@ async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Resu
     let file = cluster.resolve(&path.volume).await?;
     find(cluster, &file, &path).await?;
     let id = new_id();
-    let keep = match (discard, keep_as) {
-        (true, _) => None,
-        (false, Some(name)) => Some(name),
-        (false, None) => Some(format!("before-rollback-{id}")),
+    let before = SnapshotPath {
+        volume: path.volume.clone(),
+        name: keep_as.unwrap_or_else(|| format!("before-rollback-{id}")),
     };
     let request = VolumeControl::RollBack {
         volume: file.volume,
         to: path.name.clone(),
         id,
-        keep: keep.clone(),
+        // Kept also where it is not wanted, until the answer is here: by it the owner tells a request that was sent again
+        // from another one, and a second rollback would take away what was written after the first.
+        keep: Some(before.name.clone()),
     };
-    cluster.owners.call(file.volume, request, OWNER_DEADLINE).await?;
-    let kept = keep.map(|name| format!("{}@{name}", path.volume));
+    match ask(cluster, &file, request, &path).await {
+        Err(Asked::Refused(refusal)) if refusal.code == RefusalCode::ReadOnly => bail!(
+            "{refusal}\na template is gone back in after `sconce template unset {}`",
+            path.volume
+        ),
+        asked => asked?,
+    }
+    if discard {
+        let removed = remove(cluster, &file, &before, id).await;
+        removed.with_context(|| format!("{} was rolled back, and the state before is kept", path.volume))?;
+    }
+    let kept = (!discard).then(|| before.to_string());
     done(path.volume.to_string(), "rolled back", kept, format)
 }
 
@@ -172,7 +246,31 @@ pub async fn clone(cluster: &Cluster, from: CloneFrom, format: Format) -> Result
         .create_clone(snapshot, &from.new, NewEntry::FILE)
         .await
         .map_err(explained)?;
+    keep_if_begun(cluster, &parent, &from, found.id, &clone).await?;
     volume::show(cluster, &clone, format).await
+}
+
+/// Takes a clone back whose snapshot was removed before the clone was there: between the look at the snapshots and the
+/// registry's commit. From the commit on the snapshot is not removed. An owner that does not answer now is believed.
+async fn keep_if_begun(
+    cluster: &Cluster,
+    parent: &Resolved,
+    from: &CloneFrom,
+    id: SnapshotId,
+    clone: &Resolved,
+) -> Result<()> {
+    match snapshots(cluster, parent).await {
+        Ok(snapshots) if snapshots.iter().all(|snapshot| snapshot.id != id) => {}
+        _ => return Ok(()),
+    }
+    let removed = cluster.names.remove_file(&clone.path).await.map_err(explained);
+    let removed =
+        removed.with_context(|| format!("{} is to be deleted: it begins as nothing", clone.path))?;
+    cluster
+        .owners
+        .tell(&[removed.volume], |volume| VolumeControl::Delete { volume })
+        .await;
+    bail!("{} was removed before it was cloned", from.path)
 }
 
 /// Runs `sconce template …`.
@@ -189,7 +287,7 @@ pub async fn template(cluster: &Cluster, command: Template, format: Format) -> R
         volume: file.volume,
         read_only,
     };
-    cluster.owners.call(file.volume, request, OWNER_DEADLINE).await?;
+    ask(cluster, &file, request, &path).await?;
     let action = if read_only {
         "is a template now"
     } else {

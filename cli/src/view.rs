@@ -274,7 +274,7 @@ pub fn volume_lines(volume: &VolumeView) -> String {
         if volume.live {
             size
         } else {
-            format!("{size} at creation")
+            format!("{size}, as the registry knows")
         },
     );
     line("allocated", volume.allocated_bytes.map_or_else(unknown, shown));
@@ -431,7 +431,8 @@ pub fn snapshot_lines(snapshot: &SnapshotView) -> String {
     line("allocated", shown(snapshot.allocated_bytes));
     line("synced", yes_or(snapshot.synced, "not yet"));
     for (key, value) in &snapshot.metadata {
-        line(key, value.clone());
+        // Told apart from the snapshot's own, which a key may be called as.
+        line("metadata", format!("{key}={value}"));
     }
     table.trim_fmt()
 }
@@ -440,9 +441,13 @@ fn yes_or(is_so: bool, otherwise: &str) -> String {
     if is_so { "yes" } else { otherwise }.to_owned()
 }
 
+/// The end of the year 9999: a later moment, of a clock that was wrong, has no RFC 3339.
+const LAST_MOMENT_US: u64 = 253_402_300_799_999_999;
+
 /// A moment in microseconds since 1970, for people and programs alike.
 #[must_use]
 pub fn time_shown(micros: u64) -> String {
+    let micros = micros.min(LAST_MOMENT_US);
     let moment = std::time::UNIX_EPOCH + std::time::Duration::from_micros(micros);
     humantime::format_rfc3339_seconds(moment).to_string()
 }
@@ -513,6 +518,28 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshots_metadata_is_told_apart_and_a_wrong_clock_is_shown() {
+        let lines = snapshot_lines(&SnapshotView {
+            path: "/vm1/disk.raw@monday".into(),
+            name: "monday".into(),
+            id: "0000000000000007".into(),
+            created: time_shown(u64::MAX),
+            size_bytes: 4096,
+            allocated_bytes: 0,
+            synced: false,
+            metadata: [("synced".to_owned(), "yes".to_owned())].into(),
+        });
+        let line = |name: &str| {
+            let found = lines.lines().find_map(|line| line.trim().strip_prefix(name));
+            found.map(|value| value.trim().to_owned()).unwrap_or_default()
+        };
+        assert_eq!(line("synced"), "not yet");
+        assert_eq!(line("metadata"), "synced=yes");
+        assert_eq!(line("created"), "9999-12-31T23:59:59Z");
+        assert_eq!(time_shown(0), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
     fn what_the_owner_did_not_tell_is_null_or_a_dash() {
         let silent = VolumeView {
             allocated_bytes: None,
@@ -523,7 +550,7 @@ mod tests {
         };
         let json = serde_json::to_value(&silent).unwrap();
         assert!(json["allocated_bytes"].is_null() && json["live"] == false);
-        assert!(volume_lines(&silent).contains("at creation"));
+        assert!(volume_lines(&silent).contains("as the registry knows"));
         let table = volume_table(&[silent]);
         let mut lines = table
             .lines()

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
-use sconce_fs_router::names::{NewEntry, NewVolume, PoolPath, Resolved};
-use sconce_fs_router::peers::PeerError;
+use sconce_fs_router::names::{NamesError, NewEntry, NewVolume, PoolPath, Resolved};
+use sconce_fs_router::peers::{PeerError, is_served};
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{RefusalCode, Role};
 use sconce_schemas::{NodeName, VolumeSize};
@@ -24,6 +24,8 @@ use crate::view::{VolumeView, print, volume_lines, volume_table};
 const SHOW_CONCURRENCY: usize = 16;
 /// How long a volume is given to store everything: a full write buffer on a slow back end.
 pub const SYNC_DEADLINE: Duration = Duration::from_secs(3600);
+/// How long a sync goes on before the command says what it waits for.
+const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a takeover is given: it replays what the checkpoints do not cover.
 const TAKEOVER_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -91,7 +93,7 @@ async fn create(cluster: &Cluster, create: &Create, format: Format) -> Result<()
 /// # Errors
 /// There is no record of it, or the registry is unreachable.
 pub async fn show(cluster: &Cluster, file: &Resolved, format: Format) -> Result<()> {
-    let view = cluster.view(file).await?;
+    let view = cluster.view(file).await.map_err(explained)?;
     warn_silent(std::slice::from_ref(&view));
     print(format, &view, volume_lines)
 }
@@ -104,13 +106,29 @@ async fn list(cluster: &Cluster, directory: &PoolPath, format: Format) -> Result
         .map_err(explained)?;
     files.sort_by(|one, other| one.path.cmp(&other.path));
     let views = files.iter().map(|file| cluster.view(file));
-    let views: Vec<Result<VolumeView>> = futures_util::stream::iter(views)
-        .buffered(SHOW_CONCURRENCY)
-        .collect()
-        .await;
-    let views = views.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut asked = futures_util::stream::iter(views).buffered(SHOW_CONCURRENCY);
+    let mut views = Vec::with_capacity(files.len());
+    let mut damaged = 0;
+    for file in &files {
+        match asked.next().await {
+            Some(Ok(view)) => views.push(view),
+            // Deleted since it was listed.
+            Some(Err(NamesError::NotFound { .. })) => {}
+            // The others are shown all the same.
+            Some(Err(error @ NamesError::Damaged { .. })) => {
+                eprintln!("{}: {error}", file.path);
+                damaged += 1;
+            }
+            Some(Err(error)) => return Err(explained(error)),
+            None => break,
+        }
+    }
     warn_silent(&views);
-    print(format, &views, |views| volume_table(views))
+    print(format, &views, |views| volume_table(views))?;
+    if damaged > 0 {
+        bail!("{damaged} of {} volumes have damaged records", files.len());
+    }
+    Ok(())
 }
 
 fn warn_silent(views: &[VolumeView]) {
@@ -177,11 +195,31 @@ async fn sync(cluster: &Cluster, path: &PoolPath, format: Format) -> Result<()> 
 /// Its owner does not answer or cannot store it.
 pub async fn store(cluster: &Cluster, file: &Resolved) -> Result<()> {
     let volume = file.volume;
-    cluster
+    let sync = cluster
         .owners
-        .call(volume, VolumeControl::Sync { volume }, SYNC_DEADLINE)
-        .await?;
-    Ok(())
+        .call(volume, VolumeControl::Sync { volume }, SYNC_DEADLINE);
+    tokio::pin!(sync);
+    let mut told = None;
+    loop {
+        if let Ok(synced) = tokio::time::timeout(SYNC_PATIENCE, &mut sync).await {
+            synced.with_context(|| format!("{} is not stored", file.path))?;
+            return Ok(());
+        }
+        let waits_for = match cluster.owners.show(volume, LIVE_DEADLINE).await {
+            Ok(status) if is_served(&status) => {
+                format!("{} are not on the back ends yet", shown(status.unstored.0))
+            }
+            Ok(status) => status.state,
+            Err(error) => error.to_string(),
+        };
+        if told.as_ref() != Some(&waits_for) {
+            eprintln!(
+                "waiting for {}: {waits_for} (`sconce status` shows the services)",
+                file.path
+            );
+            told = Some(waits_for);
+        }
+    }
 }
 
 fn done(path: &PoolPath, id: String, action: &'static str, format: Format) -> Result<()> {

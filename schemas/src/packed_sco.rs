@@ -106,6 +106,8 @@ pub struct PackedHead {
     length: u64,
     /// A bit for each chunk; none is set beyond the last one.
     kept: Box<[u64]>,
+    /// Where the first kept chunk is.
+    base: u64,
 }
 
 impl PackedHead {
@@ -121,7 +123,25 @@ impl PackedHead {
         Ok(Self {
             length,
             kept: vec![0; words].into(),
+            base: HEAD_BYTES as u64,
         })
+    }
+
+    /// The same for a SCO of which only these slots are there, one behind the other from `base` on.
+    pub(crate) fn of_slots(
+        size: ScoSize,
+        length: u64,
+        slots: impl Iterator<Item = Slot>,
+        base: u64,
+    ) -> Result<Self, DecodeError> {
+        let mut head = Self::without_chunks(length)?;
+        head.base = base;
+        for chunk in slots.map(|slot| chunk_of(size.slot_offset(slot))) {
+            if let Some(word) = head.kept.get_mut(chunk / 64) {
+                *word |= 1 << (chunk % 64);
+            }
+        }
+        Ok(head)
     }
 
     /// The head that these bytes, of which there may be more, start with.
@@ -282,7 +302,7 @@ impl PackedHead {
             true => offset % CLUSTER_BYTES,
             false => 0,
         };
-        HEAD_BYTES as u64 + self.rank(chunk) * CLUSTER_BYTES + in_chunk
+        self.base + self.rank(chunk) * CLUSTER_BYTES + in_chunk
     }
 
     fn chunks(&self) -> usize {

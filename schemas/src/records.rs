@@ -167,7 +167,14 @@ pub struct CloneRecord {
 
 /// That a snapshot is being removed, so that nobody clones it meanwhile: key `removing/<volume>/<snapshot>`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RemovalRecord {}
+pub struct RemovalRecord {
+    /// A random number of whoever began last.
+    #[serde(default)]
+    pub asked_by: u64,
+    /// Whether others began before: their requests may be under way too.
+    #[serde(default)]
+    pub others: bool,
+}
 
 impl Record for RemovalRecord {
     const WHAT: &'static str = "removal record";
@@ -317,10 +324,16 @@ pub mod keys {
         format!("clone/{parent}/")
     }
 
+    /// The prefix of all removals of a volume's snapshots.
+    #[must_use]
+    pub fn removals_of(volume: VolumeId) -> String {
+        format!("removing/{volume}/")
+    }
+
     /// The key of a snapshot's removal.
     #[must_use]
     pub fn removal(volume: VolumeId, snapshot: SnapshotId) -> String {
-        format!("removing/{volume}/{snapshot}")
+        format!("{}{snapshot}", removals_of(volume))
     }
 
     /// A clone's key.

@@ -185,7 +185,11 @@ fn snapshot_messages_keep_their_meaning() {
             name: name(),
             metadata: metadata.clone(),
         },
-        VolumeControl::RemoveSnapshot { volume, name: name() },
+        VolumeControl::RemoveSnapshot {
+            volume,
+            name: name(),
+            id: None,
+        },
         VolumeControl::RollBack {
             volume,
             to: name(),
@@ -200,6 +204,15 @@ fn snapshot_messages_keep_their_meaning() {
     ];
     let bodies = bodies.map(VolumeRequest::Control).to_vec();
     golden_batch("volume-snapshot-requests", requests(bodies));
+    let exactly = VolumeControl::RemoveSnapshot {
+        volume,
+        name: name(),
+        id: Some(id),
+    };
+    golden_batch(
+        "volume-snapshot-remove-exactly",
+        requests(vec![VolumeRequest::Control(exactly)]),
+    );
     let status = SnapshotStatus {
         id,
         name: name(),

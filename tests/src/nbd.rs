@@ -11,6 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 const HELLO: u64 = 0x4e42_444d_4147_4943;
 const OPTION: u64 = 0x4948_4156_454f_5054;
 const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
@@ -146,6 +148,20 @@ impl Nbd {
         let mut data = vec![0; if error == 0 { length } else { 0 }];
         self.stream.read_exact(&mut data)?;
         Ok(Answer { request, error, data })
+    }
+
+    /// Waits up to `wait` for the next answer to begin to come; `None`: it did not.
+    ///
+    /// # Errors
+    /// As [`Nbd::receive`].
+    pub fn receive_within(&mut self, wait: Duration) -> io::Result<Option<Answer>> {
+        let wait = Timespec::try_from(wait).map_err(io::Error::other)?;
+        let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
+        match poll(&mut ready, Some(&wait)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(None),
+            Ok(_) => self.receive().map(Some),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Sends one request and waits for its answer; nothing else may be under way.

@@ -1,11 +1,11 @@
 //! Keeps: `sconce export`: a volume into a raw image.
-//! Order: the file is there under its name from the start, and complete when the command ends.
-//! Crash: a file that is written in part stays when the command is killed.
+//! Order: what is there under the file's name stays until the new file is complete and on disk.
+//! Crash: what was written so far stays beside it, as `FILE.<pid>.partial`, when the command is killed.
 //! Knows no volume-router.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use futures_util::stream::{StreamExt, iter};
@@ -31,18 +31,16 @@ type Found = (u64, ReadData);
 /// # Errors
 /// There is no such volume, it cannot be read, or the file cannot be written.
 pub async fn run(cluster: &Cluster, export: &Export, format: Format) -> Result<()> {
+    check(&export.file, export.force)?;
     let from = cluster.resolve(&export.path).await?;
     let volume = cluster.volume(&from).await?;
     let size = volume.opened().await?.size.bytes();
-    let file = create(&export.file, export.force)?;
     let name = export.file.display();
-    let copied = match copy(&volume, file, size).await {
-        Ok(copied) => copied,
-        Err(error) => {
-            std::fs::remove_file(&export.file).with_context(|| format!("{name} is incomplete"))?;
-            return Err(error.context(format!("exporting to {name}, which was removed again")));
-        }
-    };
+    let partial = Partial::create(&export.file)?;
+    let copied = copy(&volume, partial.file.try_clone()?, size)
+        .await
+        .with_context(|| format!("exporting to {name}"))?;
+    partial.finish(&export.file)?;
     let view = CopiedView {
         path: export.path.to_string(),
         file: name.to_string(),
@@ -59,16 +57,54 @@ pub async fn run(cluster: &Cluster, export: &Export, format: Format) -> Result<(
     })
 }
 
-fn create(path: &Path, force: bool) -> Result<File> {
+fn check(path: &Path, force: bool) -> Result<()> {
     let name = path.display();
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.is_file() => bail!("{name} exists and is no regular file; choose another"),
         Ok(_) if !force => bail!("{name} exists; choose another file, or add --force to overwrite it"),
-        _ => {}
+        _ => Ok(()),
     }
-    let mut options = OpenOptions::new();
-    let options = options.write(true).create(true).truncate(true);
-    options.open(path).with_context(|| format!("cannot write {name}"))
+}
+
+/// The file while it is written, beside its place; removed if it does not get there.
+struct Partial {
+    file: File,
+    path: Option<PathBuf>,
+}
+
+impl Partial {
+    fn create(target: &Path) -> Result<Self> {
+        let mut name = target.as_os_str().to_owned();
+        name.push(format!(".{}.partial", std::process::id()));
+        let path = PathBuf::from(name);
+        let opened = OpenOptions::new().write(true).create_new(true).open(&path);
+        let file = opened.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self {
+            file,
+            path: Some(path),
+        })
+    }
+
+    /// Puts it in its place.
+    fn finish(mut self, target: &Path) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        std::fs::rename(path, target)
+            .with_context(|| format!("naming {} {}", path.display(), target.display()))?;
+        self.path = None;
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+        // Its name survives a loss of power as its content does.
+        Ok(directory.sync_all()?)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // The command has failed already, and says why.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Reads all data of the volume into the file; answers how many bytes that was.
@@ -78,7 +114,7 @@ async fn copy(volume: &Volume, file: File, size: u64) -> Result<u64> {
     let writing = std::thread::spawn(move || write_all(&file, size, to_write));
     let mut copied = 0;
     let mut at = 0;
-    while at < size {
+    'copying: while at < size {
         // A listing covers at least the start of the range; its data is read before the next one.
         let (chunks, end) = data_from(volume, at, size).await?;
         let reads = chunks
@@ -90,7 +126,8 @@ async fn copy(volume: &Volume, file: File, size: u64) -> Result<u64> {
             copied += data.len();
             progress.inc(data.len());
             if found.send((offset, data)).await.is_err() {
-                break;
+                // The file cannot be written: its thread says why.
+                break 'copying;
             }
         }
         at = end;
@@ -149,15 +186,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_there_is_only_overwritten_when_asked() {
+    fn a_file_that_is_there_is_only_replaced_when_asked_and_by_a_whole_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image.raw");
-        create(&path, false).unwrap();
-        let error = create(&path, false).unwrap_err().to_string();
+        check(&path, false).unwrap();
+        std::fs::write(&path, "old").unwrap();
+        let error = check(&path, false).unwrap_err().to_string();
         assert!(error.contains("--force"), "{error}");
-        create(&path, true).unwrap();
-        let error = create(dir.path(), true).unwrap_err().to_string();
+        check(&path, true).unwrap();
+        let error = check(dir.path(), true).unwrap_err().to_string();
         assert!(error.contains("no regular file"), "{error}");
+
+        let failed = Partial::create(&path).unwrap();
+        failed.file.write_all_at(b"half", 0).unwrap();
+        drop(failed);
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        let whole = Partial::create(&path).unwrap();
+        whole.file.write_all_at(b"new", 0).unwrap();
+        whole.finish(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        let names = std::fs::read_dir(dir.path()).unwrap();
+        assert_eq!(names.count(), 1, "nothing is left beside it");
     }
 
     #[test]

@@ -273,6 +273,9 @@ pub enum VolumeControl {
         volume: VolumeId,
         /// The snapshot's name.
         name: String,
+        /// Which one is meant: not another that has its name by now. `None`: whichever has the name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<SnapshotId>,
     },
     /// Make the volume what a snapshot is.
     RollBack {

@@ -15,7 +15,7 @@ use sconce_schemas::{ByteLen, NodeName, VolumeId};
 use sconce_volume::{CheckpointPolicy, ScrubPolicy};
 
 use crate::actor::VolumeHandle;
-use crate::background::Background;
+use crate::background::{Background, Guests};
 use crate::device::{Device, LocalCheckpoints};
 use crate::gate::Gate;
 
@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     /// Work beside the volumes.
     pub(crate) background: Background,
+    /// Counts what guests send.
+    pub(crate) guests: Guests,
     /// Whether the node may serve.
     pub(crate) gate: Arc<Gate>,
     /// Memory that a volume's resident map may take.

@@ -19,7 +19,7 @@ use sconce_schemas::{ByteLen, NodeName, VolumeId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::announce::announce;
-use crate::background::{self, Background};
+use crate::background::{self, Background, Guests};
 use crate::device::{Device, DeviceError, Disk, Level, LocalCheckpoints};
 use crate::gate::Gate;
 use crate::node::{Node, Volumes};
@@ -160,7 +160,9 @@ async fn node(
     )?;
     let checkpoints = LocalCheckpoints::open(dir, settings.checkpoint_bytes()).map_err(told)?;
     let checkpoints = Arc::new(checkpoints);
-    let (background, arbiter) = background(settings, components, &checkpoints, device.level()).await?;
+    let guests = Guests::default();
+    let (background, arbiter) =
+        background(settings, components, &checkpoints, device.level(), guests.clone()).await?;
     let node = Node {
         name: settings.node.name.clone(),
         shards,
@@ -169,6 +171,7 @@ async fn node(
         registry: components.registry.clone(),
         clock: components.clock.clone(),
         background,
+        guests,
         gate: Arc::new(Gate::new()),
         map_memory: ByteLen(settings.volumes.map_memory.bytes()),
         checkpoint: settings.checkpoint_policy(),
@@ -184,6 +187,7 @@ async fn background(
     components: &Components,
     checkpoints: &Arc<LocalCheckpoints>,
     level: Level,
+    guests: Guests,
 ) -> Result<(Background, Arbiter), RunError> {
     let arbiter = Arbiter::try_with_tokio_rt(|| runtime(BLOCKING_THREADS))?;
     let parts = background::Components {
@@ -194,6 +198,7 @@ async fn background(
         level,
         uploads: settings.uploads.clone(),
         scrub: settings.scrub.clone(),
+        guests,
     };
     let (started, handle) = oneshot::channel();
     arbiter.spawn_fn(move || drop(started.send(Background::start(parts))));

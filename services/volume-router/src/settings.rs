@@ -116,8 +116,14 @@ impl Default for UploadSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScrubSettings {
+    /// Whether it runs. What was given up before is deleted in any case.
+    pub enabled: bool,
+    /// So much of what a volume takes on the back ends is to be live, in percent.
+    pub utilisation: u8,
     /// Bytes a second that are read and written for it by this node.
     pub bandwidth: ByteSize,
+    /// Requests a second that it sends to storage-routers.
+    pub operations: u32,
     /// How long an object stays that no manifest refers to any more: reads that were told of it are over then.
     pub grace: Interval,
 }
@@ -125,7 +131,10 @@ pub struct ScrubSettings {
 impl Default for ScrubSettings {
     fn default() -> Self {
         Self {
+            enabled: true,
+            utilisation: 80,
             bandwidth: ByteSize::new(64 << 20),
+            operations: 200,
             grace: Interval::new(Duration::from_secs(60)),
         }
     }
@@ -240,6 +249,18 @@ impl Settings {
             self.scrub.bandwidth,
             "at least 1 MiB",
         )?;
+        check(
+            "scrub.operations",
+            self.scrub.operations >= 1,
+            self.scrub.operations,
+            "at least 1",
+        )?;
+        check(
+            "scrub.utilisation",
+            (50..=95).contains(&self.scrub.utilisation),
+            self.scrub.utilisation,
+            "within 50 to 95",
+        )?;
         let limits = &self.limits;
         check(
             "limits.operations",
@@ -297,6 +318,8 @@ impl Settings {
     pub(crate) fn scrub_policy(&self) -> ScrubPolicy {
         let grace = self.scrub.grace.duration().as_micros();
         ScrubPolicy {
+            enabled: self.scrub.enabled,
+            utilisation_percent: self.scrub.utilisation,
             grace_us: u64::try_from(grace).unwrap_or(u64::MAX),
             ..ScrubPolicy::default()
         }

@@ -27,6 +27,7 @@ impl Volume {
                 slots,
                 live,
                 version: 0,
+                bundle: None,
             }),
         ) {
             let place = missing.place;
@@ -55,7 +56,7 @@ impl Volume {
     }
 
     pub(crate) fn bury_in(&mut self, sco: ScoId, dead: u16) {
-        self.scrub.is_stale = true;
+        self.scrub.died(dead);
         if sco == self.head.0 {
             self.head.1 = self.head.1.saturating_sub(dead);
             return;

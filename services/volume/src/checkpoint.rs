@@ -110,6 +110,9 @@ pub(crate) struct Checkpoints {
     pub(crate) manifest_due: bool,
     /// TLog entries since the last freeze.
     pub(crate) entries: u64,
+    /// Checkpoints that were frozen by this ownership, and the last of them that a stored manifest names.
+    pub(crate) frozen: u64,
+    pub(crate) stored: u64,
     first_change_us: u64,
     last_change_us: u64,
     running: Option<Running>,
@@ -120,6 +123,8 @@ pub(crate) struct Checkpoints {
 #[derive(Debug)]
 struct Running {
     frozen: Arc<Frozen>,
+    /// Its number among those of this ownership.
+    number: u64,
     covered: BatchSeq,
     covered_sco: ScoId,
     size: VolumeSize,
@@ -145,6 +150,8 @@ impl Checkpoints {
             covered_sco: manifest.map_or(ScoId::NONE, |m| m.covered_sco),
             manifest_due: manifest.is_none(),
             entries: 0,
+            frozen: 0,
+            stored: 0,
             first_change_us: 0,
             last_change_us: 0,
             running: None,
@@ -229,8 +236,11 @@ impl Volume {
         });
         // An open SCO that is empty is not covered; neither is one that is being opened.
         let next = self.log.open_sco().unwrap_or(self.log.next_sco());
+        self.checkpoints.frozen += 1;
+        self.scrub.frozen();
         self.checkpoints.running = Some(Running {
             frozen: Arc::clone(&frozen),
+            number: self.checkpoints.frozen,
             covered: self.frontier.appended(),
             covered_sco: next.prev(),
             size: self.size,
@@ -313,7 +323,11 @@ impl Volume {
         };
         self.checkpoints.next_manifest = seq.next();
         self.checkpoints.covered = running.covered;
+        if self.checkpoints.covered_sco != running.covered_sco {
+            self.scrub.more_is_covered();
+        }
         self.checkpoints.covered_sco = running.covered_sco;
+        self.checkpoints.stored = running.number;
         self.scrub.manifest_stored(&running.condemned, self.now_us);
         drop(running.frozen);
         if running.independent {
@@ -323,13 +337,10 @@ impl Volume {
             self.snapshots.stored(&roots.snapshots);
         }
         for sco in self.locals.covered(running.covered_sco) {
-            // One with nothing but records: nothing dies in it that would make anybody look at it.
-            if matches!(self.scos.get(sco.0), Ok(Some(state)) if state.live == 0) {
-                self.scrub.is_stale = true;
-            }
             effects.push(Effect::Evictable { sco });
         }
         self.checkpoint_is_over(effects);
+        self.scrub_sealed(effects);
         while let Some((_, ticket)) = self
             .checkpoints
             .syncs

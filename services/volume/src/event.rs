@@ -18,7 +18,7 @@ use sconce_schemas::{
 };
 
 use crate::checkpoint::Frozen;
-use crate::scrub::{Kept, ScoObject};
+use crate::scrub::{BundlePlan, ScoObject};
 use crate::snapshots::{Ask, StoredSnapshot};
 
 /// Names a request that waits for its answer; chosen by the host, given back in [`Effect::Reply`] or
@@ -78,18 +78,18 @@ pub enum Event {
         /// The proposed snapshot.
         snapshot: SnapshotId,
     },
-    /// The first bytes of a SCO, header and TLog areas ([`Effect::ReadTlog`]).
+    /// The first bytes of a SCO, header and TLog areas, or the index of a bundle ([`Effect::ReadTlog`]).
     TlogRead {
-        /// The SCO.
+        /// The object.
         object: ScoObject,
         /// The bytes.
         result: Result<Bytes, Refusal>,
     },
-    /// A SCO was rewritten with what was to be kept ([`Effect::RewriteSco`]), durably.
-    ScoRewritten {
-        /// The SCO as it was.
-        from: ScoObject,
-        /// Its new version, above all that there ever were; `None`: it could not be done now.
+    /// A bundle was written ([`Effect::WriteBundle`]), durably.
+    BundleWritten {
+        /// As the plan has it.
+        above: ScoObject,
+        /// Its version, above that one and all that there ever were of this name; `None`: it could not be done now.
         to: Option<u16>,
     },
     /// A SCO's object was deleted, or (`false`) could not be.
@@ -185,6 +185,11 @@ pub enum Event {
         /// Its number.
         seq: ManifestSeq,
     },
+    /// The back ends take nothing more for want of space, or take something again: scrubbing hurries.
+    BackEndsFull {
+        /// Whether they are full.
+        full: bool,
+    },
     /// The host took the local copy of a covered SCO away to make room ([`Effect::Evictable`] allowed it).
     Evicted {
         /// The SCO.
@@ -258,18 +263,15 @@ pub enum Effect {
         /// The snapshot.
         snapshot: SnapshotId,
     },
-    /// Read a stored SCO's header and TLog areas; answer `TlogRead`.
+    /// Read a stored SCO's header and TLog areas, or all of a bundle's index; answer `TlogRead`.
     ReadTlog {
-        /// The SCO.
+        /// The object.
         object: ScoObject,
     },
-    /// Write a SCO again as a later version with only the slots that are kept; answer `ScoRewritten`. The object that is
-    /// there stays.
-    RewriteSco {
-        /// The SCO.
-        object: ScoObject,
-        /// What to keep, beside header and TLog areas.
-        kept: Kept,
+    /// Write what is kept of some objects as a bundle; answer `BundleWritten`. The objects that are there stay.
+    WriteBundle {
+        /// What to write.
+        plan: Box<BundlePlan>,
     },
     /// Delete a SCO's object, which nothing refers to; answer `ScoDeleted`.
     DeleteSco {

@@ -268,7 +268,8 @@ impl Volume {
         self.turn_asked = false;
         if self.wants_to_reap() {
             self.reap(effects);
-        } else if self.scrub.wants_turn() {
+        }
+        if self.scrub.wants_turn() {
             self.scrub_turn(effects);
         } else if self.wants_to_flatten() {
             self.flatten_turn(effects);

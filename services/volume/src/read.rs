@@ -13,6 +13,7 @@ use sconce_schemas::wire::volume::{EXTENTS_MAX, ExtentKind, ExtentStatus};
 use sconce_schemas::{CLUSTER_BYTES, ClusterAddress, Slot, SnapshotId};
 
 use crate::event::{Effect, Extent, Ticket};
+use crate::scos::ScoState;
 use crate::snapshots::snapshot_gone;
 use crate::tree::{Missing, Tree};
 use crate::volume::Volume;
@@ -109,7 +110,7 @@ impl Volume {
             return Ok(0);
         }
         let state = self.scos.get(location.sco().0)?;
-        Ok(state.map_or(0, |state| state.version))
+        Ok(state.map_or(0, ScoState::told_version))
     }
 
     pub(crate) fn push_cluster(&self, extents: &mut Vec<Extent>, location: Location) -> Result<(), Missing> {

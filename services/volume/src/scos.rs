@@ -6,20 +6,43 @@
 //! Knows no tree.
 
 use sconce_schemas::DecodeError;
+use sconce_schemas::ScoId;
 use sconce_schemas::checkpoint::TreeKind;
 use sconce_schemas::ids::Location;
 
 use crate::tree::Value;
 
-/// State of a SCO. Stored as slots u16, live u16, version u16, reserved u16, reserved u64.
+/// State of a SCO. Stored as slots u16, live u16, version u16, the bundle's version u16 (0: it is in none), the SCO that the
+/// bundle is named after u64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScoState {
-    /// Slots that were written.
+    /// Slots that were written, or that the last scrub kept.
     pub slots: u16,
     /// Slots that the head or a snapshot refers to; what a walk is still to find (`reap.rs`) is among them.
     pub live: u16,
-    /// Version: 0 as written.
+    /// The highest version of an object of its name: 0 as written; that of a bundle if one was ever named after it.
     pub version: u16,
+    /// The bundle that holds it; `None`: the object of its name and version does.
+    pub bundle: Option<InBundle>,
+}
+
+/// A bundle, as the state of a SCO in it names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InBundle {
+    /// The SCO that it is named after.
+    pub named: ScoId,
+    /// Its version.
+    pub version: u16,
+}
+
+impl ScoState {
+    /// The version that readers are told. Of a SCO in a bundle it is one that is gone: they are shown to the bundle.
+    pub(crate) const fn told_version(self) -> u16 {
+        match self.bundle {
+            Some(_) => 0,
+            None => self.version,
+        }
+    }
 }
 
 impl Value for ScoState {
@@ -30,7 +53,12 @@ impl Value for ScoState {
         out.extend_from_slice(&self.slots.to_le_bytes());
         out.extend_from_slice(&self.live.to_le_bytes());
         out.extend_from_slice(&self.version.to_le_bytes());
-        out.extend_from_slice(&[0; 10]);
+        let bundle = self.bundle.unwrap_or(InBundle {
+            named: ScoId::NONE,
+            version: 0,
+        });
+        out.extend_from_slice(&bundle.version.to_le_bytes());
+        out.extend_from_slice(&bundle.named.0.to_le_bytes());
     }
 
     fn take(bytes: &[u8]) -> Result<Self, DecodeError> {
@@ -42,10 +70,17 @@ impl Value for ScoState {
             });
         };
         let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let mut named = [0; 8];
+        named.copy_from_slice(&bytes[8..]);
+        let bundle = InBundle {
+            named: ScoId(u64::from_le_bytes(named)),
+            version: word(6),
+        };
         Ok(Self {
             slots: word(0),
             live: word(2),
             version: word(4),
+            bundle: (bundle.version != 0).then_some(bundle),
         })
     }
 }

@@ -63,6 +63,11 @@ pub enum Ask {
         /// Its name.
         name: String,
     },
+    /// Remove this snapshot, whatever has its name by now; asking again changes nothing.
+    RemoveExactly {
+        /// Which.
+        id: SnapshotId,
+    },
     /// Make the volume what a snapshot is.
     RollBack {
         /// The snapshot's name.
@@ -523,6 +528,14 @@ impl Volume {
                 let (id, _) = self.snapshot_named(name).ok_or_else(|| self.unknown(name))?;
                 Ok(Some(LogRecord::SnapshotRemoved { id }))
             }
+            Ask::RemoveExactly { id } => match self.snapshots.get(*id) {
+                Some(snapshot) if snapshot.hidden || snapshot.removed.is_some() => Ok(None),
+                Some(_) => Ok(Some(LogRecord::SnapshotRemoved { id: *id })),
+                None => {
+                    let text = format!("there is no snapshot {id}: it was removed");
+                    Err(reject(RefusalCode::NotFound, text))
+                }
+            },
             Ask::RollBack { to, id, keep } => {
                 if self.snapshots.get(*id).is_some() {
                     return Ok(None);

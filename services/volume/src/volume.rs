@@ -129,6 +129,9 @@ pub struct Volume {
 /// for the next go on.
 const MAP_MEMORY_FACTOR: u64 = 2;
 
+/// Beside the map, nodes of the SCO table take at most this part of its memory, and the last one, whatever it takes.
+const SCOS_MEMORY_PART: u64 = 4;
+
 /// After a sweep that found too little to evict, this much time passes before the next: so long at least stays what an
 /// operation has loaded, which may need several nodes at the same time.
 const SWEEP_PAUSE_US: u64 = 500_000;
@@ -252,8 +255,8 @@ impl Volume {
                 self.tlog_read(object, result, effects);
                 Ok(())
             }
-            Event::ScoRewritten { from, to } => {
-                self.sco_rewritten(from, to, effects);
+            Event::BundleWritten { above, to } => {
+                self.bundle_written(above, to, effects);
                 Ok(())
             }
             Event::ScoDeleted { object, done } => {
@@ -328,6 +331,10 @@ impl Volume {
             },
             Event::Sync { ticket } => {
                 self.sync(ticket, effects);
+                Ok(())
+            }
+            Event::BackEndsFull { full } => {
+                self.back_ends_full(full);
                 Ok(())
             }
             Event::Renamed { path } => {
@@ -421,6 +428,13 @@ impl Volume {
     }
 
     fn keep_within_memory(&mut self, effects: &mut Vec<Effect>) {
+        if self.scos.resident_bytes() > self.map_memory / SCOS_MEMORY_PART {
+            // The leaf of the SCO that is entered next has to be there.
+            let entered_next = self.log.open_sco().unwrap_or(self.log.next_sco()).prev();
+            let stored = self.stored_up_to();
+            self.scos
+                .evict_before(entered_next.0, self.map_memory / SCOS_MEMORY_PART / 2, stored);
+        }
         if self.sweep() > self.map_memory {
             // What is left has to be stored before it can go.
             self.checkpoint_if_due(true, effects);

@@ -1,15 +1,14 @@
-//! Keeps: which volumes are clones of which snapshots, and which snapshots are being removed.
-//! Order: a clone's commit and whatever would take its parent or its snapshot away both rewrite the parent's record: of
-//! the two, one conflicts, is planned again, and sees the other.
-//! Crash: a removal that was cut short leaves its mark: no clone of that snapshot is made, and it can be removed again.
-//! Knows no owner: what a volume's snapshots are, its owner says.
+//! Keeps: which volumes are clones of which snapshots.
+//! Order: a clone's commit and whatever would take its parent or its snapshot away (`removals`) both rewrite the parent's
+//! record: of the two, one conflicts, is planned again, and sees the other.
+//! Crash: a clone is there with its file, or not at all.
+//! Knows no owner: what a volume's snapshots are, its owner says; a clone of a snapshot that was removed before is for its
+//! maker to notice.
 
-use sconce_schemas::records::{
-    CloneRecord, InodeRecord, Origin, RemovalRecord, VolumePhase, VolumeRecord, keys,
-};
+use sconce_schemas::records::{CloneRecord, InodeRecord, Origin, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::{SnapshotId, VolumeId, VolumeSize};
 
-use super::changes::{Changes, Plan, Seen};
+use super::changes::{Changes, Seen};
 use super::remove::NAMELESS;
 use super::{Names, NamesError, NewEntry, PoolPath, Resolved};
 
@@ -40,8 +39,10 @@ impl Names {
         entry: NewEntry,
     ) -> Result<Resolved, NamesError> {
         let (parent, name) = path.split()?;
-        let directory = self.make_directories(&parent).await?;
+        // Before directories are made that a refusal would leave behind.
         let of = self.parent(from.volume).await?.record;
+        self.refuse_being_removed(from.volume, from.id).await?;
+        let directory = self.make_directories(&parent).await?;
         let record = VolumeRecord {
             origin: Some(Origin {
                 volume: from.volume,
@@ -74,28 +75,30 @@ impl Names {
             inode: record.inode,
         };
         if record.manifest.is_some() {
-            return self.plan_known_clone(changes, key, clone).await;
+            return self.plan_known_clone(changes, key, clone, origin).await;
         }
         // The parent's record first: a removal that begins after this look rewrites it.
         let parent = self.parent(origin.volume).await?;
-        let removal = keys::removal(origin.volume, origin.snapshot);
-        if self.read::<RemovalRecord>(removal).await?.is_some() {
-            return Err(NamesError::BeingRemoved {
-                snapshot: origin.snapshot,
-            });
-        }
+        self.refuse_being_removed(origin.volume, origin.snapshot).await?;
         changes.hold(&parent);
         changes.create(key, &clone);
         Ok(())
     }
 
-    /// A clone that was there before the registry was lost: it needs its parent, which may be recovered after it.
+    /// A clone that was there before the registry was lost: it needs its parent, which may be recovered after it. One that
+    /// came back before it is kept from going, if it is not gone already.
     async fn plan_known_clone(
         &self,
         changes: &mut Changes,
         key: String,
         clone: CloneRecord,
+        origin: Origin,
     ) -> Result<(), NamesError> {
+        let parent = self.read::<VolumeRecord>(keys::volume(origin.volume)).await?;
+        if let Some(parent) = parent.filter(|seen| seen.record.phase == VolumePhase::Active) {
+            self.refuse_being_removed(origin.volume, origin.snapshot).await?;
+            changes.hold(&parent);
+        }
         match self.read::<CloneRecord>(key.clone()).await? {
             Some(mut seen) => {
                 seen.record = clone;
@@ -163,59 +166,9 @@ impl Names {
         })
     }
 
-    /// Marks a snapshot as being removed, so that nobody clones it meanwhile. Afterwards its owner is told, and once that
-    /// has decided [`Names::end_removal`] called; without an answer the mark stays, for the owner may still do it.
-    ///
-    /// # Errors
-    /// It has clones; its volume is gone; the registry is unreachable.
-    pub async fn begin_removal(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), NamesError> {
-        let key = || keys::removal(volume, snapshot);
-        let marked = self
-            .change(
-                || format!("snapshot {snapshot}"),
-                async |_| {
-                    let parent = self.parent(volume).await?;
-                    let mut changes = Changes::default();
-                    if self.read::<RemovalRecord>(key()).await?.is_none() {
-                        changes.hold(&parent);
-                        changes.create(key(), &RemovalRecord::default());
-                    }
-                    Ok(Plan { changes, outcome: () })
-                },
-            )
-            .await;
-        marked?;
-        let cloned = self.refuse_cloned(volume, Some(snapshot), "snapshot").await;
-        if cloned.is_err() {
-            self.end_removal(volume, snapshot).await?;
-        }
-        cloned
-    }
-
-    /// The snapshot is gone, or stays after all.
-    ///
-    /// # Errors
-    /// The registry is unreachable.
-    pub async fn end_removal(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), NamesError> {
-        self.change(
-            || format!("snapshot {snapshot}"),
-            async |_| {
-                let mut changes = Changes::default();
-                if let Some(seen) = self
-                    .read::<RemovalRecord>(keys::removal(volume, snapshot))
-                    .await?
-                {
-                    changes.remove(&seen);
-                }
-                Ok(Plan { changes, outcome: () })
-            },
-        )
-        .await
-    }
-
     /// The record of a volume that can be a parent: one that exists and whose file has a name. One without is gone as
     /// soon as it is closed.
-    async fn parent(&self, volume: VolumeId) -> Result<Seen<VolumeRecord>, NamesError> {
+    pub(super) async fn parent(&self, volume: VolumeId) -> Result<Seen<VolumeRecord>, NamesError> {
         let gone = || NamesError::NotFound {
             at: format!("volume {volume}"),
         };

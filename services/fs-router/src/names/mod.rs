@@ -13,6 +13,7 @@ mod error;
 mod nodes;
 mod path;
 mod read;
+mod removals;
 mod remove;
 mod rename;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use clones::Snapshot;
 pub use create::{NewEntry, NewVolume};
 pub use error::NamesError;
 pub use path::{DEPTH_MAX, NAME_BYTES_MAX, PathError, PoolPath, SnapshotPath, check_name};
+pub use removals::Removal;
 pub use remove::{Keep, Removed};
 pub use rename::{Renamed, Replace};
 

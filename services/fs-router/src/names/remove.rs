@@ -69,7 +69,9 @@ impl Names {
             || place(parent, name),
             async |attempt| {
                 let found = self.name(parent, name).await?;
-                if let Some(done) = done_before(attempt, tried, found.as_ref()) {
+                if let Some(done) = done_before(attempt, tried, found.as_ref())
+                    && !self.is_named(done.inode).await?
+                {
                     return Ok(Plan::done(done));
                 }
                 let seen = found.ok_or_else(|| NamesError::NotFound {
@@ -94,6 +96,12 @@ impl Names {
             },
         )
         .await
+    }
+
+    /// Whether a file has a name: one that is missing where it was removed may have been moved.
+    async fn is_named(&self, inode: u64) -> Result<bool, NamesError> {
+        let file = self.read::<InodeRecord>(keys::inode(inode)).await?;
+        Ok(file.is_some_and(|file| file.record.parent != NAMELESS))
     }
 
     /// Removes the empty directory `name` in the directory `parent`, and answers its inode.

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply};
-use sconce_schemas::wire::{RefusalCode, Remedy};
+use sconce_schemas::wire::volume::VolumeControl;
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{SnapshotId, VolumeId};
 use tokio::time::Instant;
 
@@ -262,30 +262,28 @@ impl Owners {
         name: &str,
         deadline: Duration,
     ) -> Result<(), PeerError> {
-        self.names.begin_removal(volume, id).await?;
+        let removal = self.names.begin_removal(volume, id).await?;
         let remove = VolumeControl::RemoveSnapshot {
             volume,
             name: name.to_owned(),
+            id: Some(id),
         };
-        let removed = match self.call(volume, remove, deadline).await {
+        match self.call(volume, remove, deadline).await {
+            Ok(_) => {}
             // An earlier answer was lost, or another was faster: it is gone.
-            Err(PeerError::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
-                Ok(VolumeControlReply::Done)
+            Err(PeerError::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {}
+            Err(error) => {
+                // Without an answer the mark stays: the owner may still do it.
+                if matches!(&error, PeerError::Refused(refusal) if is_final(refusal)) {
+                    self.names.withdraw_removal(removal).await?;
+                }
+                return Err(error);
             }
-            answered => answered,
-        };
-        if is_decided(&removed) {
-            self.names.end_removal(volume, id).await?;
         }
-        removed.map(drop)
+        Ok(self.names.end_removal(volume, id).await?)
     }
 }
 
-/// Whether the owner has said that a request is done, or that it is not: otherwise it may still do it.
-fn is_decided(answer: &Result<VolumeControlReply, PeerError>) -> bool {
-    match answer {
-        Ok(_) => true,
-        Err(PeerError::Refused(refusal)) => matches!(refusal.remedy, Remedy::Reject | Remedy::Damaged),
-        Err(_) => false,
-    }
+const fn is_final(refusal: &Refusal) -> bool {
+    matches!(refusal.remedy, Remedy::Reject | Remedy::Damaged)
 }

@@ -107,25 +107,27 @@ impl<Q: Body, R: Body + Refuse> Callers<Q, R> {
         reply_bytes: u32,
         deadline: Duration,
     ) -> Result<(R, Bytes), PeerError> {
-        let caller = self.caller(node, endpoint)?;
-        caller
-            .call(request, Bytes::new(), reply_bytes, deadline)
-            .await
-            .map_err(|error| match error {
-                CallError::Refused(refusal) => PeerError::Refused(refusal),
-                error => PeerError::Silent {
-                    node: node.clone(),
-                    why: error.to_string(),
-                },
-            })
-    }
-
-    fn caller(&self, node: &NodeName, endpoint: &str) -> Result<Caller<Q, R>, PeerError> {
         let parsed: Endpoint = endpoint.parse().map_err(|error| PeerError::Endpoint {
             node: node.clone(),
             endpoint: endpoint.to_owned(),
             why: format!("{error}"),
         })?;
+        let caller = self.caller(&parsed);
+        let called = caller.call(request, Bytes::new(), reply_bytes, deadline).await;
+        called.map_err(|error| match error {
+            CallError::Refused(refusal) => {
+                // A connection that was refused makes no further try; the peer may be upgraded by the next call.
+                self.open.borrow_mut().remove(&parsed);
+                PeerError::Refused(refusal)
+            }
+            error => PeerError::Silent {
+                node: node.clone(),
+                why: error.to_string(),
+            },
+        })
+    }
+
+    fn caller(&self, endpoint: &Endpoint) -> Caller<Q, R> {
         let hello = || Hello {
             version: Version::CURRENT,
             protocol: self.protocol,
@@ -133,9 +135,8 @@ impl<Q: Body, R: Body + Refuse> Callers<Q, R> {
             node: self.identity.node.clone(),
         };
         let mut open = self.open.borrow_mut();
-        let caller = open
-            .entry(parsed.clone())
-            .or_insert_with(|| Caller::new(&self.identity.network, &parsed, hello()));
-        Ok(caller.clone())
+        open.entry(endpoint.clone())
+            .or_insert_with(|| Caller::new(&self.identity.network, endpoint, hello()))
+            .clone()
     }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use sconce_bus::Protocol;
 use sconce_schemas::records::NodeRecord;
-use sconce_schemas::wire::Role;
 use sconce_schemas::wire::storage::{
     GET_BYTES_MAX, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
 };
+use sconce_schemas::wire::{Remedy, Role};
 use sconce_schemas::{NodeName, ObjectName};
 
 use super::{Callers, Identity, PeerError};
@@ -64,7 +64,7 @@ impl StorageRouters {
     /// Asks any storage-router.
     ///
     /// # Errors
-    /// None runs or answers within the deadline, or the first that answers refuses.
+    /// None runs or answers within the deadline; one refuses for good, or all of them for now.
     pub async fn control(
         &self,
         control: StorageControl,
@@ -119,7 +119,10 @@ impl StorageRouters {
         for node in self.running().await? {
             match self.ask(&node, request, reply_bytes, deadline).await {
                 Ok((reply, data)) => return Ok((reply, data, node.name)),
-                Err(PeerError::Refused(refusal)) => return Err(PeerError::Refused(refusal)),
+                // Another may reach a back end that this one does not reach now.
+                Err(PeerError::Refused(refusal)) if refusal.remedy != Remedy::Retry => {
+                    return Err(PeerError::Refused(refusal));
+                }
                 Err(error) => last = error,
             }
         }

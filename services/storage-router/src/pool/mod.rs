@@ -5,6 +5,7 @@
 //! Crash: a put that was not answered may have left some copies; sending it again completes them.
 //! Knows no sockets, no files, no envelope.
 
+mod bundles;
 mod holds;
 mod packed;
 mod read;

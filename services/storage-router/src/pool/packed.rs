@@ -10,8 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use sconce_schemas::ObjectName;
+use sconce_schemas::bundle::BUNDLE_FROM;
 use sconce_schemas::packed_sco::{HEAD_BYTES, PackedHead};
+use sconce_schemas::{Epoch, ObjectName, ScoId};
 
 use super::{Answer, Pool};
 use crate::checked::{CHECK_HERE_BYTES, damaged};
@@ -23,13 +24,16 @@ const ENTRY_BYTES: usize = 128;
 const HEADS_EXPECTED: usize = 1 << 15;
 
 /// Heads that were read. A name stands for one content, so none is ever out of date.
-pub(super) struct Heads(Cache<ObjectName, Arc<PackedHead>, ByBytes>);
+pub(super) struct Heads(Cache<Key, Arc<PackedHead>, ByBytes>);
+
+/// An object, and the SCO that is read out of it.
+type Key = (ObjectName, ScoId, Epoch);
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<ObjectName, Arc<PackedHead>> for ByBytes {
-    fn weight(&self, _: &ObjectName, head: &Arc<PackedHead>) -> u64 {
+impl Weighter<Key, Arc<PackedHead>> for ByBytes {
+    fn weight(&self, _: &Key, head: &Arc<PackedHead>) -> u64 {
         (ENTRY_BYTES + head.memory()) as u64
     }
 }
@@ -43,13 +47,29 @@ impl Default for Heads {
 impl Heads {
     /// Forgets the head of an object that is being deleted.
     pub(super) fn forget(&self, name: &ObjectName) {
-        self.0.remove(name);
+        if let ObjectName::Sco { id, epoch, .. } = name {
+            self.0.remove(&(*name, *id, *epoch));
+        }
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<PackedHead>> {
+        self.0.get(key)
+    }
+
+    pub(super) fn insert(&self, key: Key, head: Arc<PackedHead>) {
+        self.0.insert(key, head);
     }
 }
 
 /// Whether the content of this object is a packed SCO.
 pub(super) const fn is_packed(name: &ObjectName) -> bool {
-    matches!(name, ObjectName::Sco { version: 1.., .. })
+    matches!(
+        name,
+        ObjectName::Sco {
+            version: 1..BUNDLE_FROM,
+            ..
+        }
+    )
 }
 
 impl Pool {
@@ -61,6 +81,17 @@ impl Pool {
         length: u64,
     ) -> Result<Bytes, Vec<Answer>> {
         let head = self.head(name).await?;
+        self.get_by(name, head, offset, length).await
+    }
+
+    /// The same by the head of what is read.
+    pub(super) async fn get_by(
+        self: &Arc<Self>,
+        name: ObjectName,
+        head: Arc<PackedHead>,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes, Vec<Answer>> {
         // Where it is empty a back end is asked too: a version that is gone must not be answered for by its head.
         let range = head.packed_range(offset, length);
         let (start, due) = (range.start, range.end - range.start);
@@ -91,7 +122,8 @@ impl Pool {
     }
 
     async fn head(self: &Arc<Self>, name: ObjectName) -> Result<Arc<PackedHead>, Vec<Answer>> {
-        if let Some(head) = self.heads.0.get(&name) {
+        let key = key_of(name);
+        if let Some(head) = self.heads.get(&key) {
             return Ok(head);
         }
         let read = |backend: Arc<crate::checked::Checked>| async move {
@@ -99,8 +131,16 @@ impl Pool {
             PackedHead::from_bytes(&bytes).map_err(|error| damaged(&error))
         };
         let head = Arc::new(self.first_good(name, read).await?);
-        self.heads.0.insert(name, Arc::clone(&head));
+        self.heads.insert(key, Arc::clone(&head));
         Ok(head)
+    }
+}
+
+const fn key_of(name: ObjectName) -> Key {
+    match name {
+        ObjectName::Sco { id, epoch, .. } => (name, id, epoch),
+        // None other is packed.
+        _ => (name, ScoId::NONE, Epoch::NONE),
     }
 }
 
@@ -108,7 +148,7 @@ impl Pool {
 mod tests {
     use sconce_schemas::packed_sco::PackedSco;
     use sconce_schemas::sco::ScoHeader;
-    use sconce_schemas::{BatchSeq, Epoch, ScoId, ScoSize, VolumeId};
+    use sconce_schemas::{BatchSeq, ScoSize, VolumeId};
 
     use super::*;
 
@@ -135,7 +175,7 @@ mod tests {
         let heads = Heads::default();
         for id in 1..20_000 {
             // Each with memory of its own, as those that are read.
-            heads.0.insert(name(id), Arc::new(head.clone()));
+            heads.insert(key_of(name(id)), Arc::new(head.clone()));
         }
         let kept = heads.0.len();
         assert!(
@@ -148,8 +188,8 @@ mod tests {
             "{kept} of {} bytes",
             head.memory()
         );
-        heads.0.insert(name(0), Arc::new(head));
+        heads.insert(key_of(name(0)), Arc::new(head));
         heads.forget(&name(0));
-        assert!(heads.0.get(&name(0)).is_none());
+        assert!(heads.get(&key_of(name(0))).is_none());
     }
 }

@@ -14,6 +14,7 @@ use sconce_schemas::ObjectName;
 use sconce_schemas::wire::Refusal;
 
 use super::packed::is_packed;
+use super::versions::Place;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 use crate::checked::Checked;
@@ -21,16 +22,18 @@ use crate::checked::Checked;
 impl Pool {
     /// Reads `length` bytes of an object from `offset`; fewer, or none, where it ends before. Copies that turn out
     /// to be missing or damaged are repaired afterwards, in the background. A version of a SCO that is gone is read
-    /// out of a newer one; offsets are always those of the SCO as it was written, with zeros where a scrub dropped it.
+    /// out of a newer one, or out of the bundle that holds what is left of it; offsets are always those of the SCO as it was written, with zeros where a scrub dropped it.
     ///
     /// # Errors
     /// A reject when no back end has the object; a retry when a copy may be on a back end that is absent now;
     /// `Damaged`, naming volume, object and back ends, when no good copy is left.
     pub async fn get(self: &Arc<Self>, name: ObjectName, offset: u64, length: u64) -> Result<Bytes, Refusal> {
-        let read = |name: ObjectName| async move {
-            if is_packed(&name) {
-                return self.get_packed(name, offset, length).await;
-            }
+        let read = |place: Place| async move {
+            let name = match place {
+                Place::Bundle(bundle, sco) => return self.get_bundled(bundle, sco, offset, length).await,
+                Place::Own(name) if is_packed(&name) => return self.get_packed(name, offset, length).await,
+                Place::Own(name) => name,
+            };
             let get = |backend: Arc<Checked>| async move { backend.get(name, offset, length).await };
             self.first_good(name, get).await
         };
@@ -42,10 +45,12 @@ impl Pool {
     /// # Errors
     /// As [`Pool::get`].
     pub async fn stat(self: &Arc<Self>, name: ObjectName) -> Result<u64, Refusal> {
-        let read = |name: ObjectName| async move {
-            if is_packed(&name) {
-                return self.length_of_packed(name).await;
-            }
+        let read = |place: Place| async move {
+            let name = match place {
+                Place::Bundle(bundle, sco) => return self.length_of_bundled(bundle, sco).await,
+                Place::Own(name) if is_packed(&name) => return self.length_of_packed(name).await,
+                Place::Own(name) => name,
+            };
             self.first_good(name, |backend| async move { backend.stat(name).await })
                 .await
         };

@@ -1,5 +1,6 @@
 //! What a pool promises: all copies or no answer, good bytes or an error, and every bad copy repaired.
 
+mod bundles;
 mod packed;
 
 use std::time::Duration;

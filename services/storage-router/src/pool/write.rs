@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sconce_schemas::ObjectName;
+use sconce_schemas::bundle::BundleIndex;
 use sconce_schemas::packed_sco::PackedSco;
 use sconce_schemas::stored_object::SealedObject;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
+use super::bundles::is_bundle;
 use super::packed::is_packed;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
@@ -26,7 +28,9 @@ impl Pool {
     /// A reject when another object has this name, or when a SCO of a version above 0 is no packed one; a retry, naming
     /// the back ends, when a copy cannot be stored now.
     pub async fn put(&self, name: ObjectName, data: Bytes) -> Result<(), Refusal> {
-        if is_packed(&name) {
+        if is_bundle(&name) {
+            BundleIndex::check_whole(&data).map_err(|error| self.not_packed(name, &error))?;
+        } else if is_packed(&name) {
             // The version before is deleted because this one is there: what nobody could read must not be it.
             PackedSco::check(&data).map_err(|error| self.not_packed(name, &error))?;
         }

@@ -176,6 +176,7 @@ impl Serving {
 
     /// Applies a round of operations as one batch.
     pub(super) fn round(&mut self, operations: Vec<Operation>) {
+        self.shard.node.guests.came(operations.len());
         for operation in operations {
             if self.stopping != Stopping::No {
                 self.shard.replies.refuse(operation.ticket, stopping());
@@ -366,7 +367,7 @@ impl Serving {
             }
             Effect::Independent => self.shard.node.background.independent(self.owner.clone()),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
-            Effect::RewriteSco { object, kept } => self.scrub(ScrubJob::Rewrite(object, kept)),
+            Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),
         }
     }
@@ -472,7 +473,8 @@ impl Serving {
 
     fn scrub(&self, job: ScrubJob) {
         let background = &self.shard.node.background;
-        background.scrub(self.owner.clone(), self.sco_size, job);
+        let is_urgent = self.volume.scrub_is_urgent();
+        background.scrub(self.owner.clone(), self.sco_size, job, is_urgent);
     }
 
     fn evictable(&mut self, sco: ScoId) {

@@ -1,7 +1,7 @@
 //! The host's part of a flattening: what a clone has of its ancestors is read for it, and once it needs nothing of them the
 //! registry hears of it.
 //!
-//! Keeps: whose turn it is: one piece of work of the node at a time with scrubs, and pauses that keep their bandwidth.
+//! Keeps: nothing; it takes turns with scrubs, within their budget.
 //! Order: the registry says that a clone is independent only after a stored manifest does: from then on its parent, and the
 //! snapshot that it came from, may go.
 //! Crash: what was read is read again. A manifest that the registry did not hear of is found at the next start.
@@ -13,11 +13,11 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::{ByteLen, CLUSTER_BYTES, CLUSTER_LEN, ObjectName, ScoSize};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ObjectName, ScoSize};
 use sconce_volume::{Event, Extent};
 
+use super::Shared;
 use super::outage::Tried;
-use super::{Shared, scrub};
 use crate::actor::Owner;
 use crate::owner::record::{RecordError, drop_origin};
 
@@ -28,16 +28,16 @@ const PRESSED: Duration = Duration::from_millis(200);
 
 /// Reads what is to be copied; the volume asks again in time for what cannot be had.
 pub(super) async fn copy(shared: &Shared, owner: &Owner, size: ScoSize, extents: Vec<Extent>) {
-    let _turn = shared.scrubs.acquire().await;
-    let bytes: u64 = extents
-        .iter()
-        .map(|extent| clusters_of(extent) * CLUSTER_BYTES)
-        .sum();
     let subject = owner.subject();
     // Its copies go through the write buffer: not while guests are short of it.
     while shared.level.is_pressed() && owner.is_current() {
         tokio::time::sleep(PRESSED).await;
     }
+    let turn = shared.budget.turn(false).await;
+    let bytes: u64 = extents
+        .iter()
+        .map(|extent| clusters_of(extent) * CLUSTER_BYTES)
+        .sum();
     let room = shared.room.take(&subject.pool, bytes).await;
     if !owner.is_current() {
         return;
@@ -45,17 +45,20 @@ pub(super) async fn copy(shared: &Shared, owner: &Owner, size: ScoSize, extents:
     let reads = extents.iter().map(|extent| read(shared, owner, size, extent));
     let read: Result<Vec<Vec<Bytes>>, Refusal> = futures_util::stream::iter(reads)
         .buffered(READS)
+        .inspect_ok(|clusters| {
+            let moved = clusters.len() * CLUSTER_LEN;
+            // It is read, and will be written.
+            turn.moved(2 * moved);
+        })
         .try_collect()
         .await;
-    drop(room);
+    drop((room, turn));
     if let Err(refusal) = &read {
         tracing::debug!(volume = %subject.path, %refusal, "not copied now");
     }
     owner.happened(Event::Copied {
         result: read.map(|clusters| clusters.concat()),
     });
-    // It is read, and will be written.
-    scrub::pause(shared, ByteLen(2 * bytes)).await;
 }
 
 fn clusters_of(extent: &Extent) -> u64 {

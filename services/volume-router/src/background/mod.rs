@@ -5,6 +5,7 @@
 //! Crash: a job that was not told of is begun again by recovery, or leaves an object that nothing refers to.
 //! Knows volumes only by their handles; never blocks one.
 
+mod budget;
 mod checkpoint;
 mod erase;
 mod flatten;
@@ -33,12 +34,15 @@ use sconce_schemas::manifest::Manifest;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
 use sconce_volume::{Extent, Frozen, ScoImage};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::actor::Owner;
 use crate::device::{Level, LocalCheckpoints, ScoFile};
 use crate::settings::{ScrubSettings, UploadSettings};
 
+use budget::Budget;
+
+pub(crate) use budget::Guests;
 pub(crate) use outage::Outage;
 pub(crate) use room::{PoolUsage, Room, RoomUsage};
 pub(crate) use scrub::ScrubJob;
@@ -53,6 +57,7 @@ pub(crate) struct Components {
     pub(crate) level: Level,
     pub(crate) uploads: UploadSettings,
     pub(crate) scrub: ScrubSettings,
+    pub(crate) guests: Guests,
 }
 
 /// What all jobs share.
@@ -63,10 +68,8 @@ pub(crate) struct Shared {
     /// Tells how full the write buffer is.
     pub(crate) level: Level,
     pub(crate) room: Room,
-    /// One SCO is scrubbed at a time.
-    pub(crate) scrubs: Semaphore,
-    /// Bytes a second that scrubs may move.
-    pub(crate) scrub_bandwidth: u64,
+    /// What scrubs may take.
+    pub(crate) scrubs: Budget,
     /// Volumes that are being erased: each only once at a time.
     pub(crate) erasing: RefCell<HashSet<VolumeId>>,
 }
@@ -100,6 +103,7 @@ impl Background {
             level,
             uploads,
             scrub,
+            guests,
         } = components;
         let usage = Arc::new(RoomUsage::new(uploads.parallel, uploads.bytes.bytes()));
         let shared = Shared {
@@ -108,8 +112,7 @@ impl Background {
             checkpoints,
             level,
             room: Room::new(Arc::clone(&usage)),
-            scrubs: Semaphore::new(1),
-            scrub_bandwidth: scrub.bandwidth.bytes(),
+            scrubs: Budget::new(&scrub, guests),
             erasing: RefCell::default(),
         };
         let actor = BackgroundActor {
@@ -142,8 +145,8 @@ impl Background {
     }
 
     /// Does what a scrub asks for; the owner hears of it.
-    pub(crate) fn scrub(&self, owner: Owner, size: ScoSize, job: ScrubJob) {
-        self.actor.do_send(Job::Scrub(owner, size, job));
+    pub(crate) fn scrub(&self, owner: Owner, size: ScoSize, job: ScrubJob, is_urgent: bool) {
+        self.actor.do_send(Job::Scrub(owner, size, job, is_urgent));
     }
 
     /// Reads what a flattening copies; the owner hears `Copied`.
@@ -298,7 +301,7 @@ enum Job {
     Checkpoint(Owner, Arc<Frozen>),
     Manifest(Owner, Box<Manifest>),
     Size(Owner),
-    Scrub(Owner, ScoSize, ScrubJob),
+    Scrub(Owner, ScoSize, ScrubJob, bool),
     Copy(Owner, ScoSize, Vec<Extent>),
     Independent(Owner),
     Erase(Subject),
@@ -329,7 +332,7 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Upload(owner, upload) => upload::run(&shared, &owner, &upload).await,
         Job::Checkpoint(owner, frozen) => checkpoint::run(&shared, &owner, frozen).await,
         Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
-        Job::Scrub(owner, size, job) => scrub::run(&shared, &owner, size, job).await,
+        Job::Scrub(owner, size, job, is_urgent) => scrub::run(&shared, &owner, size, job, is_urgent).await,
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,

@@ -67,6 +67,7 @@ pub(crate) struct Store {
     listed: Cell<Option<Instant>>,
     callers: RefCell<HashMap<Endpoint, StorageCaller>>,
     turn: Cell<usize>,
+    full: Cell<bool>,
 }
 
 impl Store {
@@ -79,6 +80,7 @@ impl Store {
             listed: Cell::new(None),
             callers: RefCell::default(),
             turn: Cell::new(0),
+            full: Cell::new(false),
         }
     }
 
@@ -89,9 +91,17 @@ impl Store {
             name,
         };
         match self.call(&request, bytes, 0).await? {
-            (StorageReply::Done, _) => Ok(()),
+            (StorageReply::Done, _) => {
+                self.full.set(false);
+                Ok(())
+            }
             (reply, _) => Err(unexpected(&reply)),
         }
+    }
+
+    /// Whether the last put was refused for want of space.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.get()
     }
 
     /// A part of an object; fewer bytes where it ends before. `length` is at most [`GET_BYTES_MAX`].
@@ -191,7 +201,7 @@ impl Store {
             };
             let caller = self.caller(endpoint);
             match caller.call(request, data.clone(), reply_bytes, deadline).await {
-                Ok((StorageReply::Refused(refusal), _)) => match judge(refusal) {
+                Ok((StorageReply::Refused(refusal), _)) => match self.judge(refusal) {
                     StoreError::Unavailable(text) => failed = text,
                     error => return Err(error),
                 },
@@ -208,6 +218,13 @@ impl Store {
         }
         self.listed.set(None);
         Err(StoreError::Unavailable(failed))
+    }
+
+    fn judge(&self, refusal: Refusal) -> StoreError {
+        if refusal.code == RefusalCode::NoSpace {
+            self.full.set(true);
+        }
+        judge(refusal)
     }
 
     fn caller(&self, endpoint: &Endpoint) -> StorageCaller {

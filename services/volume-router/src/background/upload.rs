@@ -5,6 +5,7 @@
 //! Crash: an object that the volume does not know of is put again: the same bytes succeed.
 //! Knows no map.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use crate::actor::Owner;
 pub(super) async fn run(shared: &Shared, owner: &Owner, upload: &Upload) {
     hit(Point::AfterScoClosed);
     let subject = owner.subject();
+    let was_full = Cell::new(false);
     let put = || async {
         // While the write buffer has room, guests have the processors and the disk.
         let is_pressed = || shared.level.is_pressed();
@@ -30,7 +32,14 @@ pub(super) async fn run(shared: &Shared, owner: &Owner, upload: &Upload) {
         if !owner.is_current() {
             return Tried::Again("the volume is served here no more".to_owned());
         }
-        match put(shared, &subject, upload).await {
+        let stored = put(shared, &subject, upload).await;
+        // The volume gives back what it can, and hears when that was enough.
+        let is_full = stored.is_err() && shared.store.is_full();
+        if is_full || was_full.get() {
+            was_full.set(is_full);
+            owner.happened(Event::BackEndsFull { full: is_full });
+        }
+        match stored {
             Ok(()) => Tried::Over(()),
             Err(cause) => Tried::Again(cause),
         }

@@ -6,7 +6,10 @@
 //! Knows no engine.
 
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
-use sconce_schemas::records::{CloneRecord, EpochStart, ManifestRef, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{
+    CloneRecord, EpochStart, ManifestRef, Record as _, VolumePhase, VolumeRecord, keys,
+};
+use sconce_schemas::wire::registry::Entry;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
 
@@ -227,6 +230,27 @@ pub(crate) async fn drop_origin(
     }
 }
 
+/// Removals of snapshots that were cut short leave marks, which nobody needs once the volume is gone. In commits of their
+/// own: there may be more than fit one.
+async fn remove_marks(registry: &Registry, volume: VolumeId) -> Result<(), RecordError> {
+    loop {
+        let marks = registry
+            .list(&keys::removals_of(volume), None, MARKS_AT_ONCE)
+            .await?;
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let gone = |mark: Entry| Change::delete(mark.key, None);
+        match registry.commit(marks.into_iter().map(gone).collect()).await {
+            Ok(_) => {}
+            Err(error) => retry_or(error)?,
+        }
+    }
+}
+
+/// Marks that one commit removes.
+const MARKS_AT_ONCE: usize = 50;
+
 /// The volume's objects are gone: so is its record. One that is gone already is as good.
 pub(crate) async fn remove(registry: &Registry, volume: VolumeId) -> Result<(), RecordError> {
     let key = keys::volume(volume);
@@ -238,6 +262,7 @@ pub(crate) async fn remove(registry: &Registry, volume: VolumeId) -> Result<(), 
             let text = format!("volume {volume} is not being deleted");
             return Err(RecordError::Refused(Refusal::reject(RefusalCode::Conflict, text)));
         }
+        remove_marks(registry, volume).await?;
         let delete = Change::delete(key.clone(), Some(revision));
         match registry.commit(vec![delete]).await {
             Ok(_) => return Ok(()),

@@ -93,8 +93,9 @@ impl Control {
             (VolumeControl::WithdrawSnapshot { volume, id }, None) => {
                 return self.request(volume, Ask::Withdraw { id }, reply).await;
             }
-            (VolumeControl::RemoveSnapshot { volume, name }, None) => {
-                return self.request(volume, Ask::Remove { name }, reply).await;
+            (VolumeControl::RemoveSnapshot { volume, name, id }, None) => {
+                let ask = id.map_or(Ask::Remove { name }, |id| Ask::RemoveExactly { id });
+                return self.request(volume, ask, reply).await;
             }
             (VolumeControl::RollBack { volume, to, id, keep }, None) => {
                 return self.request(volume, Ask::RollBack { to, id, keep }, reply).await;

@@ -168,6 +168,28 @@ fn a_clone_of_a_snapshot_that_is_not_stored_yet_is_served_as_soon_as_it_is() {
     });
 }
 
+#[test]
+fn a_clone_whose_snapshot_is_gone_says_so() {
+    block_on(async {
+        let cluster = Cluster::started();
+        let registry = cluster.registry().await;
+        let (parent, _) = parent(&cluster, &registry).await;
+        let origin = Origin {
+            volume: parent.volume,
+            snapshot: SnapshotId(99),
+        };
+        let clone = Client::connect(&cluster, cluster.clone_of(&registry, 1, origin, 4 * MIB).await);
+        crate::cluster::until("the clone to say what it lacks", async || {
+            let state = clone.show().await.state;
+            let wanted = ["0000000000000063", "is gone", "sconce volume delete"];
+            wanted.iter().all(|part| state.contains(part)).then_some(())
+        })
+        .await;
+        // The parent has nothing to do with it.
+        assert_eq!(parent.show().await.state, "serving");
+    });
+}
+
 /// How deep clones of clones go.
 fn depth() -> u16 {
     let full = std::env::var_os("SCONCE_TEST_FULL").is_some_and(|value| value == "1");

@@ -1,6 +1,7 @@
 //! Who serves a volume, and for how long.
 
-use sconce_schemas::records::{VolumePhase, VolumeRecord, keys};
+use sconce_schemas::SnapshotId;
+use sconce_schemas::records::{RemovalRecord, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{RefusalCode, Remedy};
 
@@ -133,6 +134,12 @@ fn a_deleted_volume_gives_everything_back_even_after_a_kill() {
             if killed {
                 cluster.kill();
             }
+            // Removals of snapshots that were cut short, more than a commit takes.
+            for id in 0..120 {
+                let mark = keys::removal(volume, SnapshotId(id));
+                let record = RemovalRecord::default();
+                registry.put_record(&mark, None, &record, None).await.unwrap();
+            }
             let mut record = cluster.record(&registry, volume).await;
             record.phase = VolumePhase::Deleting;
             registry
@@ -150,6 +157,11 @@ fn a_deleted_volume_gives_everything_back_even_after_a_kill() {
                 found.is_none().then_some(())
             })
             .await;
+            let marks = registry
+                .list(&keys::removals_of(volume), None, 1000)
+                .await
+                .unwrap();
+            assert!(marks.is_empty(), "{} marks are left", marks.len());
             let text = volume.to_string();
             let left: Vec<_> = cluster
                 .files("backend")

@@ -39,6 +39,16 @@ async fn remove(client: &Client, name: &str) -> Result<(), Refusal> {
     let remove = VolumeControl::RemoveSnapshot {
         volume: client.volume,
         name: name.to_owned(),
+        id: None,
+    };
+    ask(client, remove).await.map(drop)
+}
+
+async fn remove_exactly(client: &Client, name: &str, id: u64) -> Result<(), Refusal> {
+    let remove = VolumeControl::RemoveSnapshot {
+        volume: client.volume,
+        name: name.to_owned(),
+        id: Some(SnapshotId(id)),
     };
     ask(client, remove).await.map(drop)
 }
@@ -190,6 +200,42 @@ fn snapshots_are_taken_gone_back_to_and_removed_and_all_of_it_survives() {
         cluster.start();
         model.check(&mut client).await;
         kept.check(&cluster, &client).await;
+    });
+}
+
+#[test]
+fn a_removal_by_id_is_of_that_snapshot_and_of_none_that_has_its_name_later() {
+    block_on(async {
+        let cluster = Cluster::started();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, MIB).await;
+        let client = Client::open(&cluster, volume).await;
+        let names = async || -> Vec<(u64, String)> {
+            let list = list(&client).await.into_iter();
+            list.map(|status| (status.id.0, status.name)).collect()
+        };
+        take(&client, 1, "monday").await.unwrap();
+        remove_exactly(&client, "monday", 1).await.unwrap();
+        take(&client, 2, "monday").await.unwrap();
+        // Sent again after a lost answer, once at once and once when it is forgotten.
+        for _ in 0..2 {
+            if let Err(refusal) = remove_exactly(&client, "monday", 1).await {
+                assert_eq!(refusal.code, RefusalCode::NotFound, "{refusal}");
+            }
+            assert_eq!(names().await, [(2, "monday".to_owned())]);
+            client.sync().await;
+        }
+        // One that two branches come from is hidden, and as good as gone.
+        take(&client, 3, "later").await.unwrap();
+        roll_back(&client, "monday", 4, Some("before")).await.unwrap();
+        for _ in 0..2 {
+            remove_exactly(&client, "monday", 2).await.unwrap();
+        }
+        let left = [(3, "later".to_owned()), (4, "before".to_owned())];
+        assert_eq!(names().await, left);
+        let never = remove_exactly(&client, "later", 99).await.unwrap_err();
+        assert_eq!(never.code, RefusalCode::NotFound, "{never}");
+        assert_eq!(names().await, left);
     });
 }
 

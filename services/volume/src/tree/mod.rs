@@ -293,14 +293,25 @@ impl<V: Value> Tree<V> {
         // From where the last sweep stopped to the end, then from the start: each node is seen once, or twice if it is
         // before that place; the marks of use that the first part takes away do not count for the second.
         let from = self.sweep_at;
-        self.sweep(budget, stored, u64::MAX);
+        self.sweep(budget, stored, u64::MAX, false);
         if self.sweep_at == 0 {
-            self.sweep(budget, stored, from);
+            self.sweep(budget, stored, from, false);
         }
         self.resident_bytes
     }
 
-    fn sweep(&mut self, budget: u64, stored: StoredUpTo, to: u64) {
+    /// The same of leaves only, and of those only that lie before the one of `number`: that one, and the way to where the
+    /// next ones come, stay resident.
+    pub(crate) fn evict_before(&mut self, number: u64, budget: u64, stored: StoredUpTo) {
+        let to = number / FANOUT as u64 * FANOUT as u64;
+        let from = self.sweep_at.min(to);
+        self.sweep(budget, stored, to, true);
+        if self.sweep_at == 0 {
+            self.sweep(budget, stored, from, true);
+        }
+    }
+
+    fn sweep(&mut self, budget: u64, stored: StoredUpTo, to: u64, leaves_only: bool) {
         if self.resident_bytes > budget
             && let Some(root) = &mut self.root
         {
@@ -310,6 +321,7 @@ impl<V: Value> Tree<V> {
                 budget,
                 from: self.sweep_at,
                 to,
+                leaves_only,
                 stopped_at: None,
             };
             sweep.visit(root, self.height, 0);

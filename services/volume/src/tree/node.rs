@@ -473,6 +473,8 @@ pub(super) struct Sweep {
     pub(super) budget: u64,
     pub(super) from: u64,
     pub(super) to: u64,
+    /// Inner nodes stay.
+    pub(super) leaves_only: bool,
     pub(super) stopped_at: Option<u64>,
 }
 
@@ -508,6 +510,9 @@ impl Sweep {
             if let Some(below) = inner.get_mut(slot) {
                 self.visit(below, height - 1, first + slot as u64 * span(height - 1));
             }
+        }
+        if self.leaves_only {
+            return;
         }
         // An inner node without resident children is only a way to what is stored, and stored itself.
         let empty = inner

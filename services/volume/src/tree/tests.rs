@@ -255,3 +255,36 @@ fn a_node_that_is_encoded_but_not_stored_stays() {
     }
     assert!(model.tree.get(0).is_err(), "what is stored may go");
 }
+
+#[test]
+fn leaves_before_a_number_go_and_its_own_and_the_way_to_the_next_ones_stay() {
+    let mut model = Model::new(7);
+    let value = Location::new(LineageIndex(0), ScoId(1), Slot(1), 7);
+    // Six leaves; the seventh is where the next number comes.
+    let next = 6 * 512;
+    for number in 0..next {
+        model.tree.set(number, Some(value)).unwrap();
+    }
+    let frozen = model.tree.freeze();
+    let mut encoder = Encoder::new(VOLUME, Epoch(1), LineageIndex(0), model.next);
+    encoder.tree(&frozen).unwrap();
+    let (_, last) = encoder.finish();
+    drop(frozen);
+    let (whole, stored) = (model.tree.resident_bytes(), stored_below(last.next()));
+    // The first sweep takes the marks of use away.
+    for _ in 0..3 {
+        model.tree.evict_before(next - 1, 0, stored);
+    }
+    let left = model.tree.resident_bytes();
+    assert!(left < whole / 3, "{left} of {whole} bytes");
+    for leaf in 0..5 {
+        assert!(model.tree.get(leaf * 512).is_err(), "leaf {leaf}");
+    }
+    assert_eq!(model.tree.get(next - 1), Ok(Some(value)));
+    // Also once the last leaf has lost all it had.
+    for number in next - 512..next {
+        model.tree.set(number, None).unwrap();
+    }
+    model.tree.evict_before(next, 0, stored);
+    model.tree.set(next, Some(value)).unwrap();
+}

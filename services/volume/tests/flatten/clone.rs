@@ -62,8 +62,8 @@ impl Clone {
     /// A parent with something in it, and a clone of its snapshot.
     pub(crate) fn new(seed: u64) -> Self {
         let mut chance = fastrand::Rng::with_seed(seed);
-        let mut store = Store::default();
-        let host = Host::new(PARENT, chance.fork(), None, &mut store);
+        let store = Store::default();
+        let host = Host::new(PARENT, chance.fork(), None);
         let mut parent = Self {
             store,
             host,
@@ -102,11 +102,11 @@ impl Clone {
             manifest,
             snapshot: SnapshotId(1),
         };
-        let mut host = Host::new(CLONE, chance.fork(), Some(origin), &mut store);
+        let mut host = Host::new(CLONE, chance.fork(), Some(origin));
         // From its first manifest on it recovers without its parent's.
         while !host.has_manifest(&store) {
             if !host.finish_one(&mut store) {
-                host.tick(&mut store);
+                host.tick();
             }
         }
         Self {
@@ -131,9 +131,9 @@ impl Clone {
             match self.chance.u32(0..100) {
                 0..40 => self.guest(),
                 40..80 => drop(self.host.finish_one(&mut self.store)),
-                80..88 => self.host.tick(&mut self.store),
+                80..88 => self.host.tick(),
                 88..93 => self.snapshot(),
-                93..96 => self.host.evict_some(&mut self.store),
+                93..96 => self.host.evict_some(),
                 96..98 => self.read_anywhere(),
                 _ => self.crash(),
             }
@@ -185,7 +185,7 @@ impl Clone {
     fn crash(&mut self) {
         self.note_copied();
         self.tally.crashes += 1;
-        self.host.crash(&mut self.store);
+        self.host.crash(&self.store);
         if self.asked {
             assert!(
                 self.host.volume.is_independent() || self.host.volume.flatten_status().is_some(),
@@ -223,15 +223,12 @@ impl Clone {
             length: clusters * 4096,
         };
         let session = self.host.session;
-        self.host.feed(
-            &mut self.store,
-            Event::Io {
-                ticket,
-                session,
-                request,
-                data,
-            },
-        );
+        self.host.feed(Event::Io {
+            ticket,
+            session,
+            request,
+            data,
+        });
         assert_eq!(self.answer(ticket), VolumeReply::Done);
     }
 
@@ -241,7 +238,7 @@ impl Clone {
                 return reply;
             }
             if !self.host.finish_one(&mut self.store) {
-                self.host.tick(&mut self.store);
+                self.host.tick();
             }
         }
         panic!("no answer");
@@ -299,15 +296,12 @@ impl Clone {
             length: 2048,
         };
         let (session, data) = (self.host.session, stamp.to_le_bytes().repeat(256).into());
-        self.host.feed(
-            &mut self.store,
-            Event::Io {
-                ticket,
-                session,
-                request,
-                data,
-            },
-        );
+        self.host.feed(Event::Io {
+            ticket,
+            session,
+            request,
+            data,
+        });
         assert_eq!(self.answer(ticket), VolumeReply::Done);
     }
 
@@ -405,7 +399,7 @@ impl Clone {
                 request,
             },
         };
-        self.host.feed(&mut self.store, event);
+        self.host.feed(event);
         for _ in 0..100_000 {
             if let Some(extents) = self.host.reads.remove(&ticket) {
                 return extents;
@@ -475,14 +469,11 @@ impl Clone {
                 Ok(states) => break states,
                 Err((place, reference)) => {
                     let result = Ok(self.store.node(&self.host.lineage, reference));
-                    self.host.feed(
-                        &mut self.store,
-                        Event::NodeLoaded {
-                            place,
-                            reference,
-                            result,
-                        },
-                    );
+                    self.host.feed(Event::NodeLoaded {
+                        place,
+                        reference,
+                        result,
+                    });
                 }
             }
         };

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
@@ -19,8 +19,8 @@ use sconce_schemas::{
     BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, Slot, VolumeId, VolumeSize,
 };
 use sconce_volume::{
-    CheckpointPolicy, CloneOf, Effect, Event, Extent, FetchId, Frozen, Kept, Origin, Recovery, ScoImage,
-    ScoObject, ScrubPolicy, SessionSlot, Step, Ticket, Volume, VolumeConfig,
+    CheckpointPolicy, CloneOf, Effect, Event, Extent, FetchId, Frozen, Origin, Recovery, ScoImage, ScoObject,
+    ScrubPolicy, SessionSlot, Step, Ticket, Volume, VolumeConfig,
 };
 
 use crate::closure;
@@ -39,9 +39,6 @@ enum Pending {
     Node(NodePlace, NodeRef),
     Fetch(FetchId, Extent),
     Copy(Vec<Extent>),
-    Tlog(ScoObject),
-    Rewrite(ScoObject, Kept),
-    Delete(ScoObject),
     Independent,
 }
 
@@ -88,21 +85,16 @@ fn config(
             idle_us: 2_000_000,
             age_us: 20_000_000,
         },
+        // What a scrub does is no part of this.
         scrub: ScrubPolicy {
-            live_percent_max: 75,
-            grace_us: 500_000,
-            lookups_step: 20,
+            enabled: false,
+            ..ScrubPolicy::default()
         },
     }
 }
 
 impl Host {
-    pub(crate) fn new(
-        id: VolumeId,
-        chance: fastrand::Rng,
-        origin: Option<CloneOf>,
-        store: &mut Store,
-    ) -> Self {
+    pub(crate) fn new(id: VolumeId, chance: fastrand::Rng, origin: Option<CloneOf>) -> Self {
         let mut chance = chance;
         let map_memory = [8 << 10, 64 << 10, 1 << 20][chance.usize(0..3)];
         let lineage = origin
@@ -134,31 +126,31 @@ impl Host {
             independent: false,
             failed: 0,
         };
-        host.tick(store);
+        host.tick();
         host
     }
 
-    pub(crate) fn feed(&mut self, store: &mut Store, event: Event) {
+    pub(crate) fn feed(&mut self, event: Event) {
         let mut effects = Vec::new();
         self.volume.apply(event, &mut effects);
-        self.carry_out(store, effects);
+        self.carry_out(effects);
         let mut effects = Vec::new();
         let now_us = self.now_us;
         self.volume.apply(Event::BatchEnd { now_us }, &mut effects);
-        self.carry_out(store, effects);
+        self.carry_out(effects);
     }
 
-    pub(crate) fn tick(&mut self, store: &mut Store) {
+    pub(crate) fn tick(&mut self) {
         self.now_us += self.chance.u64(1..2_000_000);
         let (now_us, pressed) = (self.now_us, self.chance.u8(0..8) == 0);
-        self.feed(store, Event::Tick { now_us, pressed });
+        self.feed(Event::Tick { now_us, pressed });
     }
 
-    fn carry_out(&mut self, store: &mut Store, mut effects: Vec<Effect>) {
+    fn carry_out(&mut self, mut effects: Vec<Effect>) {
         while !effects.is_empty() {
             let mut next = Vec::new();
             for effect in effects {
-                if let Some(event) = self.begin(store, effect) {
+                if let Some(event) = self.begin(effect) {
                     self.volume.apply(event, &mut next);
                 }
             }
@@ -167,7 +159,7 @@ impl Host {
     }
 
     /// What is done at once; the rest is under way.
-    fn begin(&mut self, store: &Store, effect: Effect) -> Option<Event> {
+    fn begin(&mut self, effect: Effect) -> Option<Event> {
         let pending = match effect {
             Effect::OpenSco { header } => {
                 let mut image = vec![0; index(sco_size().file_len())];
@@ -197,12 +189,7 @@ impl Host {
             Effect::Upload {
                 sco, epoch, length, ..
             } => {
-                let name = ObjectName::Sco {
-                    volume: self.id,
-                    id: sco,
-                    epoch,
-                    version: 0,
-                };
+                let name = self.name_of(sco, epoch);
                 let bytes = Bytes::copy_from_slice(&self.local[&sco].1[..index(length.0)]);
                 Pending::Upload(sco, name, bytes)
             }
@@ -217,15 +204,14 @@ impl Host {
             Effect::LoadNode { place, reference } => Pending::Node(place, reference),
             Effect::StoreCheckpoint { frozen } => Pending::Checkpoint(frozen),
             Effect::StoreManifest { manifest } => Pending::Manifest(manifest),
-            Effect::ReadTlog { object } => Pending::Tlog(object),
-            Effect::RewriteSco { object, kept } => Pending::Rewrite(object, kept),
-            Effect::DeleteSco { object } => Pending::Delete(object),
+            Effect::ReadTlog { .. } | Effect::WriteBundle { .. } | Effect::DeleteSco { .. } => {
+                panic!("scrubbing is off")
+            }
             Effect::Copy { extents } => Pending::Copy(extents),
             Effect::Independent => Pending::Independent,
             Effect::Hold { .. } => return None,
             Effect::Halt { reason } => panic!("{reason}"),
         };
-        let _ = store;
         self.pending.push(pending);
         None
     }
@@ -268,22 +254,12 @@ impl Host {
                 result: Ok(self.clusters(store, &from).swap_remove(0)),
             },
             Pending::Copy(extents) => self.copied(store, &extents),
-            Pending::Tlog(object) => {
-                let areas = index(sco_size().data_offset());
-                let result = Ok(store.objects[&self.name_of(object)].slice(..areas));
-                Event::TlogRead { object, result }
-            }
-            Pending::Rewrite(from, kept) => self.rewrite(store, from, &kept),
-            Pending::Delete(object) => {
-                store.objects.remove(&self.name_of(object));
-                Event::ScoDeleted { object, done: true }
-            }
             Pending::Independent => {
                 self.independent = true;
                 return true;
             }
         };
-        self.feed(store, event);
+        self.feed(event);
         true
     }
 
@@ -312,34 +288,12 @@ impl Host {
         }
     }
 
-    fn name_of(&self, object: ScoObject) -> ObjectName {
+    fn name_of(&self, id: ScoId, epoch: Epoch) -> ObjectName {
         ObjectName::Sco {
             volume: self.id,
-            id: object.sco,
-            epoch: object.epoch,
-            version: object.version,
-        }
-    }
-
-    fn rewrite(&self, store: &mut Store, from: ScoObject, kept: &Kept) -> Event {
-        let mut bytes = BytesMut::from(&store.objects[&self.name_of(from)][..]);
-        for slot in (0..sco_size().slots()).map(Slot).filter(|slot| !kept.has(*slot)) {
-            let at = index(sco_size().slot_offset(slot));
-            if let Some(cluster) = bytes.get_mut(at..at + 4096) {
-                cluster.fill(0);
-            }
-        }
-        let mut version = from.version + 1;
-        while store
-            .objects
-            .contains_key(&self.name_of(ScoObject { version, ..from }))
-        {
-            version += 1;
-        }
-        store.put(self.name_of(ScoObject { version, ..from }), bytes.freeze());
-        Event::ScoRewritten {
-            from,
-            to: Some(version),
+            id,
+            epoch,
+            version: 0,
         }
     }
 
@@ -366,11 +320,11 @@ impl Host {
     }
 
     /// The buffer needs room.
-    pub(crate) fn evict_some(&mut self, store: &mut Store) {
+    pub(crate) fn evict_some(&mut self) {
         let most = self.chance.usize(0..=self.evictable.len());
         for sco in self.evictable.drain(..most).collect::<Vec<_>>() {
             self.local.remove(&sco);
-            self.feed(store, Event::Evicted { sco });
+            self.feed(Event::Evicted { sco });
         }
     }
 
@@ -384,7 +338,7 @@ impl Host {
             if !status.dirty && !status.wants_ticks {
                 return;
             }
-            self.tick(store);
+            self.tick();
         }
         panic!(
             "it does not settle: {:?} {:?}",
@@ -394,7 +348,7 @@ impl Host {
     }
 
     /// `kill -9`, and the next ownership.
-    pub(crate) fn crash(&mut self, store: &mut Store) {
+    pub(crate) fn crash(&mut self, store: &Store) {
         self.pending.clear();
         self.evictable.clear();
         self.replies.clear();
@@ -415,11 +369,7 @@ impl Host {
                     ..
                 } => {
                     let local = self.local.get(&sco).filter(|_| !stored_only);
-                    let name = self.name_of(ScoObject {
-                        sco,
-                        epoch,
-                        version: 0,
-                    });
+                    let name = self.name_of(sco, epoch);
                     recovery.sco(match local {
                         Some((_, image)) => Some(ScoImage {
                             bytes: Bytes::copy_from_slice(image),
@@ -458,7 +408,7 @@ impl Host {
             self.pending.push(Pending::Independent);
         }
         let now_us = self.now_us;
-        self.feed(store, Event::BatchEnd { now_us });
+        self.feed(Event::BatchEnd { now_us });
     }
 
     pub(crate) fn has_manifest(&self, store: &Store) -> bool {

@@ -209,6 +209,9 @@ impl LogOracle {
             (Change::Record(LogRecord::SnapshotRemoved { id }), Ask::Remove { name }) => {
                 self.names.get(id) == Some(name)
             }
+            (Change::Record(LogRecord::SnapshotRemoved { id }), Ask::RemoveExactly { id: asked }) => {
+                id == asked
+            }
             _ => false,
         };
         let at = self

@@ -6,10 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use sconce_schemas::bundle::{BundleIndex, Member};
+use sconce_schemas::crc::crc32c;
 use sconce_schemas::object::ObjectKind;
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ObjectName, ScoId, ScoSize, Slot};
-use sconce_volume::{Ask, Event, Kept, ScoObject};
+use sconce_volume::{Ask, BundlePlan, Event, ScoObject};
 
 use crate::world::{VOLUME, World};
 
@@ -22,38 +25,82 @@ pub(crate) fn name_of(object: ScoObject) -> ObjectName {
     }
 }
 
+/// Where the cluster of a slot is in a bundle.
+pub(crate) fn place_in(index: &BundleIndex, sco: ScoId, slot: Slot) -> Option<usize> {
+    let kept = index
+        .members
+        .iter()
+        .flat_map(|member| member.kept.iter().map(|kept| (member.sco, kept.slot)));
+    let at = kept.clone().position(|kept| kept == (sco, slot))?;
+    Some(index.index_len() + at * 4096)
+}
+
 impl World {
     pub(crate) fn read_tlog(&mut self, object: ScoObject) {
         let stored = &self.store[&name_of(object)];
         let areas = usize::try_from(ScoSize::new(64).unwrap().data_offset()).unwrap();
-        let result = Ok(stored.slice(..areas));
+        let result = match self.chance.u32(0..20) {
+            0 => Err(Refusal::retry(RefusalCode::Unavailable, "not now")),
+            _ if object.is_bundle() => Ok(stored.slice(..BundleIndex::len_of(stored).unwrap())),
+            _ => Ok(stored.slice(..areas)),
+        };
         self.feed(Event::TlogRead { object, result });
     }
 
-    pub(crate) fn rewrite_sco(&mut self, from: ScoObject, kept: &Kept) {
+    pub(crate) fn write_bundle(&mut self, plan: &BundlePlan) {
+        let above = plan.above;
         if self.chance.u32(0..10) == 0 {
-            self.feed(Event::ScoRewritten { from, to: None });
+            self.feed(Event::BundleWritten { above, to: None });
             return;
         }
-        let size = ScoSize::new(64).unwrap();
-        let mut bytes = BytesMut::from(&self.store[&name_of(from)][..]);
-        for slot in (0..size.slots()).map(Slot).filter(|slot| !kept.has(*slot)) {
-            let at = usize::try_from(size.slot_offset(slot)).unwrap();
-            if let Some(cluster) = bytes.get_mut(at..at + 4096) {
-                cluster.fill(0);
+        let (mut members, mut clusters) = (Vec::new(), Vec::new());
+        for source in &plan.sources {
+            assert!(self.store.contains_key(&name_of(source.object)));
+            for sco in source.scos.iter().filter(|sco| !sco.kept.is_empty()) {
+                for kept in &sco.kept {
+                    let cluster = self.stored_cluster(source.object, sco.sco, kept.slot);
+                    assert_eq!(crc32c(&cluster), kept.crc, "SCO {} slot {}", sco.sco, kept.slot.0);
+                    clusters.push(cluster);
+                }
+                members.push(Member {
+                    sco: sco.sco,
+                    epoch: sco.epoch,
+                    size: sco.size,
+                    length: sco.size.file_len(),
+                    kept: sco.kept.clone(),
+                });
             }
         }
-        let newest = self.versions_of(from).last().copied().unwrap();
-        let to = newest + 1;
-        let name = name_of(ScoObject { version: to, ..from });
-        assert!(self.store.insert(name, Bytes::from(bytes)).is_none());
-        self.feed(Event::ScoRewritten { from, to: Some(to) });
+        let index = BundleIndex {
+            volume: VOLUME,
+            members,
+        };
+        let bytes = index.pack(clusters.iter().map(|cluster| &cluster[..])).unwrap();
+        let newest = self.versions_of(above).last().copied().unwrap_or(0);
+        let version = above.version.max(newest) + 1;
+        let name = name_of(ScoObject { version, ..above });
+        assert!(self.store.insert(name, bytes).is_none());
+        self.merged += usize::from(index.members.len() > 1);
+        self.bundles.insert(name, index);
+        // Of some the answer is lost: what is there without the volume's knowledge may be read all the same.
+        let to = (!self.may_crash || self.chance.u32(0..10) != 0).then_some(version);
+        self.feed(Event::BundleWritten { above, to });
+    }
+
+    fn stored_cluster(&self, object: ScoObject, sco: ScoId, slot: Slot) -> Bytes {
+        let name = name_of(object);
+        let at = match self.bundles.get(&name) {
+            Some(index) => place_in(index, sco, slot).expect("it is in the bundle"),
+            None => usize::try_from(ScoSize::new(64).unwrap().slot_offset(slot)).unwrap(),
+        };
+        self.store[&name].slice(at..at + 4096)
     }
 
     pub(crate) fn delete_sco(&mut self, object: ScoObject) {
         let done = self.chance.u32(0..10) != 0;
         if done {
             self.store.remove(&name_of(object));
+            self.bundles.remove(&name_of(object));
         }
         self.feed(Event::ScoDeleted { object, done });
     }
@@ -72,24 +119,11 @@ impl World {
     /// What the SCO table refers to is there; nothing else is, but for what crashes left.
     pub(crate) fn check_space(&mut self) {
         let states = self.sco_states();
-        let epochs = self.epochs.clone();
-        let epoch_of = |sco: ScoId| {
-            epochs
-                .iter()
-                .rev()
-                .find(|start| start.first_sco <= sco)
-                .unwrap()
-                .epoch
-        };
         let referred: BTreeSet<ObjectName> = states
             .iter()
             .map(|(sco, state)| {
                 assert!(state.live <= state.slots, "SCO {sco}: {state:?}");
-                name_of(ScoObject {
-                    sco: *sco,
-                    epoch: epoch_of(*sco),
-                    version: state.version,
-                })
+                name_of(self.volume.object_of(*sco, *state))
             })
             .collect();
         let there: BTreeSet<ObjectName> = self

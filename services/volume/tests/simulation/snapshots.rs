@@ -102,7 +102,11 @@ impl World {
                     metadata: BTreeMap::new(),
                 }
             }
-            (0..3, Some(name)) => Ask::Remove { name },
+            // By its id, or by its name.
+            (0..3, Some(name)) => match self.volume.snapshot_named(&name) {
+                Some((id, _)) if number % 2 == 0 => Ask::RemoveExactly { id },
+                _ => Ask::Remove { name },
+            },
             (3..5, Some(to)) if self.outstanding.is_empty() && self.asks.waiting.is_empty() => {
                 Ask::RollBack {
                     to,

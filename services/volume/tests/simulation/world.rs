@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sconce_schemas::bundle::BundleIndex;
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
@@ -23,8 +24,8 @@ use sconce_schemas::{
     BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
 };
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, FetchId, Frozen, Kept, Recovery, ScoObject, ScrubPolicy, SessionSlot,
-    Step, StoredRoots, Ticket, Volume, VolumeConfig,
+    BundlePlan, CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScoObject, ScrubPolicy,
+    SessionSlot, Step, StoredRoots, Ticket, Volume, VolumeConfig,
 };
 
 use crate::disk::Disk;
@@ -58,7 +59,7 @@ enum Pending {
     Turn,
     HoldOver(SnapshotId),
     ReadTlog(ScoObject),
-    Rewrite(ScoObject, Kept),
+    Bundle(Box<BundlePlan>),
     Delete(ScoObject),
     Sync {
         upto: BatchSeq,
@@ -103,6 +104,10 @@ pub(crate) struct World {
     pub(crate) chance: fastrand::Rng,
     disk: Disk,
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
+    /// What the bundles in the store hold.
+    pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
+    /// Bundles of several SCOs that were written.
+    pub(crate) merged: usize,
     manifest: Option<Manifest>,
     epoch: Epoch,
     pub(crate) epochs: Vec<EpochStart>,
@@ -158,6 +163,8 @@ impl World {
             chance,
             disk: Disk::new(size, files),
             store: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+            merged: 0,
             manifest: None,
             epoch: Epoch::FIRST,
             epochs: vec![EpochStart {
@@ -200,7 +207,11 @@ impl World {
                 0..50 => self.client_round(),
                 50..88 => self.finish_one(),
                 88..90 => self.lose_client(),
-                90..95 => self.feed(Event::Tick {
+                90 => {
+                    let full = self.chance.bool();
+                    self.feed(Event::BackEndsFull { full });
+                }
+                91..95 => self.feed(Event::Tick {
                     now_us: self.now_us,
                     pressed: self.disk.free_files() + self.evictable.len() < 3,
                 }),
@@ -239,9 +250,11 @@ fn config(epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteLen) -> VolumeC
             age_us: 20_000_000,
         },
         scrub: ScrubPolicy {
-            live_percent_max: 75,
+            utilisation_percent: 92,
+            objects_spare: 2,
             grace_us: 500_000,
             lookups_step: 20,
+            ..ScrubPolicy::default()
         },
     }
 }

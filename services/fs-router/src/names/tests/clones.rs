@@ -1,7 +1,9 @@
 //! What clones depend on stays, whoever competes: of a clone and what would take its parent away, one happens.
 
-use sconce_schemas::records::{CloneRecord, ROOT_INODE, RemovalRecord, VolumePhase, VolumeRecord, keys};
-use sconce_schemas::{NodeName, SnapshotId, VolumeId, VolumeSize};
+use sconce_schemas::records::{
+    CloneRecord, ManifestRef, Origin, ROOT_INODE, RemovalRecord, VolumePhase, VolumeRecord, keys,
+};
+use sconce_schemas::{Epoch, ManifestSeq, NodeName, SnapshotId, VolumeId, VolumeSize};
 
 use sconce_runtime::Chance;
 
@@ -36,7 +38,7 @@ async fn clone(names: &Names, volume: VolumeId, at: &str) -> Result<Resolved, Na
         .await
 }
 
-fn is_cloned(refused: &Result<(), NamesError>, clone: &str) -> bool {
+fn is_cloned<T>(refused: &Result<T, NamesError>, clone: &str) -> bool {
     matches!(refused, Err(NamesError::Cloned { clones, .. }) if clones == clone)
 }
 
@@ -191,6 +193,94 @@ async fn a_removal_that_was_cut_short_is_done_again_and_nothing_is_cloned_before
     );
 }
 
+/// The record of a clone that its manifest tells of, after the registry was lost.
+async fn known_clone(names: &Names, parent: VolumeId) -> VolumeRecord {
+    let size = VolumeSize::new(1 << 20).unwrap();
+    let of = names.volume(parent).await.unwrap();
+    VolumeRecord {
+        manifest: Some(ManifestRef {
+            seq: ManifestSeq(1),
+            epoch: Epoch(1),
+        }),
+        origin: Some(Origin {
+            volume: parent,
+            snapshot: SnapshotId(7),
+        }),
+        ..names.fresh_record(size, of.sco_size, of.pool, of.owner)
+    }
+}
+
+#[test]
+fn of_a_clone_that_is_recovered_and_the_removal_of_its_snapshot_one_happens() {
+    let remote = Remote::new(46, LOST_ONE_IN);
+    let base = remote.names(46);
+    let parent = block_on(file(&base, "/parent")).volume;
+    let mut won = [0; 2];
+    for round in 0..ROUNDS {
+        let removes = async |names: Names| names.begin_removal(parent, SnapshotId(7)).await;
+        let recovers = async |names: Names| {
+            let record = known_clone(&names, parent).await;
+            names.adopt(&path("/clone"), record, NewEntry::FILE).await
+        };
+        block_on(async {
+            let (removed, recovered) = at_once(&remote, round, removes, recovers).await;
+            match recovered {
+                Ok(_) => {
+                    won[0] += 1;
+                    assert!(is_cloned(&removed, "/clone"), "round {round}: {removed:?}");
+                    base.remove_file(&path("/clone")).await.unwrap();
+                }
+                Err(refused) => {
+                    won[1] += 1;
+                    assert!(matches!(refused, NamesError::BeingRemoved { .. }), "{refused}");
+                    removed.unwrap();
+                    base.end_removal(parent, SnapshotId(7)).await.unwrap();
+                }
+            }
+        });
+    }
+    assert!(won.iter().all(|won| *won > 0), "one always wins: {won:?}");
+}
+
+#[tokio::test]
+async fn of_several_who_remove_a_snapshot_none_takes_anothers_mark_away() {
+    let names = tree(47).await;
+    let parent = file(&names, "/parent").await.volume;
+    let is_marked = async || {
+        let cloned = clone(&names, parent, "/clone").await;
+        matches!(cloned, Err(NamesError::BeingRemoved { .. }))
+    };
+    let begin = async || names.begin_removal(parent, SnapshotId(7)).await.unwrap();
+    // Alone, and refused by the owner.
+    let alone = begin().await;
+    assert!(is_marked().await);
+    names.withdraw_removal(alone).await.unwrap();
+    clone(&names, parent, "/clone").await.unwrap();
+    // A clone that is there leaves no mark, and takes none away.
+    let refused = names.begin_removal(parent, SnapshotId(7)).await;
+    assert!(is_cloned(&refused, "/clone"), "{refused:?}");
+    names.remove_file(&path("/clone")).await.unwrap();
+    // Of two, one is refused; the other may yet be heard by the owner.
+    let (first, second) = (begin().await, begin().await);
+    for removal in [first, second] {
+        names.withdraw_removal(removal).await.unwrap();
+        assert!(is_marked().await);
+    }
+    names.end_removal(parent, SnapshotId(7)).await.unwrap();
+    assert!(!is_marked().await);
+}
+
+#[tokio::test]
+async fn a_clone_that_is_refused_leaves_no_directories_behind() {
+    let names = tree(48).await;
+    let parent = file(&names, "/parent").await.volume;
+    names.begin_removal(parent, SnapshotId(7)).await.unwrap();
+    clone(&names, parent, "/new/deep/clone").await.unwrap_err();
+    let gone = VolumeId::from_u128(5);
+    clone(&names, gone, "/new/deep/clone").await.unwrap_err();
+    assert!(names.find(&path("/new")).await.is_err());
+}
+
 #[tokio::test]
 async fn what_is_refused_names_the_clones_and_ends_with_them() {
     let names = tree(44).await;
@@ -249,8 +339,8 @@ fn many_that_clone_and_remove_leave_no_clone_without_its_parent() {
                         0 => names.unlink(ROOT_INODE, &from, Keep::Nothing).await.map(drop),
                         1 => match names.resolve(&path(&format!("/{from}"))).await {
                             Ok(found) => match names.begin_removal(found.volume, SnapshotId(7)).await {
-                                Ok(()) => names.end_removal(found.volume, SnapshotId(7)).await,
-                                refused => refused,
+                                Ok(_) => names.end_removal(found.volume, SnapshotId(7)).await,
+                                Err(refused) => Err(refused),
                             },
                             Err(error) => Err(error),
                         },

@@ -272,6 +272,31 @@ async fn with_no_good_copy_of_a_packed_sco_the_error_names_it() {
 }
 
 #[tokio::test]
+async fn a_newer_version_answers_where_no_copy_of_the_older_is_good() {
+    let world = World::memory();
+    world.pool.put(version(1, 0), sco(1)).await.unwrap();
+    world.pool.put(version(1, 1), packed(1, 1)).await.unwrap();
+    let rubbish = || Some(Bytes::from_static(b"rubbish"));
+    // Damaged on both; on one, while its deletion has come as far as the other.
+    for copies in [[rubbish(), rubbish()], [rubbish(), None]] {
+        for (backend, copy) in copies.into_iter().enumerate() {
+            world.damage(backend, version(1, 0), copy);
+        }
+        for _ in 0..2 {
+            assert_eq!(world.read(version(1, 0), 0, 1 << 20).await, seen(1, 1));
+        }
+    }
+    // With that one bad too there is nothing left, and the error is of both.
+    for backend in 0..2 {
+        world.damage(backend, version(1, 1), rubbish());
+    }
+    for _ in 0..2 {
+        let refusal = world.pool.get(version(1, 0), 0, 10).await.unwrap_err();
+        assert_eq!(refusal.remedy, Remedy::Damaged, "{refusal}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_packed_sco_is_not_stored_as_one() {
     let world = World::memory();
     let longer = [packed(1, 1), Bytes::from_static(b"more")].concat();

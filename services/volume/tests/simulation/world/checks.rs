@@ -116,7 +116,7 @@ impl World {
     pub(crate) fn contents(&self, extent: &Extent) -> Vec<[u64; 8]> {
         match extent {
             Extent::Zeros { length } => vec![[0; 8]; (*length / 4096) as usize],
-            _ => clusters(&self.disk, &self.store, &self.epochs, extent)
+            _ => clusters(&self.disk, (&self.store, &self.bundles), &self.epochs, extent)
                 .iter()
                 .map(|c| stamps_of(c))
                 .collect(),

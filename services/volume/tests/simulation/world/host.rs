@@ -73,7 +73,8 @@ impl World {
             Effect::Reply { ticket, reply } => self.answered(ticket, &reply),
             Effect::Fetch { fetch, from } => {
                 // Read at once: the file is not taken away under a read.
-                let cluster = clusters(&self.disk, &self.store, &self.epochs, &from).swap_remove(0);
+                let cluster =
+                    clusters(&self.disk, (&self.store, &self.bundles), &self.epochs, &from).swap_remove(0);
                 self.pending.push(Pending::Fetch { fetch, cluster });
             }
             Effect::LoadNode { place, reference } => {
@@ -112,7 +113,7 @@ impl World {
                 self.pending.push(Pending::HoldOver(snapshot));
             }
             Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
-            Effect::RewriteSco { object, kept } => self.pending.push(Pending::Rewrite(object, kept)),
+            Effect::WriteBundle { plan } => self.pending.push(Pending::Bundle(plan)),
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
             Effect::Copy { .. } | Effect::Independent => panic!("the volume is no clone"),
             Effect::Halt { reason } => panic!("halted: {reason}"),
@@ -229,7 +230,7 @@ impl World {
                 self.feed(Event::HoldOver { snapshot });
             }
             Pending::ReadTlog(object) => self.read_tlog(object),
-            Pending::Rewrite(object, kept) => self.rewrite_sco(object, &kept),
+            Pending::Bundle(plan) => self.write_bundle(&plan),
             Pending::Delete(object) => self.delete_sco(object),
             Pending::Fetch { fetch, cluster } => {
                 self.feed(Event::Fetched {

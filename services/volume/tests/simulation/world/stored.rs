@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use sconce_schemas::bundle::{BundleIndex, Member};
 use sconce_schemas::checkpoint::{NodeRecord, NodeRef, decode_node};
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::Refusal;
@@ -16,7 +17,7 @@ use sconce_volume::{Extent, ScoObject};
 
 use super::VOLUME;
 use crate::disk::Disk;
-use crate::scrub::name_of;
+use crate::scrub::{name_of, place_in};
 
 pub(super) fn epoch_at(epochs: &[EpochStart], sco: ScoId) -> Epoch {
     epochs
@@ -27,11 +28,17 @@ pub(super) fn epoch_at(epochs: &[EpochStart], sco: ScoId) -> Epoch {
         .epoch
 }
 
+/// The store, and what its bundles hold.
+type Store<'a> = (
+    &'a BTreeMap<ObjectName, Bytes>,
+    &'a BTreeMap<ObjectName, BundleIndex>,
+);
+
 /// The clusters of an extent, CRCs checked. A local copy that does not hold (after a power loss a recycled file may have
 /// its old header back) gives way to the stored one.
 pub(super) fn clusters(
     disk: &Disk,
-    store: &BTreeMap<ObjectName, Bytes>,
+    (store, bundles): Store,
     epochs: &[EpochStart],
     extent: &Extent,
 ) -> Vec<Bytes> {
@@ -60,12 +67,16 @@ pub(super) fn clusters(
         epoch: epoch_at(epochs, sco),
         version,
     };
-    // In place of a local copy that does not hold, the newest.
-    let newest = || (0..100).rev().map(|version| name_of(object(version)));
-    let name = match stored {
-        Some(version) => Some(name_of(object(version))),
-        None => newest().find(|name| store.contains_key(name)),
-    };
+    let own = name_of(object(stored.unwrap_or(0)));
+    let from = store.get(&own);
+    // Every bundle that has anything of the SCO, also one that a crash left, has all that is referred to.
+    let mut holding: Vec<(&Bytes, &BundleIndex)> = Vec::new();
+    for (name, index) in bundles.range(own..) {
+        let is_it = |member: &Member| (member.sco, member.epoch) == (sco, epoch_at(epochs, sco));
+        if index.members.iter().any(is_it) {
+            holding.push((&store[name], index));
+        }
+    }
     let content = (first.0..)
         .map(sconce_schemas::Slot)
         .zip(crcs)
@@ -73,15 +84,23 @@ pub(super) fn clusters(
             let good = |bytes: &Bytes| sconce_schemas::crc::crc32c(bytes) == *crc;
             let from_disk = || disk.cluster(sco, slot).map(Bytes::copy_from_slice).filter(good);
             let from_store = || {
-                let at = usize::try_from(size.slot_offset(slot)).unwrap();
-                name.and_then(|name| store.get(&name))
-                    .map(|object| object.slice(at..at + 4096))
-                    .filter(good)
+                let mut found = from.map(|object| {
+                    let at = usize::try_from(size.slot_offset(slot)).unwrap();
+                    object.slice(at..at + 4096)
+                });
+                for (bundle, index) in &holding {
+                    let at = place_in(index, sco, slot);
+                    let at = at
+                        .unwrap_or_else(|| panic!("a bundle of SCO {sco} lacks slot {}: {index:?}", slot.0));
+                    found.get_or_insert_with(|| bundle.slice(at..at + 4096));
+                }
+                found.filter(good)
             };
+            let in_store = from_store();
             let found = if stored.is_none() {
-                from_disk().or_else(from_store)
+                from_disk().or(in_store)
             } else {
-                from_store()
+                in_store
             };
             found.unwrap_or_else(|| {
                 panic!(
