@@ -178,7 +178,12 @@ async fn find_or_take(
 ///
 /// # Errors
 /// It has clones, or its owner does not do it.
-pub(crate) async fn remove(cluster: &Cluster, file: &Resolved, path: &SnapshotPath, id: SnapshotId) -> Result<()> {
+pub(crate) async fn remove(
+    cluster: &Cluster,
+    file: &Resolved,
+    path: &SnapshotPath,
+    id: SnapshotId,
+) -> Result<()> {
     let begun = cluster.names.begin_removal(file.volume, id).await;
     remove_marked(cluster, file, path, begun.map_err(explained)?).await
 }

@@ -85,6 +85,8 @@ pub enum Ask {
         /// The window.
         window_us: u64,
     },
+    /// Make the volume, a clone, independent of the volumes that it comes from (`flatten.rs`).
+    Flatten,
 }
 
 /// A snapshot, for people.
@@ -114,6 +116,8 @@ pub(crate) struct Snapshot {
     hidden: bool,
     /// It is a part of a snapshot of several volumes, and not confirmed.
     pub(crate) proposed: bool,
+    /// It has nothing of an ancestor of the volume.
+    pub(crate) own: bool,
     /// It was removed and is still to be reaped.
     pub(crate) removed: Option<Removed>,
     /// The batch with its record, or, of a moment, the last batch that it has.
@@ -189,6 +193,7 @@ impl Snapshots {
             stored: Some(state.map),
             hidden: state.hidden,
             proposed: state.proposed,
+            own: state.own,
             removed: state.removed.as_ref().map(|removed| Removed {
                 born_from: removed.born_from,
                 children: removed
@@ -222,6 +227,11 @@ impl Snapshots {
     pub(crate) fn living(&self) -> impl Iterator<Item = &Snapshot> {
         self.kept()
             .filter(|snapshot| !snapshot.hidden && !snapshot.is_fresh && !snapshot.proposed)
+    }
+
+    /// Those that may have something of an ancestor, removed ones too.
+    pub(crate) fn borrowing(&self) -> impl Iterator<Item = &Snapshot> {
+        self.list.iter().filter(|snapshot| !snapshot.own)
     }
 
     /// The oldest that is proposed and not confirmed.
@@ -327,6 +337,7 @@ impl Snapshots {
             map: snapshot.stored.unwrap_or_default(),
             hidden: snapshot.hidden,
             proposed: snapshot.proposed,
+            own: snapshot.own,
             removed: snapshot.removed.as_ref().map(|removed| RemovedState {
                 born_from: removed.born_from,
                 children: removed.stored.clone().unwrap_or_default(),
@@ -498,6 +509,7 @@ impl Snapshots {
         before: &FrozenTree<Location>,
         after: &FrozenTree<Location>,
         size: VolumeSize,
+        own: bool,
     ) {
         let parent = self.parent.and_then(|id| self.get(id));
         let born_from = parent.map_or_else(LogPlace::default, |parent| parent.at);
@@ -517,6 +529,7 @@ impl Snapshots {
             stored: None,
             hidden: true,
             proposed: false,
+            own,
             removed: Some(Removed {
                 born_from,
                 children: vec![Tree::thaw(after)],
@@ -657,6 +670,7 @@ impl Volume {
             Ask::Propose { id, name, metadata } => self.judge_proposal(*id, name, metadata),
             Ask::Confirm { id } => self.judge_confirmation(*id),
             Ask::Withdraw { id } => self.judge_withdrawal(*id),
+            Ask::Flatten => self.judge_flatten(),
             Ask::Remove { name } => {
                 let (id, _) = self.snapshot_named(name).ok_or_else(|| self.unknown(name))?;
                 Ok(Some(LogRecord::SnapshotRemoved { id }))
@@ -777,11 +791,12 @@ impl Volume {
                         "invariant 6: snapshot {to} is gone back to and was never taken"
                     ));
                 };
-                let (map, size) = (Tree::thaw(&target.map.freeze()), target.size);
+                let (map, size, own) = (Tree::thaw(&target.map.freeze()), target.size, target.own);
                 let id = before.id;
                 self.retain(before, at, false);
                 self.map = map;
                 self.size = size;
+                self.flatten_anew(own);
                 self.snapshots.parent = Some(to);
                 if !keep {
                     self.snapshots.remove(id, &self.map, at.batch);
@@ -789,6 +804,7 @@ impl Volume {
             }
             LogRecord::ReadOnly { read_only } => self.read_only = read_only,
             LogRecord::History { window_us } => self.set_history(window_us),
+            LogRecord::Flatten => self.begin_flatten(),
         }
         Ok(())
     }
@@ -803,6 +819,7 @@ impl Volume {
             stored: None,
             hidden: false,
             proposed,
+            own: self.is_own_alone(),
             removed: None,
             taken_in: at.batch,
             removed_in: BatchSeq::NONE,

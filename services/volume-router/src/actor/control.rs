@@ -12,7 +12,7 @@ use actix::{ActorFutureExt as _, Context, Handler, MessageResult, ResponseActFut
 use bytes::Bytes;
 use sconce_schemas::ByteLen;
 use sconce_schemas::records::{DtlState, VolumePhase};
-use sconce_schemas::wire::volume::{VolumeReply, VolumeStatus};
+use sconce_schemas::wire::volume::{FlattenProgress, VolumeReply, VolumeStatus};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::Event;
 use tokio::time::{Instant, timeout_at};
@@ -135,6 +135,7 @@ impl Handler<Show> for VolumeActor {
             map_memory: ByteLen(0),
             state,
             history: None,
+            flatten: None,
         };
         if let State::Serving(serving) = &self.state {
             let known = serving.status();
@@ -145,6 +146,12 @@ impl Handler<Show> for VolumeActor {
             status.epoch = serving.owner().ownership().epoch;
             status.sco_size = serving.sco_size();
             status.history = serving.history();
+            status.flatten = serving.flatten_status().map(|flatten| FlattenProgress {
+                copied: flatten.copied,
+                percent: flatten.percent,
+                waits_for: flatten.waits_for,
+                trouble: flatten.trouble,
+            });
         }
         MessageResult(status)
     }

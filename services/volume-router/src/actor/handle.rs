@@ -20,8 +20,8 @@ use super::VolumeActor;
 use super::messages::Pressed;
 use super::messages::{
     AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, ListSnapshots, OpenCompared,
-    OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Renamed, Request, Round, Served,
-    Show, Sync, Take, Verify,
+    OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Renamed, Request, Round,
+    Served, Show, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 

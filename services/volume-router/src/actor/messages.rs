@@ -10,9 +10,7 @@ use bytes::Bytes;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeStatus};
 use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, SnapshotId, VolumeSize};
-use sconce_volume::{
-    Ask, Compared, Event, Extent, FetchId, MomentAsk, SessionSlot, SnapshotInfo, Ticket,
-};
+use sconce_volume::{Ask, Compared, Event, Extent, FetchId, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 use std::time::Duration;
 
 use super::read::Outcome;

@@ -12,7 +12,8 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::{Base, Compared, SnapshotInfo};
 
 use super::messages::{
-    AskMoment, CompareWith, ListSnapshots, OpenCompared, OpenSnapshot, OpenedCompared, OpenedSnapshot, Request,
+    AskMoment, CompareWith, ListSnapshots, OpenCompared, OpenSnapshot, OpenedCompared, OpenedSnapshot,
+    Request,
 };
 use super::{State, VolumeActor};
 
