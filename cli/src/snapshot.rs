@@ -83,7 +83,7 @@ async fn create(cluster: &Cluster, create: SnapshotCreate, format: Format) -> Re
     if let Some(at) = at {
         // What it is answered for is on the back ends.
         take_moment(cluster, &file, &path.name, at, metadata.into_iter().collect()).await?;
-        return show(cluster, &path, format).await;
+        return show(cluster, path, format).await;
     }
     let take = VolumeControl::TakeSnapshot {
         volume: file.volume,

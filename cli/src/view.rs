@@ -66,6 +66,8 @@ pub struct FlattenView {
     pub percent: u8,
     /// Snapshots of it that need what it comes from; one without a name was removed and is still being counted.
     pub waits_for: Vec<String>,
+    /// Whether its history, which reaches back to when it needed it, keeps it from being independent.
+    pub waits_for_history: bool,
     /// What went wrong last; it is tried again.
     pub trouble: Option<String>,
 }
@@ -76,6 +78,7 @@ impl From<FlattenProgress> for FlattenView {
             copied_bytes: progress.copied.0,
             percent: progress.percent,
             waits_for: progress.waits_for,
+            waits_for_history: progress.waits_for_history,
             trouble: progress.trouble,
         }
     }
@@ -99,6 +102,9 @@ impl FlattenView {
                 "; waits until these snapshots are deleted: {}",
                 named.join(", ")
             ));
+        }
+        if self.waits_for_history {
+            text.push_str("; waits until its history no longer reaches back to before it was done");
         }
         if let Some(trouble) = &self.trouble {
             text.push_str(&format!("; tries again: {trouble}"));

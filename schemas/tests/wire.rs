@@ -318,6 +318,7 @@ fn messages_about_flattening_keep_their_meaning() {
         copied: ByteLen(1 << 30),
         percent: 40,
         waits_for: vec!["daily".to_owned(), String::new()],
+        waits_for_history: true,
         trouble: Some("the back ends are away".to_owned()),
     });
     let reply = VolumeReply::Control(VolumeControlReply::Volume(status));

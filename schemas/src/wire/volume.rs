@@ -505,6 +505,9 @@ pub struct FlattenProgress {
     /// without a name was removed and is still being counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<String>,
+    /// Its history, which reaches back to when it had something of what it comes from, keeps it from that too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits_for_history: bool,
     /// What went wrong last; it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use sconce_schemas::checkpoint::{FANOUT, NodeRef};
 use sconce_schemas::crc::crc32c;
+use sconce_schemas::history::PointState;
 use sconce_schemas::ids::Location;
 use sconce_schemas::log_record::LogRecord;
 use sconce_schemas::manifest::FlattenState;
@@ -21,10 +22,10 @@ use sconce_schemas::{
     BatchSeq, ByteLen, CLUSTER_BYTES, CLUSTER_LEN, CheckpointId, ClusterAddress, LineageIndex,
 };
 
-use crate::change::Blocked;
-use crate::event::{Effect, Extent, SessionSlot};
+use crate::change::{Blocked, Change};
+use crate::event::{Effect, Extent, SessionSlot, Ticket};
 use crate::operations::Parked;
-use crate::snapshots::reject;
+use crate::snapshots::{Ask, reject};
 use crate::tree::Missing;
 use crate::volume::Volume;
 
@@ -83,6 +84,8 @@ pub struct FlattenStatus {
     /// Snapshots that were taken before the volume had nothing of its ancestors any more: while they are there, they need
     /// them. One without a name was removed, and its space is being counted.
     pub waits_for: Vec<String>,
+    /// Its history reaches back to when it had something of its ancestors.
+    pub waits_for_history: bool,
     /// What went wrong last; it is tried again.
     pub trouble: Option<String>,
 }
@@ -147,6 +150,14 @@ impl Volume {
     }
 
     pub(crate) fn judge_flatten(&self) -> Result<Option<LogRecord>, Refusal> {
+        let is_clean = self
+            .flatten
+            .as_ref()
+            .is_some_and(|flatten| flatten.clean.is_some());
+        if is_clean && self.history_borrows() {
+            // The history gets a point behind it.
+            return Ok(Some(LogRecord::Flatten));
+        }
         if self.flatten.is_some() || self.independent {
             return Ok(None);
         }
@@ -197,10 +208,19 @@ impl Volume {
 
     /// Neither the head nor any other root has anything of an ancestor.
     fn may_be_independent(&self) -> bool {
-        self.flatten
+        let is_clean = self
+            .flatten
             .as_ref()
-            .is_some_and(|flatten| flatten.clean.is_some())
-            && self.snapshots.borrowing().next().is_none()
+            .is_some_and(|flatten| flatten.clean.is_some());
+        is_clean && self.snapshots.borrowing().next().is_none() && !self.history_borrows()
+    }
+
+    /// Whether moments of the history may have something of an ancestor. One of the batch in which the head became clean
+    /// may be from before that.
+    fn history_borrows(&self) -> bool {
+        let clean = self.flatten.as_ref().and_then(|flatten| flatten.clean);
+        let is_older = |base: &PointState| clean.is_none_or(|clean| base.covered <= clean);
+        self.history.base().is_some_and(is_older)
     }
 
     /// A manifest is stored that says that the volume is independent.
@@ -227,6 +247,7 @@ impl Volume {
             copied: ByteLen(flatten.copied * CLUSTER_BYTES),
             percent,
             waits_for: waits_for.map(|snapshot| snapshot.label.name.clone()).collect(),
+            waits_for_history: self.history_borrows(),
             trouble: flatten.trouble.clone(),
         })
     }
@@ -309,7 +330,8 @@ impl Volume {
             };
             let looking = |missing| (missing, Job::Looking);
             let Some(leaf) = self.next_leaf(cursor).map_err(looking)? else {
-                return self.all_looked_at();
+                self.all_looked_at(effects);
+                return Ok(());
             };
             let borrowed = self.borrowed_in(leaf).map_err(looking)?;
             if !borrowed.is_empty() {
@@ -449,12 +471,14 @@ impl Volume {
     }
 
     /// The walk is at its end: from here on the head, and each root that comes from it, is the volume's own.
-    fn all_looked_at(&mut self) -> Result<(), (Missing, Job)> {
+    fn all_looked_at(&mut self, effects: &mut Vec<Effect>) {
         let seq = self.last_seq();
         if let Some(flatten) = &mut self.flatten {
             flatten.clean = Some(seq);
         }
         self.checkpoints.manifest_due = true;
-        Ok(())
+        if self.history_borrows() {
+            self.take_change(Change::ask(Ticket::NOBODY, Ask::Flatten), effects);
+        }
     }
 }

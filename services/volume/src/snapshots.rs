@@ -482,6 +482,9 @@ impl Snapshots {
             map,
             stored: None,
             hidden: false,
+            proposed: false,
+            // Where it came from may be from before.
+            own: false,
             removed: None,
             taken_in: at.batch,
             removed_in: BatchSeq::NONE,

@@ -150,6 +150,7 @@ impl Handler<Show> for VolumeActor {
                 copied: flatten.copied,
                 percent: flatten.percent,
                 waits_for: flatten.waits_for,
+                waits_for_history: flatten.waits_for_history,
                 trouble: flatten.trouble,
             });
         }

@@ -133,11 +133,22 @@ impl Volume {
     }
 
     /// What each slot of these SCOs was written for; `None` where the object does not say it whole.
-    fn slots_of(&self, object: ScoObject, scos: &[ScoId], bytes: &[u8]) -> Option<Vec<KeptSco>> {
+    fn slots_of(&mut self, object: ScoObject, scos: &[ScoId], bytes: &[u8]) -> Option<Vec<KeptSco>> {
         if !object.is_bundle() {
             return self.slots_of_sco(object, bytes).map(|sco| vec![sco]);
         }
         let index = BundleIndex::from_bytes(bytes).ok()?;
+        // Whoever else is in it would lose it.
+        for member in index.members.iter().filter(|member| !scos.contains(&member.sco)) {
+            match self.scos.get(member.sco.0) {
+                Ok(Some(state)) if self.object_of(member.sco, state) == object => return None,
+                Ok(_) => {}
+                Err(missing) => {
+                    self.wanted.push(missing);
+                    return None;
+                }
+            }
+        }
         let members = index
             .members
             .into_iter()

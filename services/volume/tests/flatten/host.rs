@@ -210,6 +210,7 @@ impl Host {
             Effect::Copy { extents } => Pending::Copy(extents),
             Effect::Independent => Pending::Independent,
             Effect::Hold { .. } => return None,
+            Effect::ReadLog { .. } => panic!("its history is off"),
             Effect::Halt { reason } => panic!("{reason}"),
         };
         self.pending.push(pending);
