@@ -148,8 +148,8 @@ impl Clone {
         self.check();
         // What was taken before it was clean may need the parent: without these it does not.
         let names: Vec<String> = self.snapshots.keys().cloned().collect();
-        for name in names.into_iter().filter(|_| !self.parent_is_gone) {
-            self.remove(name);
+        if !self.parent_is_gone {
+            names.into_iter().for_each(|name| self.remove(name));
         }
         self.host.settle(&mut self.store);
         self.parent_may_go();
@@ -246,8 +246,7 @@ impl Clone {
 
     fn ask(&mut self, ask: Ask) {
         let (ticket, now_us) = (self.ticket(), self.host.now_us);
-        self.host
-            .feed(&mut self.store, Event::Ask { ticket, ask, now_us });
+        self.host.feed(Event::Ask { ticket, ask, now_us });
         assert_eq!(self.answer(ticket), VolumeReply::Done);
     }
 

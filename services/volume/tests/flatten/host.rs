@@ -19,7 +19,7 @@ use sconce_schemas::{
     BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, Slot, VolumeId, VolumeSize,
 };
 use sconce_volume::{
-    CheckpointPolicy, CloneOf, Effect, Event, Extent, FetchId, Frozen, Origin, Recovery, ScoImage, ScoObject,
+    CheckpointPolicy, CloneOf, Effect, Event, Extent, FetchId, Frozen, Origin, Recovery, ScoImage,
     ScrubPolicy, SessionSlot, Step, Ticket, Volume, VolumeConfig,
 };
 
