@@ -112,6 +112,16 @@ pub enum Command {
     /// Volumes that the registry knows stay as they are, so it can be run again.
     Recover(Recover),
 
+    /// Show what back ends hold: volumes, manifests, maps, SCOs. Needs no service and no registry; changes nothing.
+    #[command(subcommand)]
+    Inspect(crate::inspect::Inspect),
+
+    /// Prove volumes on back ends consistent, or say what is lost, damaged or wrong. Needs no service; changes nothing.
+    ///
+    /// Stop the services first: what changes while it is read cannot be judged. Exits with 0 when all is consistent,
+    /// with 1 when it is not, with 2 when it could not be judged.
+    Check(crate::inspect::Check),
+
     /// Prepare what the nodes of a pool share.
     #[command(subcommand)]
     Pool(Pool),
@@ -223,7 +233,7 @@ pub enum Snapshot {
 /// Arguments of `sconce snapshot create`.
 #[derive(Debug, Args)]
 pub struct SnapshotCreate {
-    /// The volume and the snapshot's name: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for
+    /// The volume and the snapshot's name: /vm1/disk.raw@monday. With --group several, in which *, ? and sets in brackets stand for
     /// parts of names.
     #[arg(required = true, value_name = "PATH@NAME")]
     pub paths: Vec<SnapshotPath>,
@@ -244,7 +254,7 @@ pub struct SnapshotCreate {
 /// Arguments of `sconce snapshot delete`.
 #[derive(Debug, Args)]
 pub struct SnapshotDelete {
-    /// The snapshot: /vm1/disk.raw@monday. With --group several, in which *, ? and [abc] stand for parts of names.
+    /// The snapshot: /vm1/disk.raw@monday. With --group several, in which *, ? and sets in brackets stand for parts of names.
     #[arg(required = true, value_name = "PATH@NAME")]
     pub paths: Vec<SnapshotPath>,
     /// Snapshots of several volumes: none of them is deleted while one has clones.

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod diff;
 pub mod flatten;
 pub mod group;
+pub mod inspect;
 pub mod pool;
 pub mod recover;
 pub mod settings;
@@ -20,18 +21,20 @@ pub mod transfer;
 pub mod view;
 pub mod volume;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
 use clap::CommandFactory;
 use tokio::task::LocalSet;
 
 use args::{Cli, Command, Format};
 use cluster::Cluster;
 
-/// Does what a command line says.
+/// Does what a command line says; gives the exit code.
 ///
 /// # Errors
 /// It could not be done; the text says what to do next.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli) -> Result<ExitCode> {
     let Cli {
         cluster,
         output,
@@ -40,20 +43,28 @@ pub fn run(cli: Cli) -> Result<()> {
     match command {
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sconce", &mut std::io::stdout());
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Pool(command) => pool::run(&command, output),
-        Command::Verify(verify) => transfer::verify(&verify, output),
-        command => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            LocalSet::new().block_on(&runtime, async {
-                let cluster = Cluster::open(cluster.as_deref()).await?;
-                on_cluster(&cluster, command, output).await
-            })
+        Command::Pool(command) => pool::run(&command, output).map(|()| ExitCode::SUCCESS),
+        Command::Verify(verify) => transfer::verify(&verify, output).map(|()| ExitCode::SUCCESS),
+        Command::Inspect(command) => run_to_end(inspect::run(&command, output))?.map(|()| ExitCode::SUCCESS),
+        Command::Check(check) => {
+            let checked = run_to_end(inspect::run_check(&check, output))?;
+            Ok(checked.unwrap_or_else(|error| inspect::not_judged(&error)))
         }
+        command => run_to_end(async {
+            let cluster = Cluster::open(cluster.as_deref()).await?;
+            on_cluster(&cluster, command, output).await
+        })?
+        .map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn run_to_end<T>(work: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(LocalSet::new().block_on(&runtime, work))
 }
 
 /// Does what a command that concerns a cluster says. In a `LocalSet`.
@@ -73,6 +84,12 @@ pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> 
         Command::Status => status::run(cluster, output).await,
         Command::Recover(recover) => recover::run(cluster, &recover, output).await,
         Command::Pool(command) => pool::run(&command, output),
+        Command::Inspect(command) => inspect::run(&command, output).await,
+        Command::Check(check) => {
+            let code = inspect::run_check(&check, output).await?;
+            ensure!(code == ExitCode::SUCCESS, "not all is consistent");
+            Ok(())
+        }
         Command::Completion { .. } => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ fn main() -> ExitCode {
     // A wrong command line ends here, with exit code 2.
     let cli = sconce_cli::args::Cli::parse();
     match sconce_cli::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("sconce: {error:#}");
             ExitCode::FAILURE

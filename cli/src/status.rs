@@ -120,6 +120,8 @@ fn add_backends(status: &mut StatusView, found: StorageNodeStatus) {
             free_bytes: backend.free.map(|bytes| bytes.0),
             requests: backend.requests,
             errors: backend.errors,
+            written_objects: backend.written.objects,
+            written_bytes: backend.written.bytes,
         });
     }
 }
@@ -162,7 +164,7 @@ fn role_name(role: Role) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use sconce_schemas::wire::storage::BackendStatus;
+    use sconce_schemas::wire::storage::{BackendStatus, Written};
 
     use super::*;
 
@@ -196,6 +198,7 @@ mod tests {
             free: None,
             requests: 0,
             errors: 0,
+            written: Written::default(),
         };
         let said = |state: &str, volumes: Result<NodeStatus, PeerError>| {
             let storage = StorageNodeStatus {

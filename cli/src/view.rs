@@ -165,6 +165,10 @@ pub struct BackendView {
     pub requests: u64,
     /// Requests that failed since then.
     pub errors: u64,
+    /// Objects that were stored on it since then.
+    pub written_objects: u64,
+    /// Bytes that they take there.
+    pub written_bytes: u64,
 }
 
 /// A storage pool.
@@ -473,7 +477,7 @@ pub fn time_shown(micros: u64) -> String {
     humantime::format_rfc3339_seconds(moment).to_string()
 }
 
-fn columns(names: &[&str], right: &[usize]) -> Table {
+pub(crate) fn columns(names: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if !names.is_empty() {
@@ -535,7 +539,9 @@ mod tests {
   "sco_size_bytes": 4194304,
   "unstored_bytes": 0,
   "state": "serving",
-  "live": true
+  "live": true,
+  "history_seconds": 86400,
+  "history_from": "2026-11-22T10:15:03Z"
 }"#;
         assert_eq!(serde_json::to_string_pretty(&volume()).unwrap(), golden);
     }
@@ -629,9 +635,11 @@ mod tests {
                 free_bytes: None,
                 requests: 1,
                 errors: 0,
+                written_objects: 3,
+                written_bytes: 5000,
             }],
         };
-        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0}]}"#;
+        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}]}"#;
         assert_eq!(serde_json::to_string(&status).unwrap(), golden);
         assert!(status_tables(&status).contains("1 GiB"));
     }

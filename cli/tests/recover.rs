@@ -182,6 +182,7 @@ fn manifest(volume: VolumeId, epoch: u64, seq: u64, path: &str, size: u64) -> Ma
         }],
         ancestor_epochs: Vec::new(),
         snapshots: Vec::new(),
+        gone_snapshots: Vec::new(),
         condemned: Vec::new(),
         parent: None,
         origin: None,

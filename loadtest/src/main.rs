@@ -3,9 +3,14 @@
 //! Keeps: nothing; a run leaves its table.
 //! Order: none.
 //! Crash: a server that a run started ends with it.
-//! Knows Sconce as its users do: sockets, the `sconce` command, process ids.
+//! Knows Sconce as its users do: sockets, the `sconce` command and its library, process ids.
 
 mod bench;
+mod document;
+mod fio;
+mod history;
+mod machine;
+mod sconce;
 
 use clap::{Parser, Subcommand};
 
@@ -21,10 +26,19 @@ struct Arguments {
 enum Command {
     /// Measures fio's nbd engine against Sconce and against qemu-nbd on a raw file, alternately on the same disk.
     Bench(bench::Options),
+    /// Measures writes while snapshots are taken, and a clone's first byte against its parent's.
+    Snapshots(history::snapshots::Options),
+    /// Measures what a full volume under random overwrites costs on the back ends.
+    Space(history::space::Options),
+    /// Measures restarts and clones against the number of snapshots and the size of the volume.
+    Growth(history::growth::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
+        Command::Snapshots(options) => history::snapshots::run(&options),
+        Command::Space(options) => history::space::run(&options),
+        Command::Growth(options) => history::growth::run(&options),
     }
 }

@@ -24,8 +24,9 @@ const WHAT: &str = "manifest";
 const MAGIC: u32 = u32::from_le_bytes(*b"MFT1");
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 16;
-/// Largest manifest: what is longer is not read. Whoever stores one checks it.
-pub const MANIFEST_BYTES_MAX: usize = 16 << 20;
+/// Largest manifest: what is longer is not read. Whoever stores one checks it. Each table in it has a bound of its own, and all
+/// of them at their bounds fit: a volume whose manifest is too long could not be served any more.
+pub const MANIFEST_BYTES_MAX: usize = 32 << 20;
 
 /// Levels above the leaves at which a tree of fan-out 512 covers every number in use.
 pub const TREE_HEIGHT_MAX: u8 = 6;
@@ -188,6 +189,9 @@ pub struct Manifest {
     /// The snapshots, in the order in which they were taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotState>,
+    /// The newest ids of snapshots that are gone, oldest first: a request with one of them was done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone_snapshots: Vec<SnapshotId>,
     /// Objects to be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub condemned: Vec<CondemnedState>,
@@ -271,19 +275,28 @@ impl Manifest {
             });
         }
         let manifest: Self = take_named(&mut body, WHAT)?;
-        let points = manifest.history.points.iter().map(|point| point.map);
-        match [manifest.map, manifest.scos]
-            .into_iter()
-            .chain(points)
-            .find(|root| root.height > TREE_HEIGHT_MAX)
-        {
-            Some(root) => Err(DecodeError::Value {
+        if let Some(root) = manifest.roots().find(|root| root.height > TREE_HEIGHT_MAX) {
+            return Err(DecodeError::Value {
                 what: "tree height",
                 found: root.height.to_string(),
                 expected: "at most 6",
-            }),
-            None => Ok(manifest),
+            });
         }
+        Ok(manifest)
+    }
+
+    /// Every tree that it names.
+    fn roots(&self) -> impl Iterator<Item = &TreeRoot> {
+        let of_snapshots = self.snapshots.iter().flat_map(|snapshot| {
+            let removed = snapshot.removed.iter().flat_map(|removed| &removed.children);
+            let joined = snapshot.joined.iter().map(|joined| &joined.child);
+            std::iter::once(&snapshot.map).chain(removed).chain(joined)
+        });
+        let points = self.history.points.iter().map(|point| &point.map);
+        [&self.map, &self.scos]
+            .into_iter()
+            .chain(of_snapshots)
+            .chain(points)
     }
 }
 

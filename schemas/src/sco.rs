@@ -374,8 +374,16 @@ impl BatchBuilder {
         bytes[4..6].copy_from_slice(&self.entries.to_le_bytes());
         bytes[6..8].copy_from_slice(&first_slot.0.to_le_bytes());
         bytes[8..16].copy_from_slice(&seq.0.to_le_bytes());
-        bytes[16..24].copy_from_slice(&time_us.to_le_bytes());
-        let crc = crc32c_append(salt, &bytes[4..]);
+        let mut time_us = time_us;
+        let crc = loop {
+            bytes[16..24].copy_from_slice(&time_us.to_le_bytes());
+            let crc = crc32c_append(salt, &bytes[4..]);
+            // Four zeros stand where nothing was ever written, and would end the log there: the batch is a microsecond younger.
+            if crc != 0 {
+                break crc;
+            }
+            time_us = time_us.wrapping_add(1);
+        };
         bytes[0..4].copy_from_slice(&crc.to_le_bytes());
         (self.entries, self.writes) = (0, 0);
         bytes

@@ -151,6 +151,7 @@ fn manifest() -> Manifest {
         }],
         ancestor_epochs: Vec::new(),
         snapshots: Vec::new(),
+        gone_snapshots: Vec::new(),
         condemned: Vec::new(),
         parent: None,
         origin: None,

@@ -17,6 +17,7 @@ use sconce_schemas::wire::registry::{
 };
 use sconce_schemas::wire::storage::{
     BackendStatus, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
+    Written,
 };
 use sconce_schemas::wire::volume::{
     ChangeKind, ChangedExtent, ExtentKind, ExtentStatus, FlattenProgress, IoCode, IoFlags, IoRequest,
@@ -453,6 +454,7 @@ fn storage_messages_keep_their_meaning() {
         free: None,
         requests: 10,
         errors: 1,
+        written: Written::default(),
     };
     let status = StorageNodeStatus {
         node: node("node-c"),
@@ -472,6 +474,26 @@ fn storage_messages_keep_their_meaning() {
     bodies.extend(controls.map(StorageReply::Control));
     bodies.extend(refusals().into_iter().map(StorageReply::Refused));
     golden_batch("storage-replies", replies(bodies));
+
+    // As it is since back ends tell what was stored.
+    let written = BackendStatus {
+        name: "disk-2".to_owned(),
+        state: "ok".to_owned(),
+        capacity: None,
+        free: None,
+        requests: 4,
+        errors: 0,
+        written: Written {
+            objects: 3,
+            bytes: u64::MAX,
+        },
+    };
+    let status = StorageNodeStatus {
+        node: node("node-c"),
+        backends: vec![written],
+    };
+    let bodies = vec![StorageReply::Control(StorageControlReply::Node(status))];
+    golden_batch("storage-written-replies", replies(bodies));
 }
 
 #[test]

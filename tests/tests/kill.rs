@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sconce_tests::cluster::{Cluster, Service};
 use sconce_tests::writer::Writer;
-use sconce_tests::{rounds, seed};
+use sconce_tests::{checked, rounds, seed};
 
 const VOLUME: &str = "/stamped";
 
@@ -73,8 +73,8 @@ fn no_acknowledged_write_is_lost_by_kill_9_of_any_service() -> Result<()> {
         "from kill to first answer: median {median:?}, all {answers:?}"
     );
 
-    // What was kept in one life of the cluster is there in the next.
-    cluster.script(&["down"])?;
+    // All of it is consistent, down to the last cluster; and what was kept in one life of the cluster is there in the next.
+    checked::stopped_and_consistent(&cluster)?;
     cluster.script(&["up"])?;
     writer.reconnect()?;
     cluster.finish()

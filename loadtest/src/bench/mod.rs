@@ -7,8 +7,6 @@
 //! Knows no protocol; fio speaks NBD.
 
 mod cpu;
-mod fio;
-mod machine;
 mod report;
 mod server;
 mod workload;
@@ -20,10 +18,12 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use fio::Figures;
 use report::Report;
 use server::{Kind, Server};
 use workload::{WORKLOADS, Workload};
+
+use crate::fio::{self, Figures};
+use crate::machine::Machine;
 
 /// What to measure and where the results go.
 #[derive(Debug, Args)]
@@ -119,7 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     fs::remove_dir_all(&dir)?;
 
-    let report = Report::new(&runs, idle, machine::Machine::here(options)?);
+    let report = Report::new(&runs, idle, Machine::here(command(options))?);
     match options.output {
         Output::Table => println!("{}", report.table()),
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
@@ -130,6 +130,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
+/// The command line that does the same again.
+fn command(options: &Options) -> String {
+    let mut command = format!(
+        "loadtest bench --seconds {} --rounds {} --size-mib {}",
+        options.seconds, options.rounds, options.size_mib
+    );
+    for part in &options.only {
+        command.push_str(&format!(" --only {part}"));
+    }
+    command
+}
+
 fn measure(workload: &'static Workload, server: &Server, options: &Options) -> Result<Run> {
     if workload.reads_fresh {
         // What was written last is what the write buffer holds.
@@ -137,7 +149,7 @@ fn measure(workload: &'static Workload, server: &Server, options: &Options) -> R
     }
     server.settle()?;
     let before = server.cpu_seconds()?;
-    let figures = fio::run(workload, server.uri(), options.size_mib, options.seconds)
+    let figures = fio::run(&workload.load(), server.uri(), options.size_mib, options.seconds)
         .with_context(|| format!("{} on {}", workload.name, server.kind().name()))?;
     server.settle()?;
     let cpu_seconds = server.cpu_seconds()? - before;

@@ -6,23 +6,22 @@
 //! Knows figures, not how they came about.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use super::Run;
-use super::machine::Machine;
 use super::server::{Idle, Kind};
 use super::workload::{WORKLOADS, Workload};
+use crate::document;
+use crate::machine::Machine;
 
 /// The idle measurement's name for `--only`.
 pub(super) const IDLE: &str = "idle";
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
+const MARKER: &str = "bench";
 const HEADINGS: [&str; 9] = [
     "workload",
     "Sconce",
@@ -90,34 +89,13 @@ impl Report {
 
     /// Replaces what is between the markers of the file.
     pub(super) fn write_into(&self, path: &Path) -> Result<()> {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let parts = text
-            .split_once(BEGIN)
-            .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-        ensure!(
-            parts.is_some(),
-            "{} has no lines {BEGIN} and {END}",
-            path.display()
-        );
-        let (before, after) = parts.unwrap_or_default();
-        let new = format!("{before}{BEGIN}\n{}{END}{after}", self.markdown());
-        let beside = path.with_extension("md.new");
-        fs::write(&beside, new)
-            .and_then(|()| fs::rename(&beside, path))
-            .with_context(|| path.display().to_string())
+        document::write_between(path, MARKER, &self.markdown())
     }
 
     fn markdown(&self) -> String {
-        let Machine {
-            command,
-            date,
-            commit,
-            cpu,
-            cores,
-            kernel,
-        } = &self.machine;
         let mut text = format!(
-            "`{command}`, {date}, commit {commit}, {cores} cores ({cpu}), Linux {kernel}.\n\n| {} |\n|---|{}\n",
+            "{}\n\n| {} |\n|---|{}\n",
+            self.machine,
             HEADINGS.join(" | "),
             "---:|".repeat(HEADINGS.len() - 1)
         );
@@ -226,8 +204,13 @@ fn median(runs: &[&Run], figure: impl Fn(&Run) -> f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fio::Figures;
+    use std::fs;
+
     use super::*;
+    use crate::fio::Figures;
+
+    const BEGIN: &str = "<!-- bench:begin -->";
+    const END: &str = "<!-- bench:end -->";
 
     fn run(server: Kind, per_second: f64) -> Run {
         let figures = Figures {

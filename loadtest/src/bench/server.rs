@@ -5,8 +5,8 @@
 //! Crash: dropped without `stop`, the processes are killed.
 //! Knows how each is started and asked to end.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use super::cpu;
+use crate::sconce::{SERVICES, Sconce, succeed};
 
-const SERVICES: [&str; 3] = ["fs-router", "volume-router", "storage-router"];
 const VOLUME: &str = "/bench.raw";
 /// A server that uses no more of a core than this is quiet.
 const QUIET_SHARE: f64 = 0.03;
@@ -65,10 +65,26 @@ pub(crate) struct Idle {
 #[derive(Debug)]
 pub(super) struct Server {
     kind: Kind,
-    dir: PathBuf,
     uri: String,
-    qemu: Option<Child>,
-    stopped: bool,
+    running: Running,
+}
+
+#[derive(Debug)]
+enum Running {
+    Sconce(Sconce),
+    Qemu(Qemu),
+}
+
+/// A qemu-nbd, killed when it is dropped.
+#[derive(Debug)]
+struct Qemu(Child);
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // It has ended already, or does so now; there is nobody to tell.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Server {
@@ -82,21 +98,14 @@ impl Server {
     }
 
     fn start_sconce(run: &Path, size_mib: u32) -> Result<Server> {
-        let server = Server {
+        let sconce = Sconce::prepare(run)?;
+        sconce.up()?;
+        sconce.command(&["volume", "create", VOLUME, "--size", &format!("{size_mib}M")])?;
+        Ok(Server {
             kind: Kind::Sconce,
-            dir: run.to_owned(),
-            uri: format!("nbd+unix:///{VOLUME}?socket={}/nbd.sock", run.display()),
-            qemu: None,
-            stopped: false,
-        };
-        server.script("up")?;
-        let size = format!("{size_mib}M");
-        succeed(
-            server
-                .sconce()?
-                .args(["volume", "create", VOLUME, "--size", &size]),
-        )?;
-        Ok(server)
+            uri: sconce.uri(VOLUME),
+            running: Running::Sconce(sconce),
+        })
     }
 
     fn start_qemu(kind: Kind, dir: &Path, size_mib: u32, options: &[&str]) -> Result<Server> {
@@ -115,10 +124,8 @@ impl Server {
         let uri = format!("nbd+unix:///?socket={}", socket.display());
         let server = Server {
             kind,
-            dir: dir.to_owned(),
             uri,
-            qemu: Some(child),
-            stopped: false,
+            running: Running::Qemu(Qemu(child)),
         };
         let begun = Instant::now();
         while !socket.exists() {
@@ -142,18 +149,10 @@ impl Server {
     }
 
     fn pids(&self) -> Result<Vec<u32>> {
-        match &self.qemu {
-            Some(child) => Ok(vec![child.id()]),
-            None => SERVICES.iter().map(|service| self.pid(service)).collect(),
+        match &self.running {
+            Running::Qemu(qemu) => Ok(vec![qemu.0.id()]),
+            Running::Sconce(sconce) => SERVICES.iter().map(|service| sconce.pid(service)).collect(),
         }
-    }
-
-    fn pid(&self, service: &str) -> Result<u32> {
-        let path = self.dir.join(format!("{service}.pid"));
-        let text = fs::read_to_string(&path).with_context(|| format!("pid file {}", path.display()))?;
-        text.trim()
-            .parse()
-            .with_context(|| format!("pid file {} holds {text:?}", path.display()))
     }
 
     /// Waits until the server has nothing left to do and the kernel has written what it kept back.
@@ -205,83 +204,17 @@ impl Server {
 
     /// Requests that the back ends served since the storage-router started.
     fn backend_requests(&self) -> Result<u64> {
-        let text = succeed(self.sconce()?.args(["status", "--output", "json"]))?;
-        let status: serde_json::Value = serde_json::from_str(&text).context("sconce status --output json")?;
-        let backends = status["backends"]
-            .as_array()
-            .context("sconce status has no backends")?;
-        Ok(backends
-            .iter()
-            .filter_map(|backend| backend["requests"].as_u64())
-            .sum())
-    }
-
-    /// The `sconce` command on this cluster.
-    fn sconce(&self) -> Result<Command> {
-        let mut command = Command::new(binaries()?.join("sconce"));
-        command.arg("--cluster").arg(self.dir.join("sconce.toml"));
-        Ok(command)
+        match &self.running {
+            Running::Qemu(_) => Ok(0),
+            Running::Sconce(sconce) => sconce.backend_sum("requests"),
+        }
     }
 
     /// Ends the server in order.
-    pub(super) fn stop(mut self) -> Result<()> {
-        self.stopped = true;
-        match &mut self.qemu {
-            Some(child) => {
-                child.kill()?;
-                child.wait()?;
-                Ok(())
-            }
-            None => self.script("down"),
+    pub(super) fn stop(self) -> Result<()> {
+        match self.running {
+            Running::Qemu(_) => Ok(()),
+            Running::Sconce(sconce) => sconce.stop(),
         }
     }
-
-    fn script(&self, what: &str) -> Result<()> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/local/cluster");
-        let mut command = Command::new(script);
-        command.arg(what).env("RUN", &self.dir).env("BIN", binaries()?);
-        succeed(&mut command).map(drop)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if self.stopped {
-            return;
-        }
-        match &mut self.qemu {
-            Some(child) => {
-                // It has ended already, or does so now; there is nobody to tell.
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-            None => {
-                let _ = self.script("down");
-            }
-        }
-    }
-}
-
-/// Where the services' binaries are: beside this one.
-fn binaries() -> Result<PathBuf> {
-    let here = std::env::current_exe()?;
-    here.parent()
-        .map(Path::to_owned)
-        .context("loadtest's own directory")
-}
-
-/// Runs a command to its end and returns what it printed.
-fn succeed(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}: {}",
-        output.status,
-        said.trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

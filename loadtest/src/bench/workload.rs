@@ -5,6 +5,8 @@
 //! Crash: nothing.
 //! Knows fio's names for things.
 
+use crate::fio::Load;
+
 /// One way of loading a disk.
 #[derive(Debug, PartialEq)]
 pub(super) struct Workload {
@@ -24,6 +26,19 @@ pub(super) struct Workload {
     pub(super) goal: f64,
     /// Figures are MB/s, not operations/s.
     pub(super) by_bytes: bool,
+}
+
+impl Workload {
+    /// What fio is asked for.
+    pub(super) fn load(&self) -> Load<'static> {
+        Load {
+            rw: self.rw,
+            block: self.block,
+            depth: self.depth,
+            flush_each: self.flush_each,
+            per_second_max: None,
+        }
+    }
 }
 
 const WRITE: Workload = Workload {

@@ -156,6 +156,26 @@ pub struct BackendStatus {
     pub requests: u64,
     /// Requests that failed since the start.
     pub errors: u64,
+    /// What was stored on it since the start.
+    #[serde(default, skip_serializing_if = "Written::is_none")]
+    pub written: Written,
+}
+
+/// What was stored on a back end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Objects that were put, repaired copies among them.
+    pub objects: u64,
+    /// Bytes that they take there, envelopes and all.
+    pub bytes: u64,
+}
+
+impl Written {
+    /// Whether nothing was.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.objects == 0 && self.bytes == 0
+    }
 }
 
 const PUT: u64 = 0;

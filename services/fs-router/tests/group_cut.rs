@@ -69,8 +69,9 @@ fn whatever_is_lost_or_late_there_is_a_right_cut_or_none() {
     let seeds = std::env::var("SCONCE_SEEDS")
         .ok()
         .and_then(|text| text.parse().ok());
+    let seeds: u64 = seeds.unwrap_or(3000);
     let (mut cuts, mut none) = (0, 0);
-    for seed in 0..seeds.unwrap_or(3000) {
+    for seed in 0..seeds {
         let mut chance = fastrand::Rng::with_seed(seed);
         let volumes = chance.usize(2..5);
         let pattern = (0..chance.usize(4..20))
@@ -85,5 +86,6 @@ fn whatever_is_lost_or_late_there_is_a_right_cut_or_none() {
             Err(text) => panic!("seed {seed}: {text}"),
         }
     }
-    assert!(cuts > 100 && none > 100, "{cuts} cuts, {none} times none");
+    let enough = seeds / 50;
+    assert!(cuts > enough && none > enough, "{cuts} cuts, {none} times none");
 }

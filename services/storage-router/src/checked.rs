@@ -1,6 +1,6 @@
 //! A back end whose answers were checked: bytes that come out of here are the bytes that went in.
 //!
-//! Keeps: counters of requests and errors, whether the back end worked last time, and its share of the room.
+//! Keeps: counters of requests, errors and what was stored, whether the back end worked last time, and its share of the room.
 //! Order: none; each request stands for itself.
 //! Crash: a put whose answer was lost is found done when it is sent again.
 //! Knows the envelope; no kind of back end, no policy.
@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::stored_object::{HEADER_BYTES, SealedObject, Span, StoredHeader};
-use sconce_schemas::wire::storage::BackendStatus;
+use sconce_schemas::wire::storage::{BackendStatus, Written};
 use sconce_schemas::{DecodeError, ObjectName, VolumeId};
 
 use crate::backend::{Backend, BackendError, Pending, Space};
@@ -33,6 +33,8 @@ pub struct Checked {
     share: Share,
     requests: AtomicU64,
     errors: AtomicU64,
+    objects_written: AtomicU64,
+    bytes_written: AtomicU64,
     /// The last request found it at work: a change is logged, and not each request.
     works: AtomicBool,
 }
@@ -49,6 +51,8 @@ impl Checked {
             share: Share::new(Room::new(usize::MAX, u64::MAX)),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            objects_written: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
             works: AtomicBool::new(true),
         }
     }
@@ -86,7 +90,7 @@ impl Checked {
         let put = self.backend.put_new(object.clone());
         match self.timed(object.stored_len(), put).await {
             Err(BackendError::Exists) => self.compare(object).await,
-            done => done,
+            done => self.wrote(object, done),
         }
     }
 
@@ -95,8 +99,19 @@ impl Checked {
     /// # Errors
     /// `Full`, `Unavailable`, `Denied`.
     pub async fn replace(&self, object: &SealedObject) -> Result<(), BackendError> {
-        self.timed(object.stored_len(), self.backend.replace(object.clone()))
-            .await
+        let replaced = self
+            .timed(object.stored_len(), self.backend.replace(object.clone()))
+            .await;
+        self.wrote(object, replaced)
+    }
+
+    fn wrote(&self, object: &SealedObject, done: Result<(), BackendError>) -> Result<(), BackendError> {
+        if done.is_ok() {
+            self.objects_written.fetch_add(1, Ordering::Relaxed);
+            self.bytes_written
+                .fetch_add(object.stored_len(), Ordering::Relaxed);
+        }
+        done
     }
 
     /// Reads `length` bytes of an object from `offset`; fewer, or none, where it ends before.
@@ -192,6 +207,10 @@ impl Checked {
             free: space.free,
             requests: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
+            written: Written {
+                objects: self.objects_written.load(Ordering::Relaxed),
+                bytes: self.bytes_written.load(Ordering::Relaxed),
+            },
         }
     }
 

@@ -7,13 +7,17 @@
 
 use std::ops::ControlFlow;
 
-use sconce_schemas::checkpoint::{NodePlace, NodeRef};
+use sconce_schemas::checkpoint::{NodePlace, NodeRef, TreeKind};
 use sconce_schemas::ids::Location;
 use sconce_schemas::{ClusterAddress, ScoId};
 
+use crate::event::Effect;
 use crate::scos::ScoState;
 use crate::tree::Missing;
 use crate::volume::Volume;
+
+/// Nodes of the SCO table that are asked for at the same time: a removed snapshot can have died in all of them.
+const TABLE_LOADS_MAX: usize = 16;
 
 impl Volume {
     /// Enters the SCO at the head, which is complete, into the SCO table. Its leaf is resident (invariant 6): recovery saw
@@ -77,17 +81,48 @@ impl Volume {
                 let _ = self.scos.set(sco.0, Some(ScoState { live, ..state }));
             }
             Ok(None) => {}
-            Err(missing) => {
+            Err(_) => {
                 let count = self.unburied.entry(sco).or_default();
                 *count = count.saturating_add(change);
-                self.wanted.push(missing);
+                self.bury_again = true;
             }
         }
     }
 
-    /// Nodes that recovery's replay left wanted are loaded once the volume serves.
-    pub(crate) fn forget_wanted(&mut self) {
-        self.wanted.dedup();
+    /// Counts what could not be counted as far as its nodes are here now, and asks for those that are not, a few at a time.
+    /// A node that could not be had is asked for again with the next tick: while anything is uncounted there is no
+    /// checkpoint.
+    pub(crate) fn bury_unburied(&mut self, effects: &mut Vec<Effect>) {
+        if self.unburied.is_empty() || !std::mem::take(&mut self.bury_again) {
+            return;
+        }
+        let is_of_table = |missing: &&Missing| missing.place.tree == TreeKind::Scos;
+        let mut loads = self.waiting.keys().filter(is_of_table).count();
+        let mut from = ScoId::NONE;
+        while let Some((sco, change)) = self
+            .unburied
+            .range(from..)
+            .next()
+            .map(|(sco, change)| (*sco, *change))
+        {
+            match self.scos.get(sco.0) {
+                Ok(_) => {
+                    self.unburied.remove(&sco);
+                    self.recount(sco, change);
+                    from = sco.next();
+                }
+                Err(missing) => {
+                    if !self.waiting.contains_key(&missing) {
+                        if loads >= TABLE_LOADS_MAX {
+                            break;
+                        }
+                        loads += 1;
+                        self.wait(missing, None, effects);
+                    }
+                    from = ScoId(missing.end());
+                }
+            }
+        }
     }
 
     /// What the SCO table says of every SCO. For tests and inspection.

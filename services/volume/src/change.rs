@@ -5,7 +5,7 @@
 //! Crash: what of a change is in the log stands; it counts as applied only with its last entry.
 //! Knows no clients beyond their tickets.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use bytes::{Bytes, BytesMut};
 use sconce_schemas::crc::crc32c;
@@ -30,6 +30,10 @@ const PIECE_CLUSTERS: u64 = 1 << 15;
 const LEAF_CLUSTERS: u64 = sconce_schemas::checkpoint::FANOUT as u64;
 /// Most clusters that one log entry discards.
 const DISCARD_CLUSTERS_MAX: u64 = u32::MAX as u64;
+/// Most discards at a time of which a walk is still to find what died: each keeps two maps, and is in every manifest.
+/// Beyond it, what is discarded is loaded first. One for each so many bytes of memory for the map.
+const UNSEEN_MAX: u64 = 64;
+const UNSEEN_SHARE: u64 = 4 << 20;
 /// Scratch space of discards that is kept.
 const DROPPED_KEPT: usize = 4096;
 
@@ -100,10 +104,7 @@ impl Change {
     ) -> Result<Self, Refusal> {
         let (offset, length) = (request.offset, request.length);
         if read_only {
-            return Err(Refusal::reject(
-                RefusalCode::ReadOnly,
-                "the volume takes no writes",
-            ));
+            return Err(takes_no_writes());
         }
         let (kind, start, end) = match request.code {
             IoCode::Resize => {
@@ -212,6 +213,10 @@ pub(crate) fn check_range(request: &IoRequest, size: VolumeSize) -> Result<u64, 
     }
 }
 
+fn takes_no_writes() -> Refusal {
+    Refusal::reject(RefusalCode::ReadOnly, "the volume takes no writes")
+}
+
 fn beyond(code: RefusalCode, offset: u64, length: u64, limit: u64) -> Refusal {
     let text = format!("{length} bytes at {offset} reach beyond the end at {limit} bytes");
     Refusal::reject(code, text)
@@ -230,6 +235,10 @@ impl Volume {
     pub(crate) fn advance(&mut self, change: &mut Change, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
         if let Kind::Record(ask) = &change.kind {
             return self.log_record(ask, effects);
+        }
+        if self.read_only {
+            // It waited for something while the volume became a template.
+            return Err(Blocked::Refused(takes_no_writes()));
         }
         self.fit_size(change, effects)?;
         self.log_session(change, effects)?;
@@ -300,7 +309,21 @@ impl Volume {
     /// Where a piece of a discard from `first` ends, at `end` at the latest.
     fn piece_end(&self, first: u64, end: u64) -> u64 {
         let end = end.min(first + DISCARD_CLUSTERS_MAX);
-        self.map.cut(first..end, PIECE_CLUSTERS)
+        let end = self.map.cut(first..end, PIECE_CLUSTERS);
+        match self.unseen_of(first..end) {
+            Some((at, _)) if at > first => at,
+            _ => end,
+        }
+    }
+
+    /// The first node of a range that has to be loaded before the range is discarded, and where it begins: none as long as
+    /// what is dropped unseen may be found by a walk later.
+    fn unseen_of(&self, range: Range<u64>) -> Option<(u64, Missing)> {
+        let most = (self.map_memory / UNSEEN_SHARE).clamp(1, UNSEEN_MAX);
+        if self.snapshots.unseen() < usize::try_from(most).unwrap_or(usize::MAX) {
+            return None;
+        }
+        self.map.first_missing(range)
     }
 
     /// Makes clusters holes or allocated zeros, in the map and in the log.
@@ -348,7 +371,9 @@ impl Volume {
         let too_large =
             |error: DecodeError| Blocked::Refused(Refusal::reject(RefusalCode::Invalid, error.to_string()));
         let pieces = record.to_pieces().map_err(too_large)?;
-        self.need_entries(PIECES_MAX, effects)?;
+        // At most PIECES_MAX: an empty SCO has room for that.
+        let entries = u16::try_from(pieces.len()).unwrap_or(PIECES_MAX);
+        self.need_entries(entries, effects)?;
         let at = RecordPlace {
             at: self.log.place(),
             batch: self.log.next_seq(),
@@ -392,6 +417,14 @@ impl Volume {
             .next_multiple_of(LEAF_CLUSTERS)
             .saturating_add(LEAF_CLUSTERS)
             <= end;
+        if may_be_unseen && let Some((at, missing)) = self.unseen_of(first.0..end) {
+            // What is in the log is done as far as it can be, so that one leaf after the other is enough. A change is cut
+            // to what is here before it comes so far: nothing of it may be in the map that is not in the log.
+            if self.replays && at > first.0 {
+                self.discard(first, at)?;
+            }
+            return Err(missing);
+        }
         let before = may_be_unseen.then(|| self.map.freeze());
         let mut dead = std::mem::take(&mut self.dropped);
         let mut unseen = false;
@@ -488,11 +521,12 @@ impl Volume {
     ) -> Result<(), Blocked> {
         let allocate = matches!(change.kind, Kind::Zeroes(true));
         let address = change.cluster();
-        let count = if allocate {
-            clusters.min(PIECE_CLUSTERS)
+        let most = if allocate {
+            PIECE_CLUSTERS
         } else {
-            self.piece_end(address.0, address.0 + clusters) - address.0
+            DISCARD_CLUSTERS_MAX
         };
+        let count = self.piece_end(address.0, address.0 + clusters.min(most)) - address.0;
         let length = count * CLUSTER_BYTES;
         if allocate || self.has_any(address.0, count) {
             let last = change.at + length == change.end;

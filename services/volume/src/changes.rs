@@ -21,7 +21,7 @@ use crate::change::check_range;
 use crate::event::{Effect, Ticket};
 use crate::operations::Parked;
 use crate::snapshots::snapshot_gone;
-use crate::tree::{Missing, StoredUpTo, Tree};
+use crate::tree::{Missing, StoredUpTo, Tree, adopt};
 use crate::volume::Volume;
 
 /// Pairs of nodes that one event compares: a fraction of a millisecond.
@@ -84,8 +84,8 @@ impl Foreign {
 
     /// Puts a loaded node into every root that wants it.
     pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), DecodeError> {
-        let mut trees = self.roots.iter_mut().map(|(_, tree)| tree);
-        trees.try_for_each(|tree| tree.adopt(missing, records))
+        let trees = self.roots.iter_mut().map(|(_, tree)| tree);
+        adopt(trees, missing, records)
     }
 
     fn evict(&mut self, budget: u64, stored: StoredUpTo) {

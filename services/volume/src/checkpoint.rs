@@ -140,6 +140,7 @@ struct Running {
     allocated: u64,
     sessions: Vec<SessionState>,
     snapshots: Vec<SnapshotState>,
+    gone_snapshots: Vec<SnapshotId>,
     history: HistoryState,
     /// Its last point is this checkpoint.
     is_point: bool,
@@ -265,6 +266,7 @@ impl Volume {
             allocated: self.map.count(),
             sessions: self.sessions.save(),
             snapshots: self.snapshots.save(),
+            gone_snapshots: self.snapshots.gone(),
             history,
             is_point,
             condemned: self.scrub.save(),
@@ -325,6 +327,7 @@ impl Volume {
             ancestor_epochs: self.ancestor_epochs.clone(),
             sessions: std::mem::take(&mut running.sessions),
             snapshots,
+            gone_snapshots: running.gone_snapshots.clone(),
             condemned: running.condemned.clone(),
             parent: running.parent,
             origin: self.origin.filter(|_| !running.independent),

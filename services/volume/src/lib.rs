@@ -31,6 +31,7 @@ mod scos;
 mod scrub;
 mod sessions;
 mod snapshots;
+pub mod stored;
 mod tree;
 mod volume;
 

@@ -22,7 +22,7 @@ use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
 use crate::read::Query;
 use crate::sessions::Seen;
 use crate::snapshots::{Ask, snapshot_gone};
-use crate::tree::Missing;
+use crate::tree::{Missing, adopt};
 use crate::volume::Volume;
 
 /// An operation that waits for a map node.
@@ -104,8 +104,6 @@ impl Volume {
                         end,
                     };
                     self.query(query, request.code, effects);
-                    let stored = self.stored_up_to();
-                    self.snapshots.evict(self.map_memory / 8, stored);
                 }
                 Err(refusal) => self.refuse(ticket, refusal, effects),
             },
@@ -223,6 +221,9 @@ impl Volume {
                 if let Err(missing) = self.read(&query, effects) {
                     self.wait(missing, Some(Parked::Read(query)), effects);
                 }
+            }
+            Parked::Extents(query) if self.map_of(query.of).is_none() => {
+                self.refuse(query.ticket, snapshot_gone(), effects);
             }
             Parked::Extents(query) => match self.extents(&query) {
                 Ok(extents) => {
@@ -358,11 +359,10 @@ impl Volume {
                     Parked::Read(query) | Parked::Extents(query) => {
                         self.refuse(query.ticket, refusal.clone(), effects);
                     }
+                    Parked::Reap => self.reap_failed(),
                     Parked::Compare(comparison) => {
                         self.refuse(comparison.ticket, refusal.clone(), effects);
                     }
-                    // The next tick begins again.
-                    Parked::Reap => self.reap = None,
                     Parked::Scrub => self.scrub_failed(),
                     Parked::Moment => {
                         let tickets = self.moments.take_failed();
@@ -373,11 +373,7 @@ impl Volume {
             }
             return;
         }
-        if missing.place.tree == TreeKind::Scos {
-            for (sco, change) in std::mem::take(&mut self.unburied) {
-                self.recount(sco, change);
-            }
-        }
+        self.bury_again |= missing.place.tree == TreeKind::Scos;
         for parked in waiting {
             self.run(parked, effects);
         }
@@ -386,18 +382,16 @@ impl Volume {
     /// Puts a loaded node into its tree.
     pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), Refusal> {
         let adopted = match missing.place.tree {
-            TreeKind::Map => self
-                .map
-                .adopt(missing, records)
-                .and_then(|()| self.snapshots.adopt(missing, records))
-                .and_then(|()| self.history.map_mut().adopt(missing, records))
-                .and_then(|()| {
-                    self.moments
-                        .map_mut()
-                        .map_or(Ok(()), |map| map.adopt(missing, records))
-                })
-                .and_then(|()| self.foreign.adopt(missing, records)),
-            TreeKind::Scos => self.scos.adopt(missing, records),
+            TreeKind::Map => {
+                self.map_loaded = true;
+                let maps = std::iter::once(&mut self.map)
+                    .chain(self.snapshots.all_maps_mut())
+                    .chain(std::iter::once(self.history.map_mut()))
+                    .chain(self.moments.map_mut());
+                let adopted = adopt(maps, missing, records);
+                adopted.and_then(|()| self.foreign.adopt(missing, records))
+            }
+            TreeKind::Scos => adopt([&mut self.scos], missing, records),
         };
         adopted.map_err(|error| {
             let (place, at) = (missing.place, missing.reference);

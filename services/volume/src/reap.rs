@@ -36,6 +36,8 @@ pub(crate) struct Reap {
     found: BTreeMap<ScoId, u16>,
     /// For a node.
     waits: bool,
+    /// The node could not be had.
+    failed: bool,
 }
 
 /// What a snapshot is compared with.
@@ -66,7 +68,7 @@ impl Volume {
     }
 
     /// Begins a walk if there is anything to be walked and none is under way.
-    pub(crate) fn begin_reap(&mut self) {
+    fn begin_reap(&mut self) {
         if self.reap.is_none() {
             self.reap = self.snapshots.first_unwalked().map(|id| Reap {
                 id,
@@ -74,7 +76,23 @@ impl Volume {
                 cursor: 0,
                 found: BTreeMap::new(),
                 waits: false,
+                failed: false,
             });
+        }
+    }
+
+    /// A tick: begins a walk, or goes on with one whose node could not be had.
+    pub(crate) fn go_on_reaping(&mut self) {
+        self.begin_reap();
+        if let Some(reap) = self.reap.as_mut().filter(|reap| reap.failed) {
+            (reap.waits, reap.failed) = (false, false);
+        }
+    }
+
+    /// A node could not be had: the walk stays where it is until the next tick.
+    pub(crate) fn reap_failed(&mut self) {
+        if let Some(reap) = &mut self.reap {
+            reap.failed = true;
         }
     }
 
@@ -178,6 +196,7 @@ impl Volume {
         }
         // What was counted is to be in a manifest, or it is counted again after a restart.
         self.checkpoints.manifest_due = true;
+        self.begin_reap();
     }
 }
 

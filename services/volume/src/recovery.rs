@@ -233,6 +233,7 @@ impl Recovery {
             }
         }
         let mut volume = Volume::restore(&config, manifest);
+        volume.replays = true;
         if let (None, Some(origin)) = (manifest, &config.origin)
             && volume.begin_as(origin).is_none()
         {
@@ -433,7 +434,7 @@ impl Recovery {
         volume.frontier = Frontier::recovered(self.seq.prev(), volume.checkpoints.covered);
         volume.checkpoints.entries = self.entries;
         volume.locals.recovery_done(self.sco);
-        volume.forget_wanted();
+        volume.replays = false;
         let recovered = Recovered {
             next_sco: self.sco,
             replayed: self.replayed,

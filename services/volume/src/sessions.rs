@@ -28,7 +28,7 @@ const RANGE_BYTES: u64 = 19;
 
 // However the numbers lie, every other one applied in the worst case, the table fits a manifest with room for the rest.
 const _: () = assert!(
-    (WINDOWS_MAX + SESSIONS_MAX as u64 * WINDOW_OWN) / 2 * RANGE_BYTES < (MANIFEST_BYTES_MAX as u64 / 4) * 3
+    (WINDOWS_MAX + SESSIONS_MAX as u64 * WINDOW_OWN) / 2 * RANGE_BYTES < (MANIFEST_BYTES_MAX as u64 / 8) * 3
 );
 
 /// What is known of an operation's number.

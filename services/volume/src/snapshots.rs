@@ -7,9 +7,8 @@
 //! Crash: a record in the log makes, removes or goes back to one; manifests hold the table with stored maps.
 //! Knows no storage and no names of volumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use sconce_schemas::checkpoint::NodeRecord;
 use sconce_schemas::ids::Location;
 use sconce_schemas::log_record::{LogRecord, SnapshotLabel, check_metadata, check_snapshot_name};
 use sconce_schemas::manifest::{JoinedState, LogPlace, Manifest, RemovedState, SnapshotState, TreeRoot};
@@ -17,7 +16,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{BatchSeq, ByteLen, DecodeError, SnapshotId, VolumeSize};
 
 use crate::replay::RecordPlace;
-use crate::tree::{FrozenTree, Missing, StoredUpTo, Tree};
+use crate::tree::{FrozenTree, StoredUpTo, Tree};
 use crate::volume::Volume;
 
 /// What the labels of all snapshots of a volume may take together: the table is in every manifest.
@@ -27,6 +26,10 @@ const STATE_BYTES: usize = 320;
 
 /// Ids above this one are the engine's own.
 const UNSEEN_FROM: u64 = 1 << 63;
+
+/// Ids of snapshots that are gone and are remembered: a request that is sent again, because its answer was lost, finds its
+/// id among them.
+const GONE_MAX: usize = 1024;
 
 /// A request that becomes a record in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +162,12 @@ pub(crate) struct Snapshots {
     list: Vec<Snapshot>,
     /// The one that the head comes from.
     parent: Option<SnapshotId>,
+    /// Where that was taken.
+    parent_at: LogPlace,
+    /// The newest ids of what was forgotten, oldest first.
+    gone: VecDeque<SnapshotId>,
+    /// The last id of the engine's own: given once each, or a checkpoint that froze one would give its maps to another.
+    unseen: u64,
     /// With a history: one that was removed in a later batch than this stays, hidden, since moments may go back to it.
     pub(crate) hold_after: Option<BatchSeq>,
 }
@@ -212,11 +221,39 @@ impl Snapshots {
             }),
             is_fresh: false,
         });
-        Self {
-            list: list.collect(),
-            parent: manifest.parent,
-            hold_after: None,
-        }
+        let list: Vec<Snapshot> = list.collect();
+        let newest = list.iter().map(|snapshot| snapshot.label.id.0).max();
+        let mut snapshots = Self {
+            list,
+            gone: manifest.gone_snapshots.iter().copied().collect(),
+            unseen: newest.unwrap_or_default().max(UNSEEN_FROM),
+            ..Self::default()
+        };
+        snapshots.come_from(manifest.parent);
+        snapshots
+    }
+
+    /// The head comes from this snapshot now.
+    fn come_from(&mut self, parent: Option<SnapshotId>) {
+        self.parent = parent;
+        let parent = parent.and_then(|id| self.get(id));
+        self.parent_at = parent.map_or_else(LogPlace::default, |parent| parent.at);
+    }
+
+    /// The newest ids of snapshots that are gone, for a manifest.
+    pub(crate) fn gone(&self) -> Vec<SnapshotId> {
+        self.gone.iter().copied().collect()
+    }
+
+    /// Whether there is, or lately was, a snapshot of this id.
+    fn knew(&self, id: SnapshotId) -> bool {
+        self.get(id).is_some() || self.gone.contains(&id)
+    }
+
+    /// Discards of which a walk is still to find what died.
+    pub(crate) fn unseen(&self) -> usize {
+        let unseen = |snapshot: &&Snapshot| snapshot.label.id.0 > UNSEEN_FROM;
+        self.list.iter().filter(unseen).count()
     }
 
     pub(crate) const fn parent(&self) -> Option<SnapshotId> {
@@ -280,35 +317,50 @@ impl Snapshots {
         self.list.iter().find(is_unwalked).map(|found| found.label.id)
     }
 
-    /// Puts a loaded node into every map that wants it.
-    pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), DecodeError> {
-        for snapshot in &mut self.list {
-            snapshot.map.adopt(missing, records)?;
+    /// Every map that is kept here, also those that a walk is still to look at.
+    pub(crate) fn all_maps_mut(&mut self) -> impl Iterator<Item = &mut Tree<Location>> {
+        self.list.iter_mut().flat_map(|snapshot| {
+            let removed = snapshot.removed.iter_mut();
+            let children = removed.flat_map(|removed| &mut removed.children);
             let joined = snapshot.joined.iter_mut().flat_map(|joined| &mut joined.child);
-            for child in snapshot
-                .removed
-                .iter_mut()
-                .flat_map(|removed| &mut removed.children)
-                .chain(joined)
-            {
-                child.adopt(missing, records)?;
-            }
-        }
-        Ok(())
+            std::iter::once(&mut snapshot.map).chain(children).chain(joined)
+        })
     }
 
-    /// Lets go of loaded nodes of snapshots' maps, beyond `budget` bytes each.
-    pub(crate) fn evict(&mut self, budget: u64, stored: StoredUpTo) {
-        for snapshot in &mut self.list {
-            if snapshot.map.resident_bytes() > budget {
-                snapshot.map.evict(budget / 2, stored);
+    /// Memory that these maps' own loaded nodes take.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let of = |snapshot: &Snapshot| {
+            let removed = snapshot.removed.iter().flat_map(|removed| &removed.children);
+            let joined = snapshot.joined.iter().flat_map(|joined| &joined.child);
+            snapshot.map.resident_bytes() + removed.chain(joined).map(Tree::resident_bytes).sum::<u64>()
+        };
+        self.list.iter().map(of).sum()
+    }
+
+    /// Lets go of loaded nodes of these maps if together they take more than `budget` bytes; gives what is left.
+    pub(crate) fn evict(&mut self, budget: u64, stored: StoredUpTo) -> u64 {
+        let mut resident: u64 = self.all_maps_mut().map(|map| map.resident_bytes()).sum();
+        if resident <= budget {
+            return resident;
+        }
+        for map in self.all_maps_mut() {
+            let before = map.resident_bytes();
+            resident -= before - map.evict(0, stored).min(before);
+            if resident <= budget {
+                break;
             }
         }
+        resident
     }
 
     /// A removed snapshot was reaped.
     pub(crate) fn forget(&mut self, id: SnapshotId) {
         self.list.retain(|snapshot| snapshot.label.id != id);
+        if id.0 <= UNSEEN_FROM {
+            self.gone.push_back(id);
+            let more = self.gone.len().saturating_sub(GONE_MAX);
+            self.gone.drain(..more);
+        }
     }
 
     fn named(&self, name: &str) -> Option<&Snapshot> {
@@ -322,8 +374,7 @@ impl Snapshots {
 
     /// Whether what the head has at `location`, of this volume's own, is in its parent too.
     pub(crate) fn hold(&self, location: Location) -> bool {
-        let parent = self.parent.and_then(|id| self.get(id));
-        parent.is_some_and(|parent| is_before(location, parent.at))
+        is_before(location, self.parent_at)
     }
 
     /// The table for a manifest; maps that are not stored yet are filled in with [`fill_in`].
@@ -418,8 +469,9 @@ impl Snapshots {
     }
 
     fn retain(&mut self, snapshot: Snapshot) {
-        self.parent = Some(snapshot.label.id);
+        let id = snapshot.label.id;
         self.list.push(snapshot);
+        self.come_from(Some(id));
     }
 
     /// Removes a snapshot: at once, or once no more than one root comes from it and the history does not need it.
@@ -496,6 +548,7 @@ impl Snapshots {
             is_fresh: true,
         };
         self.list.insert(next.unwrap_or(self.list.len()), moment);
+        self.come_from(self.parent);
     }
 
     /// What a joined moment alone has was counted.
@@ -514,10 +567,9 @@ impl Snapshots {
         size: VolumeSize,
         own: bool,
     ) {
-        let parent = self.parent.and_then(|id| self.get(id));
-        let born_from = parent.map_or_else(LogPlace::default, |parent| parent.at);
-        let last = self.list.iter().map(|known| known.label.id.0).max();
-        let id = last.unwrap_or_default().max(UNSEEN_FROM) + 1;
+        let born_from = self.parent_at;
+        let id = self.unseen.max(UNSEEN_FROM) + 1;
+        self.unseen = id;
         self.list.push(Snapshot {
             label: SnapshotLabel {
                 id: SnapshotId(id),
@@ -568,7 +620,7 @@ impl Snapshots {
         }
         if self.parent == Some(id) {
             children.push(Tree::thaw(&head.freeze()));
-            self.parent = parent;
+            self.come_from(parent);
         }
         if let Some(snapshot) = self.get_mut(id) {
             snapshot.removed = Some(Removed {
@@ -660,11 +712,9 @@ impl Volume {
     pub(crate) fn judge(&self, ask: &Ask) -> Result<Option<LogRecord>, Refusal> {
         match ask {
             Ask::Take { id, name, metadata } => {
-                if self
-                    .snapshots
-                    .get(*id)
-                    .is_some_and(|known| known.label.name == *name)
-                {
+                let known = self.snapshots.get(*id);
+                // One that is gone again meanwhile was taken all the same.
+                if known.map_or_else(|| self.snapshots.knew(*id), |known| known.label.name == *name) {
                     return Ok(None);
                 }
                 let snapshot = self.new_label(*id, name, metadata)?;
@@ -687,7 +737,7 @@ impl Volume {
                 }
             },
             Ask::RollBack { to, id, keep } => {
-                if self.snapshots.get(*id).is_some() {
+                if self.snapshots.knew(*id) {
                     return Ok(None);
                 }
                 let (target, _) = self.snapshot_named(to).ok_or_else(|| self.unknown(to))?;
@@ -794,13 +844,14 @@ impl Volume {
                         "invariant 6: snapshot {to} is gone back to and was never taken"
                     ));
                 };
-                let (map, size, own) = (Tree::thaw(&target.map.freeze()), target.size, target.own);
+                let map = Tree::go_on_from(&target.map.freeze());
+                let (size, own) = (target.size, target.own);
                 let id = before.id;
                 self.retain(before, at, false);
                 self.map = map;
                 self.size = size;
                 self.flatten_anew(own);
-                self.snapshots.parent = Some(to);
+                self.snapshots.come_from(Some(to));
                 if !keep {
                     self.snapshots.remove(id, &self.map, at.batch);
                 }

@@ -103,8 +103,12 @@ pub struct Volume {
     pub(crate) unburied: BTreeMap<ScoId, i32>,
     /// Nodes that operations wait for.
     pub(crate) waiting: HashMap<Missing, Vec<Parked>>,
-    /// SCO-table nodes that are to be loaded, for `unburied`.
+    /// Some of `unburied` may be counted now, or its nodes are to be asked for.
+    pub(crate) bury_again: bool,
+    /// SCO-table nodes that are to be loaded.
     pub(crate) wanted: Vec<Missing>,
+    /// Recovery makes it: entries of the log are done again.
+    pub(crate) replays: bool,
     /// Changes that wait for room, in the order in which they came.
     pub(crate) held: VecDeque<Change>,
     /// Changes that did a piece of their work, and whether a turn was asked for.
@@ -126,6 +130,9 @@ pub struct Volume {
     pub(crate) map_memory: u64,
     /// No sweep before this moment.
     sweep_from_us: u64,
+    sweep_snapshots_from_us: u64,
+    /// A node of a map was loaded since the last sweep of the snapshots' maps.
+    pub(crate) map_loaded: bool,
     pub(crate) halted: Option<String>,
     /// An invariant that was found broken where nothing could be answered: the event ends with a halt.
     pub(crate) broken: Option<String>,
@@ -141,6 +148,9 @@ const SCOS_MEMORY_PART: u64 = 4;
 /// After a sweep that found too little to evict, this much time passes before the next: so long at least stays what an
 /// operation has loaded, which may need several nodes at the same time.
 const SWEEP_PAUSE_US: u64 = 500_000;
+
+/// The maps of all snapshots together may have this part of `map_memory` in addition.
+const SNAPSHOTS_SHARE: u64 = 4;
 
 /// What a volume knows of itself, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,7 +212,9 @@ impl Volume {
             dropped: Vec::new(),
             unburied: BTreeMap::new(),
             waiting: HashMap::new(),
+            bury_again: false,
             wanted: Vec::new(),
+            replays: false,
             held: VecDeque::new(),
             turns: VecDeque::new(),
             turn_asked: false,
@@ -218,6 +230,8 @@ impl Volume {
             scrub: Scrub::restore(config.scrub, manifest.map_or(&[], |m| &m.condemned)),
             map_memory: config.map_memory.0,
             sweep_from_us: 0,
+            sweep_snapshots_from_us: 0,
+            map_loaded: false,
             halted: None,
             broken: None,
         }
@@ -381,10 +395,11 @@ impl Volume {
             }
             Event::Tick { now_us, pressed } => {
                 self.set_clock(now_us);
+                self.bury_again = true;
                 self.history_tick();
                 self.checkpoint_if_due(pressed, effects);
                 self.withdraw_abandoned(effects);
-                self.begin_reap();
+                self.go_on_reaping();
                 self.flatten_tick(pressed);
                 self.scrub_tick(pressed, effects);
                 Ok(())
@@ -398,8 +413,8 @@ impl Volume {
         }
     }
 
-    /// After every event: changes that have room now, turns, nodes that are wanted, manifests and checkpoints that are due, and acknowledgements, which
-    /// leave in log order.
+    /// After every event: changes that have room now, turns, counts that are not made yet, manifests and checkpoints that are
+    /// due, and acknowledgements, which leave in log order.
     fn upkeep(&mut self, effects: &mut Vec<Effect>) {
         self.resume_held(effects);
         self.end_moments(effects);
@@ -413,6 +428,7 @@ impl Volume {
         for missing in std::mem::take(&mut self.wanted) {
             self.wait(missing, None, effects);
         }
+        self.bury_unburied(effects);
         self.manifest_if_ready(effects);
         self.checkpoint_if_due(false, effects);
         self.frontier.upkeep(effects, |ticket, effects| {
@@ -470,6 +486,7 @@ impl Volume {
     }
 
     fn keep_within_memory(&mut self, effects: &mut Vec<Effect>) {
+        self.sweep_snapshots();
         if self.scos.resident_bytes() > self.map_memory / SCOS_MEMORY_PART {
             // The leaf of the SCO that is entered next has to be there.
             let entered_next = self.log.open_sco().unwrap_or(self.log.next_sco()).prev();
@@ -495,6 +512,19 @@ impl Volume {
             self.sweep_from_us = self.now_us + SWEEP_PAUSE_US;
         }
         left
+    }
+
+    /// The same for what reads of snapshots, walks and scrubs loaded into the maps of snapshots. What is in use at a time
+    /// may be a node of each, so each sweep has its pause, and is made only once more was loaded: whoever waited for that has
+    /// used the others again.
+    fn sweep_snapshots(&mut self) {
+        if !self.map_loaded || self.now_us < self.sweep_snapshots_from_us {
+            return;
+        }
+        self.map_loaded = false;
+        self.sweep_snapshots_from_us = self.now_us + SWEEP_PAUSE_US;
+        let stored = self.stored_up_to();
+        self.snapshots.evict(self.map_memory / SNAPSHOTS_SHARE, stored);
     }
 
     /// Whether changes have to wait until a checkpoint is stored, because the map has grown beyond its memory and cannot let
@@ -532,6 +562,7 @@ impl Volume {
         if now_us < self.now_us {
             self.checkpoints.clock_set_back(now_us);
             self.sweep_from_us = 0;
+            self.sweep_snapshots_from_us = 0;
         }
         self.now_us = now_us;
     }
@@ -590,7 +621,7 @@ impl Volume {
             size: self.size,
             allocated: ByteLen(self.map.count() * sconce_schemas::CLUSTER_BYTES),
             unstored: self.locals.unstored(),
-            map_memory: ByteLen(self.map.resident_bytes()),
+            map_memory: ByteLen(self.map.resident_bytes() + self.snapshots.resident_bytes()),
             dirty: self.checkpoints.dirty(self.last_seq()),
             wants_ticks: self.has_to_reap()
                 || self.scrub.has_work()

@@ -252,6 +252,7 @@ mod tests {
             free: Some(ByteLen(capacity / 2)),
             requests: 0,
             errors: 0,
+            written: sconce_schemas::wire::storage::Written::default(),
         };
         let pool = |copies, backends: &[&str]| PoolRecord {
             name: String::new(),

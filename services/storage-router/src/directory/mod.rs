@@ -10,6 +10,7 @@ mod durable_dirs;
 mod files;
 mod identity;
 mod listing;
+mod read_only;
 mod root;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::workers::Workers;
 use root::Root;
 
 pub use identity::IDENTITY_FILE;
+pub use read_only::ReadOnlyDirectory;
 
 /// How a directory back end is set up.
 #[derive(Debug)]

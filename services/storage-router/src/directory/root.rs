@@ -34,6 +34,7 @@ pub(super) struct Root {
     path: PathBuf,
     temp: PathBuf,
     temp_seq: AtomicU64,
+    is_read_only: bool,
     state: Mutex<State>,
     pub(super) dirs: DurableDirs,
 }
@@ -52,8 +53,26 @@ impl Root {
             name: settings.name,
             path: settings.root,
             temp_seq: AtomicU64::new(0),
+            is_read_only: false,
             state: Mutex::new(State {
                 expected: settings.expected,
+                is_ready: false,
+                is_swept: false,
+            }),
+            dirs: DurableDirs::default(),
+        }
+    }
+
+    /// A directory that is only read: whatever its identity is, and nothing is made in it.
+    pub(super) fn read_only(name: String, path: PathBuf) -> Self {
+        Self {
+            name,
+            temp: PathBuf::new(),
+            path,
+            temp_seq: AtomicU64::new(0),
+            is_read_only: true,
+            state: Mutex::new(State {
+                expected: None,
                 is_ready: false,
                 is_swept: false,
             }),
@@ -148,6 +167,12 @@ impl Root {
     }
 
     fn find(&self, state: &mut State) -> Result<(), BackendError> {
+        if self.is_read_only {
+            // A directory without the file is a mount point without its disk.
+            fs::symlink_metadata(self.path.join(IDENTITY_FILE)).map_err(|_| self.lost())?;
+            state.is_ready = true;
+            return Ok(());
+        }
         let expected = state.expected.ok_or_else(|| self.never_attached())?;
         let found = Identity::read(&self.path).map_err(failed("identify", &self.path))?;
         let found = found.ok_or_else(|| self.lost())?;

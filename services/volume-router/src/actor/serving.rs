@@ -302,11 +302,15 @@ impl Serving {
 
     /// The device wants a cache's file.
     pub(super) fn evict(&mut self, sco: ScoId, epoch: Epoch) {
+        self.drop_cache(sco, epoch);
+        self.settle();
+    }
+
+    /// Lets go of a cache. The caller settles: it may be carrying effects out, and what comes of this comes after them.
+    fn drop_cache(&mut self, sco: ScoId, epoch: Epoch) {
         if let Some(file) = self.locals.remove(sco, epoch) {
             self.take(Event::Evicted { sco });
             self.device().retire(&file);
-            drop(file);
-            self.settle();
         }
     }
 

@@ -8,16 +8,17 @@
 use std::sync::Arc;
 
 use sconce_runtime::crash::{Point, hit};
-use sconce_schemas::ObjectName;
 use sconce_schemas::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::records::ManifestRef;
+use sconce_schemas::records::{EpochStart, ManifestRef};
 use sconce_schemas::wire::Refusal;
+use sconce_schemas::{Epoch, ManifestSeq, ObjectName};
 use sconce_volume::Event;
 
 use super::outage::Tried;
 use super::{Shared, StoreError, Subject};
 use crate::actor::Owner;
+use crate::owner::is_of_the_log;
 use crate::owner::record::{RecordError, note_manifest};
 
 /// Runs until the registry names the manifest, or the owner is owner no more.
@@ -107,9 +108,13 @@ async fn forget(shared: &Shared, subject: &Subject, superseded: Option<ManifestR
     }
 }
 
-/// The manifest of the highest epoch, then number, that the back ends have.
-pub(super) async fn newest(shared: &Shared, subject: &Subject) -> Result<Option<Manifest>, StoreError> {
-    let mut newest: Option<ManifestRef> = None;
+/// The manifest of the highest epoch, then number, that the back ends have and that is of the log of these ownerships.
+pub(super) async fn newest(
+    shared: &Shared,
+    subject: &Subject,
+    epochs: &[EpochStart],
+) -> Result<Option<Manifest>, StoreError> {
+    let mut found: Vec<(Epoch, ManifestSeq)> = Vec::new();
     let mut after = None;
     loop {
         let page = shared
@@ -118,26 +123,32 @@ pub(super) async fn newest(shared: &Shared, subject: &Subject) -> Result<Option<
             .await?;
         let Some(last) = page.last() else { break };
         after = Some(*last);
-        for name in page {
-            if let ObjectName::Manifest { seq, epoch, .. } = name {
-                let newer = newest.is_none_or(|known| (known.epoch, known.seq) < (epoch, seq));
-                newest = if newer {
-                    Some(ManifestRef { seq, epoch })
-                } else {
-                    newest
-                };
-            }
-        }
+        found.extend(page.iter().filter_map(|name| match name {
+            ObjectName::Manifest { seq, epoch, .. } => Some((*epoch, *seq)),
+            _ => None,
+        }));
     }
-    let Some(ManifestRef { seq, epoch }) = newest else {
-        return Ok(None);
-    };
-    let name = ObjectName::Manifest {
-        volume: subject.volume,
-        seq,
-        epoch,
-    };
-    named(shared, subject, name).await
+    found.sort_unstable();
+    for (epoch, seq) in found.into_iter().rev() {
+        let name = ObjectName::Manifest {
+            volume: subject.volume,
+            seq,
+            epoch,
+        };
+        let Some(manifest) = named(shared, subject, name).await? else {
+            // Not the same as that there is none.
+            let text = format!(
+                "volume {}: manifest {name} was superseded while it was read",
+                subject.path
+            );
+            return Err(StoreError::Unavailable(text));
+        };
+        if is_of_the_log(manifest.epoch, manifest.covered_sco, epochs) {
+            return Ok(Some(manifest));
+        }
+        tracing::info!(volume = %subject.path, %name, "a manifest that an owner stored after it was owner no more is passed over");
+    }
+    Ok(None)
 }
 
 /// This manifest, checked.

@@ -31,6 +31,7 @@ use sconce_registry::Registry;
 use sconce_runtime::Chance;
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::Manifest;
+use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
 use sconce_volume::{Extent, Frozen, ScoImage};
@@ -222,10 +223,14 @@ impl Background {
             .unwrap_or_else(|_| Err(StoreError::Unavailable(stopping().text)))
     }
 
-    /// The newest manifest on the back ends.
-    pub(crate) async fn newest_manifest(&self, subject: Subject) -> Result<Option<Manifest>, StoreError> {
+    /// The newest manifest on the back ends that is of the log of these ownerships.
+    pub(crate) async fn newest_manifest(
+        &self,
+        subject: Subject,
+        epochs: Vec<EpochStart>,
+    ) -> Result<Option<Manifest>, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.actor.do_send(Job::NewestManifest(subject, answer));
+        self.actor.do_send(Job::NewestManifest(subject, epochs, answer));
         answered
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable(stopping().text)))
@@ -314,7 +319,7 @@ enum Job {
         ByteLen,
         Answer<Option<ScoImage>, StoreError>,
     ),
-    NewestManifest(Subject, Answer<Option<Manifest>, StoreError>),
+    NewestManifest(Subject, Vec<EpochStart>, Answer<Option<Manifest>, StoreError>),
     ManifestNamed(Subject, ObjectName, Answer<Option<Manifest>, StoreError>),
 }
 
@@ -342,7 +347,9 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Sco(subject, sco, epoch, length, answer) => {
             drop(answer.send(load::sco(&shared, &subject, sco, epoch, length).await));
         }
-        Job::NewestManifest(subject, answer) => drop(answer.send(manifest::newest(&shared, &subject).await)),
+        Job::NewestManifest(subject, epochs, answer) => {
+            drop(answer.send(manifest::newest(&shared, &subject, &epochs).await));
+        }
         Job::ManifestNamed(subject, name, answer) => {
             drop(answer.send(manifest::named(&shared, &subject, name).await));
         }

@@ -16,6 +16,8 @@ use sconce_volume::{BundlePlan, BundleSource, Event, KeptSco, ScoObject};
 use super::budget::Turn;
 use super::{Shared, StoreError, Subject};
 use crate::actor::Owner;
+use crate::owner::record::RecordError;
+use crate::owner::verify;
 
 /// Versions that crashes may have left behind and that are passed over.
 const VERSIONS_TRIED: u16 = 64;
@@ -183,8 +185,18 @@ async fn write(
                 turn.moved(bundle.len());
                 return Ok(Some(version));
             }
-            // A crash left it: what it keeps may be another choice.
-            Err(StoreError::Refused(refusal)) if refusal.code == RefusalCode::Exists => {}
+            // A crash left it: what it keeps may be another choice. Or another owner scrubs: to go on would put what this
+            // one keeps in front of what that one needs.
+            Err(StoreError::Refused(refusal)) if refusal.code == RefusalCode::Exists => {
+                match verify(&shared.registry, subject.volume, owner.ownership()).await {
+                    Ok(()) => {}
+                    Err(RecordError::Refused(refusal)) => {
+                        owner.lost(refusal);
+                        return Ok(None);
+                    }
+                    Err(RecordError::Unavailable(cause)) => return Err(StoreError::Unavailable(cause)),
+                }
+            }
             Err(error) => return Err(error),
         }
     }

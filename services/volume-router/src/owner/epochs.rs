@@ -67,6 +67,15 @@ pub(super) fn known(
     }
 }
 
+/// Whether a manifest that an ownership stored, and that covers all up to this SCO, is of the log that these ownerships wrote. It is
+/// not if it covers what that ownership wrote behind the place where the next one went on: it did not know yet that it was none any
+/// more. To begin with that manifest would be to lose what the next one acknowledged.
+pub(crate) fn is_of_the_log(epoch: Epoch, covered: ScoId, epochs: &[EpochStart]) -> bool {
+    epochs
+        .iter()
+        .all(|start| start.epoch <= epoch || start.first_sco > covered)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +111,17 @@ mod tests {
         let known = of(&[], &[(1, 1), (4, 20)], &[]);
         assert_eq!(known.epochs, list(&[(1, 1), (4, 20)]));
         assert!(!known.last_from_headers);
+    }
+
+    #[test]
+    fn a_manifest_of_an_owner_that_was_displaced_is_not_of_the_log() {
+        let epochs = list(&[(1, 1), (5, 10), (6, 12)]);
+        let is_of = |epoch, sco, epochs: &[EpochStart]| is_of_the_log(Epoch(epoch), ScoId(sco), epochs);
+        assert!(is_of(6, 40, &epochs));
+        assert!(is_of(5, 11, &epochs), "what the next one went on from");
+        assert!(!is_of(5, 12, &epochs));
+        assert!(!is_of(1, 10, &epochs));
+        assert!(is_of(5, 12, &epochs[..2]), "nobody wrote after it");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use sconce_schemas::records::{ManifestRef, VolumeRecord};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::{Epoch, ObjectName};
 
-use super::StartError;
+use super::{StartError, is_of_the_log};
 use crate::background::Subject;
 use crate::node::Node;
 
@@ -27,7 +27,9 @@ pub(super) async fn newest(
     nothing_here: bool,
 ) -> Result<Option<Manifest>, StartError> {
     let ours = record.buffer.as_deref() == Some(node.device.id());
-    let local = local(node, subject).await.filter(|local| is_newer(local, record));
+    let local = local(node, subject).await.filter(|local| {
+        is_newer(local, record) && is_of_the_log(local.epoch, local.covered_sco, &record.epochs)
+    });
     // A record that knows of no owner, although something of one is here, is from before it.
     let never_owned = record.epoch == Epoch::NONE && record.manifest.is_none();
     if never_owned && nothing_here && local.is_none() {
@@ -39,7 +41,10 @@ pub(super) async fn newest(
     match record.manifest.filter(|_| ours) {
         Some(named) => named_by_record(node, subject, named).await.map(Some),
         None => {
-            let newest = node.background.newest_manifest(subject.clone()).await?;
+            let newest = node
+                .background
+                .newest_manifest(subject.clone(), record.epochs.clone())
+                .await?;
             match record.manifest {
                 // The record names a newer one, so the listing is not of all that was stored: it, or nothing.
                 Some(named) if newest.as_ref().is_none_or(|newest| !is_newer(newest, record)) => {

@@ -29,6 +29,7 @@ use crate::node::Node;
 use record::{Claimant, Ownership, RecordError, TakeOver};
 
 pub(crate) use ancestor::{AncestorRoot, find as find_ancestor};
+pub(crate) use epochs::is_of_the_log;
 pub(crate) use path::of as path_of;
 
 /// A volume that is ready to be served.
@@ -131,6 +132,11 @@ pub(crate) async fn start(
     claimant.epochs_used = claimant.epochs_used.max(newest);
     let buffer_is_ours = before.buffer.as_deref() == Some(node.device.id());
     let claimed = record::claim(&node.registry, id, &claimant, &path).await?;
+    let known = manifest.as_ref().map(|manifest| (manifest.epoch, manifest.seq));
+    if claimed.manifest.map(|named| (named.epoch, named.seq)) > known {
+        // The owner before stored another one meanwhile: what that condemns may be deleted by now. It stores none after this.
+        return Box::pin(start(node, id, takeover, found)).await;
+    }
     let ownership = Ownership {
         node: node.name.clone(),
         epoch: claimed.epoch,

@@ -16,6 +16,7 @@ mod flatten;
 mod group;
 mod history;
 mod hostile;
+mod inspect;
 mod io;
 mod loss;
 mod ownership;

@@ -35,7 +35,7 @@ pub(crate) async fn take(client: &Client, id: u64, name: &str) -> Result<(), Ref
     ask(client, take).await.map(drop)
 }
 
-async fn remove(client: &Client, name: &str) -> Result<(), Refusal> {
+pub(crate) async fn remove(client: &Client, name: &str) -> Result<(), Refusal> {
     let remove = VolumeControl::RemoveSnapshot {
         volume: client.volume,
         name: name.to_owned(),
@@ -53,7 +53,7 @@ async fn remove_exactly(client: &Client, name: &str, id: u64) -> Result<(), Refu
     ask(client, remove).await.map(drop)
 }
 
-async fn roll_back(client: &Client, to: &str, id: u64, keep: Option<&str>) -> Result<(), Refusal> {
+pub(crate) async fn roll_back(client: &Client, to: &str, id: u64, keep: Option<&str>) -> Result<(), Refusal> {
     let roll_back = VolumeControl::RollBack {
         volume: client.volume,
         to: to.to_owned(),

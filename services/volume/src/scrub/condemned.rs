@@ -11,6 +11,12 @@ use super::{ScoObject, Scrub};
 use crate::event::Effect;
 use crate::volume::Volume;
 
+/// Deletions under way at a time.
+const DELETES_MAX: usize = 64;
+/// Objects that wait to be deleted: with so many nothing is scrubbed until some are gone. They are in every manifest, and a back
+/// end that deletes nothing must not make it longer than anybody reads.
+pub(super) const CONDEMNED_MAX: usize = 16_384;
+
 /// An object that nothing refers to any more.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Condemned {
@@ -57,11 +63,16 @@ impl Scrub {
 impl Volume {
     pub(super) fn delete_condemned(&mut self, effects: &mut Vec<Effect>) {
         let (now_us, grace_us) = (self.now_us, self.scrub.policy.grace_us);
+        let under_way = self.scrub.condemned.iter().filter(|condemned| condemned.deleting);
+        let mut may_begin = DELETES_MAX.saturating_sub(under_way.count());
         for condemned in &mut self.scrub.condemned {
             match &mut condemned.free_since_us {
-                Some(since) if *since == 0 => *since = now_us,
+                // Since a start, or the clock was set back: counted from now on.
+                Some(since) if *since == 0 || *since > now_us => *since = now_us,
+                _ if may_begin == 0 => {}
                 Some(since) if now_us.saturating_sub(*since) >= grace_us && !condemned.deleting => {
                     condemned.deleting = true;
+                    may_begin -= 1;
                     effects.push(Effect::DeleteSco {
                         object: condemned.object,
                     });

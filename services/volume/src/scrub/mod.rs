@@ -27,7 +27,7 @@ use crate::event::Effect;
 use crate::scos::ScoState;
 use crate::volume::Volume;
 
-use condemned::Condemned;
+use condemned::{CONDEMNED_MAX, Condemned};
 use look::Look;
 use run::Run;
 use search::Pass;
@@ -339,7 +339,8 @@ impl Volume {
     /// just because of that, and guests that never rest would stop scrubbing for ever.
     fn scrub_is_held_up(&self) -> bool {
         let is_short = self.scrub.pressed || !self.held.is_empty();
-        !self.unburied.is_empty() || (is_short && !self.scrub_is_urgent())
+        let is_behind = self.scrub.condemned.len() >= CONDEMNED_MAX;
+        is_behind || !self.unburied.is_empty() || (is_short && !self.scrub_is_urgent())
     }
 
     /// The back ends are full, or are no more: then more is given back than otherwise, and at once.

@@ -9,6 +9,7 @@ mod diff;
 mod encode;
 mod node;
 mod range;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,8 @@ use sconce_schemas::manifest::{TREE_HEIGHT_MAX, TreeRoot};
 pub(crate) use encode::Encoder;
 pub(crate) use node::StoredUpTo;
 use node::{Child, Link, Node, delta};
+pub(crate) use stored::stored_node;
+pub use stored::{StoredChild, StoredNode};
 
 /// Bits of a number that one level resolves.
 const LEVEL_BITS: u32 = FANOUT.trailing_zeros();
@@ -57,6 +60,12 @@ impl Missing {
     /// The first number that it covers.
     pub(crate) fn first(&self) -> u64 {
         self.place.index.saturating_mul(span(self.place.level))
+    }
+
+    /// The first number behind it.
+    pub(crate) fn end(&self) -> u64 {
+        let next = self.place.index.saturating_add(1);
+        next.saturating_mul(span(self.place.level.min(TREE_HEIGHT_MAX)))
     }
 }
 
@@ -107,6 +116,30 @@ impl<V: Value> Default for Tree<V> {
     }
 }
 
+/// Puts a loaded node into every tree that wants it. A leaf is shared by them all: snapshots have most of theirs in common.
+/// An inner node is not, or it could not be let go of in one of them.
+///
+/// # Errors
+/// Records that do not make a node of this place.
+pub(crate) fn adopt<'a, V: Value + 'a>(
+    trees: impl IntoIterator<Item = &'a mut Tree<V>>,
+    missing: &Missing,
+    records: &[NodeRecord],
+) -> Result<(), DecodeError> {
+    let mut leaf: Option<Arc<Node<V>>> = None;
+    for tree in trees.into_iter().filter(|tree| tree.wants(missing)) {
+        let node = match &leaf {
+            Some(leaf) => Arc::clone(leaf),
+            None => Arc::new(Node::from_records(missing.place, missing.reference, records)?),
+        };
+        if missing.place.level == 0 {
+            leaf = Some(Arc::clone(&node));
+        }
+        tree.put_loaded(missing, node);
+    }
+    Ok(())
+}
+
 impl<V: Value> Tree<V> {
     /// The tree with a stored root, and the number of its values; nothing of it is resident yet.
     pub(crate) fn stored(root: TreeRoot, count: u64) -> Self {
@@ -139,6 +172,14 @@ impl<V: Value> Tree<V> {
             root: frozen.root.clone(),
             resident_bytes: 0,
             sweep_at: 0,
+        }
+    }
+
+    /// A tree that goes on from the frozen one: its nodes count from here on, also those that are shared.
+    pub(crate) fn go_on_from(frozen: &FrozenTree<V>) -> Self {
+        Self {
+            resident_bytes: frozen.root.as_ref().map_or(0, node::resident),
+            ..Self::thaw(frozen)
         }
     }
 
@@ -228,30 +269,20 @@ impl<V: Value> Tree<V> {
 
     /// Puts a loaded node in its place. A node that is no longer wanted there (it was dropped, or loaded twice) is
     /// ignored: slow work is judged again when it returns.
-    ///
-    /// # Errors
-    /// Records that do not make a node of this place.
-    pub(crate) fn adopt(&mut self, missing: &Missing, records: &[NodeRecord]) -> Result<(), DecodeError> {
-        if !self.wants(missing) {
-            return Ok(());
-        }
-        let node = Node::from_records(missing.place, missing.reference, records)?;
+    fn put_loaded(&mut self, missing: &Missing, node: Arc<Node<V>>) {
         let mut height = self.height;
         let first = missing.place.index.saturating_mul(span(missing.place.level));
-        if missing.place.level > height || first >= span(height) {
-            return Ok(());
-        }
         let mut child = self.root.as_mut();
         while let Some(Child { link, .. }) = child {
             if height == missing.place.level {
                 if matches!(link, Link::Stored(reference) if *reference == missing.reference) {
                     self.resident_bytes += node.memory();
-                    *link = Link::Resident(Arc::new(node));
+                    *link = Link::Resident(node);
                 }
-                return Ok(());
+                return;
             }
             let Link::Resident(inner) = link else {
-                return Ok(());
+                return;
             };
             // A copy of a shared inner node is cheap, and the frozen root keeps its own.
             let before = inner.memory();
@@ -260,12 +291,11 @@ impl<V: Value> Tree<V> {
             let grown = delta(before, inner.memory());
             self.resident_bytes = self.resident_bytes.saturating_add_signed(grown);
             let Node::Inner(inner) = inner else {
-                return Ok(());
+                return;
             };
             child = inner.get_mut(slot_of(first, height));
             height -= 1;
         }
-        Ok(())
     }
 
     /// Whether the tree lacks just this node.

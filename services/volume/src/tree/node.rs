@@ -419,6 +419,18 @@ pub(super) fn store_again<V: Value>(
     grown
 }
 
+/// Bytes of the resident nodes of a subtree.
+pub(super) fn resident<V: Value>(child: &Child<V>) -> u64 {
+    let Link::Resident(node) = &child.link else {
+        return 0;
+    };
+    let below: u64 = match &**node {
+        Node::Leaf(_) => 0,
+        Node::Inner(inner) => inner.items.iter().map(resident).sum(),
+    };
+    below + node.memory()
+}
+
 /// Stands where a child is being changed; never seen outside `set`.
 const NO_NODE: NodeRef = NodeRef {
     checkpoint: CheckpointId::NONE,

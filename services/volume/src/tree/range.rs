@@ -42,6 +42,14 @@ impl<V: Value> Tree<V> {
         cut.unwrap_or(range.end)
     }
 
+    /// The first node of `range` that is not resident, and the first number of the range that it has.
+    pub(crate) fn first_missing(&self, range: Range<u64>) -> Option<(u64, Missing)> {
+        let root = self.root.as_ref().filter(|_| !range.is_empty())?;
+        let missing = first_missing(root, self.height, 0, &range)?;
+        let first = missing.place.index.saturating_mul(span(missing.place.level));
+        Some((first.max(range.start), missing))
+    }
+
     /// Removes all values of `range`. `dropped` is told of each that was resident; a subtree that is not is dropped whole,
     /// and told as `None`. Gives how many values are gone.
     ///
@@ -152,6 +160,30 @@ fn cut_child<V: Value>(
                 let at = first + slot as u64 * span(height - 1);
                 cut_child(below, height - 1, at, range, left)
             }),
+    }
+}
+
+fn first_missing<V: Value>(child: &Child<V>, height: u8, first: u64, range: &Range<u64>) -> Option<Missing> {
+    if !overlaps(first, height, range) {
+        return None;
+    }
+    match &child.link {
+        Link::Stored(reference) => Some(Missing {
+            place: place_of::<V>(first, height),
+            reference: *reference,
+        }),
+        Link::Resident(node) => match &**node {
+            Node::Leaf(leaf) => {
+                leaf.state.touch();
+                None
+            }
+            Node::Inner(inner) => {
+                let mut below = inner.range(slots_in(first, height, range));
+                below.find_map(|(slot, below)| {
+                    first_missing(below, height - 1, first + slot as u64 * span(height - 1), range)
+                })
+            }
+        },
     }
 }
 

@@ -9,7 +9,7 @@ use sconce_schemas::ids::Location;
 use sconce_schemas::{CheckpointId, Epoch, LineageIndex, ScoId, Slot, VolumeId};
 
 use super::node::{Child, Link, Node};
-use super::{Encoder, FrozenTree, Missing, StoredUpTo, Tree};
+use super::{Encoder, FrozenTree, Missing, StoredUpTo, Tree, adopt};
 
 const VOLUME: VolumeId = VolumeId([3; 16]);
 
@@ -75,7 +75,7 @@ impl Model {
             at = record.base;
             records.push(record);
         }
-        self.tree.adopt(&missing, &records).unwrap();
+        adopt([&mut self.tree], &missing, &records).unwrap();
     }
 
     fn retry<T>(&mut self, mut operation: impl FnMut(&mut Tree<Location>) -> Result<T, Missing>) -> T {

@@ -18,7 +18,6 @@ use sconce_schemas::{ScoId, Slot};
 use sconce_volume::{Base, Compared, Effect, Event, Extent, Ticket};
 
 use crate::oracle::State;
-use crate::world::stored::load_node;
 use crate::world::{HOT, HOT_BYTES, World};
 
 /// Comparisons under way.
@@ -323,7 +322,7 @@ impl World {
                     return reply;
                 }
                 Effect::LoadNode { place, reference } => {
-                    let result = load_node(&self.store, &reference);
+                    let result = self.load_node(&reference);
                     let loaded = Event::NodeLoaded {
                         place,
                         reference,

@@ -12,7 +12,7 @@ use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_schemas::{Epoch, ObjectName, ScoId, ScoSize, SnapshotId};
 use sconce_volume::{Ask, Event, MomentAsk, Ticket};
 
-use crate::world::{VOLUME, World};
+use crate::world::World;
 
 /// Most moments and snapshots at a time: each is read whole after every crash.
 const LIVING_MAX: usize = 7;
@@ -153,7 +153,7 @@ impl World {
         let here = self.disk.image(sco, length).filter(|_| local);
         let bytes = here.map(bytes::Bytes::copy_from_slice).unwrap_or_else(|| {
             let name = ObjectName::Sco {
-                volume: VOLUME,
+                volume: self.id,
                 id: sco,
                 epoch,
                 version: 0,

@@ -103,7 +103,8 @@ pub(crate) fn fill(bytes: &mut Vec<u8>, stamp: u64, sectors: usize) {
 /// The log as the engine gave it to the disk, from the volume's first batch.
 #[derive(Default)]
 pub(crate) struct LogOracle {
-    size: u64,
+    /// What the volume began as.
+    first: State,
     batches: Vec<Vec<Change>>,
     /// Time of each batch.
     times: Vec<u64>,
@@ -114,6 +115,8 @@ pub(crate) struct LogOracle {
     ends: BTreeMap<u64, BatchSeq>,
     /// Names of all snapshots that there ever were.
     names: BTreeMap<SnapshotId, String>,
+    /// In which batch each of them was taken.
+    taken: BTreeMap<SnapshotId, BatchSeq>,
 }
 
 enum Change {
@@ -124,9 +127,9 @@ enum Change {
 }
 
 impl LogOracle {
-    pub(crate) fn new(size: u64) -> Self {
+    pub(crate) fn new(first: State) -> Self {
         Self {
-            size,
+            first,
             ..Self::default()
         }
     }
@@ -137,6 +140,7 @@ impl LogOracle {
         self.times.truncate(usize::try_from(upto.0).unwrap());
         self.begins.retain(|_, seq| *seq <= upto);
         self.ends.retain(|_, seq| *seq <= upto);
+        self.taken.retain(|_, seq| *seq <= upto);
     }
 
     /// The batch in which an operation ended, if it is in the log.
@@ -196,6 +200,8 @@ impl LogOracle {
                 _ => continue,
             };
             self.names.insert(label.id, label.name.clone());
+            let before = self.taken.insert(label.id, batch.seq);
+            assert_eq!(before, None, "snapshot {} is taken once", label.id);
         }
         self.batches.push(changes);
         assert!(
@@ -269,10 +275,7 @@ impl LogOracle {
         assert!(upto <= self.last(), "{upto} batches came back of {}", self.last());
         let mut snapshots = self.moments.clone();
         let mut proposed = BTreeMap::new();
-        let mut state = State {
-            size: self.size,
-            ..State::default()
-        };
+        let mut state = self.first.clone();
         for change in self.batches[..usize::try_from(upto.0).unwrap()].iter().flatten() {
             match change {
                 Change::Cluster(cluster, stamps) => state.set(*cluster, *stamps),

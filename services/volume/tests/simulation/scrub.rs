@@ -11,14 +11,14 @@ use sconce_schemas::bundle::{BundleIndex, Member};
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{ObjectName, ScoId, ScoSize, Slot};
+use sconce_schemas::{ObjectName, ScoId, ScoSize, Slot, VolumeId};
 use sconce_volume::{Ask, BundlePlan, Event, ScoObject};
 
-use crate::world::{VOLUME, World};
+use crate::world::World;
 
-pub(crate) fn name_of(object: ScoObject) -> ObjectName {
+pub(crate) fn name_of(volume: VolumeId, object: ScoObject) -> ObjectName {
     ObjectName::Sco {
-        volume: VOLUME,
+        volume,
         id: object.sco,
         epoch: object.epoch,
         version: object.version,
@@ -37,7 +37,7 @@ pub(crate) fn place_in(index: &BundleIndex, sco: ScoId, slot: Slot) -> Option<us
 
 impl World {
     pub(crate) fn read_tlog(&mut self, object: ScoObject) {
-        let stored = &self.store[&name_of(object)];
+        let stored = &self.store[&name_of(self.id, object)];
         let areas = usize::try_from(ScoSize::new(64).unwrap().data_offset()).unwrap();
         let result = match self.chance.u32(0..20) {
             0 => Err(Refusal::retry(RefusalCode::Unavailable, "not now")),
@@ -55,7 +55,7 @@ impl World {
         }
         let (mut members, mut clusters) = (Vec::new(), Vec::new());
         for source in &plan.sources {
-            assert!(self.store.contains_key(&name_of(source.object)));
+            assert!(self.store.contains_key(&name_of(self.id, source.object)));
             for sco in source.scos.iter().filter(|sco| !sco.kept.is_empty()) {
                 for kept in &sco.kept {
                     let cluster = self.stored_cluster(source.object, sco.sco, kept.slot);
@@ -72,13 +72,13 @@ impl World {
             }
         }
         let index = BundleIndex {
-            volume: VOLUME,
+            volume: self.id,
             members,
         };
         let bytes = index.pack(clusters.iter().map(|cluster| &cluster[..])).unwrap();
-        let newest = self.versions_of(above).last().copied().unwrap_or(0);
+        let newest = self.versions_of(self.id, above).last().copied().unwrap_or(0);
         let version = above.version.max(newest) + 1;
-        let name = name_of(ScoObject { version, ..above });
+        let name = name_of(self.id, ScoObject { version, ..above });
         assert!(self.store.insert(name, bytes).is_none());
         self.merged += usize::from(index.members.len() > 1);
         self.bundles.insert(name, index);
@@ -88,7 +88,7 @@ impl World {
     }
 
     fn stored_cluster(&self, object: ScoObject, sco: ScoId, slot: Slot) -> Bytes {
-        let name = name_of(object);
+        let name = name_of(self.id, object);
         let at = match self.bundles.get(&name) {
             Some(index) => place_in(index, sco, slot).expect("it is in the bundle"),
             None => usize::try_from(ScoSize::new(64).unwrap().slot_offset(slot)).unwrap(),
@@ -99,15 +99,21 @@ impl World {
     pub(crate) fn delete_sco(&mut self, object: ScoObject) {
         let done = self.chance.u32(0..10) != 0;
         if done {
-            self.store.remove(&name_of(object));
-            self.bundles.remove(&name_of(object));
+            self.store.remove(&name_of(self.id, object));
+            self.bundles.remove(&name_of(self.id, object));
         }
         self.feed(Event::ScoDeleted { object, done });
     }
 
     /// Versions of a SCO that are there, ascending.
-    fn versions_of(&self, object: ScoObject) -> Vec<u16> {
-        let versions = self.store.keys().filter_map(|name| match name {
+    fn versions_of(&self, volume: VolumeId, object: ScoObject) -> Vec<u16> {
+        let last = ScoObject {
+            version: u16::MAX,
+            ..object
+        };
+        let first = ScoObject { version: 0, ..object };
+        let there = self.store.range(name_of(volume, first)..=name_of(volume, last));
+        let versions = there.filter_map(|(name, _)| match name {
             ObjectName::Sco {
                 id, epoch, version, ..
             } if *id == object.sco && *epoch == object.epoch => Some(*version),
@@ -123,13 +129,13 @@ impl World {
             .iter()
             .map(|(sco, state)| {
                 assert!(state.live <= state.slots, "SCO {sco}: {state:?}");
-                name_of(self.volume.object_of(*sco, *state))
+                name_of(self.id, self.volume.object_of(*sco, *state))
             })
             .collect();
         let there: BTreeSet<ObjectName> = self
             .store
             .keys()
-            .filter(|name| name.kind() == ObjectKind::Sco)
+            .filter(|name| name.kind() == ObjectKind::Sco && name.volume() == self.id)
             .copied()
             .collect();
         let missing: Vec<_> = referred.difference(&there).collect();
@@ -137,7 +143,7 @@ impl World {
             missing.is_empty(),
             "the SCO table refers to what is not there: {missing:?}"
         );
-        if self.crashes == 0 {
+        if !self.may_crash {
             let more: Vec<_> = there.difference(&referred).collect();
             assert!(more.is_empty(), "nothing refers to these: {more:?}");
         }
@@ -170,7 +176,7 @@ impl World {
         let left = self
             .store
             .keys()
-            .filter(|name| name.kind() == ObjectKind::Sco)
+            .filter(|name| name.kind() == ObjectKind::Sco && name.volume() == self.id)
             .count();
         // What holds the last discards' records itself is covered by the newest manifest and empty: it goes as well.
         assert_eq!(left, 0, "SCOs that are left");

@@ -10,11 +10,10 @@ use bytes::Bytes;
 use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{IoCode, VolumeReply};
 use sconce_schemas::wire::{RefusalCode, Remedy};
-use sconce_schemas::{BatchSeq, ScoId, Slot};
+use sconce_schemas::{BatchSeq, ScoId, Slot, VolumeId};
 use sconce_volume::{Ask, Effect, Event, Extent, ScoState, Ticket};
 
 use crate::oracle::State;
-use crate::world::stored::load_node;
 use crate::world::{HOT, HOT_BYTES, World};
 
 /// Most snapshots at a time: each is read whole after every crash.
@@ -30,6 +29,8 @@ pub(crate) struct Root {
 #[derive(Default)]
 pub(crate) struct Asks {
     waiting: BTreeMap<Ticket, Ask>,
+    /// What was done and may be asked for again, by somebody whose answer was lost.
+    done: Vec<Ask>,
     names: u64,
     /// The snapshot that was proposed last.
     proposed: Option<SnapshotId>,
@@ -40,6 +41,11 @@ pub(crate) struct Asks {
 }
 
 impl Asks {
+    /// Whether anything was asked for that is not answered.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Whether the volume is becoming another right now.
     pub(crate) fn is_rolling_back(&self) -> bool {
         self.waiting
@@ -71,6 +77,7 @@ impl Asks {
     pub(crate) fn forget(&mut self) -> bool {
         let rolling = self.is_rolling_back();
         self.waiting.clear();
+        self.done.clear();
         self.held = None;
         rolling
     }
@@ -81,10 +88,17 @@ impl World {
         if self.asks.is_rolling_back() {
             return;
         }
+        if !self.asks.done.is_empty() && self.outstanding.is_empty() && self.chance.u32(0..4) == 0 {
+            // It was done: nothing changes, whatever came after it.
+            let ask = self.asks.done[self.chance.usize(0..self.asks.done.len())].clone();
+            return self.send_ask(ask);
+        }
         let names: Vec<String> = self
             .volume
             .snapshots()
             .into_iter()
+            // The registry refuses to remove what clones begin as.
+            .filter(|snapshot| !self.pinned.contains(&snapshot.label.id))
             .map(|snapshot| snapshot.label.name)
             .collect();
         let any = |chance: &mut fastrand::Rng| names.get(chance.usize(0..names.len().max(1))).cloned();
@@ -122,6 +136,10 @@ impl World {
             },
             _ => return,
         };
+        self.send_ask(ask);
+    }
+
+    fn send_ask(&mut self, ask: Ask) {
         let ticket = self.ticket();
         let now_us = self.now_us;
         self.ask(ticket, ask, now_us);
@@ -148,6 +166,12 @@ impl World {
                 self.flushed = self.flushed.max(end.unwrap_or_default());
                 if matches!(ask, Ask::RollBack { .. }) {
                     self.model = self.log.state_at(self.log.last());
+                }
+                if matches!(
+                    ask,
+                    Ask::Take { .. } | Ask::RollBack { .. } | Ask::RemoveExactly { .. }
+                ) {
+                    self.asks.done.push(ask);
                 }
             }
             // Two removals of one snapshot may meet.
@@ -226,7 +250,7 @@ impl World {
             match self.volume.sco_states() {
                 Ok(states) => return states,
                 Err((place, reference)) => {
-                    let result = load_node(&self.store, &reference);
+                    let result = self.load_node(&reference);
                     self.feed_plain(Event::NodeLoaded {
                         place,
                         reference,
@@ -262,7 +286,7 @@ impl World {
                     root.state.set(cluster, stamps);
                     cluster += 1;
                 }
-                root.note(&extent);
+                root.note(self.id, &extent);
             }
         }
         root
@@ -299,7 +323,7 @@ impl World {
                     extents: found,
                 } if at == ticket => extents = Some(found),
                 Effect::LoadNode { place, reference } => {
-                    let result = load_node(&self.store, &reference);
+                    let result = self.load_node(&reference);
                     let loaded = Event::NodeLoaded {
                         place,
                         reference,
@@ -316,9 +340,11 @@ impl World {
 }
 
 impl Root {
-    fn note(&mut self, extent: &Extent) {
+    fn note(&mut self, own: VolumeId, extent: &Extent) {
         let (sco, first, count) = match extent {
             Extent::Zeros { .. } => return,
+            // An ancestor's.
+            Extent::Stored { volume, .. } if *volume != own => return,
             Extent::Local {
                 sco,
                 first_slot,

@@ -10,7 +10,7 @@ mod crash;
 mod host;
 pub(crate) mod stored;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use sconce_schemas::{
     BatchSeq, ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
 };
 use sconce_volume::{
-    BundlePlan, CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScoObject, ScrubPolicy,
+    BundlePlan, CheckpointPolicy, CloneOf, Effect, Event, FetchId, Frozen, Recovery, ScoObject, ScrubPolicy,
     SessionSlot, Step, StoredRoots, Ticket, Volume, VolumeConfig,
 };
 
@@ -34,7 +34,7 @@ use crate::history::Moments;
 use crate::oracle::{LogOracle, State};
 use crate::snapshots::Asks;
 
-pub(crate) const VOLUME: VolumeId = VolumeId([7; 16]);
+const VOLUME: VolumeId = VolumeId([7; 16]);
 /// The volume ends in the middle of a cluster, and spans three levels of the map.
 const SIZE: u64 = (700 << 30) + 1536;
 /// What resizes cut it down to: in the middle of a cluster of the last hot region.
@@ -108,6 +108,13 @@ pub(crate) struct Outstanding {
 }
 
 pub(crate) struct World {
+    pub(crate) id: VolumeId,
+    /// Its ancestors and itself.
+    lineage: Vec<VolumeId>,
+    /// The parent's snapshot that it began as.
+    pub(crate) begun_as: Option<SnapshotId>,
+    /// Snapshots that clones begin as: the registry lets nobody remove them.
+    pub(crate) pinned: BTreeSet<SnapshotId>,
     pub(crate) chance: fastrand::Rng,
     pub(crate) disk: Disk,
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
@@ -129,6 +136,8 @@ pub(crate) struct World {
     evictable: Vec<ScoId>,
     /// The checkpoint that is encoded, and how many of its objects are not stored yet.
     storing: Option<(StoredRoots, usize)>,
+    /// Everything is to end: the back end is there.
+    settling: bool,
     pub(crate) now_us: u64,
     /// Client side.
     pub(crate) model: State,
@@ -155,21 +164,57 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
+        let model = State {
+            size: SIZE,
+            ..State::default()
+        };
+        Self::begin(seed, vec![VOLUME], None, model)
+    }
+
+    /// A clone that begins as a snapshot of this volume, which a manifest on the back end has.
+    pub(crate) fn clone_of(&mut self, snapshot: SnapshotId, id: VolumeId, seed: u64) -> Self {
+        self.pinned.insert(snapshot);
+        let lineage = self.lineage.iter().copied().chain([id]).collect();
+        let origin = CloneOf {
+            manifest: Box::new(self.newest_manifest().unwrap()),
+            snapshot,
+        };
+        let (_, model) = self.log.snapshots_at(self.log.last()).remove(&snapshot).unwrap();
+        Self::begin(seed, lineage, Some(origin), model)
+    }
+
+    /// The volume that it is a clone of.
+    pub(crate) fn parent(&self) -> Option<VolumeId> {
+        self.lineage.iter().rev().nth(1).copied()
+    }
+
+    /// What a clone without a manifest of its own begins as: the newest manifest of its parent has it.
+    fn origin(&self) -> Option<CloneOf> {
+        Some(CloneOf {
+            manifest: Box::new(self.newest_manifest_of(self.parent()?)?),
+            snapshot: self.begun_as?,
+        })
+    }
+
+    fn begin(seed: u64, lineage: Vec<VolumeId>, origin: Option<CloneOf>, model: State) -> Self {
         let mut chance = fastrand::Rng::with_seed(seed);
         let size = ScoSize::new(64).unwrap();
         let files = chance.usize(6..40);
         let map_memory = ByteLen([6 << 10, 16 << 10, 64 << 10][chance.usize(0..3)]);
-        let config = config(Epoch::FIRST, Vec::new(), map_memory);
+        let id = *lineage.last().unwrap();
+        let mut config = config(id, Epoch::FIRST, Vec::new(), map_memory);
+        let begun_as = origin.as_ref().map(|origin| origin.snapshot);
+        config.origin = origin;
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);
         let (mut volume, recovered) = recovery.finish();
         let session = SessionId(99);
         let slot = volume.open_session(session).unwrap();
-        let model = State {
-            size: SIZE,
-            ..State::default()
-        };
         Self {
+            id,
+            lineage,
+            begun_as,
+            pinned: BTreeSet::new(),
             chance,
             disk: Disk::new(size, files),
             store: BTreeMap::new(),
@@ -191,14 +236,15 @@ impl World {
             headers: BTreeMap::new(),
             evictable: Vec::new(),
             storing: None,
+            settling: false,
             now_us: 1,
-            model,
+            model: model.clone(),
             outstanding: BTreeMap::new(),
             reads: BTreeMap::new(),
             flushes: BTreeMap::new(),
             next_number: 1,
             stamp: 1,
-            log: LogOracle::new(SIZE),
+            log: LogOracle::new(model),
             held: BatchSeq::NONE,
             flushed: BatchSeq::NONE,
             crash_in: None,
@@ -214,58 +260,69 @@ impl World {
 
     /// Runs `steps` steps, then lets everything finish and compares every byte.
     pub(crate) fn run(&mut self, steps: usize) {
-        for _ in 0..steps {
-            self.now_us += self.chance.u64(0..400_000);
-            if self.chance.u32(0..100) == 0 {
-                // The clock is set back.
-                self.now_us = self.now_us.saturating_sub(self.chance.u64(0..3_000_000)).max(1);
-            }
-            self.volume.set_now(self.now_us);
-            match self.chance.u32(0..100) {
-                0..50 => self.client_round(),
-                50..88 => {
-                    for _ in 0..if self.is_calm { 8 } else { 1 } {
-                        self.finish_one();
-                        if self.crash_in == Some(0) {
-                            break;
-                        }
+        (0..steps).for_each(|_| self.step());
+        self.end();
+    }
+
+    pub(crate) fn step(&mut self) {
+        self.now_us += self.chance.u64(0..400_000);
+        if self.chance.u32(0..100) == 0 {
+            // The clock is set back.
+            self.now_us = self.now_us.saturating_sub(self.chance.u64(0..3_000_000)).max(1);
+        }
+        self.volume.set_now(self.now_us);
+        match self.chance.u32(0..100) {
+            0..50 => self.client_round(),
+            50..88 => {
+                for _ in 0..if self.is_calm { 8 } else { 1 } {
+                    self.finish_one();
+                    if self.crash_in == Some(0) {
+                        break;
                     }
                 }
-                88..90 => self.lose_client(),
-                90 => {
-                    let full = self.chance.bool();
-                    self.feed(Event::BackEndsFull { full });
-                }
-                91..95 => self.feed(Event::Tick {
-                    now_us: self.now_us,
-                    pressed: self.disk.free_files() + self.evictable.len() < 3,
-                }),
-                // In some lives crashes are rare and the host is quick, so that what takes long comes to its end.
-                95.. if self.is_calm && self.chance.u32(0..6) > 0 => {}
-                95..98 if self.may_crash => self.crash_in = Some(self.chance.usize(0..12)),
-                98.. if self.may_crash => self.crash_in = Some(0),
-                _ => {}
             }
-            if self.crash_in == Some(0) {
-                self.crash();
+            88..90 => self.lose_client(),
+            90 => {
+                let full = self.chance.bool();
+                self.feed(Event::BackEndsFull { full });
             }
-            self.check_moments();
+            91..95 => self.feed(Event::Tick {
+                now_us: self.now_us,
+                pressed: self.disk.free_files() + self.evictable.len() < 3,
+            }),
+            // In some lives crashes are rare and the host is quick, so that what takes long comes to its end.
+            95.. if self.is_calm && self.chance.u32(0..6) > 0 => {}
+            95..98 if self.may_crash => self.crash_in = Some(self.chance.usize(0..12)),
+            98.. if self.may_crash => self.crash_in = Some(0),
+            _ => {}
         }
+        if self.crash_in == Some(0) {
+            self.crash();
+        }
+        self.check_moments();
+    }
+
+    /// Lets everything finish and compares every byte.
+    pub(crate) fn end(&mut self) {
         self.crash_in = None;
         self.settle();
+        self.compare();
         self.check_moments();
-        let state = self.read_all();
-        state.assert_is(&self.model, "at the end");
-        self.check_snapshots(self.log.last());
         self.check_comparisons(4);
         self.check_accounting();
         self.check_space();
     }
+
+    pub(crate) fn compare(&mut self) {
+        let state = self.read_all();
+        state.assert_is(&self.model, "at the end");
+        self.check_snapshots(self.log.last());
+    }
 }
 
-fn config(epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteLen) -> VolumeConfig {
+fn config(id: VolumeId, epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteLen) -> VolumeConfig {
     VolumeConfig {
-        id: VOLUME,
+        id,
         epoch,
         path: "/sim/disk.raw".into(),
         pool: "default".into(),

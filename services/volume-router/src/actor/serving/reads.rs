@@ -79,8 +79,7 @@ impl Serving {
             };
             // One that no manifest covers yet is needed by a recovery, which checks it and takes the stored one.
             if local.header.epoch == bad.epoch && local.file.is_cache() {
-                let epoch = bad.epoch;
-                self.evict(bad.sco, epoch);
+                self.drop_cache(bad.sco, bad.epoch);
             }
         }
     }

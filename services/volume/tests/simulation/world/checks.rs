@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use sconce_schemas::wire::volume::{ExtentKind, ExtentStatus, IoCode};
 use sconce_volume::{Extent, Ticket};
 
-use super::stored::clusters;
 use super::{Outstanding, World};
 use crate::oracle::{State, stamp_of, stamps_of};
 
@@ -116,10 +115,7 @@ impl World {
     pub(crate) fn contents(&self, extent: &Extent) -> Vec<[u64; 8]> {
         match extent {
             Extent::Zeros { length } => vec![[0; 8]; (*length / 4096) as usize],
-            _ => clusters(&self.disk, (&self.store, &self.bundles), &self.epochs, extent)
-                .iter()
-                .map(|c| stamps_of(c))
-                .collect(),
+            _ => self.clusters(extent).iter().map(|c| stamps_of(c)).collect(),
         }
     }
 

@@ -11,11 +11,10 @@ use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::IoCode;
-use sconce_schemas::{BatchSeq, ObjectName, ScoSize};
+use sconce_schemas::{BatchSeq, ObjectName, ScoSize, VolumeId};
 use sconce_volume::{Origin, Recovered, Recovery, ScoImage, Step, Volume};
 
-use super::stored::load_node;
-use super::{Loss, Pending, VOLUME, World, config};
+use super::{Loss, Pending, World, config};
 use crate::disk::Disk;
 
 impl World {
@@ -149,7 +148,8 @@ impl World {
             .disk
             .scan(|sco| epochs.iter().rev().find(|e| e.first_sco <= sco).map(|e| e.epoch));
         let manifest = self.newest_manifest();
-        let config = config(self.epoch, self.epochs.clone(), self.map_memory);
+        let mut config = config(self.id, self.epoch, self.epochs.clone(), self.map_memory);
+        config.origin = self.origin();
         let mut recovery = Recovery::new(config, manifest.as_ref(), &headers).unwrap();
         loop {
             match recovery.step() {
@@ -162,7 +162,7 @@ impl World {
                     let local = self.disk.image(sco, ScoSize::new(64).unwrap().file_len());
                     let local = local.filter(|_| !stored_only).map(Bytes::copy_from_slice);
                     let name = ObjectName::Sco {
-                        volume: VOLUME,
+                        volume: self.id,
                         id: sco,
                         epoch,
                         version: 0,
@@ -179,7 +179,7 @@ impl World {
                     };
                     recovery.sco(image);
                 }
-                Step::NeedNode { reference, .. } => recovery.node(load_node(&self.store, &reference)),
+                Step::NeedNode { reference, .. } => recovery.node(self.load_node(&reference)),
                 Step::Failed(refusal) => panic!("{refusal}"),
                 Step::Done => break,
             }
@@ -193,11 +193,15 @@ impl World {
         BatchSeq(covered.0 + recovered.replayed)
     }
 
-    pub(super) fn newest_manifest(&self) -> Option<Manifest> {
+    pub(crate) fn newest_manifest(&self) -> Option<Manifest> {
+        self.newest_manifest_of(self.id)
+    }
+
+    pub(crate) fn newest_manifest_of(&self, volume: VolumeId) -> Option<Manifest> {
         let names = self
             .store
             .iter()
-            .filter(|(name, _)| name.kind() == ObjectKind::Manifest);
+            .filter(|(name, _)| name.kind() == ObjectKind::Manifest && name.volume() == volume);
         let manifests = names.map(|(_, bytes)| Manifest::from_bytes(bytes).unwrap());
         manifests.max_by_key(|manifest| (manifest.epoch, manifest.seq))
     }

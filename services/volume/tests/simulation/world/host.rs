@@ -8,11 +8,12 @@
 use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::manifest::Manifest;
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ObjectName, ScoId, ScoSize};
 use sconce_volume::{Effect, Event};
 
-use super::stored::{clusters, epoch_at, load_node};
-use super::{Pending, VOLUME, World};
+use super::stored::epoch_at;
+use super::{Pending, World};
 
 impl World {
     pub(crate) fn feed(&mut self, event: Event) {
@@ -73,8 +74,7 @@ impl World {
             Effect::Reply { ticket, reply } => self.answered(ticket, &reply),
             Effect::Fetch { fetch, from } => {
                 // Read at once: the file is not taken away under a read.
-                let cluster =
-                    clusters(&self.disk, (&self.store, &self.bundles), &self.epochs, &from).swap_remove(0);
+                let cluster = self.clusters(&from).swap_remove(0);
                 self.pending.push(Pending::Fetch { fetch, cluster });
             }
             Effect::LoadNode { place, reference } => {
@@ -97,7 +97,7 @@ impl World {
                 bytes[used..data].fill(0);
                 let bytes = Bytes::from(bytes);
                 let name = ObjectName::Sco {
-                    volume: VOLUME,
+                    volume: self.id,
                     id: sco,
                     epoch,
                     version: 0,
@@ -183,7 +183,7 @@ impl World {
                 let count = objects.len();
                 for object in objects {
                     let name = ObjectName::Map {
-                        volume: VOLUME,
+                        volume: self.id,
                         id: object.id,
                         epoch: object.epoch,
                     };
@@ -210,7 +210,7 @@ impl World {
                 self.check_manifest(&manifest);
                 let bytes = manifest.to_bytes();
                 let name = ObjectName::Manifest {
-                    volume: VOLUME,
+                    volume: self.id,
                     seq: manifest.seq,
                     epoch: manifest.epoch,
                 };
@@ -220,7 +220,11 @@ impl World {
                 self.feed(Event::ManifestStored { seq });
             }
             Pending::LoadNode { place, reference } => {
-                let result = load_node(&self.store, &reference);
+                // The back end is not always there.
+                let result = match self.chance.u32(0..60) {
+                    0 if !self.settling => Err(Refusal::retry(RefusalCode::Unavailable, "no back end now")),
+                    _ => self.load_node(&reference),
+                };
                 self.feed(Event::NodeLoaded {
                     place,
                     reference,
@@ -273,7 +277,7 @@ impl World {
             let id = ScoId(id);
             let epoch = epoch_at(&manifest.epochs, id);
             let name = ObjectName::Sco {
-                volume: VOLUME,
+                volume: self.id,
                 id,
                 epoch,
                 version: 0,
@@ -287,14 +291,21 @@ impl World {
 
     /// Everything that is under way ends, until the newest manifest has all.
     pub(crate) fn settle(&mut self) {
+        self.settling = true;
         for _ in 0..100_000 {
             let numbers: Vec<u64> = self.outstanding.keys().copied().collect();
             if self.pending.is_empty() {
                 let status = self.volume.status();
                 if numbers.is_empty() && !status.dirty && !status.wants_ticks {
+                    self.settling = false;
                     return;
                 }
-                numbers.into_iter().for_each(|number| self.send(number));
+                for number in numbers {
+                    // One may be answered while others are sent.
+                    if self.outstanding.contains_key(&number) {
+                        self.send(number);
+                    }
+                }
                 self.feed(Event::BatchEnd { now_us: self.now_us });
                 self.now_us += 10_000_000;
                 self.feed(Event::Tick {

@@ -10,10 +10,23 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::workload::Workload;
-
 /// Seconds that a fio may take beyond its run time: connecting, and the last requests of a stalled server.
 const GRACE: u32 = 60;
+
+/// What fio is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load<'a> {
+    /// fio's `rw`.
+    pub(crate) rw: &'a str,
+    /// Bytes of a request, as fio takes them.
+    pub(crate) block: &'a str,
+    /// Requests under way.
+    pub(crate) depth: u32,
+    /// A flush after so many writes.
+    pub(crate) flush_each: Option<u32>,
+    /// No more operations a second than this.
+    pub(crate) per_second_max: Option<u32>,
+}
 
 /// What a run reached.
 #[derive(Debug, Clone, Copy)]
@@ -57,25 +70,28 @@ struct Latency {
 }
 
 /// Writes the whole disk once, in order.
-pub(super) fn fill(uri: &str, size_mib: u32) -> Result<()> {
+pub(crate) fn fill(uri: &str, size_mib: u32) -> Result<()> {
     let mut command = fio(uri, size_mib, 600);
     command.args(["--rw=write", "--bs=1m", "--iodepth=4", "--end_fsync=1"]);
     figures(&mut command, true).map(drop)
 }
 
 /// Runs a workload for so many seconds.
-pub(super) fn run(workload: &Workload, uri: &str, size_mib: u32, seconds: u32) -> Result<Figures> {
+pub(crate) fn run(load: &Load<'_>, uri: &str, size_mib: u32, seconds: u32) -> Result<Figures> {
     let mut command = fio(uri, size_mib, seconds + GRACE);
     command
-        .arg(format!("--rw={}", workload.rw))
-        .arg(format!("--bs={}", workload.block))
-        .arg(format!("--iodepth={}", workload.depth))
+        .arg(format!("--rw={}", load.rw))
+        .arg(format!("--bs={}", load.block))
+        .arg(format!("--iodepth={}", load.depth))
         .arg(format!("--runtime={seconds}"))
         .args(["--time_based", "--norandommap"]);
-    if let Some(writes) = workload.flush_each {
+    if let Some(writes) = load.flush_each {
         command.arg(format!("--fsync={writes}"));
     }
-    figures(&mut command, workload.rw.ends_with("write"))
+    if let Some(per_second) = load.per_second_max {
+        command.arg(format!("--rate_iops={per_second}"));
+    }
+    figures(&mut command, load.rw.ends_with("write"))
 }
 
 fn fio(uri: &str, size_mib: u32, limit: u32) -> Command {

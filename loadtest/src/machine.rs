@@ -12,31 +12,22 @@ use std::thread;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::Options;
-
 /// What a reader needs to judge figures or to get them again.
 #[derive(Debug, Serialize)]
-pub(super) struct Machine {
-    pub(super) command: String,
-    pub(super) date: String,
-    pub(super) commit: String,
-    pub(super) cpu: String,
-    pub(super) cores: usize,
-    pub(super) kernel: String,
+pub(crate) struct Machine {
+    pub(crate) command: String,
+    pub(crate) date: String,
+    pub(crate) commit: String,
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+    pub(crate) kernel: String,
 }
 
 impl Machine {
     /// This machine now.
-    pub(super) fn here(options: &Options) -> Result<Machine> {
+    pub(crate) fn here(command: String) -> Result<Machine> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-        let mut command = format!(
-            "loadtest bench --seconds {} --rounds {} --size-mib {}",
-            options.seconds, options.rounds, options.size_mib
-        );
-        for part in &options.only {
-            command.push_str(&format!(" --only {part}"));
-        }
         Ok(Machine {
             command,
             date: told("date", &["-u", "+%F"]),
@@ -47,6 +38,23 @@ impl Machine {
             cores: thread::available_parallelism()?.get(),
             kernel: told("uname", &["-r"]),
         })
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Machine {
+            command,
+            date,
+            commit,
+            cpu,
+            cores,
+            kernel,
+        } = self;
+        write!(
+            f,
+            "`{command}`, {date}, commit {commit}, {cores} cores ({cpu}), Linux {kernel}."
+        )
     }
 }
 

@@ -1,0 +1,171 @@
+//! Sconce as it is measured: its three services in a run directory of their own.
+//!
+//! Keeps: the run directory, until it is dropped.
+//! Order: settings are written, then changed, then the services start.
+//! Crash: dropped without `stop`, the services are stopped.
+//! Knows `compose/local/cluster` and the `sconce` command.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// The services' names.
+pub(crate) const SERVICES: [&str; 3] = ["fs-router", "volume-router", "storage-router"];
+
+/// A Sconce.
+#[derive(Debug)]
+pub(crate) struct Sconce {
+    run: PathBuf,
+    stopped: bool,
+}
+
+/// What was stored on the back ends since the storage-router started.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Written {
+    pub(crate) objects: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Sconce {
+    /// Settings in `run`, nothing started.
+    pub(crate) fn prepare(run: &Path) -> Result<Sconce> {
+        fs::create_dir_all(run)?;
+        let sconce = Sconce {
+            run: run.canonicalize()?,
+            stopped: false,
+        };
+        sconce.script(&["settings"])?;
+        Ok(sconce)
+    }
+
+    /// Adds lines to a service's settings; before the start.
+    pub(crate) fn add_settings(&self, service: &str, lines: &str) -> Result<()> {
+        let path = self.run.join(format!("{service}.toml"));
+        let mut file = OpenOptions::new().append(true).open(&path)?;
+        file.write_all(lines.as_bytes())
+            .with_context(|| path.display().to_string())
+    }
+
+    /// Changes the settings of a service; before the start.
+    pub(crate) fn replace_settings(&self, service: &str, from: &str, to: &str) -> Result<()> {
+        let path = self.run.join(format!("{service}.toml"));
+        let text = fs::read_to_string(&path)?;
+        ensure!(text.contains(from), "{} does not have {from:?}", path.display());
+        fs::write(&path, text.replace(from, to)).map_err(Into::into)
+    }
+
+    /// Starts all and waits until they answer.
+    pub(crate) fn up(&self) -> Result<()> {
+        self.script(&["up"])
+    }
+
+    /// A path in the run directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.run.join(name)
+    }
+
+    /// The URI of an export.
+    pub(crate) fn uri(&self, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}/nbd.sock", self.run.display())
+    }
+
+    /// The `sconce` command on this cluster; gives what it prints.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(binaries()?.join("sconce"));
+        command.arg("--cluster").arg(self.run.join("sconce.toml"));
+        succeed(command.args(arguments))
+    }
+
+    /// `sconce status`.
+    pub(crate) fn status(&self) -> Result<serde_json::Value> {
+        let text = self.command(&["status", "--output", "json"])?;
+        serde_json::from_str(&text).context("sconce status --output json")
+    }
+
+    /// A figure of all back ends together.
+    pub(crate) fn backend_sum(&self, figure: &str) -> Result<u64> {
+        let status = self.status()?;
+        let backends = status["backends"]
+            .as_array()
+            .context("sconce status has no backends")?;
+        let figures = backends.iter().map(|backend| backend[figure].as_u64());
+        figures
+            .sum::<Option<u64>>()
+            .with_context(|| format!("sconce status does not tell {figure}"))
+    }
+
+    /// What was stored so far.
+    pub(crate) fn written(&self) -> Result<Written> {
+        Ok(Written {
+            objects: self.backend_sum("written_objects")?,
+            bytes: self.backend_sum("written_bytes")?,
+        })
+    }
+
+    /// A service's process id.
+    pub(crate) fn pid(&self, service: &str) -> Result<u32> {
+        let path = self.run.join(format!("{service}.pid"));
+        let text = fs::read_to_string(&path).with_context(|| format!("pid file {}", path.display()))?;
+        text.trim()
+            .parse()
+            .with_context(|| format!("pid file {} holds {text:?}", path.display()))
+    }
+
+    /// Stops a service in order.
+    pub(crate) fn stop_service(&self, service: &str) -> Result<()> {
+        self.script(&["stop", service])
+    }
+
+    /// Starts a service that was stopped; it does not answer yet.
+    pub(crate) fn start_service(&self, service: &str) -> Result<()> {
+        self.script(&["start", service])
+    }
+
+    /// Stops it in order.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        self.stopped = true;
+        self.script(&["down"])
+    }
+
+    fn script(&self, what: &[&str]) -> Result<()> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/local/cluster");
+        let mut command = Command::new(script);
+        command.args(what).env("RUN", &self.run).env("BIN", binaries()?);
+        succeed(&mut command).map(drop)
+    }
+}
+
+impl Drop for Sconce {
+    fn drop(&mut self) {
+        if !self.stopped {
+            let _ = self.script(&["down"]);
+        }
+    }
+}
+
+/// Where the services' binaries are: beside this one.
+fn binaries() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    here.parent()
+        .map(Path::to_owned)
+        .context("loadtest's own directory")
+}
+
+/// Runs a command to its end and returns what it printed.
+pub(crate) fn succeed(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}: {}",
+        output.status,
+        said.trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
