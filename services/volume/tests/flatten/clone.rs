@@ -149,7 +149,7 @@ impl Clone {
         // What was taken before it was clean may need the parent: without these it does not.
         let names: Vec<String> = self.snapshots.keys().cloned().collect();
         if !self.parent_is_gone {
-            names.into_iter().for_each(|name| self.remove(name));
+            names.iter().for_each(|name| self.remove(name));
         }
         self.host.settle(&mut self.store);
         self.parent_may_go();
@@ -308,7 +308,7 @@ impl Clone {
         let names: Vec<String> = self.snapshots.keys().cloned().collect();
         let any = self.chance.choice(&names).cloned();
         match (self.chance.u32(0..10), any) {
-            (0..3, Some(name)) => self.remove(name),
+            (0..3, Some(name)) => self.remove(&name),
             (3..5, Some(to)) => {
                 self.tally.rollbacks += 1;
                 self.stamp += 1;
@@ -339,9 +339,11 @@ impl Clone {
         }
     }
 
-    fn remove(&mut self, name: String) {
-        self.ask(Ask::Remove { name: name.clone() });
-        self.snapshots.remove(&name);
+    fn remove(&mut self, name: &str) {
+        self.ask(Ask::Remove {
+            name: name.to_owned(),
+        });
+        self.snapshots.remove(name);
     }
 
     fn read_anywhere(&mut self) {

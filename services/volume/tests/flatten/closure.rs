@@ -47,6 +47,8 @@ fn tree(
             own,
             "a node of an ancestor: {reference:?}"
         );
+        // Newest first: of a delta's base counts what the delta does not cover.
+        let mut covered = BTreeSet::new();
         for record in store.node(&manifest.lineage, reference) {
             if let Some(base) = record.base {
                 assert_eq!(
@@ -55,19 +57,23 @@ fn tree(
                     "a delta on an ancestor's node: {base:?}"
                 );
             }
-            for value in record.values.chunks_exact(usize::from(record.width)) {
+            let values = record.values.chunks_exact(usize::from(record.width));
+            for (slot, value) in record.present.iter().zip(values) {
+                if !covered.insert(slot) {
+                    continue;
+                }
                 if height > 0 {
-                    // Of deltas also what a newer one covers: it is no more than what once was the volume's own.
-                    let node = NodeRef::from_bytes(value.first_chunk().unwrap()).unwrap();
-                    if record.base.is_none() || usize::from(node.lineage.0) == own {
-                        next.push((height - 1, node));
-                    }
+                    next.push((
+                        height - 1,
+                        NodeRef::from_bytes(value.first_chunk().unwrap()).unwrap(),
+                    ));
                 } else if is_map {
                     let location = Location::from_bytes(*value.first_chunk().unwrap());
                     let is_own = location.reads_zeros() || usize::from(location.lineage().0) == own;
                     assert!(is_own, "a cluster of an ancestor: {location:?}");
                 }
             }
+            covered.extend(record.emptied.iter());
         }
     }
 }

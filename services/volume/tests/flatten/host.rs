@@ -228,7 +228,7 @@ impl Host {
             Pending::Sync(upto) => Event::Synced { upto },
             Pending::ScoSync(sco) => Event::ScoSynced { sco },
             Pending::Upload(sco, name, bytes) => {
-                store.put(name, bytes);
+                store.put(name, &bytes);
                 Event::ScoStored { sco }
             }
             Pending::Checkpoint(frozen) => {
@@ -240,7 +240,7 @@ impl Host {
                         id: object.id,
                         epoch: object.epoch,
                     };
-                    store.put(name, object.bytes);
+                    store.put(name, &object.bytes);
                 }
                 Event::CheckpointStored { roots }
             }
@@ -273,7 +273,7 @@ impl Host {
         if manifest.independent {
             closure::check(store, manifest);
         }
-        store.put(name, manifest.to_bytes().into());
+        store.put(name, &manifest.to_bytes().into());
         Event::ManifestStored { seq: manifest.seq }
     }
 

@@ -4,12 +4,7 @@
 //!
 //! `SCONCE_SEEDS=n` runs n seeds (default 150), `SCONCE_SEED=n` only that one.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a broken promise ends the test"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a broken promise ends the test")]
 
 mod clone;
 mod closure;
@@ -46,7 +41,7 @@ fn a_clone_becomes_independent_whatever_happens_and_its_parent_can_go() {
         rollbacks,
     } = sum;
     assert!(
-        copied > 20 * seeds
+        copied > 10 * seeds
             && crashes > seeds
             && raced > seeds
             && failed > seeds / 10

@@ -37,12 +37,9 @@ pub(crate) fn volume_of(name: &ObjectName) -> VolumeId {
 }
 
 impl Store {
-    pub(crate) fn put(&mut self, name: ObjectName, bytes: Bytes) {
-        let before = self.objects.insert(name, bytes.clone());
-        assert!(
-            before.is_none_or(|before| before == bytes),
-            "{name} is there with other bytes"
-        );
+    pub(crate) fn put(&mut self, name: ObjectName, bytes: &Bytes) {
+        let stored = self.objects.entry(name).or_insert_with(|| bytes.clone());
+        assert!(stored == bytes, "{name} is there with other bytes");
     }
 
     /// Everything of a volume goes.
