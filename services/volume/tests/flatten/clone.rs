@@ -19,6 +19,11 @@ const PARENT: VolumeId = VolumeId([1; 16]);
 const CLONE: VolumeId = VolumeId([2; 16]);
 /// Where there is anything: leaves side by side, and one far away.
 const REGIONS: [std::ops::Range<u64>; 3] = [0..40, 500..560, 700_000..700_040];
+/// Leaves with one cluster each, which the clone writes before it is asked to be independent: nothing in them is to be copied,
+/// and their nodes are changes of the parent's.
+const LONE: std::ops::Range<u64> = 100..108;
+/// The first of a leaf that has nothing but allocated zeros, and never changes.
+const ZEROS: u64 = 120 * 512;
 const SNAPSHOTS_MAX: usize = 4;
 
 type Model = BTreeMap<u64, u64>;
@@ -77,6 +82,14 @@ impl Clone {
             parent_is_gone: true,
             tally: Tally::default(),
         };
+        parent.write_lone();
+        parent.io_with(
+            IoFlags(IoFlags::NO_HOLE),
+            IoCode::WriteZeroes,
+            ZEROS,
+            3,
+            Bytes::new(),
+        );
         for _ in 0..chance.usize(20..200) {
             parent.guest();
         }
@@ -109,7 +122,7 @@ impl Clone {
                 host.tick();
             }
         }
-        Self {
+        let mut clone = Self {
             store,
             host,
             chance,
@@ -121,7 +134,23 @@ impl Clone {
             asked: false,
             parent_is_gone: false,
             tally: Tally::default(),
+        };
+        clone.write_lone();
+        clone.host.settle(&mut clone.store);
+        clone
+    }
+
+    fn write_lone(&mut self) {
+        for leaf in LONE {
+            self.write(leaf * 512);
         }
+    }
+
+    fn write(&mut self, address: u64) {
+        self.stamp += 1;
+        let data = self.stamp.to_le_bytes().repeat(512).into();
+        self.io(IoCode::Write, address, 1, data);
+        self.head.insert(address, self.stamp);
     }
 
     pub(crate) fn live(mut self) -> Tally {
@@ -211,6 +240,10 @@ impl Clone {
     }
 
     fn io(&mut self, code: IoCode, address: u64, clusters: u64, data: Bytes) {
+        self.io_with(IoFlags::default(), code, address, clusters, data);
+    }
+
+    fn io_with(&mut self, flags: IoFlags, code: IoCode, address: u64, clusters: u64, data: Bytes) {
         self.number += 1;
         let ticket = self.ticket();
         let request = IoRequest {
@@ -218,7 +251,7 @@ impl Clone {
             number: self.number,
             below: self.number,
             code,
-            flags: IoFlags::default(),
+            flags,
             offset: address * 4096,
             length: clusters * 4096,
         };
@@ -268,16 +301,7 @@ impl Clone {
                 self.io(IoCode::WriteZeroes, address, 3, Bytes::new());
                 self.head.retain(|at, _| !(address..address + 3).contains(at));
             }
-            _ => {
-                self.stamp += 1;
-                self.io(
-                    IoCode::Write,
-                    address,
-                    1,
-                    self.stamp.to_le_bytes().repeat(512).into(),
-                );
-                self.head.insert(address, self.stamp);
-            }
+            _ => self.write(address),
         }
     }
 
@@ -370,7 +394,8 @@ impl Clone {
                 .map(|(id, name)| (Some(id), self.snapshots[&name].clone())),
         );
         for (root, model) in roots {
-            for region in REGIONS {
+            let lone = LONE.map(|leaf| leaf * 512..leaf * 512 + 1);
+            for region in REGIONS.into_iter().chain(lone) {
                 self.check_region(root, &region, &model);
             }
         }
