@@ -26,6 +26,12 @@ const LONE: std::ops::Range<u64> = 100..108;
 const ZEROS: u64 = 120 * 512;
 const SNAPSHOTS_MAX: usize = 4;
 
+/// Where there is anything but zeros.
+fn everywhere() -> impl Iterator<Item = std::ops::Range<u64>> {
+    let lone = LONE.map(|leaf| leaf * 512..leaf * 512 + 1);
+    REGIONS.into_iter().chain(lone)
+}
+
 type Model = BTreeMap<u64, u64>;
 
 /// What came about.
@@ -394,8 +400,7 @@ impl Clone {
                 .map(|(id, name)| (Some(id), self.snapshots[&name].clone())),
         );
         for (root, model) in roots {
-            let lone = LONE.map(|leaf| leaf * 512..leaf * 512 + 1);
-            for region in REGIONS.into_iter().chain(lone) {
+            for region in everywhere() {
                 self.check_region(root, &region, &model);
             }
         }
@@ -461,7 +466,7 @@ impl Clone {
         let mut live = std::collections::BTreeSet::new();
         let roots = std::iter::once(None).chain(kept.into_iter().map(|(id, _)| Some(id)));
         for root in roots {
-            for region in REGIONS {
+            for region in everywhere() {
                 for extent in self.extents(root, &region) {
                     let (sco, first, count) = match extent {
                         Extent::Zeros { .. } => continue,
