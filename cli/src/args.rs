@@ -186,6 +186,17 @@ pub enum Volume {
         /// The volume's path.
         path: PoolPath,
     },
+    /// Make a clone independent of the volumes that it comes from: what they hold is copied, in the background.
+    ///
+    /// Its parent, and the snapshot that it was cloned from, can be deleted then. Snapshots of the clone that are older than that need
+    /// them as long as they are there. `sconce volume show` tells how far it is.
+    Flatten {
+        /// The volume's path.
+        path: PoolPath,
+        /// Return only when it is independent.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Let another volume-router own a volume.
     Takeover {
         /// The volume's path.

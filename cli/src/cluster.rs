@@ -13,9 +13,10 @@ use sconce_fs_router::peers::{Identity, Owners, PeerError, StorageRouters, is_se
 use sconce_fs_router::routing::{Components, Limits, Orphans, Router, View, Volume};
 use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock};
+use sconce_schemas::VolumeId;
 
 use crate::settings::{self, Settings};
-use crate::view::{VolumeView, time_shown};
+use crate::view::{FlattenView, VolumeView, time_shown};
 
 /// How long an owner is waited for where live figures are only nice to have.
 pub const LIVE_DEADLINE: Duration = Duration::from_secs(2);
@@ -130,7 +131,12 @@ impl Cluster {
             live: false,
             history_seconds: None,
             history_from: None,
+            clone_of: None,
+            flatten: None,
         };
+        if let Some(origin) = record.origin {
+            view.clone_of = Some(self.path_or_id(origin.volume).await);
+        }
         match self.owners.show(file.volume, LIVE_DEADLINE).await {
             Ok(status) if is_served(&status) => {
                 view.size_bytes = status.size.bytes();
@@ -146,6 +152,7 @@ impl Cluster {
                 // The first whole second.
                 let from = status.history.and_then(|history| history.from_us);
                 view.history_from = from.map(|from| time_shown(from.saturating_add(999_999)));
+                view.flatten = status.flatten.map(FlattenView::from);
             }
             Ok(status) => view.state = status.state,
             Err(PeerError::Absent { node }) => {
@@ -154,6 +161,16 @@ impl Cluster {
             Err(_) => {}
         }
         Ok(view)
+    }
+
+    /// A volume's path, or its id where that cannot be had.
+    async fn path_or_id(&self, volume: VolumeId) -> String {
+        let path = async {
+            let record = self.names.volume(volume).await?;
+            self.names.path_of(record.inode).await
+        };
+        path.await
+            .map_or_else(|_| volume.to_string(), |path| path.to_string())
     }
 
     /// Opens a volume for reading and writing. Its owner is waited for; what it waits for is told meanwhile.

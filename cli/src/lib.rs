@@ -8,6 +8,7 @@
 pub mod args;
 pub mod cluster;
 pub mod diff;
+pub mod flatten;
 pub mod group;
 pub mod inspect;
 pub mod pool;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets};
 use sconce_schemas::records::DtlState;
+use sconce_schemas::wire::volume::FlattenProgress;
 use serde::{Serialize, Serializer};
 
 use crate::args::Format;
@@ -48,6 +49,68 @@ pub struct VolumeView {
     pub history_seconds: Option<u64>,
     /// The first moment that can be had; null where there is none.
     pub history_from: Option<String>,
+    /// The volume that a clone depends on; missing where it depends on none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clone_of: Option<String>,
+    /// How far a clone is on its way to independence; missing where it is not on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flatten: Option<FlattenView>,
+}
+
+/// How far a clone is on its way to independence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FlattenView {
+    /// Bytes that were copied since its owner opened it.
+    pub copied_bytes: u64,
+    /// How much of it was looked at.
+    pub percent: u8,
+    /// Snapshots of it that need what it comes from; one without a name was removed and is still being counted.
+    pub waits_for: Vec<String>,
+    /// Whether its history, which reaches back to when it needed it, keeps it from being independent.
+    pub waits_for_history: bool,
+    /// What went wrong last; it is tried again.
+    pub trouble: Option<String>,
+}
+
+impl From<FlattenProgress> for FlattenView {
+    fn from(progress: FlattenProgress) -> Self {
+        Self {
+            copied_bytes: progress.copied.0,
+            percent: progress.percent,
+            waits_for: progress.waits_for,
+            waits_for_history: progress.waits_for_history,
+            trouble: progress.trouble,
+        }
+    }
+}
+
+impl FlattenView {
+    fn shown(&self) -> String {
+        let mut text = format!(
+            "{} % looked at, {} copied since it was opened",
+            self.percent,
+            shown(self.copied_bytes)
+        );
+        let named: Vec<&str> = self
+            .waits_for
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !name.is_empty())
+            .collect();
+        if !named.is_empty() {
+            text.push_str(&format!(
+                "; waits until these snapshots are deleted: {}",
+                named.join(", ")
+            ));
+        }
+        if self.waits_for_history {
+            text.push_str("; waits until its history no longer reaches back to before it was done");
+        }
+        if let Some(trouble) = &self.trouble {
+            text.push_str(&format!("; tries again: {trouble}"));
+        }
+        text
+    }
 }
 
 fn dtl_state<S: Serializer>(state: &DtlState, serializer: S) -> Result<S::Ok, S::Error> {
@@ -242,6 +305,12 @@ pub fn volume_lines(volume: &VolumeView) -> String {
     line("history", history_shown(volume));
     line("NBD", volume.nbd_uri.clone().unwrap_or_else(unknown));
     line("mounted at", volume.mount_path.clone().unwrap_or_else(unknown));
+    if let Some(parent) = &volume.clone_of {
+        line("clone of", parent.clone());
+    }
+    if let Some(flatten) = &volume.flatten {
+        line("flattening", flatten.shown());
+    }
     table.trim_fmt()
 }
 
@@ -448,6 +517,8 @@ mod tests {
             live: true,
             history_seconds: Some(86_400),
             history_from: Some("2026-11-22T10:15:03Z".to_owned()),
+            clone_of: None,
+            flatten: None,
         }
     }
 

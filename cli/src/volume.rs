@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::args::{Create, Format, HistoryWindow, Placement, Volume};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
+use crate::flatten;
 use crate::size::shown;
 use crate::view::{VolumeView, print, volume_lines, volume_table};
 
@@ -61,6 +62,7 @@ pub async fn run(cluster: &Cluster, command: Volume, format: Format) -> Result<(
         }
         Volume::Delete { path } => delete(cluster, &path, format).await,
         Volume::Sync { path } => sync(cluster, &path, format).await,
+        Volume::Flatten { path, wait } => flatten::run(cluster, &path, wait, format).await,
         Volume::Takeover { path, to, force } => takeover(cluster, &path, to, force, format).await,
     }
 }

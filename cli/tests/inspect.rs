@@ -60,6 +60,8 @@ fn put_manifest(dir: &Path) -> ObjectName {
         snapshots: Vec::new(),
         gone_snapshots: Vec::new(),
         condemned: Vec::new(),
+        flatten: None,
+        independent: false,
         parent: None,
         origin: None,
         history: HistoryState::default(),

@@ -91,6 +91,7 @@ async fn serve(network: Network, told: Told) {
                     owner: owner(),
                     epoch: Epoch(2),
                     dtl_state: DtlState::Off,
+                    flatten: None,
                     sco_size: ScoSize::default(),
                     unstored: ByteLen(4096),
                     map_memory: ByteLen(0),

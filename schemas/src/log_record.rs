@@ -69,6 +69,8 @@ pub enum LogRecord {
         /// Which.
         id: SnapshotId,
     },
+    /// The volume, a clone, is to become independent of the volumes that it comes from.
+    Flatten,
     /// The snapshot is gone.
     SnapshotRemoved {
         /// Which.

@@ -89,6 +89,9 @@ pub struct SnapshotState {
     /// It is a part of a snapshot of several volumes that was not confirmed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proposed: bool,
+    /// It has nothing of the volumes that the volume, a clone, comes from. Not known of those that older builds took.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
     /// It was removed, and what only it referred to has not been counted as dead yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<RemovedState>,
@@ -130,6 +133,17 @@ pub struct CondemnedState {
     pub epoch: Epoch,
     /// Its version.
     pub version: u16,
+}
+
+/// How far a clone is on its way to independence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlattenState {
+    /// From this checkpoint on nodes are stored whole, or as deltas on such nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<CheckpointId>,
+    /// The map has nothing of an ancestor any more, neither clusters nor nodes: since this batch at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean: Option<BatchSeq>,
 }
 
 /// The root record.
@@ -190,6 +204,12 @@ pub struct Manifest {
     /// The history, from which moments are had.
     #[serde(default, skip_serializing_if = "HistoryState::is_none")]
     pub history: HistoryState,
+    /// The volume, a clone, is to become independent of the volumes that it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flatten: Option<FlattenState>,
+    /// It is: nothing that this manifest leads to is an ancestor's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub independent: bool,
 }
 
 impl Manifest {

@@ -13,7 +13,8 @@ use sconce_schemas::geometry::VolumeSize;
 use sconce_schemas::history::{HistoryState, PointState};
 use sconce_schemas::log_record::{LogRecord, SnapshotLabel};
 use sconce_schemas::manifest::{
-    JoinedState, LogPlace, Manifest, RemovedState, SessionState, SnapshotState, TREE_HEIGHT_MAX, TreeRoot,
+    FlattenState, JoinedState, LogPlace, Manifest, RemovedState, SessionState, SnapshotState,
+    TREE_HEIGHT_MAX, TreeRoot,
 };
 use sconce_schemas::records::{EpochStart, Origin};
 use sconce_schemas::sco::{Batch, BatchBuilder, Entry, EntryKind, ScoHeader};
@@ -155,6 +156,8 @@ fn manifest() -> Manifest {
         parent: None,
         origin: None,
         history: HistoryState::default(),
+        flatten: None,
+        independent: false,
         sessions: vec![SessionState {
             slot: 2,
             id: 9,
@@ -233,6 +236,7 @@ fn manifest_with_snapshots() -> Manifest {
         map: manifest().map,
         hidden,
         proposed: false,
+        own: false,
         removed,
         taken_in: BatchSeq::NONE,
         removed_in: BatchSeq::NONE,
@@ -289,6 +293,23 @@ fn manifest_with_proposal() -> Manifest {
     manifest
 }
 
+/// A clone on its way to independence, and one that is there.
+fn manifests_of_flattened() -> [Manifest; 2] {
+    let mut flattening = manifest_of_clone();
+    flattening.snapshots[0].own = true;
+    flattening.flatten = Some(FlattenState {
+        from: Some(CheckpointId(12)),
+        clean: Some(BatchSeq(4700)),
+    });
+    let independent = Manifest {
+        origin: None,
+        flatten: None,
+        independent: true,
+        ..flattening.clone()
+    };
+    [flattening, independent]
+}
+
 /// Of a snapshot of several volumes.
 fn group_records() -> Vec<LogRecord> {
     let LogRecord::SnapshotTaken { snapshot } = records().remove(0) else {
@@ -321,6 +342,7 @@ fn record_batch(records: &[LogRecord]) -> Vec<u8> {
 fn records_of_a_batch_decode_to_themselves() {
     let mut records = records();
     records.extend(group_records());
+    records.push(LogRecord::Flatten);
     let batch = Batch::from_bytes(&record_batch(&records), header().salt()).unwrap();
     let (mut bytes, mut found) = (Vec::new(), Vec::new());
     for entry in batch.entries {
@@ -347,6 +369,10 @@ fn golden_files_keep_their_meaning() {
     golden("manifest-history-1.bin", &manifest_with_history().to_bytes());
     golden("manifest-proposal-1.bin", &manifest_with_proposal().to_bytes());
     golden("tlog-batch-history-1.bin", &history_batch());
+    let [flattening, independent] = manifests_of_flattened();
+    golden("manifest-flattening-1.bin", &flattening.to_bytes());
+    golden("manifest-independent-1.bin", &independent.to_bytes());
+    golden("tlog-batch-flatten-1.bin", &record_batch(&[LogRecord::Flatten]));
     golden("tlog-batch-records-1.bin", &record_batch(&records()));
     golden("tlog-batch-group-1.bin", &record_batch(&group_records()));
     golden("node-ref-1.bin", &reference().to_bytes());
@@ -371,7 +397,10 @@ fn what_is_encoded_decodes_to_itself() {
         manifest_with_ranges(),
         manifest_with_snapshots(),
         manifest_with_proposal(),
-    ] {
+    ]
+    .into_iter()
+    .chain(manifests_of_flattened())
+    {
         assert_eq!(Manifest::from_bytes(&manifest.to_bytes()), Ok(manifest));
     }
     assert_eq!(NodeRef::from_bytes(&reference().to_bytes()), Ok(reference()));

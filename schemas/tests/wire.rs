@@ -20,9 +20,9 @@ use sconce_schemas::wire::storage::{
     Written,
 };
 use sconce_schemas::wire::volume::{
-    ChangeKind, ChangedExtent, ExtentKind, ExtentStatus, IoCode, IoFlags, IoRequest, NodeStatus, ReadExtent,
-    ScrubReport, Since, SnapshotStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest,
-    VolumeStatus,
+    ChangeKind, ChangedExtent, ExtentKind, ExtentStatus, FlattenProgress, IoCode, IoFlags, IoRequest,
+    NodeStatus, ReadExtent, ScrubReport, Since, SnapshotStatus, VolumeControl, VolumeControlReply,
+    VolumeReply, VolumeRequest, VolumeStatus,
 };
 use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
 use sconce_schemas::{
@@ -310,6 +310,40 @@ fn messages_about_changes_keep_their_meaning() {
     golden_batch("volume-changes-replies", replies(bodies));
 }
 
+#[test]
+fn messages_about_flattening_keep_their_meaning() {
+    let flatten = VolumeRequest::Control(VolumeControl::Flatten { volume: VOLUME });
+    golden_batch("volume-flatten-requests", requests(vec![flatten]));
+    let mut status = volume_status();
+    status.flatten = Some(FlattenProgress {
+        copied: ByteLen(1 << 30),
+        percent: 40,
+        waits_for: vec!["daily".to_owned(), String::new()],
+        waits_for_history: true,
+        trouble: Some("the back ends are away".to_owned()),
+    });
+    let reply = VolumeReply::Control(VolumeControlReply::Volume(status));
+    golden_batch("volume-flatten-replies", replies(vec![reply]));
+}
+
+fn volume_status() -> VolumeStatus {
+    VolumeStatus {
+        id: VOLUME,
+        size: VolumeSize::new(2 << 40).unwrap(),
+        allocated: ByteLen(1 << 30),
+        owner: node("node-b"),
+        epoch: Epoch(3),
+        dtl_state: DtlState::Degraded,
+        sco_size: ScoSize::default(),
+        unstored: ByteLen(4 << 20),
+        map_memory: ByteLen(16 << 10),
+        state: "serving".to_owned(),
+        history: None,
+        flatten: None,
+        scrub: None,
+    }
+}
+
 fn volume_replies() -> Vec<VolumeReply> {
     let located = ReadExtent::Located {
         volume: VOLUME,
@@ -324,20 +358,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         length: 1 << 33,
         kind,
     });
-    let status = VolumeStatus {
-        id: VOLUME,
-        size: VolumeSize::new(2 << 40).unwrap(),
-        allocated: ByteLen(1 << 30),
-        owner: node("node-b"),
-        epoch: Epoch(3),
-        dtl_state: DtlState::Degraded,
-        sco_size: ScoSize::default(),
-        unstored: ByteLen(4 << 20),
-        map_memory: ByteLen(16 << 10),
-        state: "serving".to_owned(),
-        history: None,
-        scrub: None,
-    };
+    let status = volume_status();
     let node = NodeStatus {
         node: node("node-b"),
         buffer_size: ByteLen(1 << 34),

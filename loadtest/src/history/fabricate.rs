@@ -90,6 +90,8 @@ pub(super) fn fabricate(backend: &Path, path: &str, bytes: u64) -> Result<Volume
         snapshots: Vec::new(),
         gone_snapshots: Vec::new(),
         condemned: Vec::new(),
+        flatten: None,
+        independent: false,
         parent: None,
         origin: None,
         history: HistoryState::default(),

@@ -357,6 +357,11 @@ pub enum VolumeControl {
         /// It takes none.
         read_only: bool,
     },
+    /// Make the volume, a clone, independent of the volumes that it comes from: what they hold is copied, in the background.
+    Flatten {
+        /// The volume.
+        volume: VolumeId,
+    },
     /// What the node knows of itself and its volumes.
     NodeStatus,
     /// Let any moment of the last so many microseconds be had; 0: of none.
@@ -474,6 +479,9 @@ pub struct VolumeStatus {
     /// Its history, if it is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<HistoryReach>,
+    /// How far a clone is on its way to independence, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flatten: Option<FlattenProgress>,
     /// Its scrubbing. Builds before scrubbing had a status lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrub: Option<Box<ScrubReport>>,
@@ -518,6 +526,25 @@ pub struct HistoryReach {
     /// The first moment, in microseconds since 1970; `None`: it has not begun yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_us: Option<u64>,
+}
+
+/// How far a clone is on its way to independence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlattenProgress {
+    /// What was copied since the owner opened the volume.
+    pub copied: ByteLen,
+    /// How much of the volume was looked at.
+    pub percent: u8,
+    /// Snapshots that need what the volume comes from, and keep it from being independent as long as they are there. One
+    /// without a name was removed and is still being counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
+    /// Its history, which reaches back to when it had something of what it comes from, keeps it from that too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits_for_history: bool,
+    /// What went wrong last; it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// What a volume-router knows of itself.

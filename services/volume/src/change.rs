@@ -435,7 +435,9 @@ impl Volume {
         match before.filter(|_| unseen) {
             Some(before) => {
                 dead.clear();
-                self.snapshots.drop_unseen(&before, &self.map.freeze(), self.size);
+                let own = self.is_own_alone();
+                let after = self.map.freeze();
+                self.snapshots.drop_unseen(&before, &after, self.size, own);
             }
             None => dead.drain(..).for_each(|location| self.bury(location)),
         }
@@ -583,7 +585,7 @@ impl Volume {
     }
 
     /// Makes sure that a cluster fits the open SCO.
-    fn need_slot(&mut self, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
+    pub(crate) fn need_slot(&mut self, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
         if self.log.room().slots > 0 {
             Ok(())
         } else {

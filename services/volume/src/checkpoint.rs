@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use sconce_schemas::history::HistoryState;
 use sconce_schemas::ids::Location;
-use sconce_schemas::manifest::{CondemnedState, Manifest, SessionState, SnapshotState};
+use sconce_schemas::manifest::{CondemnedState, FlattenState, Manifest, SessionState, SnapshotState};
 use sconce_schemas::wire::volume::{VolumeControlReply, VolumeReply};
 use sconce_schemas::{
     BatchSeq, CheckpointId, DecodeError, Epoch, LineageIndex, ManifestSeq, ScoId, SnapshotId, VolumeId,
@@ -18,6 +18,7 @@ use sconce_schemas::{
 };
 
 use crate::event::{CheckpointObject, Effect, StoredRoots, Ticket};
+use crate::flatten::OwnNodes;
 use crate::scos::ScoState;
 use crate::snapshots::{FrozenSnapshot, StoredSnapshot, fill_in};
 use crate::tree::{Encoder, FrozenTree};
@@ -56,6 +57,8 @@ pub struct Frozen {
     pub(crate) scos: FrozenTree<ScoState>,
     /// Snapshots whose maps are not stored yet.
     pub(crate) snapshots: Vec<FrozenSnapshot>,
+    /// Only on these nodes deltas are stored; `None`: on any.
+    pub(crate) bases: Option<OwnNodes>,
 }
 
 impl Frozen {
@@ -64,7 +67,8 @@ impl Frozen {
     /// # Errors
     /// A node that cannot be encoded (its object would be too large): a bug.
     pub fn encode(&self) -> Result<(Vec<CheckpointObject>, StoredRoots), DecodeError> {
-        let mut encoder = Encoder::new(self.volume, self.epoch, self.lineage, self.first);
+        let mut encoder =
+            Encoder::new(self.volume, self.epoch, self.lineage, self.first).with_bases(self.bases);
         let map = encoder.tree(&self.map)?;
         let scos = encoder.tree(&self.scos)?;
         let mut snapshots = Vec::with_capacity(self.snapshots.len());
@@ -143,6 +147,8 @@ struct Running {
     condemned: Vec<CondemnedState>,
     parent: Option<SnapshotId>,
     read_only: bool,
+    flatten: Option<FlattenState>,
+    independent: bool,
     roots: Option<StoredRoots>,
     manifest: Option<ManifestSeq>,
 }
@@ -232,6 +238,7 @@ impl Volume {
         self.close_sco(effects);
         let mut snapshots = self.snapshots.freeze();
         snapshots.extend(self.moments.freeze());
+        let (flatten, bases, independent) = self.freeze_flatten();
         let frozen = Arc::new(Frozen {
             volume: self.id,
             epoch: self.epoch,
@@ -240,6 +247,7 @@ impl Volume {
             map: self.map.freeze(),
             scos: self.scos.freeze(),
             snapshots,
+            bases,
         });
         // An open SCO that is empty is not covered; neither is one that is being opened.
         let next = self.log.open_sco().unwrap_or(self.log.next_sco());
@@ -264,6 +272,8 @@ impl Volume {
             condemned: self.scrub.save(),
             parent: self.snapshots.parent(),
             read_only: self.read_only,
+            flatten,
+            independent,
             roots: None,
             manifest: None,
         });
@@ -320,7 +330,9 @@ impl Volume {
             gone_snapshots: running.gone_snapshots.clone(),
             condemned: running.condemned.clone(),
             parent: running.parent,
-            origin: self.origin,
+            origin: self.origin.filter(|_| !running.independent),
+            flatten: running.flatten,
+            independent: running.independent,
             history,
         };
         effects.push(Effect::StoreManifest {
@@ -346,6 +358,9 @@ impl Volume {
         self.checkpoints.stored = running.number;
         self.scrub.manifest_stored(&running.condemned, self.now_us);
         drop(running.frozen);
+        if running.independent {
+            self.became_independent(effects);
+        }
         if let Some(roots) = &running.roots {
             self.snapshots.stored(&roots.snapshots);
             self.moments_stored(&roots.snapshots, effects);

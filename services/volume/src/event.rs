@@ -87,6 +87,11 @@ pub enum Event {
         /// The bytes.
         result: Result<Bytes, Refusal>,
     },
+    /// What a flattening copies was read ([`Effect::Copy`]): cluster after cluster, in the order of the extents.
+    Copied {
+        /// The clusters' 4096 bytes each.
+        result: Result<Vec<Bytes>, Refusal>,
+    },
     /// Acknowledgements were held for as long as they may be ([`Effect::Hold`]): they leave, and the snapshot cannot be
     /// confirmed any more.
     HoldOver {
@@ -282,6 +287,14 @@ pub enum Effect {
         /// It was not stored yet: from the write buffer, unless it has moved to the back ends meanwhile.
         local: bool,
     },
+    /// Read what a flattening copies, without haste; answer `Copied`. One at a time is outstanding.
+    Copy {
+        /// Clusters of ancestors.
+        extents: Vec<Extent>,
+    },
+    /// A stored manifest says that the volume, a clone, needs nothing of the volumes that it comes from: the registry is to
+    /// say so too. A host that finds such a manifest at its start does the same.
+    Independent,
     /// A proposed snapshot is in the log: acknowledgements of what comes after it are held. Answer `HoldOver` after the
     /// time that this may last.
     Hold {

@@ -38,6 +38,8 @@ pub(crate) enum Parked {
     Scrub,
     /// The moment that is being made.
     Moment,
+    /// The walk of a flattening.
+    Flatten,
 }
 
 impl Volume {
@@ -176,7 +178,8 @@ impl Volume {
                 | Parked::Compare(_)
                 | Parked::Reap
                 | Parked::Scrub
-                | Parked::Moment => None,
+                | Parked::Moment
+                | Parked::Flatten => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -236,6 +239,7 @@ impl Volume {
             Parked::Reap => self.reap(effects),
             Parked::Scrub => self.scrub_turn(effects),
             Parked::Moment => self.moment_turn(effects),
+            Parked::Flatten => self.flatten_resumed(),
         }
     }
 
@@ -282,6 +286,8 @@ impl Volume {
         }
         if self.scrub.wants_turn() {
             self.scrub_turn(effects);
+        } else if self.wants_to_flatten() {
+            self.flatten_turn(effects);
         }
         if self.moments.wants_turn() {
             self.moment_turn(effects);
@@ -362,6 +368,7 @@ impl Volume {
                         let tickets = self.moments.take_failed();
                         self.moment_failed(tickets, &refusal, effects);
                     }
+                    Parked::Flatten => self.flatten_failed(&refusal),
                 }
             }
             return;
@@ -425,7 +432,7 @@ impl Volume {
             Parked::Change(change) => Some(change.ticket),
             Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
             Parked::Compare(comparison) => Some(comparison.ticket),
-            Parked::Reap | Parked::Scrub | Parked::Moment => None,
+            Parked::Reap | Parked::Scrub | Parked::Moment | Parked::Flatten => None,
         }));
         tickets.extend(self.moments.abandon());
         let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));

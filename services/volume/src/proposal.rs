@@ -76,10 +76,7 @@ impl Volume {
             LogRecord::SnapshotConfirmed { id } | LogRecord::SnapshotRemoved { id } => {
                 self.frontier.let_go(*id);
             }
-            LogRecord::SnapshotTaken { .. }
-            | LogRecord::RolledBack { .. }
-            | LogRecord::ReadOnly { .. }
-            | LogRecord::History { .. } => {}
+            _ => {}
         }
     }
 

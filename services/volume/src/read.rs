@@ -113,7 +113,7 @@ impl Volume {
         Ok(state.map_or(0, ScoState::told_version))
     }
 
-    fn push_cluster(&self, extents: &mut Vec<Extent>, location: Location) -> Result<(), Missing> {
+    pub(crate) fn push_cluster(&self, extents: &mut Vec<Extent>, location: Location) -> Result<(), Missing> {
         let (at_sco, at_slot, crc) = (location.sco(), location.slot(), location.crc());
         let local = self.is_own(location) && self.locals.has(at_sco);
         match extents.last_mut() {

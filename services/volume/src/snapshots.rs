@@ -88,6 +88,8 @@ pub enum Ask {
         /// The window.
         window_us: u64,
     },
+    /// Make the volume, a clone, independent of the volumes that it comes from (`flatten.rs`).
+    Flatten,
 }
 
 /// A snapshot, for people.
@@ -117,6 +119,8 @@ pub(crate) struct Snapshot {
     hidden: bool,
     /// It is a part of a snapshot of several volumes, and not confirmed.
     pub(crate) proposed: bool,
+    /// It has nothing of an ancestor of the volume.
+    pub(crate) own: bool,
     /// It was removed and is still to be reaped.
     pub(crate) removed: Option<Removed>,
     /// The batch with its record, or, of a moment, the last batch that it has.
@@ -198,6 +202,7 @@ impl Snapshots {
             stored: Some(state.map),
             hidden: state.hidden,
             proposed: state.proposed,
+            own: state.own,
             removed: state.removed.as_ref().map(|removed| Removed {
                 born_from: removed.born_from,
                 children: removed
@@ -259,6 +264,11 @@ impl Snapshots {
     pub(crate) fn living(&self) -> impl Iterator<Item = &Snapshot> {
         self.kept()
             .filter(|snapshot| !snapshot.hidden && !snapshot.is_fresh && !snapshot.proposed)
+    }
+
+    /// Those that may have something of an ancestor, removed ones too.
+    pub(crate) fn borrowing(&self) -> impl Iterator<Item = &Snapshot> {
+        self.list.iter().filter(|snapshot| !snapshot.own)
     }
 
     /// The oldest that is proposed and not confirmed.
@@ -378,6 +388,7 @@ impl Snapshots {
             map: snapshot.stored.unwrap_or_default(),
             hidden: snapshot.hidden,
             proposed: snapshot.proposed,
+            own: snapshot.own,
             removed: snapshot.removed.as_ref().map(|removed| RemovedState {
                 born_from: removed.born_from,
                 children: removed.stored.clone().unwrap_or_default(),
@@ -524,6 +535,8 @@ impl Snapshots {
             stored: None,
             hidden: false,
             proposed: false,
+            // Where it came from may be from before.
+            own: false,
             removed: None,
             taken_in: at.batch,
             removed_in: BatchSeq::NONE,
@@ -552,6 +565,7 @@ impl Snapshots {
         before: &FrozenTree<Location>,
         after: &FrozenTree<Location>,
         size: VolumeSize,
+        own: bool,
     ) {
         let born_from = self.parent_at;
         let id = self.unseen.max(UNSEEN_FROM) + 1;
@@ -570,6 +584,7 @@ impl Snapshots {
             stored: None,
             hidden: true,
             proposed: false,
+            own,
             removed: Some(Removed {
                 born_from,
                 children: vec![Tree::thaw(after)],
@@ -708,6 +723,7 @@ impl Volume {
             Ask::Propose { id, name, metadata } => self.judge_proposal(*id, name, metadata),
             Ask::Confirm { id } => self.judge_confirmation(*id),
             Ask::Withdraw { id } => self.judge_withdrawal(*id),
+            Ask::Flatten => self.judge_flatten(),
             Ask::Remove { name } => {
                 let (id, _) = self.snapshot_named(name).ok_or_else(|| self.unknown(name))?;
                 Ok(Some(LogRecord::SnapshotRemoved { id }))
@@ -828,11 +844,13 @@ impl Volume {
                         "invariant 6: snapshot {to} is gone back to and was never taken"
                     ));
                 };
-                let (map, size) = (Tree::go_on_from(&target.map.freeze()), target.size);
+                let map = Tree::go_on_from(&target.map.freeze());
+                let (size, own) = (target.size, target.own);
                 let id = before.id;
                 self.retain(before, at, false);
                 self.map = map;
                 self.size = size;
+                self.flatten_anew(own);
                 self.snapshots.come_from(Some(to));
                 if !keep {
                     self.snapshots.remove(id, &self.map, at.batch);
@@ -840,6 +858,7 @@ impl Volume {
             }
             LogRecord::ReadOnly { read_only } => self.read_only = read_only,
             LogRecord::History { window_us } => self.set_history(window_us),
+            LogRecord::Flatten => self.begin_flatten(),
         }
         Ok(())
     }
@@ -854,6 +873,7 @@ impl Volume {
             stored: None,
             hidden: false,
             proposed,
+            own: self.is_own_alone(),
             removed: None,
             taken_in: at.batch,
             removed_in: BatchSeq::NONE,

@@ -20,6 +20,7 @@ use crate::change::Change;
 use crate::changes::Foreign;
 use crate::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::event::{Effect, Event, FetchId, SessionSlot, Ticket};
+use crate::flatten::Flatten;
 use crate::frontier::Frontier;
 use crate::history::History;
 use crate::locals::Locals;
@@ -119,6 +120,10 @@ pub struct Volume {
     pub(crate) history: History,
     pub(crate) moments: Moments,
     pub(crate) foreign: Foreign,
+    /// The way to independence, if the volume is on it.
+    pub(crate) flatten: Option<Flatten>,
+    /// A stored manifest says that the volume, a clone, is independent.
+    pub(crate) independent: bool,
     /// The removed snapshot that is being reaped.
     pub(crate) reap: Option<Reap>,
     pub(crate) scrub: Scrub,
@@ -219,6 +224,8 @@ impl Volume {
             history,
             moments: Moments::default(),
             foreign: Foreign::default(),
+            flatten: manifest.and_then(|m| m.flatten).map(Flatten::restore),
+            independent: manifest.is_some_and(|m| m.independent),
             reap: None,
             scrub: Scrub::restore(config.scrub, manifest.map_or(&[], |m| &m.condemned)),
             map_memory: config.map_memory.0,
@@ -277,6 +284,10 @@ impl Volume {
             }
             Event::LogRead { sco, epoch, result } => {
                 self.log_read(sco, epoch, result, effects);
+                Ok(())
+            }
+            Event::Copied { result } => {
+                self.copied(result);
                 Ok(())
             }
             Event::HoldOver { snapshot } => {
@@ -389,6 +400,7 @@ impl Volume {
                 self.checkpoint_if_due(pressed, effects);
                 self.withdraw_abandoned(effects);
                 self.go_on_reaping();
+                self.flatten_tick(pressed);
                 self.scrub_tick(pressed, effects);
                 Ok(())
             }
@@ -406,7 +418,10 @@ impl Volume {
     fn upkeep(&mut self, effects: &mut Vec<Effect>) {
         self.resume_held(effects);
         self.end_moments(effects);
-        let wants_turn = self.wants_to_reap() || self.scrub.wants_turn() || self.moments.wants_turn();
+        let wants_turn = self.wants_to_reap()
+            || self.scrub.wants_turn()
+            || self.moments.wants_turn()
+            || self.wants_to_flatten();
         if (!self.turns.is_empty() || wants_turn) && !std::mem::replace(&mut self.turn_asked, true) {
             effects.push(Effect::Turn);
         }
@@ -486,7 +501,7 @@ impl Volume {
     }
 
     /// Lets go of map nodes beyond the budget, unless it just tried; gives what is resident then.
-    fn sweep(&mut self) -> u64 {
+    pub(crate) fn sweep(&mut self) -> u64 {
         let resident = self.map.resident_bytes();
         if resident <= self.map_memory || self.now_us < self.sweep_from_us {
             return resident;
@@ -611,6 +626,7 @@ impl Volume {
             wants_ticks: self.has_to_reap()
                 || self.scrub.has_work()
                 || self.history_has_work()
+                || self.has_to_flatten()
                 || self.snapshots.first_proposed().is_some(),
             held: self.held.len(),
         }

@@ -12,7 +12,7 @@ use actix::{ActorFutureExt as _, Context, Handler, MessageResult, ResponseActFut
 use bytes::Bytes;
 use sconce_schemas::ByteLen;
 use sconce_schemas::records::{DtlState, VolumePhase};
-use sconce_schemas::wire::volume::{VolumeReply, VolumeStatus};
+use sconce_schemas::wire::volume::{FlattenProgress, VolumeReply, VolumeStatus};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::Event;
 use tokio::time::{Instant, timeout_at};
@@ -136,6 +136,7 @@ impl Handler<Show> for VolumeActor {
             state,
             history: None,
             scrub: None,
+            flatten: None,
         };
         if let State::Serving(serving) = &self.state {
             let known = serving.status();
@@ -147,6 +148,13 @@ impl Handler<Show> for VolumeActor {
             status.sco_size = serving.sco_size();
             status.history = serving.history();
             status.scrub = Some(Box::new(serving.scrub_report()));
+            status.flatten = serving.flatten_status().map(|flatten| FlattenProgress {
+                copied: flatten.copied,
+                percent: flatten.percent,
+                waits_for: flatten.waits_for,
+                waits_for_history: flatten.waits_for_history,
+                trouble: flatten.trouble,
+            });
         }
         MessageResult(status)
     }

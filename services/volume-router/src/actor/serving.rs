@@ -21,7 +21,9 @@ use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::{IoCode, VolumeControlReply, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{BatchSeq, ByteLen, Epoch, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize};
-use sconce_volume::{Append, Ask, Effect, Event, SessionSlot, SnapshotInfo, Status, Ticket, Volume};
+use sconce_volume::{
+    Append, Ask, Effect, Event, FlattenStatus, SessionSlot, SnapshotInfo, Status, Ticket, Volume,
+};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -105,6 +107,10 @@ impl Serving {
             sco_size: owned.record.sco_size,
         };
         serving.adopt(found, &owned.recovered.unstored, &owned.record);
+        if serving.volume.is_independent() && owned.record.origin.is_some() {
+            // The ownership before this one did not come to it.
+            serving.shard.node.background.independent(serving.owner.clone());
+        }
         serving
     }
 
@@ -135,6 +141,10 @@ impl Serving {
 
     pub(super) fn status(&self) -> Status {
         self.volume.status()
+    }
+
+    pub(super) fn flatten_status(&self) -> Option<FlattenStatus> {
+        self.volume.flatten_status()
     }
 
     pub(super) fn read_only(&self) -> bool {
@@ -371,6 +381,11 @@ impl Serving {
             Effect::Evictable { sco } => self.evictable(sco),
             Effect::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
             Effect::Hold { snapshot } => self.hold(snapshot),
+            Effect::Copy { extents } => {
+                let background = &self.shard.node.background;
+                background.copy(self.owner.clone(), self.sco_size, extents);
+            }
+            Effect::Independent => self.shard.node.background.independent(self.owner.clone()),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),

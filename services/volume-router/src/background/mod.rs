@@ -8,6 +8,7 @@
 mod budget;
 mod checkpoint;
 mod erase;
+mod flatten;
 mod load;
 mod manifest;
 mod outage;
@@ -33,7 +34,7 @@ use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
-use sconce_volume::{Frozen, ScoImage};
+use sconce_volume::{Extent, Frozen, ScoImage};
 use tokio::sync::oneshot;
 
 use crate::actor::Owner;
@@ -68,7 +69,7 @@ pub(crate) struct Shared {
     /// Tells how full the write buffer is.
     pub(crate) level: Level,
     pub(crate) room: Room,
-    /// What scrubs may take.
+    /// What scrubs, and copies for clones that are flattened, may take.
     pub(crate) scrubs: Budget,
     /// Volumes that are being erased: each only once at a time.
     pub(crate) erasing: RefCell<HashSet<VolumeId>>,
@@ -147,6 +148,16 @@ impl Background {
     /// Does what a scrub asks for; the owner hears of it.
     pub(crate) fn scrub(&self, owner: Owner, size: ScoSize, job: ScrubJob, is_urgent: bool) {
         self.actor.do_send(Job::Scrub(owner, size, job, is_urgent));
+    }
+
+    /// Reads what a flattening copies; the owner hears `Copied`.
+    pub(crate) fn copy(&self, owner: Owner, size: ScoSize, extents: Vec<Extent>) {
+        self.actor.do_send(Job::Copy(owner, size, extents));
+    }
+
+    /// Tells the registry that the volume, a clone, needs nothing of its parent.
+    pub(crate) fn independent(&self, owner: Owner) {
+        self.actor.do_send(Job::Independent(owner));
     }
 
     /// Tells the registry of the volume's size in a while.
@@ -296,6 +307,8 @@ enum Job {
     Manifest(Owner, Box<Manifest>),
     Size(Owner),
     Scrub(Owner, ScoSize, ScrubJob, bool),
+    Copy(Owner, ScoSize, Vec<Extent>),
+    Independent(Owner),
     Erase(Subject),
     Node(LoadNode, Answer<Vec<NodeRecord>, Refusal>),
     Cluster(LoadCluster, Answer<Bytes, Refusal>),
@@ -325,6 +338,8 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Checkpoint(owner, frozen) => checkpoint::run(&shared, &owner, frozen).await,
         Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
         Job::Scrub(owner, size, job, is_urgent) => scrub::run(&shared, &owner, size, job, is_urgent).await,
+        Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
+        Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,
         Job::Erase(subject) => erase::run(&shared, &subject).await,
         Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),

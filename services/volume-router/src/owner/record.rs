@@ -5,8 +5,10 @@
 //! Crash: a claim that was not followed by anything leaves an epoch without SCOs, which does no harm.
 //! Knows no engine.
 
-use sconce_registry::{CommitError, Registry, RegistryError, Revision};
-use sconce_schemas::records::{EpochStart, ManifestRef, VolumePhase, VolumeRecord, keys};
+use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
+use sconce_schemas::records::{
+    CloneRecord, EpochStart, ManifestRef, Record as _, VolumePhase, VolumeRecord, keys,
+};
 use sconce_schemas::wire::registry::Entry;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
@@ -202,6 +204,32 @@ pub(crate) async fn release(
     .map(drop)
 }
 
+/// The volume, a clone, needs nothing of its parent any more: neither its record says that it does, nor one below its
+/// parent, in one commit. Whether there was anything to be done.
+pub(crate) async fn drop_origin(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+) -> Result<bool, RecordError> {
+    let key = keys::volume(volume);
+    loop {
+        let (mut record, revision) = read(registry, volume).await?;
+        own.holds(&record).map_err(RecordError::Refused)?;
+        let Some(origin) = record.origin.take() else {
+            return Ok(false);
+        };
+        let mut changes = vec![Change::put(key.clone(), Some(revision), record.to_bytes())];
+        let below_parent = keys::clone(origin.volume, volume);
+        if let Some((_, revision)) = registry.get_record::<CloneRecord>(&below_parent).await? {
+            changes.push(Change::delete(below_parent, Some(revision)));
+        }
+        match registry.commit(changes).await {
+            Ok(_) => return Ok(true),
+            Err(error) => retry_or(error)?,
+        }
+    }
+}
+
 /// Removals of snapshots that were cut short leave marks, which nobody needs once the volume is gone. In commits of their
 /// own: there may be more than fit one.
 async fn remove_marks(registry: &Registry, volume: VolumeId) -> Result<(), RecordError> {
@@ -212,7 +240,7 @@ async fn remove_marks(registry: &Registry, volume: VolumeId) -> Result<(), Recor
         if marks.is_empty() {
             return Ok(());
         }
-        let gone = |mark: Entry| sconce_registry::Change::delete(mark.key, None);
+        let gone = |mark: Entry| Change::delete(mark.key, None);
         match registry.commit(marks.into_iter().map(gone).collect()).await {
             Ok(_) => {}
             Err(error) => retry_or(error)?,
@@ -235,7 +263,7 @@ pub(crate) async fn remove(registry: &Registry, volume: VolumeId) -> Result<(), 
             return Err(RecordError::Refused(Refusal::reject(RefusalCode::Conflict, text)));
         }
         remove_marks(registry, volume).await?;
-        let delete = sconce_registry::Change::delete(key.clone(), Some(revision));
+        let delete = Change::delete(key.clone(), Some(revision));
         match registry.commit(vec![delete]).await {
             Ok(_) => return Ok(()),
             Err(error) => retry_or(error)?,

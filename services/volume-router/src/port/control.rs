@@ -134,6 +134,9 @@ impl Control {
                     .ask(volume, reply, |handle, ticket| handle.moment(ticket, ask))
                     .await;
             }
+            (VolumeControl::Flatten { volume }, None) => {
+                return self.request(volume, Ask::Flatten, reply).await;
+            }
             (VolumeControl::ListSnapshots { volume }, None) => self.snapshots(volume).await,
             (VolumeControl::Renamed { volume }, None) => match self.served(volume) {
                 Ok(handle) => handle.renamed().await.map(|()| VolumeControlReply::Done),

@@ -12,6 +12,7 @@ mod clones;
 mod cluster;
 mod damage;
 mod faults;
+mod flatten;
 mod group;
 mod history;
 mod hostile;

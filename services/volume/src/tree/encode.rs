@@ -14,6 +14,7 @@ use sconce_schemas::{CheckpointId, DecodeError, Epoch, LineageIndex, VolumeId};
 use super::node::{CHILD_WIDTH, Child, Link, Node, Packed};
 use super::{FrozenTree, Value, place_of, span};
 use crate::event::CheckpointObject;
+use crate::flatten::OwnNodes;
 
 /// A checkpoint object is closed once it is this large: uploads stay in the size of SCOs.
 const OBJECT_BYTES: usize = 4 << 20;
@@ -29,6 +30,7 @@ pub(crate) struct Encoder {
     builder: CheckpointBuilder,
     size: usize,
     objects: Vec<CheckpointObject>,
+    bases: Option<OwnNodes>,
 }
 
 impl Encoder {
@@ -43,7 +45,13 @@ impl Encoder {
             builder,
             size: 0,
             objects: Vec::new(),
+            bases: None,
         }
+    }
+
+    /// Stores deltas only on these nodes, if that is said.
+    pub(crate) fn with_bases(self, bases: Option<OwnNodes>) -> Self {
+        Self { bases, ..self }
     }
 
     /// Encodes what of `tree` is not stored yet.
@@ -68,7 +76,7 @@ impl Encoder {
         }
         let place = place_of::<V>(first, height);
         let record = match &**node {
-            Node::Leaf(leaf) => record(place, V::WIDTH, leaf, |_, value, out| {
+            Node::Leaf(leaf) => record(place, V::WIDTH, self.bases, leaf, |_, value, out| {
                 value.put(out);
                 Ok(())
             })?,
@@ -76,7 +84,7 @@ impl Encoder {
                 for (slot, below) in inner.iter() {
                     self.child(below, height - 1, first + slot as u64 * span(height - 1))?;
                 }
-                record(place, CHILD_WIDTH, inner, |slot, below, out| {
+                record(place, CHILD_WIDTH, self.bases, inner, |slot, below, out| {
                     let at = first + slot as u64 * span(height - 1);
                     // Saved by the loop above: the recursion only looks it up.
                     out.extend_from_slice(&self.child(below, height - 1, at)?.to_bytes());
@@ -126,6 +134,7 @@ impl Encoder {
 fn record<T>(
     place: NodePlace,
     width: u8,
+    bases: Option<OwnNodes>,
     node: &Packed<T>,
     mut put: impl FnMut(usize, &T, &mut Vec<u8>) -> Result<(), DecodeError>,
 ) -> Result<NodeRecord, DecodeError> {
@@ -134,7 +143,8 @@ fn record<T>(
         .state
         .delta
         .as_deref()
-        .filter(|delta| delta.base.chain < DELTA_CHAIN_MAX);
+        .filter(|delta| delta.base.chain < DELTA_CHAIN_MAX)
+        .filter(|delta| bases.is_none_or(|bases| bases.has(&delta.base)));
     let split = delta.map(|delta| {
         let (mut changed, mut emptied) = (Bitmap::EMPTY, Bitmap::EMPTY);
         for slot in delta.changed.iter() {

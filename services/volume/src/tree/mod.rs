@@ -257,6 +257,16 @@ impl<V: Value> Tree<V> {
         }
     }
 
+    /// Lets every node on the way to `number`, which is resident, be stored again whole if the stored one it is, or is a
+    /// change of, is `old`; and those above it with it.
+    pub(crate) fn store_again(&mut self, number: u64, old: impl Fn(&NodeRef) -> bool) {
+        if number >= span(self.height) || !node::any_on_way(self.root.as_ref(), self.height, number, &old) {
+            return;
+        }
+        let grown = node::store_again(&mut self.root, self.height, number, &old);
+        self.resident_bytes = self.resident_bytes.saturating_add_signed(grown);
+    }
+
     /// Puts a loaded node in its place. A node that is no longer wanted there (it was dropped, or loaded twice) is
     /// ignored: slow work is judged again when it returns.
     fn put_loaded(&mut self, missing: &Missing, node: Arc<Node<V>>) {

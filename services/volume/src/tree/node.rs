@@ -106,6 +106,18 @@ impl Stored {
         }
     }
 
+    /// The stored node that it is, or is a change of.
+    fn base(&self) -> Option<NodeRef> {
+        let delta = || self.delta.as_ref().map(|delta| delta.base);
+        self.saved.get().copied().or_else(delta)
+    }
+
+    /// As if it had never been stored.
+    fn forget(&mut self) {
+        self.saved.take();
+        self.delta = None;
+    }
+
     /// Notes a use, for the sweep.
     pub(super) fn touch(&self) {
         self.used.store(true, Ordering::Relaxed);
@@ -344,6 +356,65 @@ pub(super) fn set<V: Value>(
         let gone = delta(node.memory(), 0);
         *link = None;
         return grown + gone;
+    }
+    grown
+}
+
+/// Whether a node on the way to `number` is, or is a change of, a stored node that is `old`.
+pub(super) fn any_on_way<V: Value>(
+    mut child: Option<&Child<V>>,
+    mut height: u8,
+    number: u64,
+    old: &impl Fn(&NodeRef) -> bool,
+) -> bool {
+    while let Some(Child {
+        link: Link::Resident(node),
+        ..
+    }) = child
+    {
+        if node.state().base().is_some_and(|base| old(&base)) {
+            return true;
+        }
+        let Node::Inner(inner) = &**node else { return false };
+        child = inner.get(slot_of(number, height));
+        height -= 1;
+    }
+    false
+}
+
+/// Lets the nodes on the way to `number` be stored again, whole where what they are changes of is `old`; gives by how
+/// many bytes the nodes grew.
+pub(super) fn store_again<V: Value>(
+    root: &mut Option<Child<V>>,
+    mut height: u8,
+    number: u64,
+    old: &impl Fn(&NodeRef) -> bool,
+) -> i64 {
+    let mut grown = 0;
+    let mut child = root.as_mut();
+    while let Some(Child {
+        link: Link::Resident(shared),
+        ..
+    }) = child
+    {
+        let before = shared.memory();
+        let node = Arc::make_mut(shared);
+        let slot = slot_of(number, height);
+        let state = match node {
+            Node::Leaf(leaf) => &mut leaf.state,
+            Node::Inner(inner) => {
+                // What is below is another node from here on.
+                inner.state.change(slot);
+                &mut inner.state
+            }
+        };
+        if state.base().is_some_and(|base| old(&base)) {
+            state.forget();
+        }
+        grown += delta(before, node.memory());
+        let Node::Inner(inner) = node else { break };
+        child = inner.get_mut(slot);
+        height -= 1;
     }
     grown
 }

@@ -302,7 +302,9 @@ impl LogOracle {
                         snapshots.insert(before.id, (before.name.clone(), now));
                     }
                 }
-                Change::Record(LogRecord::ReadOnly { .. } | LogRecord::History { .. }) => {}
+                Change::Record(
+                    LogRecord::ReadOnly { .. } | LogRecord::History { .. } | LogRecord::Flatten,
+                ) => {}
             }
         }
         (state, snapshots)

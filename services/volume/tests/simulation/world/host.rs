@@ -118,6 +118,7 @@ impl World {
             Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.pending.push(Pending::Bundle(plan)),
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
+            Effect::Copy { .. } | Effect::Independent => panic!("the volume is no clone"),
             Effect::Halt { reason } => panic!("halted: {reason}"),
         }
     }
