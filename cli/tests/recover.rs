@@ -184,6 +184,8 @@ fn manifest(volume: VolumeId, epoch: u64, seq: u64, path: &str, size: u64) -> Ma
         snapshots: Vec::new(),
         gone_snapshots: Vec::new(),
         condemned: Vec::new(),
+        flatten: None,
+        independent: false,
         parent: None,
         origin: None,
         sessions: Vec::new(),
