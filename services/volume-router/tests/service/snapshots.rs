@@ -133,8 +133,16 @@ pub(crate) async fn take_over(client: &mut Client) {
         client.reopen().await.unwrap_err().code,
         RefusalCode::WaitsForOwner
     );
-    let forced = VolumeControl::TakeOver { volume, force: true };
-    client.control(forced).await.unwrap();
+    // A storage-router that has just begun is not known at once.
+    let taken = until("the volume is taken over", async || {
+        let forced = VolumeControl::TakeOver { volume, force: true };
+        let answer = client.control(forced).await;
+        (!answer
+            .as_ref()
+            .is_err_and(|refusal| refusal.remedy == Remedy::Retry))
+        .then_some(answer)
+    });
+    taken.await.unwrap();
     client.reopen().await.unwrap();
 }
 
