@@ -226,7 +226,6 @@ impl Check<'_> {
             return;
         };
         let before = subject.problems.count;
-        let data = self.options.data && claims.is_some_and(|claims| claims.iter().any(|(_, c)| c.is_kept));
         let file = if bundle::is_bundle(name) {
             if self.bundle.as_ref().is_none_or(|(known, _)| *known != name) {
                 let read = bundle::read(self.store, subject, &spot, name, self.options.data).await;
@@ -235,7 +234,8 @@ impl Check<'_> {
             let read = self.bundle.as_ref().and_then(|(_, read)| read.as_ref());
             read.and_then(|bundle| bundle::member(bundle, subject, &spot, name, (id, epoch)))
         } else {
-            sco::read(self.store, subject, &spot, name, data).await
+            // All of it, also where nothing of it is live any more: it is still stored, and said to be good.
+            sco::read(self.store, subject, &spot, name, self.options.data).await
         };
         let failed = subject.problems.count > before;
         if failed && Some(teller) != number {
