@@ -28,6 +28,7 @@ use bytes::{Bytes, BytesMut};
 use crate::crc::crc32c;
 use crate::geometry::{CLUSTER_BYTES, CLUSTER_LEN, ScoSize};
 use crate::ids::{Epoch, ScoId, Slot, VolumeId};
+use crate::le::{u32_at, u64_at};
 use crate::packed_sco::PackedHead;
 use crate::{ClusterAddress, DecodeError};
 
@@ -331,12 +332,4 @@ fn wrong(found: String, expected: &'static str) -> DecodeError {
         found,
         expected,
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }

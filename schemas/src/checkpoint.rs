@@ -19,6 +19,7 @@
 use crate::DecodeError;
 use crate::crc::{crc32c, crc32c_append, sco_salt};
 use crate::ids::{CheckpointId, Epoch, LineageIndex, ScoId, VolumeId};
+use crate::le::{u32_at, u64_at};
 
 /// Slots of a node: the fan-out of the trees.
 pub const FANOUT: usize = 512;
@@ -491,18 +492,6 @@ const fn tree_code(tree: TreeKind) -> u8 {
 
 fn salt(volume: VolumeId, id: CheckpointId, epoch: Epoch) -> u32 {
     !sco_salt(volume, ScoId(id.0), epoch)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(word)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
 }
 
 #[cfg(test)]

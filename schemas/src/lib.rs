@@ -11,6 +11,7 @@ pub mod crc;
 pub mod geometry;
 pub mod history;
 pub mod ids;
+mod le;
 pub mod log_record;
 pub mod manifest;
 pub mod object;

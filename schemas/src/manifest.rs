@@ -16,6 +16,7 @@ use crate::crc::crc32c;
 use crate::geometry::{ScoSize, VolumeSize};
 use crate::history::HistoryState;
 use crate::ids::{BatchSeq, CheckpointId, Epoch, ManifestSeq, ScoId, SnapshotId, VolumeId};
+use crate::le::u32_at;
 use crate::log_record::SnapshotLabel;
 use crate::records::{EpochStart, Origin};
 use crate::wire::msgpack::{put_named, take_named};
@@ -147,7 +148,7 @@ pub struct FlattenState {
 }
 
 /// The root record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The volume.
     pub volume: VolumeId,
@@ -238,11 +239,7 @@ impl Manifest {
                 need: HEADER_LEN,
             });
         }
-        let word = |at: usize| {
-            let mut word = [0; 4];
-            word.copy_from_slice(&bytes[at..at + 4]);
-            u32::from_le_bytes(word)
-        };
+        let word = |at: usize| u32_at(bytes, at);
         let (magic, version, len, found) = (word(0), word(4), word(8) as usize, word(12));
         if magic != MAGIC {
             return Err(DecodeError::Magic {

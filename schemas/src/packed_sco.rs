@@ -27,6 +27,7 @@ use crate::DecodeError;
 use crate::crc::crc32c;
 use crate::geometry::{CLUSTER_BYTES, CLUSTER_LEN, ScoSize};
 use crate::ids::Slot;
+use crate::le::u32_at;
 use crate::sco::ScoHeader;
 use crate::wire::storage::OBJECT_BYTES_MAX;
 
@@ -324,10 +325,6 @@ impl PackedHead {
                 .first()
                 .map_or(0, |word| u64::from((word & below).count_ones()))
     }
-}
-
-fn u32_at(bytes: &[u8; HEAD_BYTES], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 fn chunk_of(offset: u64) -> usize {

@@ -24,6 +24,7 @@ use crate::DecodeError;
 use crate::crc::{crc32c, crc32c_append, sco_salt};
 use crate::geometry::{ClusterAddress, ScoSize};
 use crate::ids::{BatchSeq, Epoch, ScoId, Slot, VolumeId};
+use crate::le::{u32_at, u64_at};
 
 /// Stored size of a header; the rest of the header area is zeros.
 pub const HEADER_LEN: usize = 64;
@@ -448,16 +449,4 @@ impl Batch {
             len,
         })
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(word)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
 }

@@ -29,6 +29,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use crate::DecodeError;
 use crate::crc::{crc32c, crc32c_append};
 use crate::geometry::CLUSTER_LEN;
+use crate::le::u32_at;
 use crate::object::ObjectName;
 use crate::wire::storage::OBJECT_BYTES_MAX;
 
@@ -410,10 +411,6 @@ fn check_crc(what: &'static str, found: u32, expected: u32) -> Result<(), Decode
         found,
         expected,
     })
-}
-
-fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// Only for lengths that were bounded by [`STORED_BYTES_MAX`] or by a buffer before.

@@ -22,6 +22,7 @@ use crate::DecodeError;
 use crate::crc::{crc32c, crc32c_append};
 use crate::geometry::{CLUSTER_BYTES, VolumeSize};
 use crate::ids::{SnapshotId, VolumeId};
+use crate::le::{u32_at, u64_at};
 use crate::wire::msgpack::{put_named, take_named};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SCSB");
@@ -409,16 +410,4 @@ impl StreamOrder {
             expected: "what was in the stream",
         })
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(word)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
 }
