@@ -10,16 +10,16 @@
 use std::ops::ControlFlow;
 
 use sconce_schemas::checkpoint::NodeRecord;
-use sconce_schemas::geometry::ByteLen;
 use sconce_schemas::ids::Location;
 use sconce_schemas::manifest::TreeRoot;
 use sconce_schemas::wire::volume::{ChangeKind, ChangedExtent, EXTENTS_MAX, IoCode, IoRequest, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{CLUSTER_BYTES, ClusterAddress, DecodeError, SnapshotId};
+use sconce_schemas::{CLUSTER_BYTES, DecodeError, SnapshotId};
 
 use crate::change::check_range;
 use crate::event::{Effect, Ticket};
 use crate::operations::Parked;
+use crate::read::{clusters_of, trim};
 use crate::snapshots::snapshot_gone;
 use crate::tree::{Missing, StoredUpTo, Tree, adopt};
 use crate::volume::Volume;
@@ -180,7 +180,9 @@ impl Volume {
             Base::Snapshot(id) => self.map_of(Some(id))?,
             Base::Ancestor(root) => self.foreign.get(root)?,
         };
-        let (start, end) = comparison.clusters();
+        let bytes = comparison.offset..comparison.end;
+        let clusters = clusters_of(bytes.clone());
+        let start = clusters.start;
         let (mut extents, mut next) = (Vec::new(), start);
         let mut visit = |number: u64, _: Option<Location>, now: Option<Location>| {
             push(&mut extents, ChangeKind::Same, number - next);
@@ -193,36 +195,14 @@ impl Volume {
                 ControlFlow::Continue(())
             }
         };
-        let upto = match before.diff_part(now, start..end, PAIRS_MAX, &mut visit) {
+        let upto = match before.diff_part(now, clusters, PAIRS_MAX, &mut visit) {
             Ok(upto) => upto,
             // What was seen before the missing node is an answer; without any, the node comes first.
             Err(missing) if missing.first() <= start => return Some(Err(missing)),
             Err(missing) => missing.first(),
         };
         push(&mut extents, ChangeKind::Same, upto.saturating_sub(next));
-        Some(Ok(comparison.trim(extents)))
-    }
-}
-
-impl Comparison {
-    /// The first cluster, and the one behind the last.
-    fn clusters(&self) -> (u64, u64) {
-        let start = ClusterAddress::holding(self.offset).0;
-        (start, ByteLen(self.end).clusters_ceil().0)
-    }
-
-    /// Cuts cluster-aligned extents to the bytes that were asked for.
-    fn trim(&self, mut extents: Vec<ChangedExtent>) -> Vec<ChangedExtent> {
-        if let Some(first) = extents.first_mut() {
-            first.length -= self.offset % CLUSTER_BYTES;
-        }
-        let mut left = self.end - self.offset;
-        for extent in &mut extents {
-            extent.length = extent.length.min(left);
-            left -= extent.length;
-        }
-        extents.retain(|extent| extent.length > 0);
-        extents
+        Some(Ok(trim(extents, bytes, |extent| &mut extent.length)))
     }
 }
 

@@ -14,7 +14,7 @@ use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeReply};
 use sconce_schemas::{
-    BatchSeq, ByteLen, CheckpointId, Epoch, ManifestSeq, ScoId, Slot, SnapshotId, VolumeId,
+    BatchSeq, ByteLen, CheckpointId, Epoch, ManifestSeq, ObjectName, ScoId, Slot, SnapshotId, VolumeId,
 };
 
 use crate::changes::Compared;
@@ -417,6 +417,28 @@ pub enum Extent {
         /// CRC32C of each cluster.
         crcs: Vec<u32>,
     },
+}
+
+impl Extent {
+    /// The object that a stored extent is in; `None`: it is no stored one.
+    #[must_use]
+    pub const fn object(&self) -> Option<ObjectName> {
+        match self {
+            Self::Zeros { .. } | Self::Local { .. } => None,
+            Self::Stored {
+                volume,
+                sco,
+                epoch,
+                version,
+                ..
+            } => Some(ObjectName::Sco {
+                volume: *volume,
+                id: *sco,
+                epoch: *epoch,
+                version: *version,
+            }),
+        }
+    }
 }
 
 /// Roots of a checkpoint once it is encoded.

@@ -36,7 +36,7 @@ pub(crate) struct Query {
 impl Query {
     /// Clusters that it covers.
     fn clusters(&self) -> std::ops::Range<u64> {
-        ClusterAddress::holding(self.offset).0..ByteLen(self.end).clusters_ceil().0
+        clusters_of(self.offset..self.end)
     }
 }
 
@@ -190,7 +190,9 @@ impl Volume {
             Ok(()) if !cut => push_status(&mut extents, ExtentKind::Hole, end - next),
             _ => {}
         }
-        Ok(trim(extents, query))
+        Ok(trim(extents, query.offset..query.end, |extent| {
+            &mut extent.length
+        }))
     }
 }
 
@@ -225,16 +227,26 @@ fn push_status(extents: &mut Vec<ExtentStatus>, kind: ExtentKind, clusters: u64)
     }
 }
 
-/// Cuts cluster-aligned extents to the bytes that were asked for.
-fn trim(mut extents: Vec<ExtentStatus>, query: &Query) -> Vec<ExtentStatus> {
+/// Clusters that bytes lie in.
+pub(crate) fn clusters_of(bytes: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    ClusterAddress::holding(bytes.start).0..ByteLen(bytes.end).clusters_ceil().0
+}
+
+/// Cuts cluster-aligned extents to the bytes that were asked for. `length`: that of one.
+pub(crate) fn trim<T>(
+    mut extents: Vec<T>,
+    bytes: std::ops::Range<u64>,
+    length: impl Fn(&mut T) -> &mut u64,
+) -> Vec<T> {
     if let Some(first) = extents.first_mut() {
-        first.length -= query.offset % CLUSTER_BYTES;
+        *length(first) -= bytes.start % CLUSTER_BYTES;
     }
-    let mut left = query.end - query.offset;
-    for extent in &mut extents {
-        extent.length = extent.length.min(left);
-        left -= extent.length;
-    }
-    extents.retain(|extent| extent.length > 0);
+    let mut left = bytes.end - bytes.start;
+    extents.retain_mut(|extent| {
+        let length = length(extent);
+        *length = left.min(*length);
+        left -= *length;
+        *length > 0
+    });
     extents
 }

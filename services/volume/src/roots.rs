@@ -1,16 +1,16 @@
-//! Roots: everything that keeps what it refers to. Scrubbing and sweeping look here, and nowhere else.
+//! Roots: everything that keeps what it refers to. Scrubbing looks here, and nowhere else.
 //!
 //! Keeps: nothing of its own.
 //! Order: none.
 //! Crash: nothing.
 //! Knows no storage.
 //!
-//! What lies behind the base of the history window (SCOs and checkpoint objects with higher numbers) is kept whole, since
+//! What lies behind the base of the history window (SCOs with higher numbers) is kept whole, since
 //! moments in it refer to what no root has any more. What lies up to the base is kept by the maps here: a moment behind the
 //! base has it from the base, or from a snapshot that was gone back to, which is kept as long.
 
+use sconce_schemas::ScoId;
 use sconce_schemas::ids::Location;
-use sconce_schemas::{CheckpointId, ScoId};
 
 use crate::tree::Tree;
 use crate::volume::Volume;
@@ -29,13 +29,5 @@ impl Volume {
         let base = self.history.base().map(|base| base.covered_sco);
         let covered = self.checkpoints.covered_sco;
         base.map_or(covered, |base| base.min(covered))
-    }
-
-    /// The last checkpoint object that may lose nodes, or go, where the maps do not need them; `None`: there is no history,
-    /// only the maps count.
-    #[must_use]
-    pub fn sweep_upto(&self) -> Option<CheckpointId> {
-        let base = self.history.base().map(|base| base.checkpoint);
-        self.history.is_on().then(|| base.unwrap_or(CheckpointId::NONE))
     }
 }

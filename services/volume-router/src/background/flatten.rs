@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use sconce_schemas::crc::crc32c;
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ObjectName, ScoSize};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ScoSize};
 use sconce_volume::{Event, Extent};
 
 use super::Shared;
 use super::outage::Tried;
 use crate::actor::Owner;
+use crate::device::check_clusters;
 use crate::owner::record::{RecordError, drop_origin};
 
 /// Ranges that are read at the same time for one volume.
@@ -70,23 +70,9 @@ fn clusters_of(extent: &Extent) -> u64 {
 
 async fn read(shared: &Shared, owner: &Owner, size: ScoSize, extent: &Extent) -> Result<Vec<Bytes>, Refusal> {
     let subject = owner.subject();
-    let Extent::Stored {
-        volume,
-        sco,
-        epoch,
-        version,
-        first_slot,
-        crcs,
-    } = extent
-    else {
+    let (Some(name), Extent::Stored { first_slot, crcs, .. }) = (extent.object(), extent) else {
         let text = format!("volume {}: {extent:?} is no ancestor's", subject.path);
         return Err(Refusal::damaged(text));
-    };
-    let name = ObjectName::Sco {
-        volume: *volume,
-        id: *sco,
-        epoch: *epoch,
-        version: *version,
     };
     let length = u32::try_from(crcs.len() * CLUSTER_LEN).unwrap_or(u32::MAX);
     let offset = size.slot_offset(*first_slot);
@@ -96,22 +82,14 @@ async fn read(shared: &Shared, owner: &Owner, size: ScoSize, extent: &Extent) ->
         let text = format!("object {name}: {}", refusal.text);
         Refusal { text, ..refusal }
     })?;
-    let clusters: Vec<Bytes> = (0..bytes.len() / CLUSTER_LEN)
-        .map(|at| bytes.slice(at * CLUSTER_LEN..(at + 1) * CLUSTER_LEN))
-        .collect();
-    let wrong = crcs
-        .iter()
-        .enumerate()
-        .find(|(at, crc)| clusters.get(*at).map(|cluster| crc32c(cluster)) != Some(**crc));
-    match wrong {
-        None => Ok(clusters),
-        Some((at, _)) => {
-            let slot = usize::from(first_slot.0) + at;
-            let text = format!("object {name}: slot {slot} does not hold what was written there");
-            tracing::error!(volume = %subject.path, "{text}");
-            Err(Refusal::damaged(text))
-        }
+    if let Err(bad) = check_clusters(&bytes, crcs) {
+        let slot = usize::from(first_slot.0) + bad.at;
+        let text = format!("object {name}: slot {slot} does not hold what was written there");
+        tracing::error!(volume = %subject.path, "{text}");
+        return Err(Refusal::damaged(text));
     }
+    let cluster = |at: usize| bytes.slice(at * CLUSTER_LEN..(at + 1) * CLUSTER_LEN);
+    Ok((0..crcs.len()).map(cluster).collect())
 }
 
 /// Runs until the registry says that the clone is independent, or its owner is owner no more.

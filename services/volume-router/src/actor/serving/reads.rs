@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::VolumeReply;
-use sconce_schemas::{CLUSTER_LEN, ClusterAddress, ObjectName};
+use sconce_schemas::{CLUSTER_LEN, ClusterAddress};
 use sconce_volume::{Event, Extent, FetchId, Ticket};
 
 use super::Serving;
@@ -155,22 +155,8 @@ impl Serving {
     }
 
     fn fetch_stored(&mut self, fetch: FetchId, from: &Extent) {
-        let Extent::Stored {
-            volume,
-            sco,
-            epoch,
-            version,
-            first_slot,
-            crcs,
-        } = from
-        else {
+        let (Some(name), Extent::Stored { first_slot, crcs, .. }) = (from.object(), from) else {
             return;
-        };
-        let name = ObjectName::Sco {
-            volume: *volume,
-            id: *sco,
-            epoch: *epoch,
-            version: *version,
         };
         let (offset, crc) = (
             self.sco_size.slot_offset(*first_slot),
