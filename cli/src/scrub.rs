@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::args::{Format, Scrub};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
 use crate::size::shown;
-use crate::view::{columns, print, time_shown};
+use crate::view::{columns, print, time_shown, unknown};
 
 /// Owners that are asked at the same time.
 const CONCURRENCY: usize = 16;
@@ -110,8 +110,7 @@ fn table(views: &[ScrubView]) -> String {
         ],
         &[2, 3, 4, 5, 6],
     );
-    let none = || "-".to_owned();
-    let bytes = |bytes: Option<u64>| bytes.map_or_else(none, shown);
+    let bytes = |bytes: Option<u64>| bytes.map_or_else(unknown, shown);
     for view in views {
         table.add_row([
             view.path.clone(),
@@ -121,9 +120,9 @@ fn table(views: &[ScrubView]) -> String {
             bytes(view.to_win_bytes),
             bytes(view.won_bytes),
             view.waiting_objects
-                .map_or_else(none, |objects| objects.to_string()),
-            view.last_success.clone().unwrap_or_else(none),
-            view.last_failure.clone().unwrap_or_else(none),
+                .map_or_else(unknown, |objects| objects.to_string()),
+            view.last_success.clone().unwrap_or_else(unknown),
+            view.last_failure.clone().unwrap_or_else(unknown),
         ]);
     }
     table.trim_fmt()

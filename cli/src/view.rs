@@ -491,7 +491,7 @@ pub(crate) fn columns(names: &[&str], right: &[usize]) -> Table {
     table
 }
 
-fn unknown() -> String {
+pub(crate) fn unknown() -> String {
     "-".to_owned()
 }
 

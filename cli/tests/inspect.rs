@@ -8,13 +8,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use sconce_schemas::history::HistoryState;
-use sconce_schemas::manifest::{Manifest, TreeRoot};
+use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::stored_object::SealedObject;
-use sconce_schemas::{
-    BatchSeq, CheckpointId, Epoch, ManifestSeq, ObjectName, ScoId, ScoSize, VolumeId, VolumeSize,
-};
+use sconce_schemas::{Epoch, ManifestSeq, ObjectName, ScoId, VolumeId, VolumeSize};
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
 
@@ -42,29 +39,12 @@ fn put_manifest(dir: &Path) -> ObjectName {
         path: "/vm1/disk.raw".to_owned(),
         pool: "default".to_owned(),
         size: VolumeSize::new(1 << 30).unwrap(),
-        sco_size: ScoSize::default(),
-        read_only: false,
-        allocated_clusters: 0,
-        map: TreeRoot::default(),
-        scos: TreeRoot::default(),
-        covered: BatchSeq::NONE,
-        covered_sco: ScoId::NONE,
-        checkpoint: CheckpointId::NONE,
         lineage: vec![VOLUME],
         epochs: vec![EpochStart {
             epoch: Epoch(1),
             first_sco: ScoId(1),
         }],
-        ancestor_epochs: Vec::new(),
-        sessions: Vec::new(),
-        snapshots: Vec::new(),
-        gone_snapshots: Vec::new(),
-        condemned: Vec::new(),
-        flatten: None,
-        independent: false,
-        parent: None,
-        origin: None,
-        history: HistoryState::default(),
+        ..Manifest::default()
     };
     let name = ObjectName::Manifest {
         volume: VOLUME,

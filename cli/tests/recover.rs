@@ -12,13 +12,11 @@ use sconce_cli::args::Cli;
 use sconce_cli::cluster::Cluster;
 use sconce_fs_router::names::PoolPath;
 use sconce_runtime::Stop;
-use sconce_schemas::manifest::{Manifest, TreeRoot};
+use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, NodeRecord, Origin, Record, keys};
 use sconce_schemas::wire::registry::Change;
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
-use sconce_schemas::{
-    BatchSeq, CheckpointId, Epoch, ManifestSeq, ObjectName, ScoId, ScoSize, SnapshotId, VolumeId, VolumeSize,
-};
+use sconce_schemas::{Epoch, ManifestSeq, ObjectName, ScoId, SnapshotId, VolumeId, VolumeSize};
 use sconce_storage_router::{Components, Settings, run};
 use tempfile::TempDir;
 use tokio::task::LocalSet;
@@ -166,29 +164,12 @@ fn manifest(volume: VolumeId, epoch: u64, seq: u64, path: &str, size: u64) -> Ma
         path: path.to_owned(),
         pool: "default".to_owned(),
         size: VolumeSize::new(size).unwrap(),
-        sco_size: ScoSize::default(),
-        read_only: false,
-        allocated_clusters: 0,
-        map: TreeRoot::default(),
-        scos: TreeRoot::default(),
-        covered: BatchSeq::NONE,
-        covered_sco: ScoId::NONE,
-        history: sconce_schemas::history::HistoryState::default(),
-        checkpoint: CheckpointId::NONE,
         lineage: vec![volume],
         epochs: vec![EpochStart {
             epoch: Epoch(epoch),
             first_sco: ScoId::FIRST,
         }],
-        ancestor_epochs: Vec::new(),
-        snapshots: Vec::new(),
-        gone_snapshots: Vec::new(),
-        condemned: Vec::new(),
-        flatten: None,
-        independent: false,
-        parent: None,
-        origin: None,
-        sessions: Vec::new(),
+        ..Manifest::default()
     }
 }
 

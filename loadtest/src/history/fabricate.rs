@@ -16,7 +16,6 @@ use sconce_schemas::checkpoint::{
     Bitmap, CheckpointBuilder, FANOUT, NodePlace, NodeRecord, NodeRef, TreeKind,
 };
 use sconce_schemas::crc::crc32c;
-use sconce_schemas::history::HistoryState;
 use sconce_schemas::ids::Location;
 use sconce_schemas::manifest::{Manifest, TreeRoot};
 use sconce_schemas::records::EpochStart;
@@ -73,7 +72,6 @@ pub(super) fn fabricate(backend: &Path, path: &str, bytes: u64) -> Result<Volume
         pool: "default".to_owned(),
         size: VolumeSize::new(bytes)?,
         sco_size: size,
-        read_only: false,
         allocated_clusters: leaves,
         map,
         scos: table,
@@ -85,16 +83,7 @@ pub(super) fn fabricate(backend: &Path, path: &str, bytes: u64) -> Result<Volume
             epoch: EPOCH,
             first_sco: ScoId::FIRST,
         }],
-        ancestor_epochs: Vec::new(),
-        sessions: Vec::new(),
-        snapshots: Vec::new(),
-        gone_snapshots: Vec::new(),
-        condemned: Vec::new(),
-        flatten: None,
-        independent: false,
-        parent: None,
-        origin: None,
-        history: HistoryState::default(),
+        ..Manifest::default()
     };
     let name = ObjectName::Manifest {
         volume,
