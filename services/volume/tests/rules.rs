@@ -13,7 +13,7 @@ use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScrubPolicy, SessionSlot, Step, Ticket,
+    CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScrubPolicy, SweepPolicy, SessionSlot, Step, Ticket,
     Volume, VolumeConfig,
 };
 
@@ -48,6 +48,10 @@ impl Host {
             map_memory: ByteLen(map_memory),
             checkpoint: CheckpointPolicy::default(),
             scrub: ScrubPolicy::default(),
+            sweep: SweepPolicy {
+                every_us: 0,
+                ..SweepPolicy::default()
+            },
         };
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);

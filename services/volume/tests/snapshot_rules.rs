@@ -19,7 +19,7 @@ use sconce_schemas::{
     ByteLen, CheckpointId, Epoch, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
 };
 use sconce_volume::{
-    Ask, CheckpointPolicy, Effect, Event, FetchId, Frozen, Origin, Recovery, ScoImage, ScrubPolicy,
+    Ask, CheckpointPolicy, Effect, Event, FetchId, Frozen, Origin, Recovery, ScoImage, ScrubPolicy, SweepPolicy,
     SessionSlot, Step, Ticket, Volume, VolumeConfig,
 };
 
@@ -357,6 +357,10 @@ fn config(epoch: Epoch, map_memory: u64) -> VolumeConfig {
         map_memory: ByteLen(map_memory),
         checkpoint: CheckpointPolicy::default(),
         scrub: ScrubPolicy::default(),
+        sweep: SweepPolicy {
+            every_us: 0,
+            ..SweepPolicy::default()
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use sconce_fs_router::peers::Say;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize};
 use sconce_volume::{
-    Ask, CheckpointPolicy, Effect, Event, Extent, Recovery, ScrubPolicy, SessionSlot, Step, Ticket, Volume,
+    Ask, CheckpointPolicy, Effect, Event, Extent, Recovery, ScrubPolicy, SweepPolicy, SessionSlot, Step, Ticket, Volume,
     VolumeConfig,
 };
 
@@ -52,6 +52,10 @@ impl Owner {
             map_memory: ByteLen(1 << 20),
             checkpoint: CheckpointPolicy::default(),
             scrub: ScrubPolicy::default(),
+            sweep: SweepPolicy {
+                every_us: 0,
+                ..SweepPolicy::default()
+            },
         };
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);

@@ -118,6 +118,8 @@ impl World {
             Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.pending.push(Pending::Bundle(plan)),
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
+            Effect::List { kind, after } => self.pending.push(Pending::List(kind, after)),
+            Effect::Delete { names } => self.pending.push(Pending::Sweep(names)),
             Effect::Copy { .. } | Effect::Independent => panic!("the volume is no clone"),
             Effect::Halt { reason } => panic!("halted: {reason}"),
         }
@@ -215,6 +217,7 @@ impl World {
                     epoch: manifest.epoch,
                 };
                 assert!(self.store.insert(name, bytes.into()).is_none());
+                self.check_floors(&manifest);
                 let seq = manifest.seq;
                 self.manifest = Some(*manifest);
                 self.feed(Event::ManifestStored { seq });
@@ -240,6 +243,8 @@ impl World {
             Pending::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
             Pending::Bundle(plan) => self.write_bundle(&plan),
             Pending::Delete(object) => self.delete_sco(object),
+            Pending::List(kind, after) => self.list(kind, after),
+            Pending::Sweep(names) => self.sweep(&names),
             Pending::Fetch { fetch, cluster } => {
                 self.feed(Event::Fetched {
                     fetch,
