@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             idle_us: u64::MAX,
             age_us: u64::MAX,
             renewal_bytes: u64::MAX,
+            renewal_step: 1,
         },
         scrub: ScrubPolicy::default(),
         sweep: SweepPolicy {

@@ -35,6 +35,8 @@ pub struct CheckpointPolicy {
     pub age_us: u64,
     /// Bytes of checkpoint objects that are stored at least before the head's trees are stored anew.
     pub renewal_bytes: u64,
+    /// Nodes that one event lets be stored again: some ten microseconds.
+    pub renewal_step: u16,
 }
 
 impl Default for CheckpointPolicy {
@@ -45,6 +47,7 @@ impl Default for CheckpointPolicy {
             idle_us: 5_000_000,
             age_us: 60_000_000,
             renewal_bytes: 4 << 20,
+            renewal_step: 16,
         }
     }
 }

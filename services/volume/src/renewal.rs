@@ -20,8 +20,6 @@ use crate::volume::Volume;
 const FACTOR: u64 = 3;
 /// Or once so many checkpoints were stored, however small: each is an object.
 const CHECKPOINTS_MAX: u64 = 16 << 10;
-/// Nodes that one event lets be stored again.
-const NODES_STEP: usize = 16;
 /// Between two checkpoints nodes are renewed until they take about this part of the map's memory.
 const MEMORY_PART: u64 = 8;
 /// What a node takes in memory at most, about.
@@ -172,7 +170,7 @@ impl Volume {
 
     /// A turn.
     pub(crate) fn renewal_turn(&mut self, effects: &mut Vec<Effect>) {
-        for node in 0..NODES_STEP {
+        for node in 0..self.checkpoints.policy.renewal_step {
             // One at least, however little memory there is.
             if node > 0 && self.has_no_memory_for_more() {
                 if let Some(walk) = &mut self.renewal.walk {

@@ -17,7 +17,6 @@ use sconce_schemas::ObjectName;
 
 use crate::event::Effect;
 use crate::operations::Parked;
-use crate::scos::InBundle;
 use crate::scrub::ScoObject;
 use crate::tree::Missing;
 use crate::volume::Volume;
@@ -389,19 +388,11 @@ impl Volume {
         if object.sco > self.checkpoints.covered_sco || self.scrub.is_condemned(object) {
             return Ok(false);
         }
-        if !object.is_bundle() {
-            let state = self.scos.get(object.sco.0)?;
-            return Ok(state.is_none_or(|state| state.bundle.is_some() || object.version < state.version));
-        }
-        let bundle = InBundle {
-            named: object.sco,
-            version: object.version,
+        // A bundle goes whole: as long as any SCO is in it, so is the one that it is named after.
+        let Some(state) = self.scos.get(object.sco.0)? else {
+            return Ok(true);
         };
-        // What a bundle holds are neighbours in the table, up to the one that it is named after.
-        Ok(match self.scos.last_upto(object.sco.0)? {
-            Some((_, state)) if state.bundle == Some(bundle) => false,
-            Some((sco, state)) if sco == object.sco.0 => object.version <= state.version,
-            _ => true,
-        })
+        let is_known = object.version <= state.version || (state.bundle.is_some() && !object.is_bundle());
+        Ok(is_known && self.object_of(object.sco, state) != object)
     }
 }

@@ -31,17 +31,6 @@ impl<V: Value> Tree<V> {
         visit_child(root, self.height, 0, &range, &mut visit).map(|_| ())
     }
 
-    /// The last number up to `number` that has a value, and the value.
-    ///
-    /// # Errors
-    /// The node that has to be loaded first.
-    pub(crate) fn last_upto(&self, number: u64) -> Result<Option<(u64, V)>, Missing> {
-        match &self.root {
-            Some(root) => last_upto(root, self.height, 0, number),
-            None => Ok(None),
-        }
-    }
-
     /// Where to cut `range` so that clearing its first part touches about `values_max` values (a node counts as some); `range.end` if clearing all
     /// of it does not touch more. The cut is at a node's border; what is not resident costs nothing.
     pub(crate) fn cut(&self, range: Range<u64>, values_max: u64) -> u64 {
@@ -137,41 +126,6 @@ fn visit_child<V: Value>(
         }
     }
     Ok(ControlFlow::Continue(()))
-}
-
-fn last_upto<V: Value>(
-    child: &Child<V>,
-    height: u8,
-    first: u64,
-    number: u64,
-) -> Result<Option<(u64, V)>, Missing> {
-    let node = match &child.link {
-        Link::Resident(node) => node,
-        Link::Stored(reference) => {
-            return Err(Missing {
-                place: place_of::<V>(first, height),
-                reference: *reference,
-            });
-        }
-    };
-    let slots = slots_in(first, height, &(first..number.saturating_add(1)));
-    match &**node {
-        Node::Leaf(leaf) => {
-            leaf.state.touch();
-            let last = leaf.range(slots).last();
-            Ok(last.map(|(slot, value)| (first + slot as u64, *value)))
-        }
-        Node::Inner(inner) => {
-            let below: Vec<_> = inner.range(slots).collect();
-            for (slot, below) in below.into_iter().rev() {
-                let at = first + slot as u64 * span(height - 1);
-                if let Some(last) = last_upto(below, height - 1, at, number)? {
-                    return Ok(Some(last));
-                }
-            }
-            Ok(None)
-        }
-    }
 }
 
 /// What a node costs to clear, however little it holds, in values.

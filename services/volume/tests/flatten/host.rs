@@ -87,6 +87,7 @@ fn config(
             age_us: 20_000_000,
             // Renewals and flattening walk the same map.
             renewal_bytes: 4 << 10,
+            renewal_step: 2,
         },
         // What scrubs and sweeps do is no part of this.
         scrub: ScrubPolicy {

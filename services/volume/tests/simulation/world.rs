@@ -124,6 +124,8 @@ pub(crate) struct World {
     pub(crate) chance: fastrand::Rng,
     pub(crate) disk: Disk,
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
+    /// CRC32C of everything that was ever stored under a name of this volume: a name has one content for ever.
+    contents: BTreeMap<ObjectName, u32>,
     /// What the bundles in the store hold.
     pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
     /// Bundles of several SCOs that were written.
@@ -226,6 +228,7 @@ impl World {
             chance,
             disk: Disk::new(size, files),
             store: BTreeMap::new(),
+            contents: BTreeMap::new(),
             bundles: BTreeMap::new(),
             merged: 0,
             manifest: None,
@@ -346,6 +349,7 @@ fn config(id: VolumeId, epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteL
             idle_us: 2_000_000,
             age_us: 20_000_000,
             renewal_bytes: 8 << 10,
+            renewal_step: 1,
         },
         scrub: ScrubPolicy {
             utilisation_percent: 92,
