@@ -355,7 +355,11 @@ impl Settings {
     /// When what was left behind is looked for.
     pub(crate) fn sweep_policy(&self) -> SweepPolicy {
         SweepPolicy {
-            every_us: if self.sweep.enabled { micros(self.sweep.every) } else { 0 },
+            every_us: if self.sweep.enabled {
+                micros(self.sweep.every)
+            } else {
+                0
+            },
             pause_us: micros(self.sweep.pause),
             grace_us: micros(self.scrub.grace),
         }

@@ -8,7 +8,7 @@ use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId};
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, Recovery, ScrubPolicy, SweepPolicy, Step, Ticket, Volume, VolumeConfig,
+    CheckpointPolicy, Effect, Event, Recovery, ScrubPolicy, Step, SweepPolicy, Ticket, Volume, VolumeConfig,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -372,7 +372,12 @@ impl Volume {
 
     /// The manifest is stored: what it covers is safe without the write buffer.
     pub(crate) fn manifest_stored(&mut self, seq: ManifestSeq, effects: &mut Vec<Effect>) {
-        let is_it = |running: &mut Running| running.manifest.as_ref().is_some_and(|named| named.manifest == seq);
+        let is_it = |running: &mut Running| {
+            running
+                .manifest
+                .as_ref()
+                .is_some_and(|named| named.manifest == seq)
+        };
         let Some(mut running) = self.checkpoints.running.take_if(is_it) else {
             return;
         };

@@ -18,7 +18,9 @@ use sconce_schemas::manifest::LogPlace;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{BatchSeq, CheckpointId, ClusterAddress, Epoch, ScoId, SessionId, SnapshotId, VolumeSize};
+use sconce_schemas::{
+    BatchSeq, CheckpointId, ClusterAddress, Epoch, ScoId, SessionId, SnapshotId, VolumeSize,
+};
 
 use crate::event::{Effect, SessionSlot, Ticket};
 use crate::operations::Parked;

@@ -11,9 +11,9 @@
 //! above those that the SCO table knows stay: each name has one content for ever, and the next bundle of that name has to see
 //! that it is taken.
 
+use sconce_schemas::ObjectName;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::ObjectName;
 
 use crate::event::Effect;
 use crate::operations::Parked;
@@ -87,10 +87,7 @@ enum Step {
     /// The grace time runs since then.
     Resting(u64),
     /// The host deletes so many; what is left.
-    Deleting {
-        under_way: usize,
-        left: Vec<ObjectName>,
-    },
+    Deleting { under_way: usize, left: Vec<ObjectName> },
 }
 
 /// Names that are judged.
@@ -156,7 +153,9 @@ impl Volume {
 
     /// Whether ticks are needed: a pass is under way, or is due now.
     pub(crate) fn has_to_sweep(&self) -> bool {
-        self.sweep.has_work() || self.garbage_checkpoints() > self.sweep.garbage || self.sweep_is_due().is_some()
+        self.sweep.has_work()
+            || self.garbage_checkpoints() > self.sweep.garbage
+            || self.sweep_is_due().is_some()
     }
 
     /// Whether a pass is due, and then whether over all kinds. None is before this ownership has a manifest.
@@ -242,7 +241,12 @@ impl Volume {
     /// The host listed; no names: these were the last ones of the kind.
     pub(crate) fn listed(&mut self, result: Result<Vec<ObjectName>, Refusal>) {
         let now_us = self.now_us;
-        let Some(pass) = self.sweep.pass.as_mut().filter(|pass| matches!(pass.step, Step::Listing)) else {
+        let Some(pass) = self
+            .sweep
+            .pass
+            .as_mut()
+            .filter(|pass| matches!(pass.step, Step::Listing))
+        else {
             return;
         };
         match result {
@@ -349,7 +353,9 @@ impl Volume {
     }
 
     fn end_pass(&mut self) {
-        let Some(pass) = self.sweep.pass.take() else { return };
+        let Some(pass) = self.sweep.pass.take() else {
+            return;
+        };
         self.sweep.last_us = self.now_us;
         self.sweep.garbage = pass.garbage;
         if pass.of_all {
@@ -359,11 +365,18 @@ impl Volume {
 
     /// Whether nothing refers to an object of this volume, nor ever will.
     fn is_garbage(&self, name: ObjectName) -> Result<bool, Missing> {
-        let Some(named) = self.checkpoints.named.as_ref().filter(|_| name.volume() == self.id) else {
+        let Some(named) = self
+            .checkpoints
+            .named
+            .as_ref()
+            .filter(|_| name.volume() == self.id)
+        else {
             return Ok(false);
         };
         match name {
-            ObjectName::Sco { id, epoch, version, .. } => self.is_garbage_sco(ScoObject {
+            ObjectName::Sco {
+                id, epoch, version, ..
+            } => self.is_garbage_sco(ScoObject {
                 sco: id,
                 epoch,
                 version,

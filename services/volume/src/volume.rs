@@ -12,8 +12,8 @@ use sconce_schemas::manifest::{Manifest, TreeRoot};
 use sconce_schemas::records::{EpochStart, Origin};
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::{
-    BatchSeq, ByteLen, CheckpointId, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, SnapshotId, VolumeId,
-    VolumeSize,
+    BatchSeq, ByteLen, CheckpointId, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, SnapshotId,
+    VolumeId, VolumeSize,
 };
 
 use crate::change::Change;

@@ -13,8 +13,8 @@ use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScrubPolicy, SweepPolicy, SessionSlot, Step, Ticket,
-    Volume, VolumeConfig,
+    CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScrubPolicy, SessionSlot, Step, SweepPolicy,
+    Ticket, Volume, VolumeConfig,
 };
 
 const SIZE: u64 = 1 << 40;

@@ -205,7 +205,10 @@ impl Host {
 
     /// Bytes of the checkpoints that are there.
     fn map_bytes(&self) -> u64 {
-        let maps = self.others.iter().filter(|(name, _)| name.kind() == ObjectKind::Map);
+        let maps = self
+            .others
+            .iter()
+            .filter(|(name, _)| name.kind() == ObjectKind::Map);
         maps.map(|(_, length)| length).sum()
     }
 

@@ -12,8 +12,8 @@ use sconce_fs_router::peers::Say;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize};
 use sconce_volume::{
-    Ask, CheckpointPolicy, Effect, Event, Extent, Recovery, ScrubPolicy, SweepPolicy, SessionSlot, Step, Ticket, Volume,
-    VolumeConfig,
+    Ask, CheckpointPolicy, Effect, Event, Extent, Recovery, ScrubPolicy, SessionSlot, Step, SweepPolicy,
+    Ticket, Volume, VolumeConfig,
 };
 
 use super::Broken;

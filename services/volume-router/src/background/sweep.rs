@@ -47,7 +47,10 @@ async fn list(
 ) -> Result<Vec<ObjectName>, Refusal> {
     let subject = owner.subject();
     let turn = shared.scrubs.turn(false).await;
-    let names = shared.store.list(&subject.pool, subject.volume, kind, after).await;
+    let names = shared
+        .store
+        .list(&subject.pool, subject.volume, kind, after)
+        .await;
     turn.moved(0);
     names.map_err(|error| not_now(&subject, error.refusal()))
 }

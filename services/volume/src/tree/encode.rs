@@ -32,8 +32,7 @@ pub(crate) struct DeltaBases {
 
 impl DeltaBases {
     fn has(&self, base: &NodeRef, lineage: LineageIndex) -> bool {
-        self.own.is_none_or(|own| own.has(base))
-            && (base.lineage != lineage || base.checkpoint >= self.from)
+        self.own.is_none_or(|own| own.has(base)) && (base.lineage != lineage || base.checkpoint >= self.from)
     }
 }
 

@@ -59,14 +59,16 @@ impl<V: Value> Tree<V> {
             return Ok(Renewed::All);
         };
         let mut looks = LOOKS_MAX;
-        Ok(match next_old(root, self.height, 0, from, false, &old, &mut looks)? {
-            Some(Next::Old(leaf)) => {
-                self.store_again(leaf, old);
-                Renewed::UpTo(leaf.saturating_add(span(0)), true)
-            }
-            Some(Next::Later(at)) => Renewed::UpTo(at.max(from), false),
-            None => Renewed::All,
-        })
+        Ok(
+            match next_old(root, self.height, 0, from, false, &old, &mut looks)? {
+                Some(Next::Old(leaf)) => {
+                    self.store_again(leaf, old);
+                    Renewed::UpTo(leaf.saturating_add(span(0)), true)
+                }
+                Some(Next::Later(at)) => Renewed::UpTo(at.max(from), false),
+                None => Renewed::All,
+            },
+        )
     }
 }
 

@@ -20,7 +20,7 @@ use sconce_schemas::{
 };
 use sconce_volume::{
     CheckpointPolicy, CloneOf, Effect, Event, Extent, FetchId, Frozen, Origin, Recovery, ScoImage,
-    ScrubPolicy, SweepPolicy, SessionSlot, Step, Ticket, Volume, VolumeConfig,
+    ScrubPolicy, SessionSlot, Step, SweepPolicy, Ticket, Volume, VolumeConfig,
 };
 
 use crate::closure;
@@ -235,7 +235,9 @@ impl Host {
         let at = self.chance.usize(0..self.pending.len());
         let event = match self.pending.swap_remove(at) {
             Pending::Turn => Event::Turn,
-            Pending::List => Event::Listed { result: Ok(Vec::new()) },
+            Pending::List => Event::Listed {
+                result: Ok(Vec::new()),
+            },
             Pending::Sync(upto) => Event::Synced { upto },
             Pending::ScoSync(sco) => Event::ScoSynced { sco },
             Pending::Upload(sco, name, bytes) => {

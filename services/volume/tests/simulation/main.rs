@@ -55,7 +55,8 @@ fn every_life_keeps_its_promises() {
         });
         match run {
             Ok((crashed, damaged, had, answered, gone)) => {
-                gone.into_iter().for_each(|(kind, count)| *swept.entry(kind).or_default() += count);
+                gone.into_iter()
+                    .for_each(|(kind, count)| *swept.entry(kind).or_default() += count);
                 (crashes, damages) = (crashes + crashed, damages + damaged);
                 (moments, compared) = (moments + had, compared + answered);
             }

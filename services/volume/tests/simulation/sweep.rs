@@ -42,7 +42,11 @@ impl World {
     /// Deletes them, or some, and says that it could not.
     pub(crate) fn sweep(&mut self, names: &[ObjectName]) {
         let fails = self.chance.u32(0..10) == 0;
-        let upto = if fails { self.chance.usize(0..names.len()) } else { names.len() };
+        let upto = if fails {
+            self.chance.usize(0..names.len())
+        } else {
+            names.len()
+        };
         for name in &names[..upto] {
             assert_eq!(name.volume(), self.id);
             self.store.remove(name);
@@ -68,9 +72,16 @@ impl World {
         for (tree, root) in all.into_iter().chain(maps) {
             let Some(node) = root.node else { continue };
             let of_root = usize::from(node.lineage.0) == own;
-            let range = if of_root { root.floor..=node.checkpoint } else { CheckpointId::NONE..=CheckpointId::NONE };
+            let range = if of_root {
+                root.floor..=node.checkpoint
+            } else {
+                CheckpointId::NONE..=CheckpointId::NONE
+            };
             assert!(
-                !of_root || ranges.iter().any(|kept| kept.contains(range.start()) && kept.contains(range.end())),
+                !of_root
+                    || ranges
+                        .iter()
+                        .any(|kept| kept.contains(range.start()) && kept.contains(range.end())),
                 "{range:?} is not in {ranges:?}"
             );
             let place = NodePlace {
@@ -95,7 +106,12 @@ impl World {
         if usize::from(reference.lineage.0) != own {
             return;
         }
-        let key = (reference.checkpoint, reference.epoch.0, reference.offset, *range.start());
+        let key = (
+            reference.checkpoint,
+            reference.epoch.0,
+            reference.offset,
+            *range.start(),
+        );
         if !seen.insert(key) {
             return;
         }
@@ -129,7 +145,10 @@ impl World {
         for _ in 0..20 {
             self.now_us += SWEEP_EVERY_US;
             let now_us = self.now_us;
-            self.feed(Event::Tick { now_us, pressed: false });
+            self.feed(Event::Tick {
+                now_us,
+                pressed: false,
+            });
             self.settle();
         }
         self.compare();
@@ -137,7 +156,9 @@ impl World {
         self.check_floors(&manifest);
         let ranges = manifest.checkpoints();
         for name in self.names(ObjectKind::Map) {
-            let ObjectName::Map { id, .. } = name else { continue };
+            let ObjectName::Map { id, .. } = name else {
+                continue;
+            };
             assert!(
                 id > manifest.checkpoint || ranges.iter().any(|range| range.contains(&id)),
                 "{name} is in none of {ranges:?}"
@@ -151,11 +172,26 @@ impl World {
             .map(|(sco, state)| name_of(self.id, self.volume.object_of(*sco, *state)))
             .collect();
         for name in self.names(ObjectKind::Sco) {
-            let ObjectName::Sco { id, epoch, version, .. } = name else { continue };
-            let object = ScoObject { sco: id, epoch, version };
-            let known = states.iter().find(|(sco, _)| *sco == id).map(|(_, state)| state.version);
+            let ObjectName::Sco {
+                id, epoch, version, ..
+            } = name
+            else {
+                continue;
+            };
+            let object = ScoObject {
+                sco: id,
+                epoch,
+                version,
+            };
+            let known = states
+                .iter()
+                .find(|(sco, _)| *sco == id)
+                .map(|(_, state)| state.version);
             let is_taken = object.is_bundle() && known.is_some_and(|known| version > known);
-            assert!(is_taken || referred.contains(&name), "nothing refers to {name}, and it is left");
+            assert!(
+                is_taken || referred.contains(&name),
+                "nothing refers to {name}, and it is left"
+            );
         }
     }
 }
