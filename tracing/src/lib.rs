@@ -1,4 +1,4 @@
-//! Logs, and the operation ids that traces of all services have in common.
+//! Logs, tracepoints, and the operation ids that traces of all services have in common.
 //!
 //! Keeps: how a process logs (level, form), set once at its start.
 //! Order: log lines of one thread appear in the order in which they were written.
@@ -7,8 +7,10 @@
 
 mod log;
 mod operation;
+mod points;
 mod witness;
 
 pub use log::{LEVEL_ENV, LogError, LogForm, LogSettings, init};
 pub use operation::{OperationId, OperationIds};
+pub use points::{Action, Point, Status, Step};
 pub use witness::Witness;

@@ -65,7 +65,7 @@ pub enum LogError {
     Twice,
 }
 
-/// Sets logging up for the whole process, and logs panics. Call it once, first in `main`.
+/// Sets logging up for the whole process, logs panics, and lets LTTng reach the tracepoints. Call it once, first in `main`.
 ///
 /// # Errors
 /// A level that is not one; a second call.
@@ -83,6 +83,7 @@ pub fn init(settings: &LogSettings) -> Result<(), LogError> {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(target: "sconce", "{panic}; this is a bug: please report it with the lines above");
     }));
+    crate::points::load();
     Ok(())
 }
 

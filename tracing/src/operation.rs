@@ -1,6 +1,6 @@
 //! Operation ids: the number that an operation carries through every service that it passes.
 //!
-//! Keeps: how ids are given out without asking anyone.
+//! Keeps: how ids are given out without asking anyone; which operation a task works for.
 //! Order: the ids of one source count up; between sources there is none.
 //! Crash: nothing; a new process starts at another place.
 //! Knows no trace back end.
@@ -14,6 +14,22 @@ pub struct OperationId(pub u64);
 impl OperationId {
     /// No operation.
     pub const NONE: OperationId = OperationId(0);
+
+    /// Runs `work` for this operation: within it, [`OperationId::current`] is this one. For work that is measured in
+    /// milliseconds; on the hot path an operation's id is handed on by itself.
+    pub async fn scope<F: Future>(self, work: F) -> F::Output {
+        CURRENT.scope(self, work).await
+    }
+
+    /// The operation that the current task works for.
+    #[must_use]
+    pub fn current() -> OperationId {
+        CURRENT.try_get().unwrap_or(OperationId::NONE)
+    }
+}
+
+tokio::task_local! {
+    static CURRENT: OperationId;
 }
 
 impl fmt::Display for OperationId {
@@ -49,6 +65,17 @@ impl OperationIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_works_for_the_operation_of_its_scope() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(OperationId::current(), OperationId::NONE);
+            let inner = OperationId(7).scope(async { OperationId::current() }).await;
+            assert_eq!(inner, OperationId(7));
+            assert_eq!(OperationId::current(), OperationId::NONE);
+        });
+    }
 
     #[test]
     fn no_id_is_none_even_where_the_count_wraps() {
