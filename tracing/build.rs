@@ -51,10 +51,17 @@ fn compile(out: &Path) -> Result<(), Box<dyn Error>> {
     build.include(out).opt_level(2).debug(false);
     build.clone().file(shim).try_compile("sconce_tracepoints")?;
     let mut linked = build.pic(true).get_compiler().to_command();
-    linked.arg("-shared").arg("-s").arg("-o").arg(out.join("probes.so"));
+    linked
+        .arg("-shared")
+        .arg("-s")
+        .arg("-o")
+        .arg(out.join("probes.so"));
     let status = linked.arg(&probes).arg("-llttng-ust").status()?;
     if !status.success() {
-        return Err(format!("{linked:?}: {status}; is liblttng-ust-dev whole? SCONCE_LTTNG=0 builds without it").into());
+        return Err(format!(
+            "{linked:?}: {status}; is liblttng-ust-dev whole? SCONCE_LTTNG=0 builds without it"
+        )
+        .into());
     }
     Ok(())
 }

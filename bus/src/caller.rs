@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode};
+use sconce_tracing::OperationId;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
@@ -97,13 +98,29 @@ impl<Q: Body, R: Body + Refuse> Caller<Q, R> {
         reply_bytes: u32,
         deadline: Duration,
     ) -> Result<(R, Bytes), CallError> {
-        timeout(deadline, self.call_without_deadline(body, data, reply_bytes))
-            .await
-            .unwrap_or(Err(CallError::Deadline))
+        let none = OperationId::NONE;
+        self.call_for(none, body, data, reply_bytes, deadline).await
+    }
+
+    /// The same for an operation, whose id goes along into traces.
+    ///
+    /// # Errors
+    /// As [`Caller::call`].
+    pub async fn call_for(
+        &self,
+        operation: OperationId,
+        body: &Q,
+        data: Bytes,
+        reply_bytes: u32,
+        deadline: Duration,
+    ) -> Result<(R, Bytes), CallError> {
+        let call = self.call_without_deadline(operation, body, data, reply_bytes);
+        timeout(deadline, call).await.unwrap_or(Err(CallError::Deadline))
     }
 
     async fn call_without_deadline(
         &self,
+        operation: OperationId,
         body: &Q,
         mut data: Bytes,
         reply_bytes: u32,
@@ -114,7 +131,7 @@ impl<Q: Body, R: Body + Refuse> Caller<Q, R> {
             if let Some(refusal) = &*shared.refused.borrow() {
                 return Err(CallError::Refused(refusal.clone()));
             }
-            data = match self.inner.sender.send(id, 0, body, data, reply_bytes) {
+            data = match self.inner.sender.send(id, operation.0, body, data, reply_bytes) {
                 Ok(()) => break,
                 Err(SendError::NoCredit(data) | SendError::Down(data)) => data,
                 Err(error @ SendError::TooLarge { .. }) => {

@@ -5,7 +5,7 @@
 //! Crash: dropped without `finish` (the test failed), everything is killed and the ends of the logs are printed.
 //! Knows the services as scripts, process ids and sockets.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,6 +51,8 @@ impl Service {
 pub struct Cluster {
     dir: TempDir,
     announced: Announced,
+    /// What the services find in their environment beside what the test has.
+    environment: Vec<(OsString, OsString)>,
     finished: bool,
 }
 
@@ -84,10 +86,16 @@ impl Cluster {
         let cluster = Cluster {
             dir,
             announced: Announced::default(),
+            environment: Vec::new(),
             finished: false,
         };
         cluster.script(&["settings"])?;
         Ok(cluster)
+    }
+
+    /// Sets a variable in the environment of what is started from now on.
+    pub fn set_environment(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
     }
 
     /// The run directory.
@@ -157,6 +165,7 @@ impl Cluster {
         client::run(
             client::command(script, Duration::from_secs(120))
                 .args(arguments)
+                .envs(self.environment.iter().cloned())
                 .env("RUN", self.run_dir())
                 .env("BIN", Self::binaries()?),
         )

@@ -16,6 +16,7 @@ pub mod image;
 
 pub mod logs;
 pub mod loop_device;
+pub mod lttng;
 pub mod nbd;
 pub mod stamps;
 pub mod wait;

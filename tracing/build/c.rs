@@ -22,7 +22,8 @@ const ARGUMENTS: &str = "operation, action, volume, address, length, status";
 /// LTTng reads the header several times, with other meanings of its macros.
 pub(crate) fn provider_header(provider: &str) -> String {
     let values = |names: &[&str]| {
-        let value = |(number, name): (usize, &&str)| format!("lttng_ust_field_enum_value(\"{name}\", {number})");
+        let value =
+            |(number, name): (usize, &&str)| format!("lttng_ust_field_enum_value(\"{name}\", {number})");
         names.iter().enumerate().map(value).collect::<Vec<_>>().join(" ")
     };
     let args = "LTTNG_UST_TP_ARGS(uint64_t, operation, uint8_t, action, const char *, volume, uint64_t, address, \

@@ -20,7 +20,11 @@ pub(crate) fn points(lttng: bool) -> String {
     }
     text += "    ];\n\n    /// Its name in traces.\n    #[must_use]\n    pub const fn name(self) -> &'static str {\n        match self {\n";
     for (provider, event, _) in POINTS {
-        let _ = writeln!(text, "            Point::{} => \"{provider}:{event}\",", variant(provider, event));
+        let _ = writeln!(
+            text,
+            "            Point::{} => \"{provider}:{event}\",",
+            variant(provider, event)
+        );
     }
     text += "        }\n    }\n}\n";
     if lttng {
@@ -36,7 +40,11 @@ fn numbered(text: &mut String, doc: &str, name: &str, values: &[&str]) {
     );
     for (number, value) in values.iter().enumerate() {
         let default = if number == 0 { "    #[default]\n" } else { "" };
-        let _ = writeln!(text, "    /// `{value}` in traces.\n{default}    {} = {number},", camel(value));
+        let _ = writeln!(
+            text,
+            "    /// `{value}` in traces.\n{default}    {} = {number},",
+            camel(value)
+        );
     }
     *text += "}\n\n";
 }
@@ -45,7 +53,10 @@ fn numbered(text: &mut String, doc: &str, name: &str, values: &[&str]) {
 fn reached(text: &mut String) {
     *text += "\nmod linked {\n    use super::on::{Record, Tracepoint};\n    unsafe extern \"C\" {\n";
     for (provider, event, _) in POINTS {
-        let (upper, symbol) = (format!("{provider}_{event}").to_uppercase(), format!("{provider}___{event}"));
+        let (upper, symbol) = (
+            format!("{provider}_{event}").to_uppercase(),
+            format!("{provider}___{event}"),
+        );
         let _ = writeln!(
             text,
             "        #[link_name = \"lttng_ust_tracepoint_{symbol}\"]\n        pub(super) safe static {upper}: Tracepoint;"

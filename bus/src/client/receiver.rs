@@ -10,8 +10,9 @@ use std::rc::Rc;
 
 use sconce_schemas::wire::envelope::{Header, Reply};
 use sconce_schemas::wire::{Body, Refusal, RefusalCode, Version};
+use sconce_tracing::{OperationId, Point, Step};
 
-use super::state::{Shared, Stage};
+use super::state::{Answered, Shared, Stage};
 use super::{ClientEvent, ReplyIn};
 use crate::link::{Frames, LinkReceiver, LostReason};
 use crate::refuse::Refuse;
@@ -110,9 +111,14 @@ impl<R: Body + Refuse> Receiver<R> {
                 0 => bytes::Bytes::new(),
                 len => data.split_to(len),
             };
-            let Some(id) = self.shared.answered(reply.id) else {
+            let Some(Answered { id, trace }) = self.shared.answered(reply.id) else {
                 continue;
             };
+            Point::BusReplyIn.record(|| Step {
+                operation: OperationId(trace),
+                length: share.len() as u64,
+                ..Step::default()
+            });
             let body = reply.body.body.unwrap_or_else(|error| {
                 let text = format!(
                     "this client (protocol {}) cannot read the answer: {error}",

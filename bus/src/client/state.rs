@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use sconce_schemas::wire::envelope::{close_requests, put_request};
 use sconce_schemas::wire::{Body, Refusal, Welcome};
+use sconce_tracing::{OperationId, Point, Step};
 use slab::Slab;
 
 use super::SendError;
@@ -64,7 +65,14 @@ struct State {
 struct Outstanding {
     wire_id: u64,
     id: u64,
+    trace: u64,
     charge: u64,
+}
+
+/// What a request was sent with, for its reply.
+pub(super) struct Answered {
+    pub(super) id: u64,
+    pub(super) trace: u64,
 }
 
 /// Bits of a wire id that are the slot; the rest make a late reply to an earlier request of the slot recognizable.
@@ -145,7 +153,17 @@ impl Shared {
             return Err(SendError::NoCredit(data));
         }
         state.sequence += 1;
-        state.outstanding.insert(Outstanding { wire_id, id, charge });
+        state.outstanding.insert(Outstanding {
+            wire_id,
+            id,
+            trace,
+            charge,
+        });
+        Point::BusRequestOut.record(|| Step {
+            operation: OperationId(trace),
+            length: data.len() as u64,
+            ..Step::default()
+        });
         state.outbox.push(entry, data, state.message_bytes_max);
         self.driver.ring();
         Ok(())
@@ -169,15 +187,18 @@ impl Shared {
         }
     }
 
-    /// A reply came: the id of its request, unless there is none (the in-process network's duplicate).
-    pub(super) fn answered(&self, wire_id: u64) -> Option<u64> {
+    /// A reply came: what its request was sent with, unless there is none (the in-process network's duplicate).
+    pub(super) fn answered(&self, wire_id: u64) -> Option<Answered> {
         let mut state = self.state.borrow_mut();
         let slot = usize::try_from(wire_id & ((1 << SLOT_BITS) - 1)).ok()?;
         state.outstanding.get(slot).filter(|o| o.wire_id == wire_id)?;
         let outstanding = state.outstanding.try_remove(slot)?;
         state.credit.give_back(outstanding.charge);
         state.room |= std::mem::take(&mut state.short);
-        Some(outstanding.id)
+        Some(Answered {
+            id: outstanding.id,
+            trace: outstanding.trace,
+        })
     }
 
     /// Whether to tell that there is credit again.

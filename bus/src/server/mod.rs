@@ -18,6 +18,7 @@ use sconce_runtime::Throttle;
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::envelope::Header;
 use sconce_schemas::wire::{Body, Hello, Protocol, Refusal, RefusalCode, Role, Version};
+use sconce_tracing::{OperationId, Point, Step};
 
 use crate::endpoint::Endpoint;
 use crate::limits::Limits;
@@ -210,6 +211,11 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
                     .refuse_for_node::<R>(admitted.slot, admitted.peer, request.id);
                 continue;
             }
+            Point::BusRequestIn.record(|| Step {
+                operation: OperationId(request.trace),
+                length: data.len() as u64,
+                ..Step::default()
+            });
             let reply = Reply::new(&self.shared, admitted.slot, admitted.peer, &request);
             match request.body.body {
                 Ok(body) => requests.push(RequestIn {

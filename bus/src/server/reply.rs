@@ -12,6 +12,7 @@ use bytes::Bytes;
 use sconce_schemas::CLUSTER_BYTES;
 use sconce_schemas::wire::envelope::{Request, put_reply};
 use sconce_schemas::wire::{Body, Refusal, RefusalCode};
+use sconce_tracing::{OperationId, Point, Step};
 
 use super::PeerId;
 use super::peer::{Answer, Shared};
@@ -29,6 +30,7 @@ pub struct Reply<R: Body + Refuse> {
     slot: usize,
     peer: PeerId,
     id: u64,
+    trace: u64,
     charge: u64,
     reply_bytes: u32,
     answered: bool,
@@ -47,6 +49,7 @@ impl<R: Body + Refuse> Reply<R> {
             slot,
             peer,
             id: request.id,
+            trace: request.trace,
             charge: charge(request.body.len, request.data_len as usize, request.reply_len),
             reply_bytes: request.reply_len,
             answered: false,
@@ -86,6 +89,11 @@ impl<R: Body + Refuse> Reply<R> {
     }
 
     fn put(&self, body: &R, data_len: u32, data: Bytes) {
+        Point::BusReplyOut.record(|| Step {
+            operation: OperationId(self.trace),
+            length: u64::from(data_len),
+            ..Step::default()
+        });
         let answer = Answer {
             slot: self.slot,
             peer: self.peer,

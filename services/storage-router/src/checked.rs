@@ -14,6 +14,7 @@ use sconce_schemas::object::ObjectKind;
 use sconce_schemas::stored_object::{HEADER_BYTES, SealedObject, Span, StoredHeader};
 use sconce_schemas::wire::storage::{BackendStatus, Written};
 use sconce_schemas::{DecodeError, ObjectName, VolumeId};
+use sconce_tracing::{Action, OperationId, Point, Status, Step};
 
 use crate::backend::{Backend, BackendError, Pending, Space};
 use crate::room::Room;
@@ -87,8 +88,12 @@ impl Checked {
     /// `Exists`: another object of this name is there and whole. `Damaged`: something is there that is not whole.
     /// `Full`, `Unavailable`, `Denied`.
     pub async fn put(&self, object: &SealedObject) -> Result<(), BackendError> {
+        let step = step(Action::Put, object.name(), 0, object.stored_len());
+        Point::BackendPut.record(|| step);
         let put = self.backend.put_new(object.clone());
-        match self.timed(object.stored_len(), put).await {
+        let done = self.timed(object.stored_len(), put).await;
+        Point::BackendExit.record(|| ended(step, &done));
+        match done {
             Err(BackendError::Exists) => self.compare(object).await,
             done => self.wrote(object, done),
         }
@@ -120,10 +125,14 @@ impl Checked {
     /// `NotFound`; `Damaged`: what is there is not the object as it was put; `Unavailable`, `Denied`.
     pub async fn get(&self, name: ObjectName, offset: u64, length: u64) -> Result<Bytes, BackendError> {
         let span = Span::holding(offset, length);
+        let step = step(Action::Get, name, offset, length);
+        Point::BackendGet.record(|| step);
         let read = self
             .backend
             .read(name, span.stored_offset(), span.stored_length());
-        let stored = self.timed(length, read).await?;
+        let read = self.timed(length, read).await;
+        Point::BackendExit.record(|| ended(step, &read));
+        let stored = read?;
         let is_large = stored.bytes.len() > CHECK_HERE_BYTES;
         let check = move || {
             span.open(name, stored.stored_len, stored.bytes)
@@ -275,6 +284,23 @@ impl Checked {
             why: format!("no answer within {} ms", self.deadline.as_millis()),
         }
     }
+}
+
+/// What is traced of a request to the back end.
+fn step(action: Action, name: ObjectName, address: u64, length: u64) -> Step {
+    Step {
+        operation: OperationId::current(),
+        action,
+        volume: name.volume(),
+        address,
+        length,
+        status: Status::Ok,
+    }
+}
+
+fn ended<T>(step: Step, done: &Result<T, BackendError>) -> Step {
+    let status = if done.is_ok() { Status::Ok } else { Status::Failed };
+    Step { status, ..step }
 }
 
 fn busy() -> BackendError {

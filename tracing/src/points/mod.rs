@@ -5,6 +5,7 @@
 //! Crash: what was not yet in LTTng's buffers is lost with the process.
 //! Knows no service. A point that is off costs one relaxed load and a branch; built without LTTng's headers, nothing.
 
+#[cfg(test)]
 mod list;
 #[cfg(lttng)]
 mod on;
@@ -100,7 +101,10 @@ pub(crate) fn load() {
     #[cfg(lttng)]
     match on::load() {
         Ok(()) => tracing::debug!(points = Point::ALL.len(), "tracepoints can be recorded"),
-        Err(why) => tracing::debug!(why, "tracepoints cannot be recorded here: liblttng-ust is not usable"),
+        Err(why) => tracing::debug!(
+            why,
+            "tracepoints cannot be recorded here: liblttng-ust is not usable"
+        ),
     }
     #[cfg(not(lttng))]
     tracing::debug!("tracepoints cannot be recorded: built without LTTng's headers (liblttng-ust-dev)");

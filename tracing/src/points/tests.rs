@@ -10,7 +10,10 @@ fn each_point_is_once_in_the_list_with_a_sconce_provider() {
     assert_eq!(Point::ALL.len(), POINTS.len());
     for (point, (provider, event, says)) in Point::ALL.iter().zip(POINTS) {
         assert_eq!(point.name(), format!("{provider}:{event}"));
-        assert!(provider.starts_with("sconce_") && says.ends_with('.'), "{provider}:{event}");
+        assert!(
+            provider.starts_with("sconce_") && says.ends_with('.'),
+            "{provider}:{event}"
+        );
     }
 }
 

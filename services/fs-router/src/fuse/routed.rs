@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use sconce_schemas::records::{PoolRecord, Protection};
 use sconce_schemas::wire::storage::BackendStatus;
-use sconce_schemas::wire::volume::{IoCode, VolumeControl, VolumeControlReply};
+use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{SnapshotId, VolumeId};
+use sconce_tracing::{Point, Status, Step};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
@@ -128,42 +129,22 @@ impl Volumes for RoutedVolumes {
                 None => return Outcome::Refused(Refusal::reject(RefusalCode::NotOpen, "the file is closed")),
             },
         };
-        let Operation {
-            code,
-            flags,
-            offset,
-            length,
-            data,
-        } = operation;
-        let done = match code {
-            IoCode::Read => {
-                return volume
-                    .read(offset, length)
-                    .await
-                    .map_or_else(Outcome::Refused, Outcome::Read);
-            }
-            IoCode::Extents => {
-                return volume
-                    .extents(offset, length)
-                    .await
-                    .map_or_else(Outcome::Refused, Outcome::Extents);
-            }
-            IoCode::Changes => {
-                return volume
-                    .changes(offset, length)
-                    .await
-                    .map_or_else(Outcome::Refused, Outcome::Changes);
-            }
-            IoCode::Write => volume.write(offset, data, flags).await,
-            IoCode::Discard => volume.discard(offset, length, flags).await,
-            IoCode::WriteZeroes => volume.write_zeroes(offset, length, flags).await,
-            IoCode::Flush => volume.flush().await,
-            IoCode::Resize => match sconce_schemas::VolumeSize::new(offset) {
-                Ok(size) => volume.resize(size).await,
-                Err(error) => Err(Refusal::reject(RefusalCode::Invalid, error.to_string())),
-            },
+        let step = Step {
+            operation: volume.operation_id(),
+            action: operation.code.into(),
+            volume: source.volume,
+            address: operation.offset,
+            length: operation.length,
+            status: Status::Ok,
         };
-        done.map_or_else(Outcome::Refused, |()| Outcome::Done)
+        Point::FuseEntry.record(|| step);
+        let run = volume.run(operation.with_id(step.operation));
+        let outcome = run.await.unwrap_or_else(Outcome::Refused);
+        Point::FuseExit.record(|| Step {
+            status: outcome.status(),
+            ..step
+        });
+        outcome
     }
 
     fn close(&self, source: Source) {

@@ -6,6 +6,7 @@
 //! Knows no socket.
 
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_tracing::OperationId;
 
 use super::outbox::Outbox;
 use super::protocol::request::Command;
@@ -16,6 +17,8 @@ use crate::routing::{Outcome, Piece, ReadData};
 /// A request whose operation is under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pending {
+    /// For traces.
+    pub(super) id: OperationId,
     pub(super) cookie: u64,
     pub(super) command: Command,
     pub(super) offset: u64,

@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use sconce_schemas::wire::volume::IoFlags;
+use sconce_tracing::{Action, OperationId, Point, Status, Step};
 use slab::Slab;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
@@ -190,10 +191,42 @@ impl Transmission {
         if matches!(command, Command::BlockStatus { .. }) {
             return self.begin_status(command, request);
         }
-        let token = self.pend(command, request, None);
-        self.stalled
-            .push_back((token, None, operation(command, request, data)));
+        let asked = operation(command, request, data);
+        self.stall(command, request, None, None, asked);
         self.resubmit();
+    }
+
+    /// Puts an operation behind those that wait for the router.
+    fn stall(
+        &mut self,
+        command: Command,
+        request: &Request,
+        part: Option<Part>,
+        context: Option<usize>,
+        asked: Operation,
+    ) {
+        let id = self.front_end.operation_id();
+        Point::NbdEntry.record(|| self.step(id, command, request.offset, request.length));
+        let token = Token(self.pending.insert(Pending {
+            id,
+            cookie: request.cookie,
+            command,
+            offset: request.offset,
+            length: request.length,
+            part,
+        }) as u64);
+        self.stalled.push_back((token, context, asked.with_id(id)));
+    }
+
+    fn step(&self, operation: OperationId, command: Command, address: u64, length: u32) -> Step {
+        Step {
+            operation,
+            action: action(command),
+            volume: self.session.volume(),
+            address,
+            length: u64::from(length),
+            status: Status::Ok,
+        }
     }
 
     /// Asks each context that was selected.
@@ -211,20 +244,9 @@ impl Transmission {
                 question,
                 context: id,
             };
-            let token = self.pend(command, request, Some(part));
-            self.stalled.push_back((token, Some(at), asked));
+            self.stall(command, request, Some(part), Some(at), asked);
         }
         self.resubmit();
-    }
-
-    fn pend(&mut self, command: Command, request: &Request, part: Option<Part>) -> Token {
-        Token(self.pending.insert(Pending {
-            cookie: request.cookie,
-            command,
-            offset: request.offset,
-            length: request.length,
-            part,
-        }) as u64)
     }
 
     /// Gives the router what waits for it, as far as it has room; whether it took anything.
@@ -250,6 +272,10 @@ impl Transmission {
         for Completion { token, outcome } in completions.drain(..) {
             let key = usize::try_from(token.0).unwrap_or(usize::MAX);
             if let Some(request) = self.pending.try_remove(key) {
+                Point::NbdExit.record(|| Step {
+                    status: outcome.status(),
+                    ..self.step(request.id, request.command, request.offset, request.length)
+                });
                 self.leaving += carried(&request);
                 if let Some(part) = request.part {
                     let states = replies::states(request.command, request.length, outcome);
@@ -302,6 +328,18 @@ fn carried(request: &Pending) -> u64 {
     match request.command {
         Command::Read { .. } | Command::Write { .. } => u64::from(request.length),
         _ => 0,
+    }
+}
+
+/// For traces.
+fn action(command: Command) -> Action {
+    match command {
+        Command::Read { .. } => Action::Read,
+        Command::Write { .. } => Action::Write,
+        Command::Trim { .. } => Action::Discard,
+        Command::WriteZeroes { .. } => Action::WriteZeroes,
+        Command::BlockStatus { .. } => Action::Extents,
+        Command::Flush | Command::Disconnect => Action::Flush,
     }
 }
 

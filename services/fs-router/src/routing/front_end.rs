@@ -8,6 +8,7 @@
 use std::task::{Context, Poll};
 
 use sconce_schemas::{SnapshotId, VolumeId};
+use sconce_tracing::OperationId;
 
 use super::core::{FrontEndKey, Patience, SessionKey, Token, View};
 use super::mailbox::{Completion, Mailbox};
@@ -25,6 +26,7 @@ pub struct FrontEnd {
 pub struct SessionHandle {
     pub(super) router: Router,
     pub(super) key: SessionKey,
+    volume: VolumeId,
 }
 
 impl FrontEnd {
@@ -35,6 +37,7 @@ impl FrontEnd {
         SessionHandle {
             router: self.router.clone(),
             key,
+            volume,
         }
     }
 
@@ -53,7 +56,14 @@ impl FrontEnd {
         SessionHandle {
             router: self.router.clone(),
             key,
+            volume,
         }
+    }
+
+    /// An id for an operation that is about to be submitted, for what is traced before.
+    #[must_use]
+    pub fn operation_id(&self) -> OperationId {
+        self.router.shared.state.borrow_mut().core.operation_id()
     }
 
     /// Takes an operation on; it completes under `token`. Call [`Router::send`] after one or several.
@@ -136,6 +146,12 @@ impl FrontEnd {
 }
 
 impl SessionHandle {
+    /// The volume.
+    #[must_use]
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
     /// Why the volume's operations are held, where they are.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {

@@ -9,6 +9,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{ChangedExtent, ExtentStatus, IoCode, IoFlags};
 use sconce_schemas::{Epoch, VolumeSize};
+use sconce_tracing::{OperationId, Status};
 
 /// One operation on a volume, of any length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Operation {
     pub length: u64,
     /// The data of a write, `length` bytes long; empty otherwise.
     pub data: Bytes,
+    /// Its id in traces; the routing core gives one to an operation that has [`OperationId::NONE`].
+    pub id: OperationId,
 }
 
 impl Operation {
@@ -41,7 +44,15 @@ impl Operation {
             offset,
             length: data.len() as u64,
             data,
+            id: OperationId::NONE,
         }
+    }
+
+    /// The same under an id that [`super::FrontEnd::operation_id`] gave.
+    #[must_use]
+    pub fn with_id(mut self, id: OperationId) -> Self {
+        self.id = id;
+        self
     }
 
     /// Makes a range a hole.
@@ -87,6 +98,7 @@ impl Operation {
             offset,
             length,
             data: Bytes::new(),
+            id: OperationId::NONE,
         }
     }
 
@@ -250,6 +262,17 @@ pub enum Outcome {
     Opened(Opened),
     /// Not done: the request is wrong, or the data is damaged.
     Refused(Refusal),
+}
+
+impl Outcome {
+    /// For traces.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Outcome::Refused(refusal) => refusal.into(),
+            _ => Status::Ok,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use sconce_schemas::wire::volume::{ChangedExtent, ExtentStatus, IoFlags};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{SnapshotId, VolumeId, VolumeSize};
+use sconce_tracing::OperationId;
 
 use super::core::{Patience, Token, View};
 use super::front_end::{FrontEnd, SessionHandle};
@@ -193,7 +194,13 @@ impl Volume {
         }
     }
 
-    async fn run(&self, operation: Operation) -> Result<Outcome, Refusal> {
+    /// An id for an operation that is about to be run, for what is traced before.
+    pub(crate) fn operation_id(&self) -> OperationId {
+        self.shared.front_end.operation_id()
+    }
+
+    /// Runs any operation to its end.
+    pub(crate) async fn run(&self, operation: Operation) -> Result<Outcome, Refusal> {
         let Shared {
             front_end, session, ..
         } = &*self.shared;

@@ -12,6 +12,7 @@ use sconce_schemas::wire::storage::{
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{NodeName, ObjectName};
+use sconce_tracing::{Action, OperationId, Point, Status, Step};
 
 use super::pools::Pools;
 
@@ -46,8 +47,14 @@ impl Handler {
     }
 
     async fn put(&self, pool: &str, name: ObjectName, data: Bytes) -> Result<(StorageReply, Bytes), Refusal> {
-        self.pools.find(pool).await?.put(name, data).await?;
-        Ok((StorageReply::Done, Bytes::new()))
+        let step = step(Action::Put, name, 0, data.len() as u64);
+        Point::StoragePut.record(|| step);
+        let done = match self.pools.find(pool).await {
+            Ok(pool) => pool.put(name, data).await,
+            Err(refusal) => Err(refusal),
+        };
+        Point::StorageExit.record(|| ended(step, &done));
+        done.map(|()| (StorageReply::Done, Bytes::new()))
     }
 
     async fn get(
@@ -63,9 +70,14 @@ impl Handler {
             let text = format!("get of {length} bytes of {name}; right would be at most {most}");
             return Err(Refusal::reject(RefusalCode::Invalid, text));
         }
-        let pool = self.pools.find(pool).await?;
-        let data = pool.get(name, offset, u64::from(length)).await?;
-        Ok((StorageReply::Data, data))
+        let step = step(Action::Get, name, offset, u64::from(length));
+        Point::StorageGet.record(|| step);
+        let got = match self.pools.find(pool).await {
+            Ok(pool) => pool.get(name, offset, u64::from(length)).await,
+            Err(refusal) => Err(refusal),
+        };
+        Point::StorageExit.record(|| ended(step, &got));
+        got.map(|data| (StorageReply::Data, data))
     }
 
     async fn control(&self, control: StorageControl) -> Result<(StorageReply, Bytes), Refusal> {
@@ -115,6 +127,25 @@ impl Handler {
             node: self.node.clone(),
             backends: join_all(backends.iter().map(|backend| backend.status())).await,
         }
+    }
+}
+
+/// What is traced of a request for an object.
+fn step(action: Action, name: ObjectName, address: u64, length: u64) -> Step {
+    Step {
+        operation: OperationId::current(),
+        action,
+        volume: name.volume(),
+        address,
+        length,
+        status: Status::Ok,
+    }
+}
+
+fn ended<T>(step: Step, done: &Result<T, Refusal>) -> Step {
+    Step {
+        status: done.as_ref().map_or_else(Status::from, |_| Status::Ok),
+        ..step
     }
 }
 

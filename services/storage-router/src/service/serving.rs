@@ -14,6 +14,7 @@ use sconce_bus::{PeerId, RequestIn, Server, ServerEvent};
 use sconce_runtime::Stop;
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_tracing::OperationId;
 use tokio::task::JoinSet;
 
 use super::handler::Handler;
@@ -38,9 +39,8 @@ pub(super) async fn serve(
     let mut begin = |request: Request, place: Place| {
         let handler = Rc::clone(&handler);
         under_way.spawn_local(async move {
-            let (body, data) = handler
-                .answer(request.body, request.data, request.reply_bytes)
-                .await;
+            let answer = handler.answer(request.body, request.data, request.reply_bytes);
+            let (body, data) = OperationId(request.trace).scope(answer).await;
             request.reply.send(body, data);
             drop(place);
         });

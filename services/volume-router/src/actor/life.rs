@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use actix::fut::WrapFuture as _;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler};
+use sconce_runtime::Chance;
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_tracing::{Action, OperationId, Point, Status, Step};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -21,6 +23,25 @@ use crate::owner::{self, Owned, StartError};
 /// How often a volume is told the time while it has something to store.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What is traced of how a start ended.
+fn takeover_ended(step: Step, started: &Result<Owned, StartError>) -> Step {
+    let (address, status) = match started {
+        Ok(owned) => (owned.ownership.epoch.0, Status::Ok),
+        Err(
+            StartError::Refused(refusal)
+            | StartError::Stuck(refusal)
+            | StartError::Over(refusal)
+            | StartError::Soon(refusal)
+            | StartError::Later(refusal),
+        ) => (0, refusal.into()),
+    };
+    Step {
+        address,
+        status,
+        ..step
+    }
+}
+
 impl VolumeActor {
     /// Claims and recovers the volume, beside its mailbox.
     pub(super) fn start_serving(&mut self, ctx: &mut Context<Self>) {
@@ -28,7 +49,18 @@ impl VolumeActor {
         self.resting.extend(self.shard.node.device.claim(self.id));
         let (node, id) = (self.shard.node.clone(), self.id);
         let (takeover, found) = (self.takeover.take(), self.resting.clone());
-        let start = async move { owner::start(&node, id, takeover, &found).await };
+        let start = async move {
+            let step = Step {
+                operation: OperationId(Chance::from_os().u64()),
+                action: Action::Control,
+                volume: id,
+                ..Step::default()
+            };
+            Point::VolumeTakeoverEntry.record(|| step);
+            let started = owner::start(&node, id, takeover, &found).await;
+            Point::VolumeTakeoverExit.record(|| takeover_ended(step, &started));
+            started
+        };
         let started = start
             .into_actor(self)
             .map(|outcome, actor, ctx| actor.start_ended(outcome, ctx));

@@ -12,6 +12,7 @@ use sconce_bus::Reply;
 use sconce_schemas::VolumeId;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoCode, VolumeReply};
+use sconce_tracing::{Action, OperationId, Point, Status, Step};
 use sconce_volume::Ticket;
 use slab::Slab;
 
@@ -21,12 +22,35 @@ pub(crate) struct Waiting {
     pub(crate) reply: Reply<VolumeReply>,
     /// Its volume.
     pub(crate) volume: VolumeId,
+    /// Its operation, for traces.
+    pub(crate) operation: OperationId,
     /// What it does; `None` for a control request.
     pub(crate) code: Option<IoCode>,
     /// Where, for messages.
     pub(crate) offset: u64,
     /// Data that came with it and that it expects back.
     pub(crate) bytes: u64,
+}
+
+impl Waiting {
+    /// For traces.
+    fn step(&self, status: Status) -> Step {
+        Step {
+            operation: self.operation,
+            action: self.code.map_or(Action::Control, Action::from),
+            volume: self.volume,
+            address: self.offset,
+            length: self.bytes,
+            status,
+        }
+    }
+}
+
+fn status(reply: &VolumeReply) -> Status {
+    match reply {
+        VolumeReply::Refused(refusal) => refusal.into(),
+        _ => Status::Ok,
+    }
 }
 
 /// The requests that wait on one shard, within limits.
@@ -86,9 +110,18 @@ impl Replies {
         Some((waiting.code, waiting.offset))
     }
 
+    /// What is traced of a request that waits.
+    pub(crate) fn step(&self, ticket: Ticket) -> Step {
+        let table = self.waiting.borrow();
+        let (place, uses) = split(ticket);
+        let waiting = table.places.get(place).filter(|(at, _)| *at == uses);
+        waiting.map_or_else(Step::default, |(_, waiting)| waiting.step(Status::Ok))
+    }
+
     /// Answers a request.
     pub(crate) fn answer(&self, ticket: Ticket, reply: VolumeReply, data: Bytes) {
         if let Some(waiting) = self.take(ticket) {
+            Point::VolumeAck.record(|| waiting.step(status(&reply)));
             waiting.reply.send(reply, data);
         }
     }

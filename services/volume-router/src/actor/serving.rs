@@ -8,6 +8,7 @@
 mod history;
 mod reads;
 mod scrub;
+mod traced;
 
 use std::io;
 use std::rc::Rc;
@@ -35,6 +36,7 @@ use crate::background::{ScrubJob, SweepJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
 use crate::owner::{Owned, epoch_at};
 use crate::port::OpenOn;
+use traced::Traced;
 
 /// The ticket of the host's own request to store everything.
 const DRAIN: Ticket = Ticket(u64::MAX);
@@ -63,6 +65,7 @@ pub(super) struct Serving {
     drained: Option<oneshot::Sender<()>>,
     stopping: Stopping,
     sco_size: ScoSize,
+    traced: Traced,
 }
 
 /// How far an orderly stop is.
@@ -105,6 +108,7 @@ impl Serving {
             drained: None,
             stopping: Stopping::No,
             sco_size: owned.record.sco_size,
+            traced: Traced::default(),
         };
         serving.adopt(found, &owned.recovered.unstored, &owned.record);
         if serving.volume.is_independent() && owned.record.origin.is_some() {
@@ -204,6 +208,10 @@ impl Serving {
                 data,
                 ..
             } = operation;
+            if let OpenOn::Session(session) = on {
+                let step = || self.shard.replies.step(ticket);
+                self.traced.began(ticket, session, &request, step);
+            }
             self.take(match on {
                 OpenOn::Session(session) => Event::Io {
                     ticket,
@@ -241,6 +249,7 @@ impl Serving {
         match &event {
             Event::ScoSynced { sco } => self.locals.synced(*sco),
             Event::ScoStored { sco } => self.locals.stored(*sco),
+            Event::Synced { .. } => self.traced.synced(),
             Event::DeviceFailed { .. } => self.device_failed = true,
             _ => {}
         }
@@ -412,6 +421,8 @@ impl Serving {
         match appended {
             Ok(()) => {
                 hit(Point::AfterAppend);
+                let header = || self.locals.get(append.sco).map(|local| local.header);
+                self.traced.appended(append, header);
                 self.volume
                     .apply(Event::AppendHeld { upto: append.seq }, &mut self.effects);
             }
@@ -455,6 +466,7 @@ impl Serving {
 
     /// Syncs every file with appends that are not synced, for all flushes that wait at this moment.
     fn sync(&mut self, upto: BatchSeq) {
+        self.traced.sync_begins();
         let files = self.locals.take_unsynced();
         self.beside(move || match files.iter().try_for_each(|file| file.sync()) {
             Ok(()) => Event::Synced { upto },
@@ -540,6 +552,7 @@ impl Serving {
             }
             return;
         }
+        self.traced.ended(ticket);
         if matches!(reply, VolumeReply::Done) {
             let fullness = self.device().fullness();
             if self.pace.may_delay(fullness) && self.is_change(ticket) && self.pace.delay(ticket, fullness) {

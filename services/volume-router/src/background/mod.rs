@@ -35,6 +35,7 @@ use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
+use sconce_tracing::{Action, OperationId, OperationIds, Point, Status, Step};
 use sconce_volume::{Extent, Frozen, ScoImage};
 use tokio::sync::oneshot;
 
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) room: Room,
     /// What scrubs, and copies for clones that are flattened, may take.
     pub(crate) scrubs: Budget,
+    /// Ids of jobs, for traces.
+    pub(crate) operations: RefCell<OperationIds>,
     /// Volumes that are being erased: each only once at a time.
     pub(crate) erasing: RefCell<HashSet<VolumeId>>,
 }
@@ -116,6 +119,7 @@ impl Background {
             level,
             room: Room::new(Arc::clone(&usage)),
             scrubs: Budget::new(&scrub, guests),
+            operations: RefCell::new(OperationIds::starting_at(chance().u64())),
             erasing: RefCell::default(),
         };
         let actor = BackgroundActor {
@@ -335,17 +339,32 @@ impl Handler<Job> for BackgroundActor {
     type Result = ();
 
     fn handle(&mut self, job: Job, _: &mut Context<Self>) {
-        actix_rt::spawn(run(Rc::clone(&self.shared), job));
+        let operation = self.shared.operations.borrow_mut().give();
+        // What a job asks of storage-routers is traced under its id.
+        actix_rt::spawn(operation.scope(run(Rc::clone(&self.shared), job)));
     }
 }
 
 /// Who asked and went away is not answered.
 async fn run(shared: Rc<Shared>, job: Job) {
     match job {
-        Job::Upload(owner, upload) => upload::run(&shared, &owner, &upload).await,
-        Job::Checkpoint(owner, frozen) => checkpoint::run(&shared, &owner, frozen).await,
+        Job::Upload(owner, upload) => {
+            let points = (Point::VolumeUploadEntry, Point::VolumeUploadExit);
+            let (sco, length) = (upload.sco.0, upload.length.0);
+            let done = upload::run(&shared, &owner, &upload);
+            traced(points, &owner, (Action::Put, sco, length), done).await;
+        }
+        Job::Checkpoint(owner, frozen) => {
+            let points = (Point::VolumeCheckpointEntry, Point::VolumeCheckpointExit);
+            let done = checkpoint::run(&shared, &owner, frozen);
+            traced(points, &owner, (Action::Put, 0, 0), done).await;
+        }
         Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
-        Job::Scrub(owner, size, job, is_urgent) => scrub::run(&shared, &owner, size, job, is_urgent).await,
+        Job::Scrub(owner, size, job, is_urgent) => {
+            let points = (Point::VolumeScrubEntry, Point::VolumeScrubExit);
+            let done = scrub::run(&shared, &owner, size, job, is_urgent);
+            traced(points, &owner, (Action::Control, 0, 0), done).await;
+        }
         Job::Sweep(owner, job) => sweep::run(&shared, &owner, job).await,
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
@@ -363,6 +382,33 @@ async fn run(shared: Rc<Shared>, job: Job) {
             drop(answer.send(manifest::named(&shared, &subject, name).await));
         }
     }
+}
+
+/// Does a job between two points.
+async fn traced(
+    (entry, exit): (Point, Point),
+    owner: &Owner,
+    (action, address, length): (Action, u64, u64),
+    done: impl Future<Output = ()>,
+) {
+    let step = || Step {
+        operation: OperationId::current(),
+        action,
+        volume: owner.subject().volume,
+        address,
+        length,
+        status: Status::Ok,
+    };
+    entry.record(step);
+    done.await;
+    exit.record(|| Step {
+        status: if owner.is_current() {
+            Status::Ok
+        } else {
+            Status::Failed
+        },
+        ..step()
+    });
 }
 
 /// A source of chance for waits.

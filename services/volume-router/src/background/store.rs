@@ -19,6 +19,7 @@ use sconce_schemas::wire::storage::{
 };
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{ObjectName, VolumeId};
+use sconce_tracing::OperationId;
 use tokio::time::Instant;
 
 /// How long one request may take besides its data: long enough for a storage-router that starts, short enough that
@@ -200,7 +201,9 @@ impl Store {
                 break;
             };
             let caller = self.caller(endpoint);
-            match caller.call(request, data.clone(), reply_bytes, deadline).await {
+            let operation = OperationId::current();
+            let call = caller.call_for(operation, request, data.clone(), reply_bytes, deadline);
+            match call.await {
                 Ok((StorageReply::Refused(refusal), _)) => match self.judge(refusal) {
                     StoreError::Unavailable(text) => failed = text,
                     error => return Err(error),

@@ -16,6 +16,7 @@ use sconce_schemas::wire::volume::{
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, SessionId, VolumeId};
+use sconce_tracing::OperationId;
 use sconce_volume::{Ask, MomentAsk, SnapshotInfo, Ticket};
 
 use super::peers::{Open, OpenOn, Peers};
@@ -308,6 +309,7 @@ impl Control {
         let waiting = Waiting {
             reply,
             volume,
+            operation: OperationId::NONE,
             code: None,
             offset: 0,
             bytes: 0,

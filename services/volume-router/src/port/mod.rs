@@ -19,6 +19,7 @@ use sconce_schemas::VolumeId;
 use sconce_schemas::geometry::{ByteLen, ClusterAddress};
 use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeReply, VolumeRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_tracing::{OperationId, Point, Step};
 
 use crate::actor::{Operation, Shard, VolumeHandle, Waiting};
 use peers::Peers;
@@ -137,6 +138,7 @@ impl Port {
         let waiting = Waiting {
             reply: request.reply,
             volume: open.volume,
+            operation: OperationId(request.trace),
             code: Some(io.code),
             offset: io.offset,
             bytes: request.data.len() as u64 + u64::from(request.reply_bytes),
@@ -148,6 +150,10 @@ impl Port {
                 return waiting.reply.send(VolumeReply::Refused(refusal), Bytes::new());
             }
         };
+        Point::VolumeReceive.record(|| Step {
+            length: io.length,
+            ..self.shard.replies.step(ticket)
+        });
         let operation = Operation {
             ticket,
             generation: open.generation,

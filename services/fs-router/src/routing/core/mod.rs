@@ -21,6 +21,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use sconce_runtime::Chance;
 use sconce_schemas::VolumeId;
+use sconce_tracing::{OperationId, OperationIds};
 use slab::Slab;
 
 use fetches::{Fetch, FetchKey, WriterState};
@@ -53,7 +54,7 @@ pub struct Core {
     unused: Vec<SessionKey>,
     /// Counts sends, so that no two sends share an id.
     sends: u64,
-    trace: u64,
+    operation_ids: OperationIds,
 }
 
 /// What a timer is for. A timer whose owner's `wake_at` says otherwise by then is stale and does nothing.
@@ -70,7 +71,7 @@ impl Core {
     /// A core without sessions.
     #[must_use]
     pub fn new(limits: Limits, mut chance: Chance) -> Self {
-        let trace = chance.u64();
+        let operation_ids = OperationIds::starting_at(chance.u64());
         Self {
             limits,
             chance,
@@ -86,7 +87,7 @@ impl Core {
             timers: BinaryHeap::new(),
             unused: Vec::new(),
             sends: 0,
-            trace,
+            operation_ids,
         }
     }
 
@@ -177,9 +178,9 @@ impl Core {
         (self.sends << (KEY_BITS + 2)) | ((key as u64) << 2) | kind as u64
     }
 
-    fn give_trace(&mut self) -> u64 {
-        self.trace = self.trace.wrapping_add(1).max(1);
-        self.trace
+    /// An id for one operation, for traces.
+    pub fn operation_id(&mut self) -> OperationId {
+        self.operation_ids.give()
     }
 }
 

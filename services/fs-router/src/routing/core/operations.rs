@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sconce_schemas::CLUSTER_BYTES;
 use sconce_schemas::wire::volume::{IoCode, IoFlags};
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_tracing::OperationId;
 
 use super::Core;
 use super::sessions::Route;
@@ -122,14 +123,17 @@ impl Core {
         }
         load.requests += 1;
         load.bytes += carried;
-        let trace = self.give_trace();
+        let trace = match operation.id {
+            OperationId::NONE => self.operation_id(),
+            given => given,
+        };
         let key = RunningKey(self.running.insert(Running {
             front_end,
             token,
             session,
             code: operation.code,
             flags: operation.flags,
-            trace,
+            trace: trace.0,
             carried,
             left: 0,
             found: Vec::new(),

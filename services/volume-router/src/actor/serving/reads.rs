@@ -9,6 +9,7 @@ use bytes::Bytes;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::{CLUSTER_LEN, ClusterAddress};
+use sconce_tracing::{Point, Step};
 use sconce_volume::{Event, Extent, FetchId, Ticket};
 
 use super::Serving;
@@ -18,8 +19,36 @@ use crate::actor::read::{self, Outcome};
 /// Data that a read may copy on the volume's thread; a longer one would hold up its neighbours.
 const INLINE_READ_MAX: usize = 2 << 20;
 
+/// Where the parts of a read are.
+#[cold]
+fn trace_extents(read: Step, extents: &[Extent]) {
+    let mut address = ClusterAddress::holding(read.address).byte_offset();
+    for extent in extents {
+        let (point, length) = match extent {
+            Extent::Zeros { length } => (None, u64::from(*length)),
+            Extent::Local { crcs, .. } => (Some(Point::VolumeBufferHit), (crcs.len() * CLUSTER_LEN) as u64),
+            Extent::Stored { crcs, .. } => {
+                let length = (crcs.len() * CLUSTER_LEN) as u64;
+                (Some(Point::VolumeStoredLocation), length)
+            }
+        };
+        if let Some(point) = point {
+            point.record(|| Step {
+                address,
+                length,
+                ..read
+            });
+        }
+        address += length;
+    }
+}
+
 impl Serving {
     pub(super) fn read(&mut self, ticket: Ticket, extents: Vec<Extent>) {
+        Point::VolumeMapLookup.record(|| self.shard.replies.step(ticket));
+        if Point::VolumeBufferHit.is_on() || Point::VolumeStoredLocation.is_on() {
+            trace_extents(self.shard.replies.step(ticket), &extents);
+        }
         if read::local_len(&extents) <= INLINE_READ_MAX
             && let Some(outcome) = read::read_now(&extents, &self.locals)
         {
