@@ -99,6 +99,29 @@ fn each_operation_is_seen_at_each_step_in_every_service() -> Result<()> {
     trace.is_complete()
 }
 
+/// A library that cannot be loaded stands for one that is not there: the binaries must not be linked to it.
+#[test]
+fn without_liblttng_ust_the_services_run_and_say_so_once() -> Result<()> {
+    let shadow = tempfile::tempdir()?;
+    for library in ["liblttng-ust.so.1", "liblttng-ust-tracepoint.so.1"] {
+        fs::write(shadow.path().join(library), "no library")?;
+    }
+    let mut cluster = Cluster::prepare()?;
+    cluster.set_environment("LD_LIBRARY_PATH", shadow.path());
+    cluster.set_environment("SCONCE_LOG", "info,sconce_tracing=debug");
+    cluster.script(&["up"])?;
+    cluster.create(DISK, "64M")?;
+    let mut disk = Nbd::connect(&cluster.nbd_socket(), DISK, SOON)?;
+    disk.ask(Ask::Write, 0, BLOCK, &[7; BLOCK as usize])?;
+    for service in Service::ALL {
+        let log = fs::read_to_string(cluster.path(&format!("{}.log", service.name())))?;
+        let said = log.matches("tracepoints cannot be recorded").count();
+        ensure!(said == 1, "{} said it {said} times:\n{log}", service.name());
+    }
+    drop(disk);
+    cluster.finish()
+}
+
 /// Writes, flushes and reads each block for itself, then reads what only the back ends may give.
 fn work(cluster: &Cluster) -> Result<()> {
     cluster.create(DISK, "64M")?;

@@ -18,6 +18,7 @@ mod size;
 mod store;
 mod stored;
 mod sweep;
+mod traced;
 mod upload;
 
 use std::cell::RefCell;
@@ -35,7 +36,7 @@ use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
-use sconce_tracing::{Action, OperationId, OperationIds, Point, Status, Step};
+use sconce_tracing::{Action, OperationIds, Point};
 use sconce_volume::{Extent, Frozen, ScoImage};
 use tokio::sync::oneshot;
 
@@ -44,6 +45,7 @@ use crate::device::{Level, LocalCheckpoints, ScoFile};
 use crate::settings::{ScrubSettings, UploadSettings};
 
 use budget::Budget;
+use traced::traced;
 
 pub(crate) use budget::Guests;
 pub(crate) use outage::Outage;
@@ -382,33 +384,6 @@ async fn run(shared: Rc<Shared>, job: Job) {
             drop(answer.send(manifest::named(&shared, &subject, name).await));
         }
     }
-}
-
-/// Does a job between two points.
-async fn traced(
-    (entry, exit): (Point, Point),
-    owner: &Owner,
-    (action, address, length): (Action, u64, u64),
-    done: impl Future<Output = ()>,
-) {
-    let step = || Step {
-        operation: OperationId::current(),
-        action,
-        volume: owner.subject().volume,
-        address,
-        length,
-        status: Status::Ok,
-    };
-    entry.record(step);
-    done.await;
-    exit.record(|| Step {
-        status: if owner.is_current() {
-            Status::Ok
-        } else {
-            Status::Failed
-        },
-        ..step()
-    });
 }
 
 /// A source of chance for waits.
