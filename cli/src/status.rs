@@ -213,6 +213,7 @@ mod tests {
             buffer_unstored: sconce_schemas::ByteLen(1),
             volumes: Vec::new(),
             queues: Vec::new(),
+            erasing: Vec::new(),
         };
         let healthy = status_of(&nodes, &pools, said("ok", Ok(volumes())));
         assert!(healthy.healthy, "{:?}", healthy.problems);

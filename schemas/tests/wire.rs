@@ -365,6 +365,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         buffer_unstored: ByteLen(4 << 20),
         volumes: vec![status.clone()],
         queues: Vec::new(),
+        erasing: Vec::new(),
     };
     let opened = VolumeControlReply::Opened {
         handle: 9,
@@ -463,6 +464,7 @@ fn storage_messages_keep_their_meaning() {
             kind: ObjectKind::Sco,
             after: Some(sco),
             limit: 1000,
+            everywhere: false,
         },
         StorageControl::ListVolumes {
             pool: pool(),

@@ -41,6 +41,9 @@ pub struct Settings {
     /// Giving back the space of what nothing refers to.
     #[serde(default)]
     pub scrub: ScrubSettings,
+    /// Deleted volumes.
+    #[serde(default)]
+    pub erase: EraseSettings,
     /// What it takes in.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -136,6 +139,27 @@ impl Default for ScrubSettings {
             bandwidth: ByteSize::new(64 << 20),
             operations: 200,
             grace: Interval::new(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// `[erase]`: deleted volumes, this node's and those of nodes that are gone.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EraseSettings {
+    /// How long after the last object was removed the back ends are listed once more before the volume's record goes: a
+    /// put that was under way at the deletion is over then.
+    pub grace: Interval,
+    /// How long a node is gone before others take its deletions over. So often it is looked whose are.
+    pub adopt_after: Interval,
+}
+
+impl Default for EraseSettings {
+    fn default() -> Self {
+        Self {
+            // A put takes up to 10 s, and half a second for each MiB of up to 96.
+            grace: Interval::new(Duration::from_secs(120)),
+            adopt_after: Interval::new(Duration::from_secs(600)),
         }
     }
 }
@@ -260,6 +284,18 @@ impl Settings {
             (50..=95).contains(&self.scrub.utilisation),
             self.scrub.utilisation,
             "within 50 to 95",
+        )?;
+        check(
+            "erase.grace",
+            self.erase.grace.duration() <= Duration::from_hours(24),
+            self.erase.grace,
+            "at most 24h",
+        )?;
+        check(
+            "erase.adopt_after",
+            (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&self.erase.adopt_after.duration()),
+            self.erase.adopt_after,
+            "within 1s to 24h",
         )?;
         let limits = &self.limits;
         check(

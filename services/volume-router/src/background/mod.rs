@@ -19,8 +19,6 @@ mod store;
 mod stored;
 mod upload;
 
-use std::cell::RefCell;
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,7 +26,7 @@ use actix::{Actor, Addr, Context, Handler, Message};
 use bytes::Bytes;
 use sconce_bus::{Hello, Network};
 use sconce_registry::Registry;
-use sconce_runtime::Chance;
+use sconce_runtime::{Chance, Clock};
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
@@ -39,11 +37,13 @@ use tokio::sync::oneshot;
 
 use crate::actor::Owner;
 use crate::device::{Level, LocalCheckpoints, ScoFile};
-use crate::settings::{ScrubSettings, UploadSettings};
+use crate::owner::record::Ownership;
+use crate::settings::{EraseSettings, ScrubSettings, UploadSettings};
 
 use budget::Budget;
 
 pub(crate) use budget::Guests;
+pub(crate) use erase::Erasures;
 pub(crate) use outage::Outage;
 pub(crate) use room::{PoolUsage, Room, RoomUsage};
 pub(crate) use scrub::ScrubJob;
@@ -59,6 +59,10 @@ pub(crate) struct Components {
     pub(crate) uploads: UploadSettings,
     pub(crate) scrub: ScrubSettings,
     pub(crate) guests: Guests,
+    pub(crate) erase: EraseSettings,
+    pub(crate) clock: Clock,
+    /// Identity of the write buffer.
+    pub(crate) buffer: String,
 }
 
 /// What all jobs share.
@@ -72,7 +76,11 @@ pub(crate) struct Shared {
     /// What scrubs, and copies for clones that are flattened, may take.
     pub(crate) scrubs: Budget,
     /// Volumes that are being erased: each only once at a time.
-    pub(crate) erasing: RefCell<HashSet<VolumeId>>,
+    pub(crate) erasures: Arc<Erasures>,
+    pub(crate) erase: EraseSettings,
+    pub(crate) clock: Clock,
+    /// Identity of the write buffer.
+    pub(crate) buffer: String,
 }
 
 /// The volume that a job is for, as the back ends name it.
@@ -91,6 +99,7 @@ pub(crate) struct Subject {
 pub(crate) struct Background {
     actor: Addr<BackgroundActor>,
     usage: Arc<RoomUsage>,
+    erasures: Arc<Erasures>,
 }
 
 impl Background {
@@ -105,7 +114,11 @@ impl Background {
             uploads,
             scrub,
             guests,
+            erase,
+            clock,
+            buffer,
         } = components;
+        let erasures = Arc::<Erasures>::default();
         let usage = Arc::new(RoomUsage::new(uploads.parallel, uploads.bytes.bytes()));
         let shared = Shared {
             store: Store::new(network, registry.clone(), hello),
@@ -114,7 +127,10 @@ impl Background {
             level,
             room: Room::new(Arc::clone(&usage)),
             scrubs: Budget::new(&scrub, guests),
-            erasing: RefCell::default(),
+            erasures: Arc::clone(&erasures),
+            erase,
+            clock,
+            buffer,
         };
         let actor = BackgroundActor {
             shared: Rc::new(shared),
@@ -122,7 +138,13 @@ impl Background {
         Self {
             actor: actor.start(),
             usage,
+            erasures,
         }
+    }
+
+    /// The deleted volumes that are being erased.
+    pub(crate) fn erasures(&self) -> &Erasures {
+        &self.erasures
     }
 
     /// How many requests hold room, and how much, for each pool.
@@ -165,9 +187,9 @@ impl Background {
         self.actor.do_send(Job::Size(owner));
     }
 
-    /// Gives the space of a volume that is being deleted back, then removes its record.
-    pub(crate) fn erase(&self, subject: Subject) {
-        self.actor.do_send(Job::Erase(subject));
+    /// Gives the space of a volume that is being deleted back, then removes its record, as long as this ownership holds.
+    pub(crate) fn erase(&self, subject: Subject, own: Ownership) {
+        self.actor.do_send(Job::Erase(subject, own));
     }
 
     /// A node, and the nodes that it is a delta on, newest first.
@@ -309,7 +331,7 @@ enum Job {
     Scrub(Owner, ScoSize, ScrubJob, bool),
     Copy(Owner, ScoSize, Vec<Extent>),
     Independent(Owner),
-    Erase(Subject),
+    Erase(Subject, Ownership),
     Node(LoadNode, Answer<Vec<NodeRecord>, Refusal>),
     Cluster(LoadCluster, Answer<Bytes, Refusal>),
     Sco(
@@ -341,7 +363,7 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,
-        Job::Erase(subject) => erase::run(&shared, &subject).await,
+        Job::Erase(subject, own) => erase::run(&shared, &subject, &own).await,
         Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),
         Job::Cluster(load, answer) => drop(answer.send(load::cluster(&shared, &load).await)),
         Job::Sco(subject, sco, epoch, length, answer) => {
