@@ -22,4 +22,6 @@ mod settings;
 mod shard;
 
 pub use service::{Components, RunError, block_on, run};
-pub use settings::{BufferSettings, EraseSettings, LimitSettings, SettingError, Settings, UploadSettings, VolumesSettings};
+pub use settings::{
+    BufferSettings, EraseSettings, LimitSettings, SettingError, Settings, UploadSettings, VolumesSettings,
+};

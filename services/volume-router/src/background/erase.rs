@@ -169,8 +169,10 @@ impl Erasure<'_> {
             if !found && begun >= quiet_at {
                 return self.remove_record().await;
             }
-            let grace = self.shared.erase.grace;
-            self.is_at(format!("waits {grace} for what was on its way to the back ends"));
+            let grace = self.shared.erase.grace.duration().as_secs();
+            self.is_at(format!(
+                "waits {grace} s for what was on its way to the back ends"
+            ));
             tokio::time::sleep_until(quiet_at).await;
         }
     }
@@ -216,7 +218,14 @@ impl Erasure<'_> {
             clock,
             ..
         } = self.shared;
-        erasure::remove(registry, self.subject.volume, self.own, buffer, clock.unix_micros()).await?;
+        erasure::remove(
+            registry,
+            self.subject.volume,
+            self.own,
+            buffer,
+            clock.unix_micros(),
+        )
+        .await?;
         Ok(())
     }
 

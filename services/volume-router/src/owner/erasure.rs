@@ -8,7 +8,9 @@
 
 use sconce_registry::record::decode;
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
-use sconce_schemas::records::{ErasedRecord, InodeKind, InodeRecord, Record as _, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{
+    ErasedRecord, InodeKind, InodeRecord, Record as _, VolumePhase, VolumeRecord, keys,
+};
 use sconce_schemas::wire::registry::Entry;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{NodeName, VolumeId};
@@ -46,7 +48,10 @@ async fn unneeded(registry: &Registry, record: &VolumeRecord) -> Result<(), Reco
             "volume {id} is a clone of it and needs it"
         )));
     }
-    match registry.get_record::<InodeRecord>(&keys::inode(record.inode)).await? {
+    match registry
+        .get_record::<InodeRecord>(&keys::inode(record.inode))
+        .await?
+    {
         Some((file, _)) if file.kind == InodeKind::File(volume) => Err(RecordError::Unavailable(format!(
             "its file {:?} is still there, inode {:016x}",
             file.name, record.inode

@@ -1,7 +1,8 @@
 //! Who serves a volume, and for how long.
 
+use sconce_registry::Change;
 use sconce_schemas::SnapshotId;
-use sconce_schemas::records::{RemovalRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{Record as _, RemovalRecord, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{RefusalCode, Remedy};
 
@@ -142,10 +143,11 @@ fn a_deleted_volume_gives_everything_back_even_after_a_kill() {
             }
             let mut record = cluster.record(&registry, volume).await;
             record.phase = VolumePhase::Deleting;
-            registry
-                .put_record(&keys::volume(volume), None, &record, None)
-                .await
-                .unwrap();
+            let changes = vec![
+                Change::put(keys::volume(volume), None, record.to_bytes()),
+                Change::delete(keys::inode(record.inode), None),
+            ];
+            registry.commit(changes).await.unwrap();
             if killed {
                 cluster.start();
             } else {
