@@ -105,7 +105,7 @@ async fn open_without_a_name(names: &Names, at: &str, holder: &NodeName) -> Reso
 #[tokio::test]
 async fn a_lost_fs_routers_nameless_files_are_removed_by_another() {
     let names = tree(1).await;
-    let [lost, living, this]: [NodeName; 3] = ["fs-1", "fs-1:1", "fs-2"].map(|name| name.parse().unwrap());
+    let [lost, living, this]: [NodeName; 3] = ["fs-1", "fs-11", "fs-2"].map(|name| name.parse().unwrap());
     for runs in [&living, &this] {
         put(
             names.registry(),
