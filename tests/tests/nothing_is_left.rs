@@ -144,10 +144,8 @@ fn make(cluster: &Cluster, random: &mut fastrand::Rng) -> Result<()> {
             (1, Some(snapshot)) => {
                 cluster.sconce(["snapshot", "rollback", &snapshot])?;
             }
-            (2, Some(snapshot)) => drop(gone_or_cloned(cluster, &["snapshot", "delete", &snapshot])?),
-            (3, _) => {
-                cluster.sconce(["volume", "flatten", &volume])?;
-            }
+            (2, Some(snapshot)) => drop(allowed(cluster, &["snapshot", "delete", &snapshot])?),
+            (3, _) => drop(allowed(cluster, &["volume", "flatten", &volume])?),
             (4 | 5, _) => {
                 cluster.sconce(["snapshot", "create", &format!("{volume}@{number}")])?;
             }
@@ -157,8 +155,8 @@ fn make(cluster: &Cluster, random: &mut fastrand::Rng) -> Result<()> {
     Ok(())
 }
 
-/// Whether what was to be deleted is; `false`: it has clones.
-fn gone_or_cloned(cluster: &Cluster, arguments: &[&str]) -> Result<bool> {
+/// Whether it was done; `false`: refused, because something is a clone, or is none.
+fn allowed(cluster: &Cluster, arguments: &[&str]) -> Result<bool> {
     let output = client::output(cluster.command()?.args(arguments))?;
     let told = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
@@ -179,11 +177,11 @@ fn delete(cluster: &Cluster, random: &mut fastrand::Rng, until: usize, with_snap
         if with_snapshots && random.bool() {
             let kept = snapshots(cluster, volume)?;
             if let Some(snapshot) = random.choice(&kept) {
-                gone_or_cloned(cluster, &["snapshot", "delete", snapshot])?;
+                allowed(cluster, &["snapshot", "delete", snapshot])?;
                 continue;
             }
         }
-        gone_or_cloned(cluster, &["volume", "delete", volume])?;
+        allowed(cluster, &["volume", "delete", volume])?;
     }
 }
 
