@@ -57,6 +57,14 @@ impl Another {
     /// # Errors
     /// The binary is not built.
     pub fn start(&mut self, cluster: &Cluster) -> Result<()> {
+        self.start_with(cluster, &[])
+    }
+
+    /// Starts it with variables of the environment.
+    ///
+    /// # Errors
+    /// As [`Another::start`].
+    pub fn start_with(&mut self, cluster: &Cluster, environment: &[(&str, &str)]) -> Result<()> {
         let mut log = fs::OpenOptions::new();
         let log = log
             .create(true)
@@ -68,6 +76,7 @@ impl Another {
             .arg(Cluster::binaries()?.join(self.service.name()))
             .arg("--config")
             .arg(cluster.path(&format!("{}.toml", self.name)))
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

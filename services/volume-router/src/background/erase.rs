@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::VolumeId;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::wire::Refusal;
@@ -194,6 +195,7 @@ impl Erasure<'_> {
                     self.allowed().await?;
                     store.delete(pool, name).await?;
                     self.shared.erasures.deleted_one(volume);
+                    hit(Point::DuringErasure);
                 }
             }
         }
@@ -212,6 +214,7 @@ impl Erasure<'_> {
     }
 
     async fn remove_record(&self) -> Result<(), Halt> {
+        hit(Point::AfterErasure);
         let Shared {
             registry,
             buffer,

@@ -1,6 +1,7 @@
 //! Deleted volumes: whose objects go, whose never do, and who sees to it.
 
 use sconce_registry::{Registry, Revision};
+use sconce_runtime::crash::{CRASH_ENV, Point};
 use sconce_schemas::records::{
     CloneRecord, ErasedRecord, InodeKind, InodeRecord, NodeRecord, Origin, ROOT_INODE, Record as _,
     VolumePhase, VolumeRecord, keys,
@@ -51,6 +52,13 @@ impl World {
             cluster,
             registry,
             client,
+        }
+    }
+
+    fn map(self, change: impl FnOnce(Cluster) -> Cluster) -> Self {
+        Self {
+            cluster: change(self.cluster),
+            ..self
         }
     }
 
@@ -241,19 +249,41 @@ fn what_is_adopted_is_the_next_epochs_and_is_finished_after_a_kill() {
         world.cluster.kill();
         // What an owner had under way at the kill.
         world.client.put(object(before.id, 9), vec![9; 100]).await;
-        let World {
-            cluster,
-            registry,
-            client,
-        } = world;
-        let mut cluster = cluster.with_settings(AT_ONCE);
-        cluster.start();
-        let world = World {
-            cluster,
-            registry,
-            client,
-        };
+        let mut world = world.map(|cluster| cluster.with_settings(AT_ONCE));
+        world.cluster.start();
         world.erased(before.id).await;
+    });
+}
+
+#[test]
+fn an_erasure_that_was_cut_short_anywhere_is_finished_also_one_that_was_adopted() {
+    block_on(async {
+        for (point, pass) in [
+            (Point::DuringErasure, 1),
+            (Point::DuringErasure, 3),
+            (Point::AfterErasure, 1),
+        ] {
+            for owner in [NODE, GONE] {
+                let world = World::new(AT_ONCE).await;
+                let record = world.deleted(1, owner).await;
+                let mut world = world.map(|cluster| {
+                    let armed = format!("{}:{pass}", point.name());
+                    cluster.with_env(CRASH_ENV, &armed)
+                });
+                world.cluster.start();
+                world.cluster.wait_for_end();
+                let now = world.cluster.record(&world.registry, record.id).await;
+                assert_eq!(
+                    now.phase,
+                    VolumePhase::Deleting,
+                    "{point:?}: the record is the last to go"
+                );
+                assert_eq!(now.owner.as_str(), NODE, "{point:?}");
+                world.cluster.clear_env();
+                world.cluster.start();
+                world.erased(record.id).await;
+            }
+        }
     });
 }
 
