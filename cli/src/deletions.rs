@@ -177,6 +177,7 @@ mod tests {
                 VolumeId([7; 16]),
                 ErasedRecord {
                     buffer: "b-7".to_owned(),
+                    pool: "default".to_owned(),
                     erased_us: 0,
                 },
             )],

@@ -182,6 +182,8 @@ pub struct RemovalRecord {
 pub struct ErasedRecord {
     /// Identity of the write buffer.
     pub buffer: String,
+    /// The storage pool that the volume was in.
+    pub pool: String,
     /// When the volume's record went, in microseconds since 1970.
     pub erased_us: u64,
 }

@@ -23,6 +23,7 @@ use super::messages::{
 };
 use super::{State, VolumeActor};
 use crate::background::Subject;
+use crate::owner::erasure::Right;
 use crate::owner::record::{self, Ownership, RecordError, refusal_of};
 
 /// A release takes one compare-and-swap: it is tried also where storing took all of the time.
@@ -224,7 +225,7 @@ impl Handler<Delete> for VolumeActor {
                     path: path.into(),
                     pool: record.pool.into(),
                 };
-                actor.shard.node.background.erase(subject, own);
+                actor.shard.node.background.erase(subject, Right::Owned(own));
                 Ok(())
             });
         Box::pin(deleted)

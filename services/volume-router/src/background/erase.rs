@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use super::outage::{Outage, Tried};
 use super::{Shared, StoreError, Subject};
-use crate::owner::erasure::{self, may_erase};
-use crate::owner::record::{Ownership, RecordError};
+use crate::owner::erasure::{self, Right, may_erase};
+use crate::owner::record::RecordError;
 
 /// An answer of the registry, that the objects may go, is believed for so long: a record that was put right meanwhile, by
 /// hand or by `sconce recover`, loses no more than goes in this time.
@@ -87,7 +87,7 @@ impl Erasures {
 const DELETING: &str = "deleting";
 
 /// Runs until nothing of the volume is left, or it is another node's to see to.
-pub(super) async fn run(shared: &Shared, subject: &Subject, own: &Ownership) {
+pub(super) async fn run(shared: &Shared, subject: &Subject, right: &Right) {
     if !shared.erasures.begin(subject.volume) {
         return;
     }
@@ -97,7 +97,7 @@ pub(super) async fn run(shared: &Shared, subject: &Subject, own: &Ownership) {
     let erasure = Erasure {
         shared,
         subject,
-        own,
+        right,
         allowed_at: Cell::new(None),
         nothing_since: Cell::new(Instant::now()),
     };
@@ -131,7 +131,7 @@ impl From<StoreError> for Halt {
 struct Erasure<'a> {
     shared: &'a Shared,
     subject: &'a Subject,
-    own: &'a Ownership,
+    right: &'a Right,
     /// When the registry last said that the objects may go.
     allowed_at: Cell<Option<Instant>>,
     /// Since when no object was found: from the beginning on, where none ever was.
@@ -168,7 +168,7 @@ impl Erasure<'_> {
             }
             let quiet_at = self.nothing_since.get() + self.shared.erase.grace.duration();
             if !found && begun >= quiet_at {
-                return self.remove_record().await;
+                return self.end().await;
             }
             let grace = self.shared.erase.grace.duration().as_secs();
             self.is_at(format!(
@@ -207,13 +207,13 @@ impl Erasure<'_> {
         let fresh = self.allowed_at.get().is_some_and(|at| at.elapsed() < ALLOWED_FOR);
         if !fresh {
             let asked = Instant::now();
-            may_erase(&self.shared.registry, self.subject.volume, self.own).await?;
+            may_erase(&self.shared.registry, self.subject.volume, self.right).await?;
             self.allowed_at.set(Some(asked));
         }
         Ok(())
     }
 
-    async fn remove_record(&self) -> Result<(), Halt> {
+    async fn end(&self) -> Result<(), Halt> {
         hit(Point::AfterErasure);
         let Shared {
             registry,
@@ -221,10 +221,10 @@ impl Erasure<'_> {
             clock,
             ..
         } = self.shared;
-        erasure::remove(
+        erasure::end(
             registry,
             self.subject.volume,
-            self.own,
+            self.right,
             buffer,
             clock.unix_micros(),
         )

@@ -37,7 +37,7 @@ use tokio::sync::oneshot;
 
 use crate::actor::Owner;
 use crate::device::{Level, LocalCheckpoints, ScoFile};
-use crate::owner::record::Ownership;
+use crate::owner::erasure::Right;
 use crate::settings::{EraseSettings, ScrubSettings, UploadSettings};
 
 use budget::Budget;
@@ -187,9 +187,9 @@ impl Background {
         self.actor.do_send(Job::Size(owner));
     }
 
-    /// Gives the space of a volume that is being deleted back, then removes its record, as long as this ownership holds.
-    pub(crate) fn erase(&self, subject: Subject, own: Ownership) {
-        self.actor.do_send(Job::Erase(subject, own));
+    /// Gives the space of a volume that is being deleted back, then removes its record, as long as the right to that holds.
+    pub(crate) fn erase(&self, subject: Subject, right: Right) {
+        self.actor.do_send(Job::Erase(subject, right));
     }
 
     /// A node, and the nodes that it is a delta on, newest first.
@@ -331,7 +331,7 @@ enum Job {
     Scrub(Owner, ScoSize, ScrubJob, bool),
     Copy(Owner, ScoSize, Vec<Extent>),
     Independent(Owner),
-    Erase(Subject, Ownership),
+    Erase(Subject, Right),
     Node(LoadNode, Answer<Vec<NodeRecord>, Refusal>),
     Cluster(LoadCluster, Answer<Bytes, Refusal>),
     Sco(
@@ -363,7 +363,7 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,
-        Job::Erase(subject, own) => erase::run(&shared, &subject, &own).await,
+        Job::Erase(subject, right) => erase::run(&shared, &subject, &right).await,
         Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),
         Job::Cluster(load, answer) => drop(answer.send(load::cluster(&shared, &load).await)),
         Job::Sco(subject, sco, epoch, length, answer) => {

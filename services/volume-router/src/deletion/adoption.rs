@@ -16,9 +16,9 @@ use sconce_schemas::records::{VolumePhase, VolumeRecord, keys};
 use sconce_schemas::{NodeName, VolumeId};
 use tokio::time::Instant;
 
-use super::begin;
+use super::{begin, erase};
 use crate::node::Node;
-use crate::owner::erasure::{self, Erased};
+use crate::owner::erasure::{self, Erased, Right};
 use crate::owner::record::RecordError;
 
 /// After this long nobody waits for a write buffer any more: it was lost with its machine.
@@ -135,39 +135,41 @@ async fn volumes(node: &Node) -> Result<Volumes, RegistryError> {
     Ok(volumes)
 }
 
-/// Gives up what the write buffer holds of volumes that another node erased while this one was away, and forgets notes of
-/// that which nobody comes back for.
+/// Sees to the notes of volumes that others erased: what this node's write buffer holds of them goes, and what it stored
+/// of them while it did not know. Notes that nobody comes back for are forgotten.
 pub(crate) async fn give_up_erased(node: &Node) -> Result<(), RegistryError> {
     let now_us = node.clock.unix_micros();
     let awaited_us = u64::try_from(BUFFERS_AWAITED.as_micros()).unwrap_or(u64::MAX);
-    for note in erasure::erased(&node.registry).await? {
-        let ours = note.buffer == node.device.id();
-        if ours && !give_up(node, &note).await? {
-            continue;
-        }
-        if ours || now_us.saturating_sub(note.erased_us) > awaited_us {
+    for erased in erasure::erased(&node.registry).await? {
+        let over = match erased.note.buffer == node.device.id() {
+            true => give_up(node, &erased).await?,
+            false => now_us.saturating_sub(erased.note.erased_us) > awaited_us,
+        };
+        if over {
             // One that stays is found again.
-            let _ = erasure::forget_erased(&node.registry, note).await;
+            let _ = erasure::forget_erased(&node.registry, &erased).await;
         }
     }
     Ok(())
 }
 
-/// Whether nothing is left here that the note is about.
-async fn give_up(node: &Node, note: &Erased) -> Result<bool, RegistryError> {
-    let volume = note.volume;
+/// Whether the note is worth nothing; otherwise its volume is erased once more, and the note goes with that.
+async fn give_up(node: &Node, erased: &Erased) -> Result<bool, RegistryError> {
+    let volume = erased.volume;
+    // A record that came back since, from a registry's backup or the back ends, is believed more than the note.
+    if node.registry.get(&keys::volume(volume)).await?.is_some() {
+        return Ok(true);
+    }
     if let Some(handle) = node.volumes.get(volume) {
         // It finds that it is over, and is looked for again.
         handle.verify().await;
         return Ok(false);
     }
-    // A record that came back since, from a registry's backup or the back ends, is believed more than the note.
-    if node.registry.get(&keys::volume(volume)).await?.is_some() {
-        return Ok(true);
-    }
     let scos = node.device.give_up(volume, |_| true);
     if scos > 0 {
         tracing::info!(%volume, scos, "gave up what was left of a volume that another node erased");
     }
-    Ok(true)
+    let right = Right::Noted(erased.note.buffer.clone());
+    erase(node, volume, &erased.note.pool, right);
+    Ok(false)
 }

@@ -13,6 +13,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use crate::background::Subject;
 use crate::node::Node;
+use crate::owner::erasure::Right;
 use crate::owner::record::{self, Ownership, refusal_of};
 
 pub(crate) use adoption::{Adoption, give_up_erased};
@@ -48,11 +49,15 @@ pub(crate) async fn begin(node: &Node, record: &VolumeRecord) -> Result<(), Refu
         return Err(refusal);
     }
     node.device.give_up(record.id, |_| true);
-    let subject = Subject {
-        volume: record.id,
-        path: format!("(volume {})", record.id).into(),
-        pool: record.pool.as_str().into(),
-    };
-    node.background.erase(subject, own);
+    erase(node, record.id, &record.pool, Right::Owned(own));
     Ok(())
+}
+
+fn erase(node: &Node, volume: VolumeId, pool: &str, right: Right) {
+    let subject = Subject {
+        volume,
+        path: format!("(volume {volume})").into(),
+        pool: pool.into(),
+    };
+    node.background.erase(subject, right);
 }

@@ -17,12 +17,32 @@ use sconce_schemas::{NodeName, VolumeId};
 
 use super::record::{Ownership, RecordError, read, retry_or};
 
-/// The record of a volume all of whose objects may go now.
+/// By what right the objects of a volume are removed.
+#[derive(Debug, Clone)]
+pub(crate) enum Right {
+    /// Its record is this ownership's and says that it is deleted.
+    Owned(Ownership),
+    /// Another node erased it, and the registry has a note for this write buffer: what this node stored of it since, not
+    /// knowing that, is nobody's.
+    Noted(String),
+}
+
+/// Whether all of the volume's objects may go now.
 ///
 /// # Errors
-/// `Refused`: not by this ownership, or there is no such volume any more. `Unavailable`: not now; the text says who needs
-/// it.
+/// `Refused`: not by this right, or it is over. `Unavailable`: not now; the text says who needs them.
 pub(crate) async fn may_erase(
+    registry: &Registry,
+    volume: VolumeId,
+    right: &Right,
+) -> Result<(), RecordError> {
+    match right {
+        Right::Owned(own) => owned(registry, volume, own).await.map(drop),
+        Right::Noted(buffer) => noted(registry, volume, buffer).await.map(drop),
+    }
+}
+
+async fn owned(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
@@ -31,6 +51,18 @@ pub(crate) async fn may_erase(
     own.holds(&record).map_err(RecordError::Refused)?;
     unneeded(registry, &record).await?;
     Ok((record, revision))
+}
+
+async fn noted(registry: &Registry, volume: VolumeId, buffer: &str) -> Result<Revision, RecordError> {
+    let refused = |text| Err(RecordError::Refused(Refusal::reject(RefusalCode::Conflict, text)));
+    let note = registry.get_record::<ErasedRecord>(&keys::erased(volume)).await?;
+    let Some((_, revision)) = note.filter(|(note, _)| note.buffer == buffer) else {
+        return refused(format!("no note says that volume {volume} was erased"));
+    };
+    if registry.get(&keys::volume(volume)).await?.is_some() {
+        return refused(format!("volume {volume} has a record again"));
+    }
+    Ok(revision)
 }
 
 /// Whether the record says that the volume is deleted, and nothing else in the registry that it is needed. The name goes
@@ -89,9 +121,25 @@ pub(crate) async fn adopt(
     }
 }
 
-/// The volume's objects are gone: so is its record; one that is gone already is as good. Where it names another write
-/// buffer than this node's, `buffer`, that buffer's node is left a note.
-pub(crate) async fn remove(
+/// The volume's objects are gone: so is its record, or the note. One that is gone already is as good.
+pub(crate) async fn end(
+    registry: &Registry,
+    volume: VolumeId,
+    right: &Right,
+    buffer: &str,
+    now_us: u64,
+) -> Result<(), RecordError> {
+    match right {
+        Right::Owned(own) => remove(registry, volume, own, buffer, now_us).await,
+        Right::Noted(buffer) => {
+            let revision = noted(registry, volume, buffer).await?;
+            forget(registry, volume, revision).await
+        }
+    }
+}
+
+/// Where the record names another write buffer than this node's, `buffer`, that buffer's node is left a note.
+async fn remove(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
@@ -100,7 +148,7 @@ pub(crate) async fn remove(
 ) -> Result<(), RecordError> {
     let key = keys::volume(volume);
     loop {
-        let (record, revision) = match may_erase(registry, volume, own).await {
+        let (record, revision) = match owned(registry, volume, own).await {
             Err(RecordError::Refused(refusal)) if refusal.code == RefusalCode::NotFound => return Ok(()),
             allowed => allowed?,
         };
@@ -109,6 +157,7 @@ pub(crate) async fn remove(
         if let Some(other) = record.buffer.filter(|other| other != buffer) {
             let note = ErasedRecord {
                 buffer: other,
+                pool: record.pool,
                 erased_us: now_us,
             };
             changes.push(Change::put(keys::erased(volume), None, note.to_bytes()));
@@ -141,40 +190,41 @@ async fn remove_marks(registry: &Registry, volume: VolumeId) -> Result<(), Recor
 /// Marks that one commit removes.
 const MARKS_AT_ONCE: usize = 50;
 
-/// A volume that another node erased, of which this node's write buffer may hold SCOs.
+/// A volume that was erased by another node than the one whose write buffer may hold SCOs of it.
 pub(crate) struct Erased {
     /// The volume.
     pub(crate) volume: VolumeId,
-    /// Since when, in microseconds since 1970.
-    pub(crate) erased_us: u64,
-    /// The write buffer.
-    pub(crate) buffer: String,
-    key: String,
+    /// What the note says.
+    pub(crate) note: ErasedRecord,
     revision: Revision,
 }
 
-/// The notes of volumes that were erased by others than the node whose write buffer they name.
+/// All of them. A note that cannot be read says nothing, and holds up nothing.
 pub(crate) async fn erased(registry: &Registry) -> Result<Vec<Erased>, RegistryError> {
     let notes = registry.list(keys::ERASED, None, usize::MAX).await?;
-    // One that cannot be read says nothing, and holds up nothing.
-    let note = |entry: Entry| {
-        let note: ErasedRecord = decode(&entry).ok()?;
+    let erased = |entry: Entry| {
         Some(Erased {
             volume: entry.key.strip_prefix(keys::ERASED)?.parse().ok()?,
-            erased_us: note.erased_us,
-            buffer: note.buffer,
-            key: entry.key,
+            note: decode(&entry).ok()?,
             revision: entry.revision,
         })
     };
-    Ok(notes.into_iter().filter_map(note).collect())
+    Ok(notes.into_iter().filter_map(erased).collect())
 }
 
-/// Nobody needs the note any more. One that is another by now stays.
-pub(crate) async fn forget_erased(registry: &Registry, note: Erased) -> Result<(), RecordError> {
-    let delete = Change::delete(note.key, Some(note.revision));
+/// Nobody needs the note any more.
+pub(crate) async fn forget_erased(registry: &Registry, erased: &Erased) -> Result<(), RecordError> {
+    forget(registry, erased.volume, erased.revision).await
+}
+
+/// One that is another by now stays.
+async fn forget(registry: &Registry, volume: VolumeId, revision: Revision) -> Result<(), RecordError> {
+    let delete = Change::delete(keys::erased(volume), Some(revision));
     match registry.commit(vec![delete]).await {
         Ok(_) => Ok(()),
         Err(error) => retry_or(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

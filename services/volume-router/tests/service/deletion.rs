@@ -370,7 +370,7 @@ fn whoever_asks_for_a_deletion_that_the_owner_saw_by_itself_is_answered() {
 #[test]
 fn a_node_that_was_away_gives_up_what_another_erased_and_nothing_else() {
     block_on(async {
-        let mut world = World::new(NEVER_OVER).await;
+        let mut world = World::new(AT_ONCE).await;
         world.cluster.start();
         let (erased, recovered, unknown) = (1, 2, 3);
         let mut records = Vec::new();
@@ -386,6 +386,7 @@ fn a_node_that_was_away_gives_up_what_another_erased_and_nothing_else() {
         };
         let note = |buffer: &str, erased_us| ErasedRecord {
             buffer: buffer.to_owned(),
+            pool: "default".to_owned(),
             erased_us,
         };
         let ours = erased.buffer.as_deref().unwrap();
@@ -398,6 +399,10 @@ fn a_node_that_was_away_gives_up_what_another_erased_and_nothing_else() {
         let (awaited, lost) = (VolumeId([50; 16]), VolumeId([51; 16]));
         world.put(keys::erased(awaited), &note("another", u64::MAX)).await;
         world.put(keys::erased(lost), &note("another", 1)).await;
+        // What it stored although another node had erased the volume by then.
+        for record in [erased, unknown] {
+            world.client.put(object(record.id, 9), vec![9; 100]).await;
+        }
         world.cluster.start();
         let left = until("the notes to be seen to", async || {
             let left = world.registry.list(keys::ERASED, None, 10).await.unwrap();
@@ -409,6 +414,11 @@ fn a_node_that_was_away_gives_up_what_another_erased_and_nothing_else() {
         assert_eq!(
             ErasedRecord::from_bytes(&left[0].value).unwrap(),
             note("another", u64::MAX)
+        );
+        assert_eq!(objects(&world.cluster, erased.id), 0);
+        assert!(
+            objects(&world.cluster, unknown.id) > 0,
+            "without a note nothing says that it is nobody's"
         );
         let mut client = Client::open(&world.cluster, recovered.id).await;
         assert_eq!(client.read(0, 4096).await, vec![2; 4096], "its record came back");
