@@ -99,7 +99,7 @@ pub(super) async fn run(shared: &Shared, subject: &Subject, right: &Right) {
         subject,
         right,
         allowed_at: Cell::new(None),
-        nothing_since: Cell::new(Instant::now()),
+        quiet_since: Cell::new(Instant::now()),
     };
     erasure.run().await;
     shared.erasures.end(volume);
@@ -134,8 +134,8 @@ struct Erasure<'a> {
     right: &'a Right,
     /// When the registry last said that the objects may go.
     allowed_at: Cell<Option<Instant>>,
-    /// Since when no object was found: from the beginning on, where none ever was.
-    nothing_since: Cell<Instant>,
+    /// When the last object went; before the first, when the erasure began.
+    quiet_since: Cell<Instant>,
 }
 
 impl Erasure<'_> {
@@ -162,12 +162,9 @@ impl Erasure<'_> {
         loop {
             self.is_at(DELETING.to_owned());
             let begun = Instant::now();
-            let found = self.delete_all().await?;
-            if found {
-                self.nothing_since.set(Instant::now());
-            }
-            let quiet_at = self.nothing_since.get() + self.shared.erase.grace.duration();
-            if !found && begun >= quiet_at {
+            self.delete_all().await?;
+            let quiet_at = self.quiet_since.get() + self.shared.erase.grace.duration();
+            if begun >= quiet_at {
                 return self.end().await;
             }
             let grace = self.shared.erase.grace.duration().as_secs();
@@ -178,10 +175,9 @@ impl Erasure<'_> {
         }
     }
 
-    /// Deletes all objects that the back ends have; whether there were any.
-    async fn delete_all(&self) -> Result<bool, Halt> {
+    /// Deletes all objects that the back ends have.
+    async fn delete_all(&self) -> Result<(), Halt> {
         let (store, volume, pool) = (&self.shared.store, self.subject.volume, &*self.subject.pool);
-        let mut found = false;
         for kind in [ObjectKind::Sco, ObjectKind::Map, ObjectKind::Manifest] {
             loop {
                 self.allowed().await?;
@@ -190,16 +186,16 @@ impl Erasure<'_> {
                 if page.is_empty() {
                     break;
                 }
-                found = true;
                 for name in page {
                     self.allowed().await?;
                     store.delete(pool, name).await?;
+                    self.quiet_since.set(Instant::now());
                     self.shared.erasures.deleted_one(volume);
                     hit(Point::DuringErasure);
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Whether the objects may go now.
