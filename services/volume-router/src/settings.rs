@@ -5,6 +5,8 @@
 //! Crash: nothing.
 //! Knows no component.
 
+mod erase;
+
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +18,8 @@ use sconce_schemas::ScoSize;
 use sconce_tracing::LogSettings;
 use sconce_volume::{CheckpointPolicy, ScrubPolicy};
 use serde::Deserialize;
+
+pub use erase::EraseSettings;
 
 /// The volume-router's settings file.
 #[derive(Debug, Clone, Deserialize)]
@@ -143,27 +147,6 @@ impl Default for ScrubSettings {
     }
 }
 
-/// `[erase]`: deleted volumes, this node's and those of nodes that are gone.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EraseSettings {
-    /// How long after the last object was removed the back ends are listed once more before the volume's record goes: a
-    /// put that was under way at the deletion is over then.
-    pub grace: Interval,
-    /// How long a node is gone before others take its deletions over. So often it is looked whose are.
-    pub adopt_after: Interval,
-}
-
-impl Default for EraseSettings {
-    fn default() -> Self {
-        Self {
-            // A put takes up to 10 s, and half a second for each MiB of up to 96.
-            grace: Interval::new(Duration::from_secs(120)),
-            adopt_after: Interval::new(Duration::from_secs(600)),
-        }
-    }
-}
-
 /// `[limits]`: threads, and operations that are under way at a time on each; more are told to come again.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -285,18 +268,7 @@ impl Settings {
             self.scrub.utilisation,
             "within 50 to 95",
         )?;
-        check(
-            "erase.grace",
-            self.erase.grace.duration() <= Duration::from_hours(24),
-            self.erase.grace,
-            "at most 24h",
-        )?;
-        check(
-            "erase.adopt_after",
-            (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&self.erase.adopt_after.duration()),
-            self.erase.adopt_after,
-            "within 1s to 24h",
-        )?;
+        self.erase.check()?;
         let limits = &self.limits;
         check(
             "limits.operations",
