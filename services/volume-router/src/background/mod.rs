@@ -17,6 +17,7 @@ mod scrub;
 mod size;
 mod store;
 mod stored;
+mod sweep;
 mod upload;
 
 use std::rc::Rc;
@@ -48,6 +49,7 @@ pub(crate) use outage::Outage;
 pub(crate) use room::{PoolUsage, Room, RoomUsage};
 pub(crate) use scrub::ScrubJob;
 pub(crate) use store::{Store, StoreError};
+pub(crate) use sweep::SweepJob;
 
 /// What the background's thread works with.
 pub(crate) struct Components {
@@ -170,6 +172,11 @@ impl Background {
     /// Does what a scrub asks for; the owner hears of it.
     pub(crate) fn scrub(&self, owner: Owner, size: ScoSize, job: ScrubJob, is_urgent: bool) {
         self.actor.do_send(Job::Scrub(owner, size, job, is_urgent));
+    }
+
+    /// Does what a sweep asks for; the owner hears of it.
+    pub(crate) fn sweep(&self, owner: Owner, job: SweepJob) {
+        self.actor.do_send(Job::Sweep(owner, job));
     }
 
     /// Reads what a flattening copies; the owner hears `Copied`.
@@ -329,6 +336,7 @@ enum Job {
     Manifest(Owner, Box<Manifest>),
     Size(Owner),
     Scrub(Owner, ScoSize, ScrubJob, bool),
+    Sweep(Owner, SweepJob),
     Copy(Owner, ScoSize, Vec<Extent>),
     Independent(Owner),
     Erase(Subject, Right),
@@ -360,6 +368,7 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Checkpoint(owner, frozen) => checkpoint::run(&shared, &owner, frozen).await,
         Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
         Job::Scrub(owner, size, job, is_urgent) => scrub::run(&shared, &owner, size, job, is_urgent).await,
+        Job::Sweep(owner, job) => sweep::run(&shared, &owner, job).await,
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,
