@@ -1,6 +1,7 @@
 //! An ownership's handle: what jobs beside the volume know of it, and how they tell it what happened.
 //!
-//! Keeps: who the owner is, whether it still is, whether its jobs are failing, and the size that the registry is to know.
+//! Keeps: who the owner is, whether it still is, whether its jobs are failing, where bundles are written, and the size that the
+//! registry is to know.
 //! Order: an owner that is none any more stays so; its next ownership has a handle of its own.
 //! Crash: nothing.
 //! Knows no engine.
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use actix::Addr;
 use sconce_schemas::records::ManifestRef;
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::{VolumeId, VolumeSize};
+use sconce_schemas::{NodeName, VolumeId, VolumeSize};
 use sconce_volume::Event;
 
 use super::VolumeActor;
@@ -35,10 +36,22 @@ struct Inner {
     current: AtomicBool,
     outage: Outage,
     manifests: Mutex<[Option<ManifestRef>; 2]>,
+    help: Mutex<Help>,
     /// The volume's size in bytes.
     size: AtomicU64,
     /// A job that tells the registry of the size has not read it yet.
     noting_size: AtomicBool,
+}
+
+/// What neighbours do of the volume's scrubbing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Help {
+    /// Who was asked to write the bundle at hand.
+    pub(crate) at: Option<NodeName>,
+    /// Bundles that neighbours wrote.
+    pub(crate) written: u64,
+    /// Bundles that a neighbour did not answer for in time, or not well.
+    pub(crate) taken_back: u64,
 }
 
 impl Owner {
@@ -61,6 +74,7 @@ impl Owner {
             current: AtomicBool::new(true),
             outage: Outage::default(),
             manifests: Mutex::new([None, manifest]),
+            help: Mutex::default(),
             size: AtomicU64::new(size.bytes()),
             noting_size: AtomicBool::new(false),
         };
@@ -110,6 +124,11 @@ impl Owner {
 
     pub(crate) fn outage(&self) -> &Outage {
         &self.inner.outage
+    }
+
+    /// What neighbours do of the volume's scrubbing: to be looked at, or changed.
+    pub(crate) fn help<T>(&self, look: impl FnOnce(&mut Help) -> T) -> T {
+        look(&mut self.inner.help.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether anybody wants the outcome of a job.

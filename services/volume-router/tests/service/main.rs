@@ -19,6 +19,7 @@ mod hostile;
 mod inspect;
 mod io;
 mod loss;
+mod neighbour;
 mod ownership;
 mod pressure;
 mod registry;
