@@ -271,7 +271,10 @@ fn an_owner_that_dies_over_a_bundle_is_followed_by_one_that_goes_on() {
             let ended = std::cell::Cell::new(false);
             let changes = async {
                 while !ended.get() {
-                    model.change(&mut client).await;
+                    for _ in 0..50 {
+                        model.change(&mut client).await;
+                    }
+                    client.sync().await;
                 }
             };
             let watched = async {
