@@ -115,9 +115,9 @@ pub(super) async fn write(shared: &Shared, bundle: &Bundle, turn: &Turn<'_>) -> 
     Ok(ByteLen(length))
 }
 
-/// What is put late is harmless, and never in time again: whoever owns the volume now has its own plans, and what a volume leaves
-/// that is being deleted nobody gives back.
-async fn still_wanted(shared: &Shared, job: &BundleJob) -> Result<(), JobError> {
+/// Whether the ownership that wants the bundle still is one. A bundle for one that is over would do no harm, and no good either: whoever
+/// owns the volume now has its own plans, and of a volume that is being deleted it would be left over.
+pub(super) async fn still_wanted(shared: &Shared, job: &BundleJob) -> Result<(), JobError> {
     let own = Ownership {
         node: job.owner.clone(),
         epoch: job.epoch,
@@ -128,6 +128,13 @@ async fn still_wanted(shared: &Shared, job: &BundleJob) -> Result<(), JobError> 
         RecordError::Unavailable(cause) => JobError::Store(StoreError::Unavailable(cause)),
     })?;
     own.holds(&record).map_err(JobError::Lost)?;
+    if record.pool != job.pool {
+        let text = format!(
+            "volume {} is in pool {}, not in {}",
+            job.path, record.pool, job.pool
+        );
+        return Err(JobError::Lost(Refusal::reject(RefusalCode::Invalid, text)));
+    }
     match record.phase {
         VolumePhase::Active => Ok(()),
         VolumePhase::Deleting => {

@@ -12,7 +12,8 @@ use sconce_schemas::wire::scrub::BundleJob;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use super::Shared;
-use super::bundle::{self, Bundle};
+use super::budget::Turn;
+use super::bundle::{self, Bundle, JobError};
 
 /// Carries the job out, unless this node's own volumes or guests need what it would take.
 pub(super) async fn run(shared: &Shared, job: BundleJob, index: &Bytes) -> Result<ByteLen, Refusal> {
@@ -31,7 +32,13 @@ pub(super) async fn run(shared: &Shared, job: BundleJob, index: &Bytes) -> Resul
         let text = format!("no time to write bundle {name} for {owner} now");
         Refusal::retry(RefusalCode::Unavailable, text)
     })?;
-    let written = bundle::write(shared, &bundle, &turn).await;
+    let written = write(shared, &bundle, &turn).await;
     tracing::debug!(%name, %owner, is_written = written.is_ok(), "a neighbour's bundle");
     written.map_err(|error| error.refusal())
+}
+
+/// Who comes late is told before anything is read: it would be found out only before the put.
+async fn write(shared: &Shared, bundle: &Bundle, turn: &Turn<'_>) -> Result<ByteLen, JobError> {
+    bundle::still_wanted(shared, bundle.job()).await?;
+    bundle::write(shared, bundle, turn).await
 }

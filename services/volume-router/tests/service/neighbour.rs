@@ -436,6 +436,10 @@ fn a_job_is_checked_and_done_again_gives_the_same() {
         unknown.index.volume = VolumeId([9; 16]);
         assert_eq!(refused(&unknown).await.code, RefusalCode::Invalid);
 
+        let mut misplaced = by_hand().await;
+        misplaced.job.pool = "elsewhere".to_owned();
+        assert_eq!(refused(&misplaced).await.code, RefusalCode::Invalid);
+
         // A cluster that is not what was written there.
         let mut damaged = by_hand().await;
         damaged.kept()[1].crc ^= 1;

@@ -34,7 +34,7 @@ fn every_life_keeps_its_promises() {
     }
     let full = number("SCONCE_TEST_FULL") == Some(1);
     let seeds = number("SCONCE_SEEDS").unwrap_or(if full { 3000 } else { 300 });
-    let (mut crashes, mut damages, mut moments, mut compared) = (0, 0, 0, 0);
+    let (mut crashes, mut damages, mut moments, mut compared, mut late) = (0, 0, 0, 0, 0);
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
@@ -44,10 +44,12 @@ fn every_life_keeps_its_promises() {
                 world.damages,
                 world.moments.had,
                 world.comparisons.answered,
+                world.came_late,
             )
         });
         match run {
-            Ok((crashed, damaged, had, answered)) => {
+            Ok((crashed, damaged, had, answered, came_late)) => {
+                late += came_late;
                 (crashes, damages) = (crashes + crashed, damages + damaged);
                 (moments, compared) = (moments + had, compared + answered);
             }
@@ -66,6 +68,10 @@ fn every_life_keeps_its_promises() {
     assert!(
         damages as u64 > seeds / 50,
         "only {damages} damaged logs in {seeds} lives"
+    );
+    assert!(
+        late as u64 > seeds / 20,
+        "only {late} bundles came late in {seeds} lives"
     );
     assert!(
         moments as u64 > seeds,

@@ -122,6 +122,10 @@ pub(crate) struct World {
     pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
     /// Bundles of several SCOs that were written.
     pub(crate) merged: usize,
+    /// Bundles that a neighbour was asked for and may still write.
+    pub(crate) late: Vec<(ObjectName, Bytes, BundleIndex)>,
+    /// Those that it did, when nobody waited for them any more.
+    pub(crate) came_late: usize,
     pub(crate) manifest: Option<Manifest>,
     epoch: Epoch,
     pub(crate) epochs: Vec<EpochStart>,
@@ -220,6 +224,8 @@ impl World {
             store: BTreeMap::new(),
             bundles: BTreeMap::new(),
             merged: 0,
+            late: Vec::new(),
+            came_late: 0,
             manifest: None,
             epoch: Epoch::FIRST,
             epochs: vec![EpochStart {
