@@ -155,20 +155,17 @@ async fn carry_out(
     bundle: &Bundle,
     is_urgent: bool,
 ) -> Result<ByteLen, JobError> {
-    let help = shared.neighbours.help();
-    let turn = match help {
+    let turn = match shared.neighbours.help() {
+        ScrubHelp::Off => Some(shared.scrubs.turn(is_urgent).await),
+        ScrubHelp::WhenBusy => shared.scrubs.turn_now(is_urgent),
         ScrubHelp::Always => None,
-        ScrubHelp::WhenBusy | ScrubHelp::Off => shared.scrubs.turn_now(is_urgent),
     };
-    if turn.is_none()
-        && help != ScrubHelp::Off
-        && let Some(done) = shared.neighbours.write(owner, bundle).await
-    {
-        return done;
-    }
     let turn = match turn {
         Some(turn) => turn,
-        None => shared.scrubs.turn(is_urgent).await,
+        None => match shared.neighbours.write(owner, bundle).await {
+            Some(done) => return done,
+            None => shared.scrubs.turn(is_urgent).await,
+        },
     };
     bundle::write(shared, bundle, &turn).await
 }

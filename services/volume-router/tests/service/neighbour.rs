@@ -11,7 +11,7 @@ use sconce_schemas::crc::crc32c;
 use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::wire::scrub::{BundleJob, JobSource};
 use sconce_schemas::wire::volume::{ScrubReport, VolumeControl, VolumeControlReply};
-use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{CLUSTER_LEN, ClusterAddress, Epoch, ObjectName, ScoId, ScoSize, Slot, VolumeId};
 
 use crate::client::{Client, Model, bytes};
@@ -133,12 +133,7 @@ impl Scene {
     }
 
     async fn report(&self) -> ScrubReport {
-        *self
-            .client
-            .show()
-            .await
-            .scrub
-            .expect("an owner that serves tells")
+        *self.client.show().await.scrub.unwrap()
     }
 
     /// Changes the volume until its scrubbing is as it is to be.
@@ -462,5 +457,27 @@ fn a_job_is_checked_and_done_again_gives_the_same() {
         job.kept().pop();
         assert_eq!(job.ask(&client).await.unwrap_err().code, RefusalCode::Exists);
         assert!(std::fs::read(job.file(&cluster)).unwrap() == written);
+    });
+}
+
+#[test]
+fn a_node_that_does_not_scrub_helps_nobody() {
+    block_on(async {
+        let mut cluster = Cluster::new().with_settings("[scrub]\nenabled = false\n");
+        cluster.start();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 4 * MIB).await;
+        let client = Client::open(&cluster, volume).await;
+        let epoch = cluster.record(&registry, volume).await.epoch;
+        let job = ByHand::new(&client, epoch).await;
+        let control = VolumeControl::WriteBundle(Box::new(job.job.clone()));
+        let asked = client.control_with(control, job.index.to_bytes().into()).await;
+        let refusal = asked.unwrap_err();
+        assert_eq!(
+            (refusal.remedy, refusal.code),
+            (Remedy::Retry, RefusalCode::Unavailable),
+            "{refusal}"
+        );
+        assert!(!job.file(&cluster).exists());
     });
 }
