@@ -39,6 +39,8 @@ pub(super) enum JobError {
     Exists(Refusal),
     /// The ownership that wants it is over.
     Lost(Refusal),
+    /// A cluster that is to be kept is not what was written.
+    Damaged(String),
     /// Something could not be read, or not be put.
     Store(StoreError),
 }
@@ -57,6 +59,7 @@ impl JobError {
     pub(super) fn refusal(&self) -> Refusal {
         match self {
             Self::Exists(refusal) | Self::Lost(refusal) => refusal.clone(),
+            Self::Damaged(text) => Refusal::damaged(text.clone()),
             Self::Store(error) => error.refusal(),
         }
     }
@@ -178,7 +181,7 @@ async fn gather(
     members: &[Member],
     turn: &Turn<'_>,
     clusters: &mut BytesMut,
-) -> Result<(), StoreError> {
+) -> Result<(), JobError> {
     let wanted = match object.is_bundle() {
         true => in_bundle(&index_of(shared, &job.pool, object, turn).await?.1, members),
         false => in_sco(members),
@@ -198,8 +201,7 @@ async fn gather(
                     "volume {}: object {object}: the cluster at byte {offset} is not what was written there: it is not scrubbed",
                     job.path
                 );
-                tracing::error!("{text}");
-                return Err(wrong(&text));
+                return Err(JobError::Damaged(text));
             }
             clusters.extend_from_slice(cluster);
         }

@@ -15,7 +15,8 @@ use super::Shared;
 use super::budget::Turn;
 use super::bundle::{self, Bundle, JobError};
 
-/// Carries the job out, unless this node's own volumes or guests need what it would take.
+/// Carries the job out, unless this node's own volumes or guests need what it would take. What cannot be read is the owner's to tell: of a
+/// job that comes late, what it was to read may be gone.
 pub(super) async fn run(shared: &Shared, job: BundleJob, index: &Bytes) -> Result<ByteLen, Refusal> {
     let (name, owner) = (job.bundle, job.owner.clone());
     let bundle = BundleIndex::from_bytes(index).and_then(|index| Bundle::new(job, index));

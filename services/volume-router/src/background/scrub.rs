@@ -139,6 +139,10 @@ async fn write(
                 owner.lost(refusal);
                 return Ok(None);
             }
+            Err(JobError::Damaged(text)) => {
+                tracing::error!("{text}");
+                return Err(wrong(&text));
+            }
             Err(JobError::Store(error)) => return Err(error),
         }
     }
