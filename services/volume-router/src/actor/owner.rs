@@ -6,13 +6,14 @@
 //! Crash: nothing.
 //! Knows no engine.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
 use sconce_schemas::records::ManifestRef;
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::{NodeName, VolumeId, VolumeSize};
+use sconce_schemas::{NodeName, ScoId, VolumeId, VolumeSize};
 use sconce_volume::Event;
 
 use super::VolumeActor;
@@ -44,7 +45,7 @@ struct Inner {
 }
 
 /// What neighbours do of the volume's scrubbing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Help {
     /// Who was asked to write the bundle at hand.
     pub(crate) at: Option<NodeName>,
@@ -52,6 +53,26 @@ pub(crate) struct Help {
     pub(crate) written: u64,
     /// Bundles that a neighbour did not answer for in time, or not well.
     pub(crate) taken_back: u64,
+    /// By the SCO that they are named after, the last versions of bundles that were given away and came to nothing. A neighbour may still
+    /// write them as long as this ownership lasts, so nothing else gets their names: a name has one content for ever.
+    given: BTreeMap<ScoId, u16>,
+}
+
+impl Help {
+    /// The last version of the SCO's name that may be taken, known to be so up to `known`.
+    pub(crate) fn taken(&self, sco: ScoId, known: u16) -> u16 {
+        self.given.get(&sco).map_or(known, |given| known.max(*given))
+    }
+
+    /// The name is given away.
+    pub(crate) fn give(&mut self, sco: ScoId, version: u16) {
+        self.given.insert(sco, version);
+    }
+
+    /// The volume knows a bundle of this name: later ones have later versions.
+    pub(crate) fn known(&mut self, sco: ScoId) {
+        self.given.remove(&sco);
+    }
 }
 
 impl Owner {
@@ -169,5 +190,26 @@ impl Owner {
         let [before_last, last] = *manifests;
         *manifests = [last, Some(newest)];
         before_last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_given_away_is_not_taken_for_something_else() {
+        let (mut help, sco) = (Help::default(), ScoId(7));
+        assert_eq!(help.taken(sco, 0x8000), 0x8000);
+        help.give(sco, 0x8001);
+        assert_eq!(help.taken(sco, 0x8000), 0x8001);
+        assert_eq!(help.taken(sco, 0x8005), 0x8005);
+        assert_eq!(help.taken(ScoId(8), 0x8000), 0x8000);
+        help.known(sco);
+        assert_eq!(
+            help.taken(sco, 0x8001),
+            0x8001,
+            "that is what the table says from now on"
+        );
     }
 }

@@ -3,7 +3,7 @@
 //! Keeps: a connection to each, and until when it is not asked again.
 //! Order: one after the other until one has time. Whatever the answer is, or if there is none, the owner may do the work itself at
 //! any moment: the same object comes of it.
-//! Crash: what a neighbour was asked for it may still do.
+//! Crash: what a neighbour was asked for it may still do, but not for the next ownership.
 //! Knows no plan: what is asked for is whole.
 
 use std::cell::{Cell, RefCell};
@@ -16,7 +16,7 @@ use sconce_registry::Registry;
 use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest};
 use sconce_schemas::wire::{RefusalCode, Remedy};
-use sconce_schemas::{ByteLen, NodeName};
+use sconce_schemas::{ByteLen, NodeName, ObjectName};
 use tokio::time::Instant;
 
 use super::bundle::{Bundle, JobError};
@@ -80,11 +80,17 @@ impl Neighbours {
 
     /// Asks one after the other to write the bundle. `None`: none did, or it is not known whether one does.
     pub(super) async fn write(&self, owner: &Owner, bundle: &Bundle) -> Option<Result<ByteLen, JobError>> {
+        let ObjectName::Sco { id: sco, version, .. } = bundle.job().bundle else {
+            return None;
+        };
         let control = VolumeControl::WriteBundle(Box::new(bundle.job().clone()));
         let request = VolumeRequest::Control(control);
         let index: Bytes = bundle.index().to_bytes().into();
         for neighbour in self.awake().await {
-            owner.help(|help| help.at = Some(neighbour.name.clone()));
+            owner.help(|help| {
+                help.at = Some(neighbour.name.clone());
+                help.give(sco, version);
+            });
             let asked = neighbour.caller.call(&request, index.clone(), 0, self.within);
             let answer = asked.await.map(|(reply, _)| reply);
             owner.help(|help| help.at = None);

@@ -122,7 +122,9 @@ async fn write(
     plan: &BundlePlan,
     is_urgent: bool,
 ) -> Result<Option<u16>, StoreError> {
-    let mut version = plan.above.version.max(BUNDLE_FROM - 1);
+    let sco = plan.above.sco;
+    let known = plan.above.version.max(BUNDLE_FROM - 1);
+    let mut version = owner.help(|help| help.taken(sco, known));
     for _ in 0..VERSIONS_TRIED {
         let Some(next) = version.checked_add(1) else { break };
         version = next;
@@ -131,7 +133,10 @@ async fn write(
         }
         let bundle = bundle_of(owner, plan, version).map_err(|error| wrong(&error))?;
         match carry_out(shared, owner, &bundle, is_urgent).await {
-            Ok(_) => return Ok(Some(version)),
+            Ok(_) => {
+                owner.help(|help| help.known(sco));
+                return Ok(Some(version));
+            }
             // A crash left it: what it keeps may be another choice. Or another owner scrubs: to go on would put what this
             // one keeps in front of what that one needs. The next try finds that out before it puts anything.
             Err(JobError::Exists(_)) => {}
@@ -146,10 +151,7 @@ async fn write(
             Err(JobError::Store(error)) => return Err(error),
         }
     }
-    Err(wrong(&format!(
-        "no version of SCO {} is free for a bundle",
-        plan.above.sco
-    )))
+    Err(wrong(&format!("no version of SCO {sco} is free for a bundle")))
 }
 
 /// Writes the bundle, here or at a neighbour. A neighbour's work takes nothing of this node's budget.

@@ -11,7 +11,7 @@ use sconce_schemas::bundle::{BundleIndex, Member};
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{ObjectName, ScoId, ScoSize, Slot, VolumeId};
+use sconce_schemas::{Epoch, ObjectName, ScoId, ScoSize, Slot, VolumeId};
 use sconce_volume::{Ask, BundlePlan, Event, ScoObject};
 
 use crate::world::World;
@@ -33,6 +33,15 @@ pub(crate) fn place_in(index: &BundleIndex, sco: ScoId, slot: Slot) -> Option<us
         .flat_map(|member| member.kept.iter().map(|kept| (member.sco, kept.slot)));
     let at = kept.clone().position(|kept| kept == (sco, slot))?;
     Some(index.index_len() + at * 4096)
+}
+
+/// A bundle that a neighbour was asked for and may still write.
+pub(crate) struct Late {
+    name: ObjectName,
+    bytes: Bytes,
+    index: BundleIndex,
+    /// The ownership that asked.
+    epoch: Epoch,
 }
 
 impl World {
@@ -79,17 +88,28 @@ impl World {
         };
         let bytes = index.pack(clusters.iter().map(|cluster| &cluster[..])).unwrap();
         let named = |version| name_of(self.id, ScoObject { version, ..above });
+        // A name that was given away before comes to nothing else.
         let is_free = |version: &u16| {
-            self.store
-                .get(&named(*version))
-                .is_none_or(|there| *there == bytes)
+            let name = named(*version);
+            let late = self.late.iter().filter(|late| late.name == name);
+            let mut there = self
+                .store
+                .get(&name)
+                .into_iter()
+                .chain(late.map(|late| &late.bytes));
+            there.all(|there| *there == bytes)
         };
         let version = (above.version + 1..).find(is_free).expect("a free version");
         let name = named(version);
         self.merged += usize::from(index.members.len() > 1);
         // A neighbour is asked and comes to it late: the volume has it from somebody else by then, or has given up on it.
         if self.may_crash && self.chance.u32(0..6) == 0 {
-            self.late.push((name, bytes.clone(), index.clone()));
+            self.late.push(Late {
+                name,
+                bytes: bytes.clone(),
+                index: index.clone(),
+                epoch: self.epoch,
+            });
             if self.chance.bool() {
                 self.feed(Event::BundleWritten { above, to: None });
                 return;
@@ -121,13 +141,18 @@ impl World {
         self.feed(Event::ScoDeleted { object, done });
     }
 
-    /// A neighbour may come to what it was asked for at any time: what is there already is not overwritten.
+    /// A neighbour may come to what it was asked for at any time, as long as the ownership lasts that asked. What is there already is
+    /// not overwritten.
     fn late_bundle(&mut self) {
+        let now = self.epoch;
+        self.late.retain(|late| late.epoch == now);
         if self.late.is_empty() || self.chance.u32(0..4) != 0 {
             return;
         }
         let at = self.chance.usize(0..self.late.len());
-        let (name, bytes, index) = self.late.swap_remove(at);
+        let Late {
+            name, bytes, index, ..
+        } = self.late.swap_remove(at);
         if !self.store.contains_key(&name) {
             self.came_late += 1;
             self.store.insert(name, bytes);

@@ -32,6 +32,7 @@ use crate::changes::Comparisons;
 use crate::disk::Disk;
 use crate::history::Moments;
 use crate::oracle::{LogOracle, State};
+use crate::scrub::Late;
 use crate::snapshots::Asks;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
@@ -123,11 +124,11 @@ pub(crate) struct World {
     /// Bundles of several SCOs that were written.
     pub(crate) merged: usize,
     /// Bundles that a neighbour was asked for and may still write.
-    pub(crate) late: Vec<(ObjectName, Bytes, BundleIndex)>,
+    pub(crate) late: Vec<Late>,
     /// Those that it did, when nobody waited for them any more.
     pub(crate) came_late: usize,
     pub(crate) manifest: Option<Manifest>,
-    epoch: Epoch,
+    pub(crate) epoch: Epoch,
     pub(crate) epochs: Vec<EpochStart>,
     pub(crate) volume: Volume,
     map_memory: ByteLen,
