@@ -139,6 +139,7 @@ fn manifest() -> Manifest {
         map: TreeRoot {
             height: 2,
             node: Some(reference()),
+            floor: CheckpointId::NONE,
         },
         scos: TreeRoot::default(),
         covered: BatchSeq(4710),

@@ -193,6 +193,7 @@ impl Writer<'_> {
         Ok(TreeRoot {
             height,
             node: below.first().map(|(node, _)| *node),
+            floor: CheckpointId::NONE,
         })
     }
 

@@ -176,6 +176,7 @@ async fn node(
         map_memory: ByteLen(settings.volumes.map_memory.bytes()),
         checkpoint: settings.checkpoint_policy(),
         scrub: settings.scrub_policy(),
+        sweep: settings.sweep_policy(),
         group_hold: settings.volumes.group_hold.duration(),
         volumes: Volumes::default(),
     };

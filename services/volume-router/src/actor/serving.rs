@@ -31,7 +31,7 @@ use super::locals::Locals;
 use super::messages::{Happened, Operation};
 use super::pace::Pace;
 use super::{Owner, Shard, VolumeHandle};
-use crate::background::{ScrubJob, Upload};
+use crate::background::{ScrubJob, SweepJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
 use crate::owner::{Owned, epoch_at};
 use crate::port::OpenOn;
@@ -392,6 +392,8 @@ impl Serving {
                 let background = &self.shard.node.background;
                 background.copy(self.owner.clone(), self.sco_size, extents);
             }
+            Effect::List { kind, after } => self.sweep(SweepJob::List(kind, after)),
+            Effect::Delete { names } => self.sweep(SweepJob::Delete(names)),
             Effect::Independent => self.shard.node.background.independent(self.owner.clone()),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
@@ -502,6 +504,10 @@ impl Serving {
         let background = &self.shard.node.background;
         let is_urgent = self.volume.scrub_is_urgent();
         background.scrub(self.owner.clone(), self.sco_size, job, is_urgent);
+    }
+
+    fn sweep(&self, job: SweepJob) {
+        self.shard.node.background.sweep(self.owner.clone(), job);
     }
 
     fn evictable(&mut self, sco: ScoId) {

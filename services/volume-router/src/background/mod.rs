@@ -20,6 +20,7 @@ mod scrub;
 mod size;
 mod store;
 mod stored;
+mod sweep;
 mod upload;
 
 use std::cell::RefCell;
@@ -53,6 +54,7 @@ pub(crate) use outage::Outage;
 pub(crate) use room::{PoolUsage, Room, RoomUsage};
 pub(crate) use scrub::ScrubJob;
 pub(crate) use store::{Store, StoreError};
+pub(crate) use sweep::SweepJob;
 
 /// What the background's thread works with.
 pub(crate) struct Components {
@@ -170,6 +172,11 @@ impl Background {
         let (answer, answered) = oneshot::channel();
         self.actor.do_send(Job::Help(Box::new(job), index, answer));
         answered.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Does what a sweep asks for; the owner hears of it.
+    pub(crate) fn sweep(&self, owner: Owner, job: SweepJob) {
+        self.actor.do_send(Job::Sweep(owner, job));
     }
 
     /// Reads what a flattening copies; the owner hears `Copied`.
@@ -330,6 +337,7 @@ enum Job {
     Size(Owner),
     Scrub(Owner, ScoSize, ScrubJob, bool),
     Help(Box<BundleJob>, Bytes, Answer<ByteLen, Refusal>),
+    Sweep(Owner, SweepJob),
     Copy(Owner, ScoSize, Vec<Extent>),
     Independent(Owner),
     Erase(Subject),
@@ -362,6 +370,7 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
         Job::Scrub(owner, size, job, is_urgent) => scrub::run(&shared, &owner, size, job, is_urgent).await,
         Job::Help(job, index, answer) => drop(answer.send(help::run(&shared, *job, &index).await)),
+        Job::Sweep(owner, job) => sweep::run(&shared, &owner, job).await,
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,

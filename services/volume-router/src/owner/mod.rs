@@ -188,6 +188,7 @@ async fn recover(
         map_memory: node.map_memory,
         checkpoint: node.checkpoint,
         scrub: node.scrub,
+        sweep: node.sweep,
     };
     let reference = manifest.as_ref().map(|manifest| ManifestRef {
         seq: manifest.seq,

@@ -115,7 +115,7 @@ impl World {
                 return;
             }
         }
-        self.store.insert(name, bytes);
+        self.put(name, bytes);
         self.bundles.insert(name, index);
         // Of some the answer is lost: what is there without the volume's knowledge may be read all the same.
         let to = (!self.may_crash || self.chance.u32(0..10) != 0).then_some(version);
@@ -155,7 +155,7 @@ impl World {
         } = self.late.swap_remove(at);
         if !self.store.contains_key(&name) {
             self.came_late += 1;
-            self.store.insert(name, bytes);
+            self.put(name, bytes);
             self.bundles.insert(name, index);
         }
     }
