@@ -193,6 +193,9 @@ pub struct Manifest {
     pub map: TreeRoot,
     /// The SCO table.
     pub scos: TreeRoot,
+    /// SCOs that it has. Not said by the manifests of the first builds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub scos_count: u64,
     /// The last batch that the trees cover.
     pub covered: BatchSeq,
     /// The last SCO that the trees cover, whole; replay goes on with the next.
@@ -340,6 +343,11 @@ impl Manifest {
             .chain(of_snapshots)
             .chain(points)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 mod node_ref {

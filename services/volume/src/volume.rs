@@ -200,7 +200,7 @@ impl Volume {
             ancestor_epochs: manifest.map_or_else(Vec::new, |m| m.ancestor_epochs.clone()),
             origin: manifest.and_then(|m| m.origin),
             map: manifest.map_or_else(Tree::default, |m| Tree::stored(m.map, m.allocated_clusters)),
-            scos: manifest.map_or_else(Tree::default, |m| Tree::stored(m.scos, 0)),
+            scos: manifest.map_or_else(Tree::default, |m| Tree::stored(m.scos, m.scos_count)),
             log: Log::new(
                 config.id,
                 config.epoch,

@@ -267,9 +267,8 @@ impl Serving {
 
     /// Time passes.
     pub(super) fn tick(&mut self, pressed: bool) {
-        let now_us = self.shard.node.clock.unix_micros();
         let pressed = pressed || self.opening.is_some() || self.device().fullness() > PRESSED_FROM;
-        self.take(Event::Tick { now_us, pressed });
+        self.take_tick(pressed);
         self.settle();
     }
 
@@ -323,11 +322,22 @@ impl Serving {
     }
 
     fn take(&mut self, event: Event) {
+        self.begin_round();
+        self.volume.apply(event, &mut self.effects);
+    }
+
+    /// A batch that is full while a round is taken in carries the round's time, not that of the one before. So what is stamped
+    /// in a round is stamped after this, or it would look as if the clock had been set back.
+    fn begin_round(&mut self) {
         if !std::mem::replace(&mut self.batch_open, true) {
-            // A batch that is full while a round is taken in carries the round's time, not that of the one before.
             self.volume.set_now(self.shard.node.clock.unix_micros());
         }
-        self.volume.apply(event, &mut self.effects);
+    }
+
+    fn take_tick(&mut self, pressed: bool) {
+        self.begin_round();
+        let now_us = self.shard.node.clock.unix_micros();
+        self.take(Event::Tick { now_us, pressed });
     }
 
     /// Ends the batch and carries effects out until there are none.
@@ -432,11 +442,7 @@ impl Serving {
             Ok(None) => {
                 self.opening = Some(header);
                 // Store what can be, so that files come back.
-                let now_us = self.shard.node.clock.unix_micros();
-                self.take(Event::Tick {
-                    now_us,
-                    pressed: true,
-                });
+                self.take_tick(true);
             }
             Err(error) => self.fail(format!("SCO {} cannot be opened: {error}", header.id)),
         }

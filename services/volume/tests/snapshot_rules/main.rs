@@ -10,9 +10,10 @@ mod renewal;
 
 use bytes::Bytes;
 use sconce_schemas::SnapshotId;
-use sconce_schemas::checkpoint::TreeKind;
+use sconce_schemas::checkpoint::{NodePlace, TreeKind};
 use sconce_schemas::wire::volume::IoCode;
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_volume::stored::{StoredNode, sco_table_node};
 use sconce_volume::{Ask, Event, Ticket};
 
 use host::{Host, LEAF, ROOMY, written};
@@ -74,6 +75,39 @@ fn a_long_discard_of_what_is_not_in_memory_is_done_leaf_by_leaf() {
     assert_eq!(host.volume.status().allocated.0, 0);
     host.checkpoint();
     assert_eq!(host.live(), 0);
+}
+
+#[test]
+fn the_sco_table_counts_its_scos_when_it_grows_a_level_after_a_restart() {
+    let mut host = Host::new(ROOMY);
+    for at in 0..530 {
+        if at == 500 {
+            host.checkpoint();
+            host.restart();
+        }
+        host.io(IoCode::Write, at * 4096, 4096);
+        host.load();
+        host.now_us += 10_000_000;
+        host.tick();
+        host.store();
+        host.store();
+    }
+    host.checkpoint();
+    let manifest = host.manifest.as_ref().unwrap();
+    let scos = manifest.scos_count;
+    assert!(manifest.scos.height == 1 && scos > 520, "{scos} SCOs");
+    let root = manifest.scos.node.unwrap();
+    let place = NodePlace {
+        tree: TreeKind::Scos,
+        level: 1,
+        index: 0,
+    };
+    let StoredNode::Inner(children) = sco_table_node(place, root, &host.records(root)).unwrap() else {
+        panic!("the root is a leaf");
+    };
+    // No SCO has the number 0.
+    let counts: Vec<u64> = children.iter().map(|child| child.count).collect();
+    assert_eq!(counts, [511, scos - 511]);
 }
 
 #[test]
