@@ -291,7 +291,7 @@ pub struct CloneFrom {
 /// Commands on scrubbing.
 #[derive(Debug, Subcommand)]
 pub enum Scrub {
-    /// Show what scrubbing does, what it won and has to win, and why it does not run where it does not.
+    /// Show what scrubbing does and where, what it won and has to win, and why it does not run where it does not.
     Status {
         /// A volume, or a directory for all volumes in it.
         #[arg(default_value = "/")]

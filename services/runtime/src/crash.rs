@@ -58,6 +58,10 @@ points! {
     AfterRecordUpdated = "after-record-updated",
     /// volume-router: local SCO files are free again.
     AfterRecycle = "after-recycle",
+    /// volume-router: what is kept of SCOs was read for a bundle, here or for a neighbour's volume; nothing is put.
+    BeforeBundlePut = "before-bundle-put",
+    /// volume-router: a bundle is on the back end, the volume's owner does not know it yet.
+    AfterBundlePut = "after-bundle-put",
     /// volume-router: a recovery has replayed, and does not serve yet.
     DuringRecovery = "during-recovery",
     /// volume-router: an object of a deleted volume is gone, others are not.

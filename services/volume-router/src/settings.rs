@@ -136,6 +136,23 @@ pub struct ScrubSettings {
     pub operations: u32,
     /// How long an object stays that no manifest refers to any more: reads that were told of it are over then.
     pub grace: Interval,
+    /// When other volume-routers of the pool are asked to write bundles.
+    pub help: ScrubHelp,
+    /// How long one of them may take: then it is done here.
+    pub help_within: Interval,
+}
+
+/// When other volume-routers are asked to do what scrubbing reads and writes. Each decides by its own budget whether it does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScrubHelp {
+    /// Never.
+    #[default]
+    Off,
+    /// Where this node's budget is used up, or its guests are at work.
+    WhenBusy,
+    /// Before this node does any of it itself.
+    Always,
 }
 
 impl Default for ScrubSettings {
@@ -146,6 +163,8 @@ impl Default for ScrubSettings {
             bandwidth: ByteSize::new(64 << 20),
             operations: 200,
             grace: Interval::new(Duration::from_secs(60)),
+            help: ScrubHelp::Off,
+            help_within: Interval::new(Duration::from_secs(30)),
         }
     }
 }
@@ -297,6 +316,13 @@ impl Settings {
             "within 50 to 95",
         )?;
         self.erase.check()?;
+        check(
+            "scrub.help_within",
+            (Duration::from_millis(100)..=Duration::from_secs(300))
+                .contains(&self.scrub.help_within.duration()),
+            self.scrub.help_within,
+            "within 100ms to 5min",
+        )?;
         let limits = &self.limits;
         check(
             "limits.operations",

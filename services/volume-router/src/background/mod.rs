@@ -6,11 +6,14 @@
 //! Knows volumes only by their handles; never blocks one.
 
 mod budget;
+mod bundle;
 mod checkpoint;
 mod erase;
 mod flatten;
+mod help;
 mod load;
 mod manifest;
+mod neighbours;
 mod outage;
 mod room;
 mod scrub;
@@ -25,12 +28,13 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, Context, Handler, Message};
 use bytes::Bytes;
-use sconce_bus::{Hello, Network};
+use sconce_bus::{Hello, Network, Protocol};
 use sconce_registry::Registry;
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
+use sconce_schemas::wire::scrub::BundleJob;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
 use sconce_volume::{Extent, Frozen, ScoImage};
@@ -42,6 +46,7 @@ use crate::owner::erasure::Right;
 use crate::settings::{EraseSettings, ScrubSettings, UploadSettings};
 
 use budget::Budget;
+use neighbours::Neighbours;
 
 pub(crate) use budget::Guests;
 pub(crate) use erase::Erasures;
@@ -77,6 +82,10 @@ pub(crate) struct Shared {
     pub(crate) room: Room,
     /// What scrubs, and copies for clones that are flattened, may take.
     pub(crate) scrubs: Budget,
+    /// Whether this node scrubs, and helps neighbours to.
+    may_scrub: bool,
+    /// Volume-routers that may help this one.
+    neighbours: Neighbours,
     /// Volumes that are being erased: each only once at a time.
     pub(crate) erasures: Arc<Erasures>,
     pub(crate) erase: EraseSettings,
@@ -122,7 +131,13 @@ impl Background {
         } = components;
         let erasures = Arc::<Erasures>::default();
         let usage = Arc::new(RoomUsage::new(uploads.parallel, uploads.bytes.bytes()));
+        let to_neighbours = Hello {
+            protocol: Protocol::Volume,
+            ..hello.clone()
+        };
         let shared = Shared {
+            neighbours: Neighbours::new(network.clone(), registry.clone(), to_neighbours, &scrub),
+            may_scrub: scrub.enabled,
             store: Store::new(network, registry.clone(), hello),
             registry,
             checkpoints,
@@ -172,6 +187,13 @@ impl Background {
     /// Does what a scrub asks for; the owner hears of it.
     pub(crate) fn scrub(&self, owner: Owner, size: ScoSize, job: ScrubJob, is_urgent: bool) {
         self.actor.do_send(Job::Scrub(owner, size, job, is_urgent));
+    }
+
+    /// Writes a bundle for another node's volume, if there is time for that now; gives its length.
+    pub(crate) async fn write_bundle(&self, job: BundleJob, index: Bytes) -> Result<ByteLen, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.actor.do_send(Job::Help(Box::new(job), index, answer));
+        answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// Does what a sweep asks for; the owner hears of it.
@@ -336,6 +358,7 @@ enum Job {
     Manifest(Owner, Box<Manifest>),
     Size(Owner),
     Scrub(Owner, ScoSize, ScrubJob, bool),
+    Help(Box<BundleJob>, Bytes, Answer<ByteLen, Refusal>),
     Sweep(Owner, SweepJob),
     Copy(Owner, ScoSize, Vec<Extent>),
     Independent(Owner),
@@ -368,6 +391,7 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Checkpoint(owner, frozen) => checkpoint::run(&shared, &owner, frozen).await,
         Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
         Job::Scrub(owner, size, job, is_urgent) => scrub::run(&shared, &owner, size, job, is_urgent).await,
+        Job::Help(job, index, answer) => drop(answer.send(help::run(&shared, *job, &index).await)),
         Job::Sweep(owner, job) => sweep::run(&shared, &owner, job).await,
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,

@@ -31,6 +31,29 @@ pub(crate) struct Claimant {
 pub(crate) struct TakeOver {
     /// Accept the loss of what is not on the back ends.
     pub(crate) force: bool,
+    /// The ownership that it is about, once the record was read.
+    about: Option<Epoch>,
+}
+
+impl TakeOver {
+    pub(crate) const fn asked(force: bool) -> Self {
+        Self { force, about: None }
+    }
+
+    /// Whether it is about what the record says. It outlives tries that fail, but is about no ownership that came meanwhile at another
+    /// node: what that acknowledged nobody has given up.
+    pub(crate) fn is_about(&mut self, record: &VolumeRecord, node: &NodeName) -> bool {
+        let is_same = self
+            .about
+            .is_none_or(|epoch| epoch == record.epoch || record.owner == *node);
+        self.about = Some(record.epoch);
+        is_same
+    }
+
+    /// Whether the record was ever read since it was asked for.
+    pub(crate) const fn is_judged(&self) -> bool {
+        self.about.is_some()
+    }
 }
 
 /// Why a record could not be changed.

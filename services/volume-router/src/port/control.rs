@@ -37,7 +37,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) async fn run(self, control: VolumeControl, reply: Reply<VolumeReply>) {
+    /// `data`: what came with it.
+    pub(super) async fn run(self, control: VolumeControl, data: Bytes, reply: Reply<VolumeReply>) {
         let done = match (control, &self.closed) {
             (VolumeControl::NodeStatus, _) => Ok(VolumeControlReply::Node(self.status().await)),
             (VolumeControl::Show { volume }, _) => self.show(volume).await,
@@ -148,7 +149,11 @@ impl Control {
                 deleted.map(|()| VolumeControlReply::Done)
             }
             (VolumeControl::TakeOver { volume, force }, None) => {
-                self.take_over(volume, TakeOver { force }).await
+                self.take_over(volume, TakeOver::asked(force)).await
+            }
+            (VolumeControl::WriteBundle(job), None) => {
+                let written = self.shard.node.background.write_bundle(*job, data).await;
+                written.map(|length| VolumeControlReply::BundleWritten { length })
             }
         };
         let answer = match done {

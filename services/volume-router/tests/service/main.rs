@@ -6,6 +6,7 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod bundle_job;
 mod changes;
 mod client;
 mod clones;
@@ -20,6 +21,7 @@ mod hostile;
 mod inspect;
 mod io;
 mod loss;
+mod neighbour;
 mod ownership;
 mod pressure;
 mod registry;

@@ -147,7 +147,8 @@ fn a_stop_without_a_back_end_ends_in_time_and_loses_nothing() {
     });
 }
 
-/// Whether the volume-router passes the point with a volume that lives. Every point is named: a new one has to be decided on here.
+/// Whether the volume-router passes the point with a volume that lives, whatever it does; `scrub.rs` has those of scrubs. Every point is
+/// named: a new one has to be decided on here.
 pub(crate) fn is_of_the_volume_router(point: Point) -> bool {
     match point {
         Point::AfterAppend
@@ -159,9 +160,15 @@ pub(crate) fn is_of_the_volume_router(point: Point) -> bool {
         | Point::AfterRecordUpdated
         | Point::AfterRecycle
         | Point::DuringRecovery => true,
-        Point::AfterTempWritten | Point::AfterRename | Point::AfterJournal | Point::AfterApply => false,
+        Point::BeforeBundlePut
+        | Point::AfterBundlePut
+        | Point::AfterTempWritten
+        | Point::AfterRename
+        | Point::AfterJournal
+        | Point::AfterApply
         // `deletion` passes these.
-        Point::DuringErasure | Point::AfterErasure => false,
+        | Point::DuringErasure
+        | Point::AfterErasure => false,
     }
 }
 
