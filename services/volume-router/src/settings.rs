@@ -5,6 +5,8 @@
 //! Crash: nothing.
 //! Knows no component.
 
+mod erase;
+
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +18,8 @@ use sconce_schemas::ScoSize;
 use sconce_tracing::LogSettings;
 use sconce_volume::{CheckpointPolicy, ScrubPolicy, SweepPolicy};
 use serde::Deserialize;
+
+pub use erase::EraseSettings;
 
 /// The volume-router's settings file.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,6 +45,9 @@ pub struct Settings {
     /// Giving back the space of what nothing refers to.
     #[serde(default)]
     pub scrub: ScrubSettings,
+    /// Deleted volumes.
+    #[serde(default)]
+    pub erase: EraseSettings,
     /// Looking for objects that were left behind.
     #[serde(default)]
     pub sweep: SweepSettings,
@@ -315,6 +322,7 @@ impl Settings {
             self.scrub.help_within,
             "within 100ms to 5min",
         )?;
+        self.erase.check()?;
         let limits = &self.limits;
         check(
             "limits.operations",

@@ -165,7 +165,7 @@ impl Names {
             .await
     }
 
-    async fn patiently<T>(
+    pub(super) async fn patiently<T>(
         &self,
         mut ask: impl AsyncFnMut() -> Result<T, RegistryError>,
     ) -> Result<T, NamesError> {

@@ -23,8 +23,6 @@ mod stored;
 mod sweep;
 mod upload;
 
-use std::cell::RefCell;
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -32,7 +30,7 @@ use actix::{Actor, Addr, Context, Handler, Message};
 use bytes::Bytes;
 use sconce_bus::{Hello, Network, Protocol};
 use sconce_registry::Registry;
-use sconce_runtime::Chance;
+use sconce_runtime::{Chance, Clock};
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
@@ -44,12 +42,14 @@ use tokio::sync::oneshot;
 
 use crate::actor::Owner;
 use crate::device::{Level, LocalCheckpoints, ScoFile};
-use crate::settings::{ScrubSettings, UploadSettings};
+use crate::owner::erasure::Right;
+use crate::settings::{EraseSettings, ScrubSettings, UploadSettings};
 
 use budget::Budget;
 use neighbours::Neighbours;
 
 pub(crate) use budget::Guests;
+pub(crate) use erase::Erasures;
 pub(crate) use outage::Outage;
 pub(crate) use room::{PoolUsage, Room, RoomUsage};
 pub(crate) use scrub::ScrubJob;
@@ -66,6 +66,10 @@ pub(crate) struct Components {
     pub(crate) uploads: UploadSettings,
     pub(crate) scrub: ScrubSettings,
     pub(crate) guests: Guests,
+    pub(crate) erase: EraseSettings,
+    pub(crate) clock: Clock,
+    /// Identity of the write buffer.
+    pub(crate) buffer: String,
 }
 
 /// What all jobs share.
@@ -83,7 +87,11 @@ pub(crate) struct Shared {
     /// Volume-routers that may help this one.
     neighbours: Neighbours,
     /// Volumes that are being erased: each only once at a time.
-    pub(crate) erasing: RefCell<HashSet<VolumeId>>,
+    pub(crate) erasures: Arc<Erasures>,
+    pub(crate) erase: EraseSettings,
+    pub(crate) clock: Clock,
+    /// Identity of the write buffer.
+    pub(crate) buffer: String,
 }
 
 /// The volume that a job is for, as the back ends name it.
@@ -102,6 +110,7 @@ pub(crate) struct Subject {
 pub(crate) struct Background {
     actor: Addr<BackgroundActor>,
     usage: Arc<RoomUsage>,
+    erasures: Arc<Erasures>,
 }
 
 impl Background {
@@ -116,7 +125,11 @@ impl Background {
             uploads,
             scrub,
             guests,
+            erase,
+            clock,
+            buffer,
         } = components;
+        let erasures = Arc::<Erasures>::default();
         let usage = Arc::new(RoomUsage::new(uploads.parallel, uploads.bytes.bytes()));
         let to_neighbours = Hello {
             protocol: Protocol::Volume,
@@ -131,7 +144,10 @@ impl Background {
             level,
             room: Room::new(Arc::clone(&usage)),
             scrubs: Budget::new(&scrub, guests),
-            erasing: RefCell::default(),
+            erasures: Arc::clone(&erasures),
+            erase,
+            clock,
+            buffer,
         };
         let actor = BackgroundActor {
             shared: Rc::new(shared),
@@ -139,7 +155,13 @@ impl Background {
         Self {
             actor: actor.start(),
             usage,
+            erasures,
         }
+    }
+
+    /// The deleted volumes that are being erased.
+    pub(crate) fn erasures(&self) -> &Erasures {
+        &self.erasures
     }
 
     /// How many requests hold room, and how much, for each pool.
@@ -194,9 +216,9 @@ impl Background {
         self.actor.do_send(Job::Size(owner));
     }
 
-    /// Gives the space of a volume that is being deleted back, then removes its record.
-    pub(crate) fn erase(&self, subject: Subject) {
-        self.actor.do_send(Job::Erase(subject));
+    /// Gives the space of a volume that is being deleted back, then removes its record, as long as the right to that holds.
+    pub(crate) fn erase(&self, subject: Subject, right: Right) {
+        self.actor.do_send(Job::Erase(subject, right));
     }
 
     /// A node, and the nodes that it is a delta on, newest first.
@@ -340,7 +362,7 @@ enum Job {
     Sweep(Owner, SweepJob),
     Copy(Owner, ScoSize, Vec<Extent>),
     Independent(Owner),
-    Erase(Subject),
+    Erase(Subject, Right),
     Node(LoadNode, Answer<Vec<NodeRecord>, Refusal>),
     Cluster(LoadCluster, Answer<Bytes, Refusal>),
     Sco(
@@ -374,7 +396,7 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,
-        Job::Erase(subject) => erase::run(&shared, &subject).await,
+        Job::Erase(subject, right) => erase::run(&shared, &subject, &right).await,
         Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),
         Job::Cluster(load, answer) => drop(answer.send(load::cluster(&shared, &load).await)),
         Job::Sco(subject, sco, epoch, length, answer) => {

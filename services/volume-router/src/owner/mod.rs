@@ -7,6 +7,7 @@
 
 mod ancestor;
 mod epochs;
+pub(crate) mod erasure;
 mod manifest;
 mod origin;
 mod path;
