@@ -315,7 +315,10 @@ impl Settings {
             self.scrub.utilisation,
             "within 50 to 95",
         )?;
+<<<<<<< HEAD
         self.erase.check()?;
+=======
+>>>>>>> scrubjob
         check(
             "scrub.help_within",
             (Duration::from_millis(100)..=Duration::from_secs(300))
@@ -323,6 +326,10 @@ impl Settings {
             self.scrub.help_within,
             "within 100ms to 5min",
         )?;
+<<<<<<< HEAD
+=======
+        self.erase.check()?;
+>>>>>>> scrubjob
         let limits = &self.limits;
         check(
             "limits.operations",

@@ -147,8 +147,7 @@ fn a_stop_without_a_back_end_ends_in_time_and_loses_nothing() {
     });
 }
 
-/// Whether the volume-router passes the point with a volume that lives, whatever it does; `scrub.rs` has those of scrubs. Every point is
-/// named: a new one has to be decided on here.
+/// Whether the volume-router passes the point with a volume that lives. Every point is named: a new one has to be decided on here.
 pub(crate) fn is_of_the_volume_router(point: Point) -> bool {
     match point {
         Point::AfterAppend
@@ -160,15 +159,11 @@ pub(crate) fn is_of_the_volume_router(point: Point) -> bool {
         | Point::AfterRecordUpdated
         | Point::AfterRecycle
         | Point::DuringRecovery => true,
-        Point::BeforeBundlePut
-        | Point::AfterBundlePut
-        | Point::AfterTempWritten
-        | Point::AfterRename
-        | Point::AfterJournal
-        | Point::AfterApply
+        Point::AfterTempWritten | Point::AfterRename | Point::AfterJournal | Point::AfterApply => false,
         // `deletion` passes these.
-        | Point::DuringErasure
-        | Point::AfterErasure => false,
+        Point::DuringErasure | Point::AfterErasure => false,
+        // `neighbour` passes these.
+        Point::BeforeBundlePut | Point::AfterBundlePut => false,
     }
 }
 
