@@ -6,6 +6,7 @@
 //! Knows no component.
 
 mod erase;
+mod scrub;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -16,10 +17,11 @@ use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::ScoSize;
 use sconce_tracing::LogSettings;
-use sconce_volume::{CheckpointPolicy, ScrubPolicy, SweepPolicy};
+use sconce_volume::CheckpointPolicy;
 use serde::Deserialize;
 
 pub use erase::EraseSettings;
+pub(crate) use scrub::{ScrubHelp, ScrubSettings, SweepSettings};
 
 /// The volume-router's settings file.
 #[derive(Debug, Clone, Deserialize)]
@@ -118,78 +120,6 @@ impl Default for UploadSettings {
         Self {
             parallel: 4,
             bytes: ByteSize::new(128 << 20),
-        }
-    }
-}
-
-/// `[scrub]`: giving back the space of what nothing refers to.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ScrubSettings {
-    /// Whether it runs. What was given up before is deleted in any case.
-    pub enabled: bool,
-    /// So much of what a volume takes on the back ends is to be live, in percent.
-    pub utilisation: u8,
-    /// Bytes a second that are read and written for it by this node.
-    pub bandwidth: ByteSize,
-    /// Requests a second that it sends to storage-routers.
-    pub operations: u32,
-    /// How long an object stays that no manifest refers to any more: reads that were told of it are over then.
-    pub grace: Interval,
-    /// When other volume-routers of the pool are asked to write bundles.
-    pub help: ScrubHelp,
-    /// How long one of them may take: then it is done here.
-    pub help_within: Interval,
-}
-
-/// When other volume-routers are asked to do what scrubbing reads and writes. Each decides by its own budget whether it does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ScrubHelp {
-    /// Never.
-    #[default]
-    Off,
-    /// Where this node's budget is used up, or its guests are at work.
-    WhenBusy,
-    /// Before this node does any of it itself.
-    Always,
-}
-
-impl Default for ScrubSettings {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            utilisation: 80,
-            bandwidth: ByteSize::new(64 << 20),
-            operations: 200,
-            grace: Interval::new(Duration::from_secs(60)),
-            help: ScrubHelp::Off,
-            help_within: Interval::new(Duration::from_secs(30)),
-        }
-    }
-}
-
-/// `[sweep]`: looking for objects that nothing refers to, within the budget of `[scrub]`. What is garbage goes `scrub.grace`
-/// after it was found.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SweepSettings {
-    /// Whether all objects of a volume are looked at once it is opened, and from time to time; what becomes garbage in good order
-    /// goes in any case.
-    pub enabled: bool,
-    /// How often.
-    pub every: Interval,
-    /// How long after a pass the next one begins at the earliest.
-    pub pause: Interval,
-}
-
-impl Default for SweepSettings {
-    fn default() -> Self {
-        let policy = SweepPolicy::default();
-        Self {
-            enabled: true,
-            every: Interval::new(Duration::from_micros(policy.every_us)),
-            pause: Interval::new(Duration::from_micros(policy.pause_us)),
         }
     }
 }
@@ -297,39 +227,8 @@ impl Settings {
             volumes.group_hold,
             "within 10ms to 10s",
         )?;
-        check(
-            "scrub.bandwidth",
-            self.scrub.bandwidth.bytes() >= 1 << 20,
-            self.scrub.bandwidth,
-            "at least 1 MiB",
-        )?;
-        check(
-            "scrub.operations",
-            self.scrub.operations >= 1,
-            self.scrub.operations,
-            "at least 1",
-        )?;
-        check(
-            "scrub.utilisation",
-            (50..=95).contains(&self.scrub.utilisation),
-            self.scrub.utilisation,
-            "within 50 to 95",
-        )?;
-<<<<<<< HEAD
+        self.scrub.check()?;
         self.erase.check()?;
-=======
->>>>>>> scrubjob
-        check(
-            "scrub.help_within",
-            (Duration::from_millis(100)..=Duration::from_secs(300))
-                .contains(&self.scrub.help_within.duration()),
-            self.scrub.help_within,
-            "within 100ms to 5min",
-        )?;
-<<<<<<< HEAD
-=======
-        self.erase.check()?;
->>>>>>> scrubjob
         let limits = &self.limits;
         check(
             "limits.operations",
@@ -380,29 +279,6 @@ impl Settings {
             idle_us: micros(self.volumes.checkpoint_idle),
             age_us: micros(self.volumes.checkpoint_age),
             ..CheckpointPolicy::default()
-        }
-    }
-
-    /// When scrubbing is worth it.
-    pub(crate) fn scrub_policy(&self) -> ScrubPolicy {
-        ScrubPolicy {
-            enabled: self.scrub.enabled,
-            utilisation_percent: self.scrub.utilisation,
-            grace_us: micros(self.scrub.grace),
-            ..ScrubPolicy::default()
-        }
-    }
-
-    /// When what was left behind is looked for.
-    pub(crate) fn sweep_policy(&self) -> SweepPolicy {
-        SweepPolicy {
-            every_us: if self.sweep.enabled {
-                micros(self.sweep.every)
-            } else {
-                0
-            },
-            pause_us: micros(self.sweep.pause),
-            grace_us: micros(self.scrub.grace),
         }
     }
 

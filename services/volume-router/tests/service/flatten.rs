@@ -134,6 +134,9 @@ fn a_clone_that_was_flattened_is_whole_when_its_parent_is_gone() {
             (progress.percent == 100 && progress.waits_for == ["early"]).then_some(())
         })
         .await;
+        // Stored, or a replay after the kill looks at all of it again, and "late" is older than that.
+        change(&mut model, &mut clone).await;
+        clone.sync().await;
         take(&clone, 6, "late").await.unwrap();
         let late = model.bytes.clone();
         change(&mut model, &mut clone).await;
