@@ -18,6 +18,7 @@ use sconce_tracing::LogSettings;
 use serde::Deserialize;
 
 use crate::pool::{FIRST_PLACEMENT, REPLICAS_MAX};
+use crate::s3::S3Settings;
 
 /// The settings file, checked.
 #[derive(Debug, Clone, Deserialize)]
@@ -56,14 +57,66 @@ struct Typed {
     limits: LimitSettings,
 }
 
-/// A back end: a directory.
+/// A back end.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "TypedBackend")]
 pub struct BackendSettings {
     /// Its name in the whole pool: 1 to 63 of `a-z 0-9 - .`.
     pub name: NodeName,
-    /// Its directory: empty or missing at its first start.
-    pub dir: PathBuf,
+    /// Where its objects are.
+    pub store: StoreSettings,
+}
+
+/// Where a back end's objects are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreSettings {
+    /// `dir`: a directory, empty or missing at its first start.
+    Directory(PathBuf),
+    /// `s3`: a bucket, or a folder in one, empty at its first start.
+    S3(Box<S3Settings>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedBackend {
+    name: NodeName,
+    dir: Option<PathBuf>,
+    s3: Option<Box<S3Settings>>,
+}
+
+impl TryFrom<TypedBackend> for BackendSettings {
+    type Error = String;
+
+    fn try_from(TypedBackend { name, dir, s3 }: TypedBackend) -> Result<Self, String> {
+        let store = match (dir, s3) {
+            (Some(dir), None) => StoreSettings::Directory(dir),
+            (None, Some(s3)) => StoreSettings::S3(s3),
+            (None, None) => {
+                return Err(format!(
+                    "back end {name} has neither dir nor s3; right would be one of them"
+                ));
+            }
+            (Some(_), Some(_)) => {
+                return Err(format!(
+                    "back end {name} has dir and s3; right would be one of them"
+                ));
+            }
+        };
+        Ok(Self { name, store })
+    }
+}
+
+impl StoreSettings {
+    /// What two back ends must not have in common.
+    fn place(&self) -> String {
+        match self {
+            Self::Directory(dir) => format!("dir = {dir:?}"),
+            Self::S3(s3) => format!(
+                "s3 bucket {:?}, folder {:?} at {}",
+                s3.bucket, s3.folder, s3.endpoint
+            ),
+        }
+    }
 }
 
 /// A pool.
@@ -169,7 +222,8 @@ impl TryFrom<Typed> for Settings {
 fn check_backends(backends: &[BackendSettings]) -> Result<(), String> {
     if backends.is_empty() {
         return Err(
-            "backends: there is none; at least one [[backends]] with name and dir is needed".to_owned(),
+            "backends: there is none; at least one [[backends]] with name and dir, or s3, is needed"
+                .to_owned(),
         );
     }
     if let Some(twice) = first_twice(backends.iter().map(|backend| &backend.name)) {
@@ -177,9 +231,10 @@ fn check_backends(backends: &[BackendSettings]) -> Result<(), String> {
             "backends: {twice} is there twice; each back end has a name of its own"
         ));
     }
-    match first_twice(backends.iter().map(|backend| &backend.dir)) {
+    let places: Vec<String> = backends.iter().map(|backend| backend.store.place()).collect();
+    match first_twice(places.iter()) {
         Some(twice) => Err(format!(
-            "backends: dir = {twice:?} is there twice; each back end has a directory of its own"
+            "backends: {twice} is there twice; each back end has a place of its own"
         )),
         None => Ok(()),
     }
@@ -283,6 +338,22 @@ backends = ["disk-1", "disk-2"]
     }
 
     #[test]
+    fn a_bucket_stands_beside_a_directory() {
+        let bucket = "s3 = { bucket = \"vms\", endpoint = \"http://127.0.0.1:9000\" }";
+        let one = GOOD.replace("dir = \"/disk/2\"", bucket);
+        let settings = load(&one).unwrap();
+        assert!(matches!(&settings.backends[1].store, StoreSettings::S3(s3) if s3.bucket == "vms"));
+        let two = one.replace("dir = \"/disk/1\"", bucket);
+        let error = load(&two).unwrap_err();
+        assert!(error.contains("\"vms\"") && error.contains("twice"), "{error}");
+        let apart = one.replace(
+            "dir = \"/disk/1\"",
+            &bucket.replace("bucket", "folder = \"a\", bucket"),
+        );
+        assert_eq!(load(&apart).unwrap().backends.len(), 2);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_what_is_right() {
         for (right, wrong, wanted) in [
             (
@@ -308,6 +379,17 @@ backends = ["disk-1", "disk-2"]
                 vec!["disk-1 is there twice"],
             ),
             ("/disk/2", "/disk/1", vec!["/disk/1", "twice"]),
+            ("dir = \"/disk/2\"", "", vec!["disk-2 has neither dir nor s3"]),
+            (
+                "dir = \"/disk/2\"",
+                "dir = \"/disk/2\"\ns3 = { bucket = \"vms\" }",
+                vec!["disk-2 has dir and s3"],
+            ),
+            (
+                "dir = \"/disk/2\"",
+                "s3 = { bucket = \"VMs\" }",
+                vec!["bucket = \"VMs\"", "3 to 63"],
+            ),
             ("name = \"disk-2\"", "name = \"Disk 2\"", vec!["Disk 2", "a-z"]),
             ("[\"ipc:///run/sr.sock\"]", "[]", vec!["node.endpoints", "one"]),
         ] {
