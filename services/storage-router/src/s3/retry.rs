@@ -20,10 +20,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Retries that may be sent in a row while nothing succeeds, by all requests together. A server that is overloaded
-/// is not asked twice for everything; one request in ten still is, once it answers again.
+/// is not asked twice for everything.
 const BUDGET: u64 = 100;
-/// Successes that pay for one retry.
-const SUCCESSES_FOR_ONE: u64 = 10;
+/// Successes that pay for one retry: a server that fails one request in six can be asked for ever.
+const SUCCESSES_FOR_ONE: u64 = 5;
 /// What is moved in a second at the least: a request of many bytes has more time.
 const BYTES_A_SECOND_MIN: u64 = 1 << 20;
 
@@ -45,7 +45,7 @@ pub(super) struct Retries {
     request: Duration,
     /// How long an operation may take with all its requests and pauses.
     total: Duration,
-    /// In tenths of a retry.
+    /// In successes: each retry costs [`SUCCESSES_FOR_ONE`].
     budget: AtomicU64,
     chance: Mutex<Chance>,
 }
@@ -237,12 +237,12 @@ mod tests {
         for _ in 0..100 {
             asked += failing(&retries, Kind::Passing, 3).await.1;
         }
-        // Each of the first ones takes 3 retries and pays a tenth of one back.
+        // Each of the first ones takes 3 retries and pays a fifth of one back.
         assert!((200..=220).contains(&asked), "{asked} requests");
         let (done, asked) = failing(&retries, Kind::Passing, 1).await;
         assert_eq!(asked, 1);
         assert!(done.unwrap_err().what.contains("too many requests failed"));
-        for _ in 0..10 {
+        for _ in 0..SUCCESSES_FOR_ONE {
             failing(&retries, Kind::Passing, 0).await.0.unwrap();
         }
         assert_eq!(failing(&retries, Kind::Passing, 1).await, (Ok(1), 2));
