@@ -57,6 +57,32 @@ async fn a_large_object_goes_in_parts_and_is_never_overwritten() {
 }
 
 #[tokio::test]
+async fn what_came_while_parts_were_on_their_way_is_not_overwritten() {
+    let site = Site::new();
+    let backend = checked(site.attached("").await);
+    let delay = Duration::from_millis(100);
+    site.server.set(Faults {
+        put_delay: delay,
+        ..Faults::default()
+    });
+    let before = site.server.counts().puts;
+    let large = object(1, 1, LARGE);
+    let other = object(1, 2, 100);
+    let come = async {
+        // The upload was begun, so the look is over; the parts take longer.
+        while site.server.counts().puts < before + 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let file = site.server.path(&format!("vms/{}", sco(1)));
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, other.to_stored()).unwrap();
+    };
+    let (put, ()) = tokio::join!(backend.put(&large), come);
+    assert_eq!(put, Err(BackendError::Exists));
+    assert_eq!(backend.get(sco(1), 0, u64::MAX).await, Ok(content(2, 100)));
+}
+
+#[tokio::test]
 async fn parts_that_break_are_sent_again_and_leave_one_whole_object() {
     let site = Site::new();
     let backend = checked(site.attached("").await);
