@@ -6,7 +6,7 @@
 //! Crash: a first start that ended in between is completed by the next.
 //! Knows no objects. A bucket that lost its identity is unavailable, never begun anew (docs/decisions/0022).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -26,8 +26,10 @@ pub(super) struct Standing {
     expected: Mutex<Option<BackendId>>,
     /// It was the right one when it was last looked at, and nothing has gone wrong since.
     is_right: AtomicBool,
-    /// One looks; the others wait for what it finds.
-    looking: tokio::sync::Mutex<()>,
+    /// One looks, and the others wait for what it finds: here is what it was, where that is an error.
+    looking: tokio::sync::Mutex<Option<BackendError>>,
+    /// How often somebody has looked.
+    looks: AtomicU64,
     /// Whether `If-None-Match` is heeded: found out once.
     is_conditional: OnceCell<bool>,
 }
@@ -38,6 +40,7 @@ impl Standing {
             expected: Mutex::new(expected),
             is_right: AtomicBool::new(false),
             looking: tokio::sync::Mutex::default(),
+            looks: AtomicU64::new(0),
             is_conditional: OnceCell::new(),
         }
     }
@@ -76,14 +79,29 @@ impl Bucket {
         if self.standing.is_right.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let _looking = self.standing.looking.lock().await;
+        let looks = self.standing.looks.load(Ordering::Relaxed);
+        let mut found = self.standing.looking.lock().await;
         if self.standing.is_right.load(Ordering::Relaxed) {
             return Ok(());
         }
+        // Somebody looked meanwhile: all who waited would come to the same, one after the other.
+        if let Some(error) = found
+            .as_ref()
+            .filter(|_| self.standing.looks.load(Ordering::Relaxed) != looks)
+        {
+            return Err(error.clone());
+        }
+        let looked = self.look(until).await;
+        self.standing.is_right.store(looked.is_ok(), Ordering::Relaxed);
+        self.standing.looks.fetch_add(1, Ordering::Relaxed);
+        *found = looked.clone().err();
+        looked
+    }
+
+    async fn look(&self, until: Instant) -> Result<(), BackendError> {
         let identity = self.identify(until).await?;
         let probe = || self.probe(until, &identity);
         self.standing.is_conditional.get_or_try_init(probe).await?;
-        self.standing.is_right.store(true, Ordering::Relaxed);
         Ok(())
     }
 

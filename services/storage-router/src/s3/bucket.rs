@@ -143,6 +143,8 @@ impl Bucket {
         self.listed(listing, limit, parse).await
     }
 
+    /// What lies in a folder of a volume's name makes it one: to look whether it is an object would take a request for
+    /// each volume.
     pub(super) async fn list_volumes(
         &self,
         after: Option<VolumeId>,

@@ -1,6 +1,6 @@
 //! Sending a request again: when, how often, and when not any more.
 //!
-//! Keeps: the budget that all requests to one back end share, and the source of the jitter.
+//! Keeps: the budget and the places that all requests to one back end share, and the source of the jitter.
 //! Order: none; each request stands for itself.
 //! Crash: nothing. Every request of this back end may be sent twice: see docs/decisions/0156.
 //! Knows no S3: it asks again where a fault passes.
@@ -11,7 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sconce_runtime::Chance;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::fault::{Fault, Kind};
 
@@ -24,6 +25,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const BUDGET: u64 = 100;
 /// Successes that pay for one retry: a server that fails one request in six can be asked for ever.
 const SUCCESSES_FOR_ONE: u64 = 5;
+/// Requests at once: each takes a connection, and more of them would only wait at the server.
+const REQUESTS_AT_ONCE: usize = 64;
 /// What is moved in a second at the least: a request of many bytes has more time.
 const BYTES_A_SECOND_MIN: u64 = 1 << 20;
 
@@ -48,6 +51,7 @@ pub(super) struct Retries {
     /// In successes: each retry costs [`SUCCESSES_FOR_ONE`].
     budget: AtomicU64,
     chance: Mutex<Chance>,
+    at_once: Semaphore,
 }
 
 impl Retries {
@@ -57,6 +61,7 @@ impl Retries {
             total,
             budget: AtomicU64::new(BUDGET * SUCCESSES_FOR_ONE),
             chance: Mutex::new(chance),
+            at_once: Semaphore::new(REQUESTS_AT_ONCE),
         }
     }
 
@@ -75,10 +80,15 @@ impl Retries {
         let mut tries = 0;
         let mut last: Option<Fault> = None;
         loop {
+            let place = timeout_at(until, self.at_once.acquire()).await;
+            if place.is_err() || Instant::now() >= until {
+                return Err(not_sent(&what, last));
+            }
             let time = self
                 .time_for(bytes)
                 .min(until.saturating_duration_since(Instant::now()));
             let answer = timeout(time, ask()).await;
+            drop(place);
             tries += 1;
             let fault = match answer {
                 Ok(Ok(done)) => {
@@ -131,6 +141,12 @@ impl Retries {
             .budget
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, refill);
     }
+}
+
+fn not_sent(what: &str, last: Option<Fault>) -> Fault {
+    let before = last.map_or_else(String::new, |fault| format!("; before that: {}", fault.what));
+    let what = format!("{what}: the time for it was over before it could be sent (again){before}");
+    Fault::new(Kind::Passing, what)
 }
 
 fn too_late(what: &str, time: Duration, last: Option<Fault>) -> Fault {
@@ -246,6 +262,31 @@ mod tests {
             failing(&retries, Kind::Passing, 0).await.0.unwrap();
         }
         assert_eq!(failing(&retries, Kind::Passing, 1).await, (Ok(1), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_are_asked_at_once_and_who_finds_no_place_says_so() {
+        let retries = Retries::new(
+            Duration::from_secs(30),
+            Duration::from_secs(20),
+            Chance::seeded(7),
+        );
+        let asked = AtomicU32::new(0);
+        let ask = || {
+            asked.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<Result<(), Fault>>()
+        };
+        let calls = (0..=REQUESTS_AT_ONCE).map(|_| retries.run(call(&retries, 0), ask));
+        let answers = futures_util::future::join_all(calls).await;
+        assert_eq!(asked.load(Ordering::Relaxed) as usize, REQUESTS_AT_ONCE);
+        let texts: Vec<String> = answers
+            .into_iter()
+            .map(|answer| answer.unwrap_err().what)
+            .collect();
+        let waited = texts
+            .iter()
+            .filter(|text| text.contains("GET x: the time for it was over"));
+        assert_eq!(waited.count(), 1, "{texts:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sconce_storage_router::backend::Identified as _;
 use sconce_storage_router::s3::S3Backend;
 use sconce_storage_router::{Backend as _, BackendError};
@@ -158,6 +159,20 @@ async fn a_server_that_hangs_is_given_up_in_time_with_the_request_named() {
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
+    // Whoever waited for the same look at the bucket hears the same, and not after it.
+    let begin = std::time::Instant::now();
+    for put in join_all((2..10).map(|id| backend.put_new(object(id, 1, 100)))).await {
+        let text = put.unwrap_err().to_string();
+        assert!(
+            text.contains("sconce-backend") && text.contains("no answer within 100 ms"),
+            "{text}"
+        );
+    }
+    assert!(
+        begin.elapsed() < 2 * Duration::from_secs(1),
+        "{:?}",
+        begin.elapsed()
+    );
     site.server.set(Faults::default());
     backend.put_new(object(1, 1, 100)).await.unwrap();
 }
@@ -185,7 +200,7 @@ async fn an_overloaded_server_is_not_asked_twice_for_everything() {
     });
     let before = site.server.counts().requests;
     let asks = (0..200).map(|id| backend.delete(sco(id)));
-    for answer in futures_util::future::join_all(asks).await {
+    for answer in join_all(asks).await {
         assert!(matches!(answer, Err(BackendError::Unavailable { .. })));
     }
     let sent = site.server.counts().requests - before;

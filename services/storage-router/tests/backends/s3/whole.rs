@@ -168,7 +168,7 @@ async fn slow_puts_go_side_by_side() {
         put_delay: delay,
         ..Faults::default()
     });
-    let count = 100;
+    let count = 200;
     let begin = Instant::now();
     for put in join_all((0..count).map(|id| backend.put_new(object(id, id, 4096)))).await {
         put.unwrap();
@@ -179,6 +179,9 @@ async fn slow_puts_go_side_by_side() {
         "{:?} for {count} puts",
         begin.elapsed()
     );
+    // 64 at once, each with a connection; the client begins one more where an old one becomes free meanwhile.
+    let connections = site.server.counts().connections;
+    assert!((2..100).contains(&connections), "{connections} connections");
 }
 
 #[tokio::test]
