@@ -551,6 +551,7 @@ impl Check<'_> {
             };
             let is_told_here = number == teller;
             if let Some(subject) = self.subjects.get_mut(number).filter(|_| is_told_here) {
+                is_said_to_be_needed(subject, name);
                 maps::check(self.store, subject, name).await;
             }
         }
@@ -685,6 +686,21 @@ impl Check<'_> {
             orphan_bytes: orphans.iter().filter_map(|orphan| orphan.bytes).sum(),
             orphans,
         }
+    }
+}
+
+/// A checkpoint that is referred to is within what the manifest says that its trees need: a sweep deletes the others.
+fn is_said_to_be_needed(subject: &mut Subject, name: ObjectName) {
+    let (Some(manifest), ObjectName::Map { id, .. }) = (&subject.manifest, name) else {
+        return;
+    };
+    let ranges = manifest.checkpoints();
+    if !ranges.iter().any(|range| range.contains(&id)) {
+        let spot = Spot::of("map object").object(name);
+        let what = format!(
+            "a tree has a node in checkpoint {id}, and the manifest says that none is before its floor: {ranges:?}"
+        );
+        subject.tell(ProblemKind::Mismatch, &spot, what);
     }
 }
 

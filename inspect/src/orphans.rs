@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use sconce_schemas::{ObjectName, ScoId};
+use sconce_schemas::manifest::Manifest;
+use sconce_schemas::{CheckpointId, ObjectName, ScoId};
 use sconce_volume::ScoState;
 
 use crate::bundle;
@@ -50,13 +51,17 @@ pub(crate) async fn find(
             found.push((*name, why));
         }
     }
-    let is_history = |name: &ObjectName| is_within_history(subject, *name);
-    for name in subject
-        .maps
-        .keys()
-        .filter(|name| !live_maps.contains(*name) && !is_history(name))
-    {
-        found.push((*name, "no tree has a node in it"));
+    let kept = subject
+        .manifest
+        .as_ref()
+        .map(Manifest::checkpoints)
+        .unwrap_or_default();
+    for name in subject.maps.keys().filter(|name| !live_maps.contains(*name)) {
+        let is_kept = |id: &CheckpointId| kept.iter().any(|range| range.contains(id));
+        // What lies within a tree's range goes when that is stored anew, or with its snapshot; moments may need it too.
+        if !matches!(name, ObjectName::Map { id, .. } if is_kept(id)) {
+            found.push((*name, "no tree reaches it"));
+        }
     }
     for name in subject.by_age().into_iter().skip(MANIFESTS_KEPT) {
         found.push((name, "two newer manifests supersede it"));
@@ -72,16 +77,6 @@ pub(crate) async fn find(
         });
     }
     orphans
-}
-
-/// Whether a checkpoint is kept for moments of the history, whatever refers to it now: it lies behind the base.
-fn is_within_history(subject: &Subject, name: ObjectName) -> bool {
-    let (Some(manifest), ObjectName::Map { id, .. }) = (&subject.manifest, name) else {
-        return false;
-    };
-    let history = &manifest.history;
-    let base = history.points.first().map(|point| point.checkpoint);
-    history.window_us > 0 && id > base.unwrap_or_default() && id <= manifest.checkpoint
 }
 
 fn copies(subject: &Subject, name: ObjectName) -> &[usize] {

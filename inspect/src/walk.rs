@@ -218,14 +218,15 @@ impl<'a> Walk<'a> {
         else {
             return;
         };
-        let root = manifest.scos;
+        let (root, count) = (manifest.scos, manifest.scos_count);
         let table = Tree {
             who,
             lineage: manifest.lineage.clone().into(),
             of: "SCO table".to_owned(),
             purpose: Purpose::Kept,
         };
-        self.root::<ScoState>(&table, root, None).await;
+        self.root::<ScoState>(&table, root, Some(count).filter(|count| *count > 0))
+            .await;
     }
 
     async fn removed(&mut self, tree: &impl Fn(String, Purpose) -> Tree, snapshot: &SnapshotState) {
@@ -262,7 +263,7 @@ impl<'a> Walk<'a> {
         if let (Some(found), Some(count)) = (found, count)
             && found != count
         {
-            let what = format!("{found} clusters are mapped, the manifest counts {count}");
+            let what = format!("it has {found} entries, the manifest counts {count}");
             self.tell(tree.who, ProblemKind::Counter, &Spot::of(&tree.of), &what);
         }
     }

@@ -8,6 +8,8 @@
 //!
 //! Layout: magic "MFT1", version u32, body length u32, CRC32C u32 of the body, then the body: a msgpack map.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
@@ -40,6 +42,25 @@ pub struct TreeRoot {
     /// The root node; `None`: the tree is empty.
     #[serde(with = "node_ref")]
     pub node: Option<NodeRef>,
+    /// The tree's nodes, and what they are deltas on, are the root's volume's checkpoints from this one up to the root's, or its
+    /// ancestors'. `NONE`: from the first.
+    #[serde(default, skip_serializing_if = "CheckpointId::is_none")]
+    pub floor: CheckpointId,
+}
+
+/// How much the head's trees have grown on the back ends since they were last stored anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewalState {
+    /// Bytes of checkpoint objects that were stored since the first of the last renewal.
+    pub written: u64,
+    /// How many of them the renewal itself had stored when it ended; 0: there was none.
+    pub renewed: u64,
+}
+
+impl RenewalState {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A session's state: which of its numbers were applied.
@@ -172,6 +193,9 @@ pub struct Manifest {
     pub map: TreeRoot,
     /// The SCO table.
     pub scos: TreeRoot,
+    /// SCOs that it has. Not said by the manifests of the first builds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub scos_count: u64,
     /// The last batch that the trees cover.
     pub covered: BatchSeq,
     /// The last SCO that the trees cover, whole; replay goes on with the next.
@@ -211,6 +235,9 @@ pub struct Manifest {
     /// It is: nothing that this manifest leads to is an ancestor's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub independent: bool,
+    /// When the head's trees are to be stored anew.
+    #[serde(default, skip_serializing_if = "RenewalState::is_none")]
+    pub renewal: RenewalState,
 }
 
 impl Manifest {
@@ -282,6 +309,27 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The checkpoints of this volume that its trees have nodes in, as ranges that ascend and do not touch. What lies up to
+    /// `checkpoint` and in none of them is referred to by nothing that this manifest leads to.
+    #[must_use]
+    pub fn checkpoints(&self) -> Vec<RangeInclusive<CheckpointId>> {
+        let own = self.lineage.len().saturating_sub(1);
+        let of = |root: &TreeRoot| {
+            let node = root.node.filter(|node| usize::from(node.lineage.0) == own)?;
+            Some((root.floor, node.checkpoint))
+        };
+        let mut spans: Vec<_> = self.roots().filter_map(of).collect();
+        spans.sort_unstable();
+        let mut ranges: Vec<RangeInclusive<CheckpointId>> = Vec::new();
+        for (floor, top) in spans {
+            match ranges.last_mut() {
+                Some(last) if floor.prev() <= *last.end() => *last = *last.start()..=top.max(*last.end()),
+                _ => ranges.push(floor..=top),
+            }
+        }
+        ranges
+    }
+
     /// Every tree that it names.
     fn roots(&self) -> impl Iterator<Item = &TreeRoot> {
         let of_snapshots = self.snapshots.iter().flat_map(|snapshot| {
@@ -295,6 +343,11 @@ impl Manifest {
             .chain(of_snapshots)
             .chain(points)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 mod node_ref {

@@ -13,7 +13,7 @@ use sconce_schemas::geometry::VolumeSize;
 use sconce_schemas::history::{HistoryState, PointState};
 use sconce_schemas::log_record::{LogRecord, SnapshotLabel};
 use sconce_schemas::manifest::{
-    FlattenState, JoinedState, LogPlace, Manifest, RemovedState, SessionState, SnapshotState,
+    FlattenState, JoinedState, LogPlace, Manifest, RemovedState, RenewalState, SessionState, SnapshotState,
     TREE_HEIGHT_MAX, TreeRoot,
 };
 use sconce_schemas::records::{EpochStart, Origin};
@@ -139,8 +139,10 @@ fn manifest() -> Manifest {
         map: TreeRoot {
             height: 2,
             node: Some(reference()),
+            floor: CheckpointId::NONE,
         },
         scos: TreeRoot::default(),
+        scos_count: 0,
         covered: BatchSeq(4710),
         covered_sco: ScoId(76),
         checkpoint: CheckpointId(7),
@@ -158,6 +160,7 @@ fn manifest() -> Manifest {
         history: HistoryState::default(),
         flatten: None,
         independent: false,
+        renewal: RenewalState::default(),
         sessions: vec![SessionState {
             slot: 2,
             id: 9,
@@ -310,6 +313,18 @@ fn manifests_of_flattened() -> [Manifest; 2] {
     [flattening, independent]
 }
 
+/// One whose head was stored anew since its snapshots.
+fn manifest_with_renewal() -> Manifest {
+    let mut manifest = manifest_with_snapshots();
+    manifest.map.floor = CheckpointId(5);
+    (manifest.scos, manifest.scos_count) = (manifest.map, 20);
+    manifest.renewal = RenewalState {
+        written: 70_000,
+        renewed: 30_000,
+    };
+    manifest
+}
+
 /// Of a snapshot of several volumes.
 fn group_records() -> Vec<LogRecord> {
     let LogRecord::SnapshotTaken { snapshot } = records().remove(0) else {
@@ -368,6 +383,7 @@ fn golden_files_keep_their_meaning() {
     golden("manifest-clone-1.bin", &manifest_of_clone().to_bytes());
     golden("manifest-history-1.bin", &manifest_with_history().to_bytes());
     golden("manifest-proposal-1.bin", &manifest_with_proposal().to_bytes());
+    golden("manifest-renewal-1.bin", &manifest_with_renewal().to_bytes());
     golden("tlog-batch-history-1.bin", &history_batch());
     let [flattening, independent] = manifests_of_flattened();
     golden("manifest-flattening-1.bin", &flattening.to_bytes());
@@ -397,6 +413,7 @@ fn what_is_encoded_decodes_to_itself() {
         manifest_with_ranges(),
         manifest_with_snapshots(),
         manifest_with_proposal(),
+        manifest_with_renewal(),
     ]
     .into_iter()
     .chain(manifests_of_flattened())
@@ -528,5 +545,37 @@ proptest! {
             prop_assert_eq!(bitmap.has(at), slots.contains(&at));
             prop_assert_eq!(bitmap.rank(at), slots.range(..at).count());
         }
+    }
+}
+
+proptest! {
+    /// What the ranges have is what any root reaches, from its floor to the object that has it; nodes of ancestors do not count.
+    #[test]
+    fn a_manifest_says_which_checkpoints_its_trees_need(
+        roots in prop::collection::vec((0..30_u64, 0..10_u64, any::<bool>()), 0..8),
+    ) {
+        let root = |(floor, length, own): (u64, u64, bool)| TreeRoot {
+            height: 1,
+            node: Some(NodeRef {
+                checkpoint: CheckpointId(floor + length),
+                lineage: LineageIndex(u16::from(own)),
+                ..reference()
+            }),
+            floor: CheckpointId(floor),
+        };
+        let mut manifest = manifest_with_snapshots();
+        let state = manifest.snapshots[0].clone();
+        (manifest.map, manifest.scos) = (TreeRoot::default(), TreeRoot::default());
+        manifest.snapshots = roots
+            .iter()
+            .map(|found| SnapshotState { map: root(*found), ..state.clone() })
+            .collect();
+        let ranges = manifest.checkpoints();
+        for id in 0..50 {
+            let needed = roots.iter().any(|(floor, length, own)| *own && (*floor..=floor + length).contains(&id));
+            let said = ranges.iter().filter(|range| range.contains(&CheckpointId(id))).count();
+            prop_assert_eq!(said, usize::from(needed), "{} in {:?}", id, &ranges);
+        }
+        prop_assert!(ranges.is_sorted_by(|a, b| a.end().next() < *b.start()));
     }
 }

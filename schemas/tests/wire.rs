@@ -20,8 +20,8 @@ use sconce_schemas::wire::storage::{
     Written,
 };
 use sconce_schemas::wire::volume::{
-    ChangeKind, ChangedExtent, ExtentKind, ExtentStatus, FlattenProgress, IoCode, IoFlags, IoRequest,
-    NodeStatus, ReadExtent, ScrubReport, Since, SnapshotStatus, VolumeControl, VolumeControlReply,
+    ChangeKind, ChangedExtent, ErasureStatus, ExtentKind, ExtentStatus, FlattenProgress, IoCode, IoFlags,
+    IoRequest, NodeStatus, ReadExtent, ScrubReport, Since, SnapshotStatus, VolumeControl, VolumeControlReply,
     VolumeReply, VolumeRequest, VolumeStatus,
 };
 use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
@@ -365,6 +365,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         buffer_unstored: ByteLen(4 << 20),
         volumes: vec![status.clone()],
         queues: Vec::new(),
+        erasing: Vec::new(),
     };
     let opened = VolumeControlReply::Opened {
         handle: 9,
@@ -418,6 +419,24 @@ fn the_status_of_scrubbing_keeps_its_meaning() {
 }
 
 #[test]
+fn the_erasures_of_a_node_keep_their_meaning() {
+    let status = NodeStatus {
+        node: node("node-b"),
+        buffer_size: ByteLen(1 << 34),
+        buffer_unstored: ByteLen(0),
+        volumes: Vec::new(),
+        queues: Vec::new(),
+        erasing: vec![ErasureStatus {
+            volume: VOLUME,
+            deleted: 77,
+            state: "deleting".to_owned(),
+        }],
+    };
+    let reply = VolumeReply::Control(VolumeControlReply::Node(status));
+    golden_batch("volume-erasing-replies", replies(vec![reply]));
+}
+
+#[test]
 fn storage_messages_keep_their_meaning() {
     let pool = || "fast".to_owned();
     let sco = ObjectName::Sco {
@@ -463,6 +482,7 @@ fn storage_messages_keep_their_meaning() {
             kind: ObjectKind::Sco,
             after: Some(sco),
             limit: 1000,
+            everywhere: false,
         },
         StorageControl::ListVolumes {
             pool: pool(),
@@ -473,6 +493,20 @@ fn storage_messages_keep_their_meaning() {
     ];
     bodies.extend(controls.map(StorageRequest::Control));
     golden_batch("storage-requests", requests(bodies));
+
+    // As it is since whoever erases a volume has to know that nothing is left.
+    let everywhere = StorageControl::List {
+        pool: pool(),
+        volume: VOLUME,
+        kind: ObjectKind::Map,
+        after: None,
+        limit: 1000,
+        everywhere: true,
+    };
+    golden_batch(
+        "storage-list-everywhere-requests",
+        requests(vec![StorageRequest::Control(everywhere)]),
+    );
 
     let backend = BackendStatus {
         name: "disk-1".to_owned(),

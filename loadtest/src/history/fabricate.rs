@@ -75,6 +75,7 @@ pub(super) fn fabricate(backend: &Path, path: &str, bytes: u64) -> Result<Volume
         allocated_clusters: leaves,
         map,
         scos: table,
+        scos_count: scos,
         covered: BatchSeq(scos),
         covered_sco: ScoId(scos),
         checkpoint,
@@ -193,6 +194,7 @@ impl Writer<'_> {
         Ok(TreeRoot {
             height,
             node: below.first().map(|(node, _)| *node),
+            floor: CheckpointId::NONE,
         })
     }
 

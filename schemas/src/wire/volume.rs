@@ -561,6 +561,20 @@ pub struct NodeStatus {
     /// What waits in it, against its limits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queues: Vec<QueueStatus>,
+    /// Deleted volumes whose objects it removes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erasing: Vec<ErasureStatus>,
+}
+
+/// How far the erasure of a deleted volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasureStatus {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Objects that were removed since the node began it.
+    pub deleted: u64,
+    /// What it does, or waits for.
+    pub state: String,
 }
 
 /// How full a queue of a service is.

@@ -1,7 +1,7 @@
 //! Crash points: the closed list of places where a test ends a process, in path order.
 //!
 //! Keeps: which point is armed, and how many passes it lets through.
-//! Order: the list is the order in which a write, and then a recovery, passes the points.
+//! Order: the list is the order in which a write, then a recovery, and last a deletion passes the points.
 //! Crash: that is what it is for.
 //! Knows no service.
 
@@ -60,6 +60,10 @@ points! {
     AfterRecycle = "after-recycle",
     /// volume-router: a recovery has replayed, and does not serve yet.
     DuringRecovery = "during-recovery",
+    /// volume-router: an object of a deleted volume is gone, others are not.
+    DuringErasure = "during-erasure",
+    /// volume-router: nothing is left of a deleted volume but its record.
+    AfterErasure = "after-erasure",
 }
 
 /// A value of [`CRASH_ENV`] that arms nothing.

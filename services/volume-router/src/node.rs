@@ -12,7 +12,7 @@ use std::time::Duration;
 use sconce_registry::Registry;
 use sconce_runtime::Clock;
 use sconce_schemas::{ByteLen, NodeName, VolumeId};
-use sconce_volume::{CheckpointPolicy, ScrubPolicy};
+use sconce_volume::{CheckpointPolicy, ScrubPolicy, SweepPolicy};
 
 use crate::actor::VolumeHandle;
 use crate::background::{Background, Guests};
@@ -45,8 +45,12 @@ pub(crate) struct Node {
     pub(crate) checkpoint: CheckpointPolicy,
     /// When scrubbing is worth it.
     pub(crate) scrub: ScrubPolicy,
+    /// When what was left behind is looked for.
+    pub(crate) sweep: SweepPolicy,
     /// How long acknowledgements are held at most for a snapshot of several volumes.
     pub(crate) group_hold: Duration,
+    /// How long another node is gone before its deletions are taken over.
+    pub(crate) adopt_after: Duration,
     /// The volumes that have an actor.
     pub(crate) volumes: Volumes,
 }

@@ -5,6 +5,8 @@
 //! Crash: nothing.
 //! Knows no component.
 
+mod erase;
+
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,8 +16,10 @@ use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::ScoSize;
 use sconce_tracing::LogSettings;
-use sconce_volume::{CheckpointPolicy, ScrubPolicy};
+use sconce_volume::{CheckpointPolicy, ScrubPolicy, SweepPolicy};
 use serde::Deserialize;
+
+pub use erase::EraseSettings;
 
 /// The volume-router's settings file.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,6 +45,12 @@ pub struct Settings {
     /// Giving back the space of what nothing refers to.
     #[serde(default)]
     pub scrub: ScrubSettings,
+    /// Deleted volumes.
+    #[serde(default)]
+    pub erase: EraseSettings,
+    /// Looking for objects that were left behind.
+    #[serde(default)]
+    pub sweep: SweepSettings,
     /// What it takes in.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -136,6 +146,31 @@ impl Default for ScrubSettings {
             bandwidth: ByteSize::new(64 << 20),
             operations: 200,
             grace: Interval::new(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// `[sweep]`: looking for objects that nothing refers to, within the budget of `[scrub]`. What is garbage goes `scrub.grace`
+/// after it was found.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SweepSettings {
+    /// Whether all objects of a volume are looked at once it is opened, and from time to time; what becomes garbage in good order
+    /// goes in any case.
+    pub enabled: bool,
+    /// How often.
+    pub every: Interval,
+    /// How long after a pass the next one begins at the earliest.
+    pub pause: Interval,
+}
+
+impl Default for SweepSettings {
+    fn default() -> Self {
+        let policy = SweepPolicy::default();
+        Self {
+            enabled: true,
+            every: Interval::new(Duration::from_micros(policy.every_us)),
+            pause: Interval::new(Duration::from_micros(policy.pause_us)),
         }
     }
 }
@@ -261,6 +296,7 @@ impl Settings {
             self.scrub.utilisation,
             "within 50 to 95",
         )?;
+        self.erase.check()?;
         let limits = &self.limits;
         check(
             "limits.operations",
@@ -306,22 +342,34 @@ impl Settings {
 
     /// When checkpoints are due.
     pub(crate) fn checkpoint_policy(&self) -> CheckpointPolicy {
-        let micros = |interval: Interval| u64::try_from(interval.duration().as_micros()).unwrap_or(u64::MAX);
         CheckpointPolicy {
             entries_max: self.volumes.checkpoint_entries,
             idle_us: micros(self.volumes.checkpoint_idle),
             age_us: micros(self.volumes.checkpoint_age),
+            ..CheckpointPolicy::default()
         }
     }
 
     /// When scrubbing is worth it.
     pub(crate) fn scrub_policy(&self) -> ScrubPolicy {
-        let grace = self.scrub.grace.duration().as_micros();
         ScrubPolicy {
             enabled: self.scrub.enabled,
             utilisation_percent: self.scrub.utilisation,
-            grace_us: u64::try_from(grace).unwrap_or(u64::MAX),
+            grace_us: micros(self.scrub.grace),
             ..ScrubPolicy::default()
+        }
+    }
+
+    /// When what was left behind is looked for.
+    pub(crate) fn sweep_policy(&self) -> SweepPolicy {
+        SweepPolicy {
+            every_us: if self.sweep.enabled {
+                micros(self.sweep.every)
+            } else {
+                0
+            },
+            pause_us: micros(self.sweep.pause),
+            grace_us: micros(self.scrub.grace),
         }
     }
 
@@ -330,6 +378,10 @@ impl Settings {
         let share = self.buffer.size.bytes() / 8;
         self.buffer.checkpoints.map_or(share, ByteSize::bytes)
     }
+}
+
+fn micros(interval: Interval) -> u64 {
+    u64::try_from(interval.duration().as_micros()).unwrap_or(u64::MAX)
 }
 
 fn half_the_cores() -> usize {

@@ -8,7 +8,7 @@ use sconce_schemas::records::EpochStart;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId};
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, Recovery, ScrubPolicy, Step, Ticket, Volume, VolumeConfig,
+    CheckpointPolicy, Effect, Event, Recovery, ScrubPolicy, Step, SweepPolicy, Ticket, Volume, VolumeConfig,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,8 +33,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             entries_max: u64::MAX,
             idle_us: u64::MAX,
             age_us: u64::MAX,
+            renewal_bytes: u64::MAX,
+            renewal_step: 1,
         },
         scrub: ScrubPolicy::default(),
+        sweep: SweepPolicy {
+            every_us: 0,
+            ..SweepPolicy::default()
+        },
     };
     let mut recovery = Recovery::new(config, None, &[])?;
     while let Step::NeedSco { .. } = recovery.step() {

@@ -6,6 +6,7 @@
 //! Knows no storage.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use sconce_schemas::history::HistoryState;
@@ -18,10 +19,9 @@ use sconce_schemas::{
 };
 
 use crate::event::{CheckpointObject, Effect, StoredRoots, Ticket};
-use crate::flatten::OwnNodes;
 use crate::scos::ScoState;
 use crate::snapshots::{FrozenSnapshot, StoredSnapshot, fill_in};
-use crate::tree::{Encoder, FrozenTree};
+use crate::tree::{DeltaBases, Encoder, FrozenTree};
 use crate::volume::Volume;
 
 /// When a checkpoint is due.
@@ -33,6 +33,10 @@ pub struct CheckpointPolicy {
     pub idle_us: u64,
     /// Microseconds since the first change that no manifest covers.
     pub age_us: u64,
+    /// Bytes of checkpoint objects that are stored at least before the head's trees are stored anew.
+    pub renewal_bytes: u64,
+    /// Nodes that one event lets be stored again: some ten microseconds.
+    pub renewal_step: u16,
 }
 
 impl Default for CheckpointPolicy {
@@ -42,6 +46,8 @@ impl Default for CheckpointPolicy {
             entries_max: 500_000,
             idle_us: 5_000_000,
             age_us: 60_000_000,
+            renewal_bytes: 4 << 20,
+            renewal_step: 16,
         }
     }
 }
@@ -57,8 +63,8 @@ pub struct Frozen {
     pub(crate) scos: FrozenTree<ScoState>,
     /// Snapshots whose maps are not stored yet.
     pub(crate) snapshots: Vec<FrozenSnapshot>,
-    /// Only on these nodes deltas are stored; `None`: on any.
-    pub(crate) bases: Option<OwnNodes>,
+    /// Only on these nodes deltas are stored.
+    pub(crate) bases: DeltaBases,
 }
 
 impl Frozen {
@@ -93,6 +99,7 @@ impl Frozen {
             });
         }
         let (objects, checkpoint) = encoder.finish();
+        let bytes = objects.iter().map(|object| object.bytes.len() as u64).sum();
         Ok((
             objects,
             StoredRoots {
@@ -100,6 +107,7 @@ impl Frozen {
                 scos,
                 snapshots,
                 checkpoint,
+                bytes,
             },
         ))
     }
@@ -122,10 +130,21 @@ pub(crate) struct Checkpoints {
     /// Checkpoints that were frozen by this ownership, and the last of them that a stored manifest names.
     pub(crate) frozen: u64,
     pub(crate) stored: u64,
+    /// The last stored manifest of this ownership, as far as map objects go; `None`: there is none yet.
+    pub(crate) named: Option<Named>,
     first_change_us: u64,
     last_change_us: u64,
     running: Option<Running>,
     syncs: VecDeque<(BatchSeq, Ticket)>,
+}
+
+/// Which of the volume's checkpoints a stored manifest leads to.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) manifest: ManifestSeq,
+    /// The newest.
+    pub(crate) upto: CheckpointId,
+    pub(crate) ranges: Vec<RangeInclusive<CheckpointId>>,
 }
 
 /// The checkpoint under way: what was true when its trees were frozen.
@@ -138,6 +157,7 @@ struct Running {
     covered_sco: ScoId,
     size: VolumeSize,
     allocated: u64,
+    scos: u64,
     sessions: Vec<SessionState>,
     snapshots: Vec<SnapshotState>,
     gone_snapshots: Vec<SnapshotId>,
@@ -150,7 +170,7 @@ struct Running {
     flatten: Option<FlattenState>,
     independent: bool,
     roots: Option<StoredRoots>,
-    manifest: Option<ManifestSeq>,
+    manifest: Option<Named>,
 }
 
 impl Checkpoints {
@@ -165,6 +185,7 @@ impl Checkpoints {
             entries: 0,
             frozen: 0,
             stored: 0,
+            named: None,
             first_change_us: 0,
             last_change_us: 0,
             running: None,
@@ -238,7 +259,11 @@ impl Volume {
         self.close_sco(effects);
         let mut snapshots = self.snapshots.freeze();
         snapshots.extend(self.moments.freeze());
-        let (flatten, bases, independent) = self.freeze_flatten();
+        let (flatten, own, independent) = self.freeze_flatten();
+        let bases = DeltaBases {
+            own,
+            from: self.freeze_renewal(),
+        };
         let frozen = Arc::new(Frozen {
             volume: self.id,
             epoch: self.epoch,
@@ -264,6 +289,7 @@ impl Volume {
             covered_sco: next.prev(),
             size: self.size,
             allocated: self.map.count(),
+            scos: self.scos.count(),
             sessions: self.sessions.save(),
             snapshots: self.snapshots.save(),
             gone_snapshots: self.snapshots.gone(),
@@ -286,6 +312,7 @@ impl Volume {
     pub(crate) fn checkpoint_stored(&mut self, roots: StoredRoots) {
         if let Some(running) = &mut self.checkpoints.running {
             self.checkpoints.next_id = roots.checkpoint.next();
+            self.renewal.stored(roots.bytes);
             running.roots = Some(roots);
         }
     }
@@ -300,7 +327,6 @@ impl Volume {
         if running.manifest.is_some() || !self.locals.stored_upto(running.covered_sco) {
             return;
         }
-        running.manifest = Some(seq);
         let mut snapshots = std::mem::take(&mut running.snapshots);
         fill_in(&mut snapshots, &roots.snapshots);
         let mut history = std::mem::take(&mut running.history);
@@ -319,6 +345,7 @@ impl Volume {
             allocated_clusters: running.allocated,
             map: roots.map,
             scos: roots.scos,
+            scos_count: running.scos,
             covered: running.covered,
             covered_sco: running.covered_sco,
             checkpoint: roots.checkpoint,
@@ -334,7 +361,13 @@ impl Volume {
             flatten: running.flatten,
             independent: running.independent,
             history,
+            renewal: self.renewal.save(),
         };
+        running.manifest = Some(Named {
+            manifest: seq,
+            upto: roots.checkpoint,
+            ranges: manifest.checkpoints(),
+        });
         effects.push(Effect::StoreManifest {
             manifest: Box::new(manifest),
         });
@@ -342,13 +375,16 @@ impl Volume {
 
     /// The manifest is stored: what it covers is safe without the write buffer.
     pub(crate) fn manifest_stored(&mut self, seq: ManifestSeq, effects: &mut Vec<Effect>) {
-        let Some(running) = self
-            .checkpoints
-            .running
-            .take_if(|running| running.manifest == Some(seq))
-        else {
+        let is_it = |running: &mut Running| {
+            running
+                .manifest
+                .as_ref()
+                .is_some_and(|named| named.manifest == seq)
+        };
+        let Some(mut running) = self.checkpoints.running.take_if(is_it) else {
             return;
         };
+        self.checkpoints.named = running.manifest.take();
         self.checkpoints.next_manifest = seq.next();
         self.checkpoints.covered = running.covered;
         if self.checkpoints.covered_sco != running.covered_sco {

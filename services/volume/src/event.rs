@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::{Manifest, TreeRoot};
+use sconce_schemas::object::ObjectKind;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeReply};
@@ -91,6 +92,16 @@ pub enum Event {
     Copied {
         /// The clusters' 4096 bytes each.
         result: Result<Vec<Bytes>, Refusal>,
+    },
+    /// A page of the volume's objects ([`Effect::List`]).
+    Listed {
+        /// Their names, ascending; none: there are no more.
+        result: Result<Vec<ObjectName>, Refusal>,
+    },
+    /// Objects were deleted ([`Effect::Delete`]).
+    Deleted {
+        /// All of them are gone; otherwise some may be.
+        done: bool,
     },
     /// Acknowledgements were held for as long as they may be ([`Effect::Hold`]): they leave, and the snapshot cannot be
     /// confirmed any more.
@@ -292,6 +303,19 @@ pub enum Effect {
         /// Clusters of ancestors.
         extents: Vec<Extent>,
     },
+    /// List a page of the volume's objects on the back ends, without haste; answer `Listed`. One at a time is outstanding.
+    List {
+        /// Objects of this kind.
+        kind: ObjectKind,
+        /// Those after this one.
+        after: Option<ObjectName>,
+    },
+    /// Delete objects that nothing refers to, without haste, if this is still the volume's owner; answer `Deleted`. One at a
+    /// time is outstanding.
+    Delete {
+        /// The objects, of any kind.
+        names: Vec<ObjectName>,
+    },
     /// A stored manifest says that the volume, a clone, needs nothing of the volumes that it comes from: the registry is to
     /// say so too. A host that finds such a manifest at its start does the same.
     Independent,
@@ -452,6 +476,8 @@ pub struct StoredRoots {
     pub snapshots: Vec<StoredSnapshot>,
     /// The last checkpoint object.
     pub checkpoint: CheckpointId,
+    /// Bytes of its objects.
+    pub bytes: u64,
 }
 
 /// A checkpoint object, encoded.

@@ -352,11 +352,8 @@ impl Volume {
 
     /// What is stored again has to stay in memory until it is: if there is no room for more, a checkpoint comes first.
     fn flatten_has_no_memory(&mut self) -> bool {
-        if self.map.resident_bytes() <= self.map_memory || self.sweep() <= self.map_memory {
+        if !self.has_no_memory_for_more() {
             return false;
-        }
-        if !self.checkpoints.is_running() {
-            self.checkpoints.manifest_due = true;
         }
         if let Some(flatten) = &mut self.flatten {
             flatten.paused = true;

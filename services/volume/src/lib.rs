@@ -25,6 +25,7 @@ mod proposal;
 mod read;
 mod reap;
 mod recovery;
+mod renewal;
 mod replay;
 mod roots;
 mod scos;
@@ -32,6 +33,7 @@ mod scrub;
 mod sessions;
 mod snapshots;
 pub mod stored;
+mod sweep;
 mod tree;
 mod volume;
 
@@ -45,4 +47,5 @@ pub use recovery::{Damage, Origin, Recovered, Recovery, RecoveryError, ScoImage,
 pub use scos::{InBundle, ScoState};
 pub use scrub::{BundlePlan, BundleSource, KeptSco, ScoObject, ScrubPolicy, ScrubState, ScrubStatus};
 pub use snapshots::{Ask, SnapshotInfo, StoredSnapshot};
+pub use sweep::SweepPolicy;
 pub use volume::{CloneOf, Status, Volume, VolumeConfig};

@@ -18,7 +18,9 @@ use sconce_schemas::manifest::LogPlace;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{BatchSeq, ClusterAddress, Epoch, ScoId, SessionId, SnapshotId, VolumeSize};
+use sconce_schemas::{
+    BatchSeq, CheckpointId, ClusterAddress, Epoch, ScoId, SessionId, SnapshotId, VolumeSize,
+};
 
 use crate::event::{Effect, SessionSlot, Ticket};
 use crate::operations::Parked;
@@ -121,6 +123,13 @@ impl Moments {
     /// The last batch of the oldest point that is still needed.
     pub(crate) fn needed(&self) -> Option<BatchSeq> {
         self.under_way().map(|moment| moment.from.covered).min()
+    }
+
+    /// The first of the volume's checkpoints that any needs which is in no manifest.
+    pub(crate) fn floor(&self) -> Option<CheckpointId> {
+        let queued = self.queue.iter().map(|moment| moment.from.map.floor);
+        let making = self.making.iter().map(|making| making.map.floor());
+        queued.chain(making).min()
     }
 
     /// Whether the one that is being made could go on.

@@ -40,6 +40,10 @@ pub(crate) enum Parked {
     Moment,
     /// The walk of a flattening.
     Flatten,
+    /// The walk of a renewal.
+    Renewal,
+    /// The sweep's judgement.
+    Sweep,
 }
 
 impl Volume {
@@ -179,7 +183,9 @@ impl Volume {
                 | Parked::Reap
                 | Parked::Scrub
                 | Parked::Moment
-                | Parked::Flatten => None,
+                | Parked::Flatten
+                | Parked::Renewal
+                | Parked::Sweep => None,
             }));
         }
         let fetches = self.fetches.extract_if(|_, (change, _)| of_session(change));
@@ -240,6 +246,8 @@ impl Volume {
             Parked::Scrub => self.scrub_turn(effects),
             Parked::Moment => self.moment_turn(effects),
             Parked::Flatten => self.flatten_resumed(),
+            Parked::Renewal => self.renewal_resumed(effects),
+            Parked::Sweep => self.sweep_resumed(effects),
         }
     }
 
@@ -288,6 +296,10 @@ impl Volume {
             self.scrub_turn(effects);
         } else if self.wants_to_flatten() {
             self.flatten_turn(effects);
+        } else if self.wants_to_renew() {
+            self.renewal_turn(effects);
+        } else if self.sweep.wants_turn() {
+            self.sweep_turn(effects);
         }
         if self.moments.wants_turn() {
             self.moment_turn(effects);
@@ -369,6 +381,8 @@ impl Volume {
                         self.moment_failed(tickets, &refusal, effects);
                     }
                     Parked::Flatten => self.flatten_failed(&refusal),
+                    Parked::Renewal => self.renewal_failed(),
+                    Parked::Sweep => self.sweep_failed(),
                 }
             }
             return;
@@ -432,7 +446,12 @@ impl Volume {
             Parked::Change(change) => Some(change.ticket),
             Parked::Read(query) | Parked::Extents(query) => Some(query.ticket),
             Parked::Compare(comparison) => Some(comparison.ticket),
-            Parked::Reap | Parked::Scrub | Parked::Moment | Parked::Flatten => None,
+            Parked::Reap
+            | Parked::Scrub
+            | Parked::Moment
+            | Parked::Flatten
+            | Parked::Renewal
+            | Parked::Sweep => None,
         }));
         tickets.extend(self.moments.abandon());
         let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));

@@ -851,6 +851,7 @@ impl Volume {
                 self.map = map;
                 self.size = size;
                 self.flatten_anew(own);
+                self.renewal.head_replaced();
                 self.snapshots.come_from(Some(to));
                 if !keep {
                     self.snapshots.remove(id, &self.map, at.batch);

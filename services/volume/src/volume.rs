@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use sconce_schemas::ids::Location;
-use sconce_schemas::manifest::Manifest;
+use sconce_schemas::manifest::{Manifest, TreeRoot};
 use sconce_schemas::records::{EpochStart, Origin};
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::{
-    BatchSeq, ByteLen, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, SnapshotId, VolumeId,
-    VolumeSize,
+    BatchSeq, ByteLen, CheckpointId, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, SnapshotId,
+    VolumeId, VolumeSize,
 };
 
 use crate::change::Change;
@@ -28,10 +28,12 @@ use crate::log::Log;
 use crate::moments::Moments;
 use crate::operations::Parked;
 use crate::reap::Reap;
+use crate::renewal::Renewal;
 use crate::scos::ScoState;
 use crate::scrub::{Scrub, ScrubPolicy};
 use crate::sessions::Sessions;
 use crate::snapshots::Snapshots;
+use crate::sweep::{Sweep, SweepPolicy};
 use crate::tree::{Missing, StoredUpTo, Tree};
 
 /// What a host tells a volume about itself.
@@ -60,6 +62,8 @@ pub struct VolumeConfig {
     pub checkpoint: CheckpointPolicy,
     /// When scrubbing is worth it.
     pub scrub: ScrubPolicy,
+    /// When what was left behind is looked for.
+    pub sweep: SweepPolicy,
 }
 
 /// A snapshot of another volume, that a clone begins as.
@@ -124,9 +128,11 @@ pub struct Volume {
     pub(crate) flatten: Option<Flatten>,
     /// A stored manifest says that the volume, a clone, is independent.
     pub(crate) independent: bool,
+    pub(crate) renewal: Renewal,
     /// The removed snapshot that is being reaped.
     pub(crate) reap: Option<Reap>,
     pub(crate) scrub: Scrub,
+    pub(crate) sweep: Sweep,
     pub(crate) map_memory: u64,
     /// No sweep before this moment.
     sweep_from_us: u64,
@@ -194,7 +200,7 @@ impl Volume {
             ancestor_epochs: manifest.map_or_else(Vec::new, |m| m.ancestor_epochs.clone()),
             origin: manifest.and_then(|m| m.origin),
             map: manifest.map_or_else(Tree::default, |m| Tree::stored(m.map, m.allocated_clusters)),
-            scos: manifest.map_or_else(Tree::default, |m| Tree::stored(m.scos, 0)),
+            scos: manifest.map_or_else(Tree::default, |m| Tree::stored(m.scos, m.scos_count)),
             log: Log::new(
                 config.id,
                 config.epoch,
@@ -226,8 +232,10 @@ impl Volume {
             foreign: Foreign::default(),
             flatten: manifest.and_then(|m| m.flatten).map(Flatten::restore),
             independent: manifest.is_some_and(|m| m.independent),
+            renewal: Renewal::restore(manifest),
             reap: None,
             scrub: Scrub::restore(config.scrub, manifest.map_or(&[], |m| &m.condemned)),
+            sweep: Sweep::new(config.sweep),
             map_memory: config.map_memory.0,
             sweep_from_us: 0,
             sweep_snapshots_from_us: 0,
@@ -245,7 +253,12 @@ impl Volume {
             .iter()
             .find(|state| state.label.id == *snapshot && state.removed.is_none())?;
         self.size = found.size;
-        self.map = Tree::stored(found.map, found.allocated_clusters);
+        // Its nodes are the other volume's.
+        let root = TreeRoot {
+            floor: CheckpointId::NONE,
+            ..found.map
+        };
+        self.map = Tree::stored(root, found.allocated_clusters);
         self.lineage = manifest.lineage.iter().copied().chain([self.id]).collect();
         self.ancestor_epochs.clone_from(&manifest.ancestor_epochs);
         self.ancestor_epochs.push(manifest.epochs.clone());
@@ -288,6 +301,14 @@ impl Volume {
             }
             Event::Copied { result } => {
                 self.copied(result);
+                Ok(())
+            }
+            Event::Listed { result } => {
+                self.listed(result);
+                Ok(())
+            }
+            Event::Deleted { done } => {
+                self.deleted(done, effects);
                 Ok(())
             }
             Event::HoldOver { snapshot } => {
@@ -401,6 +422,8 @@ impl Volume {
                 self.withdraw_abandoned(effects);
                 self.go_on_reaping();
                 self.flatten_tick(pressed);
+                self.renewal_tick(pressed);
+                self.sweep_tick(pressed);
                 self.scrub_tick(pressed, effects);
                 Ok(())
             }
@@ -421,7 +444,9 @@ impl Volume {
         let wants_turn = self.wants_to_reap()
             || self.scrub.wants_turn()
             || self.moments.wants_turn()
-            || self.wants_to_flatten();
+            || self.wants_to_flatten()
+            || self.wants_to_renew()
+            || self.sweep.wants_turn();
         if (!self.turns.is_empty() || wants_turn) && !std::mem::replace(&mut self.turn_asked, true) {
             effects.push(Effect::Turn);
         }
@@ -494,14 +519,14 @@ impl Volume {
             self.scos
                 .evict_before(entered_next.0, self.map_memory / SCOS_MEMORY_PART / 2, stored);
         }
-        if self.sweep() > self.map_memory {
+        if self.let_go_of_nodes() > self.map_memory {
             // What is left has to be stored before it can go.
             self.checkpoint_if_due(true, effects);
         }
     }
 
     /// Lets go of map nodes beyond the budget, unless it just tried; gives what is resident then.
-    pub(crate) fn sweep(&mut self) -> u64 {
+    pub(crate) fn let_go_of_nodes(&mut self) -> u64 {
         let resident = self.map.resident_bytes();
         if resident <= self.map_memory || self.now_us < self.sweep_from_us {
             return resident;
@@ -536,7 +561,7 @@ impl Volume {
             return false;
         }
         if !self.checkpoints.is_running() {
-            if self.sweep() <= most {
+            if self.let_go_of_nodes() <= most {
                 return false;
             }
             // Also what is not in a batch yet is to be stored. If there is nothing, waiting would be in vain.
@@ -561,6 +586,7 @@ impl Volume {
     fn set_clock(&mut self, now_us: u64) {
         if now_us < self.now_us {
             self.checkpoints.clock_set_back(now_us);
+            self.sweep.clock_set_back(now_us);
             self.sweep_from_us = 0;
             self.sweep_snapshots_from_us = 0;
         }
@@ -627,6 +653,8 @@ impl Volume {
                 || self.scrub.has_work()
                 || self.history_has_work()
                 || self.has_to_flatten()
+                || self.has_to_renew()
+                || self.has_to_sweep()
                 || self.snapshots.first_proposed().is_some(),
             held: self.held.len(),
         }

@@ -13,8 +13,8 @@ use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
 use sconce_volume::{
-    CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScrubPolicy, SessionSlot, Step, Ticket,
-    Volume, VolumeConfig,
+    CheckpointPolicy, Effect, Event, FetchId, Frozen, Recovery, ScrubPolicy, SessionSlot, Step, SweepPolicy,
+    Ticket, Volume, VolumeConfig,
 };
 
 const SIZE: u64 = 1 << 40;
@@ -48,6 +48,10 @@ impl Host {
             map_memory: ByteLen(map_memory),
             checkpoint: CheckpointPolicy::default(),
             scrub: ScrubPolicy::default(),
+            sweep: SweepPolicy {
+                every_us: 0,
+                ..SweepPolicy::default()
+            },
         };
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);

@@ -156,7 +156,7 @@ impl Names {
         found.into_iter().map(seen).collect()
     }
 
-    async fn patiently<T>(
+    pub(super) async fn patiently<T>(
         &self,
         mut ask: impl AsyncFnMut() -> Result<T, RegistryError>,
     ) -> Result<T, NamesError> {

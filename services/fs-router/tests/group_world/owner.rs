@@ -12,8 +12,8 @@ use sconce_fs_router::peers::Say;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize};
 use sconce_volume::{
-    Ask, CheckpointPolicy, Effect, Event, Extent, Recovery, ScrubPolicy, SessionSlot, Step, Ticket, Volume,
-    VolumeConfig,
+    Ask, CheckpointPolicy, Effect, Event, Extent, Recovery, ScrubPolicy, SessionSlot, Step, SweepPolicy,
+    Ticket, Volume, VolumeConfig,
 };
 
 use super::Broken;
@@ -52,6 +52,10 @@ impl Owner {
             map_memory: ByteLen(1 << 20),
             checkpoint: CheckpointPolicy::default(),
             scrub: ScrubPolicy::default(),
+            sweep: SweepPolicy {
+                every_us: 0,
+                ..SweepPolicy::default()
+            },
         };
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);

@@ -31,7 +31,7 @@ use super::locals::Locals;
 use super::messages::{Happened, Operation};
 use super::pace::Pace;
 use super::{Owner, Shard, VolumeHandle};
-use crate::background::{ScrubJob, Upload};
+use crate::background::{ScrubJob, SweepJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
 use crate::owner::{Owned, epoch_at};
 use crate::port::OpenOn;
@@ -267,9 +267,8 @@ impl Serving {
 
     /// Time passes.
     pub(super) fn tick(&mut self, pressed: bool) {
-        let now_us = self.shard.node.clock.unix_micros();
         let pressed = pressed || self.opening.is_some() || self.device().fullness() > PRESSED_FROM;
-        self.take(Event::Tick { now_us, pressed });
+        self.take_tick(pressed);
         self.settle();
     }
 
@@ -316,11 +315,22 @@ impl Serving {
     }
 
     fn take(&mut self, event: Event) {
+        self.begin_round();
+        self.volume.apply(event, &mut self.effects);
+    }
+
+    /// A batch that is full while a round is taken in carries the round's time, not that of the one before. So what is stamped
+    /// in a round is stamped after this, or it would look as if the clock had been set back.
+    fn begin_round(&mut self) {
         if !std::mem::replace(&mut self.batch_open, true) {
-            // A batch that is full while a round is taken in carries the round's time, not that of the one before.
             self.volume.set_now(self.shard.node.clock.unix_micros());
         }
-        self.volume.apply(event, &mut self.effects);
+    }
+
+    fn take_tick(&mut self, pressed: bool) {
+        self.begin_round();
+        let now_us = self.shard.node.clock.unix_micros();
+        self.take(Event::Tick { now_us, pressed });
     }
 
     /// Ends the batch and carries effects out until there are none.
@@ -385,6 +395,8 @@ impl Serving {
                 let background = &self.shard.node.background;
                 background.copy(self.owner.clone(), self.sco_size, extents);
             }
+            Effect::List { kind, after } => self.sweep(SweepJob::List(kind, after)),
+            Effect::Delete { names } => self.sweep(SweepJob::Delete(names)),
             Effect::Independent => self.shard.node.background.independent(self.owner.clone()),
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
@@ -423,11 +435,7 @@ impl Serving {
             Ok(None) => {
                 self.opening = Some(header);
                 // Store what can be, so that files come back.
-                let now_us = self.shard.node.clock.unix_micros();
-                self.take(Event::Tick {
-                    now_us,
-                    pressed: true,
-                });
+                self.take_tick(true);
             }
             Err(error) => self.fail(format!("SCO {} cannot be opened: {error}", header.id)),
         }
@@ -495,6 +503,10 @@ impl Serving {
         let background = &self.shard.node.background;
         let is_urgent = self.volume.scrub_is_urgent();
         background.scrub(self.owner.clone(), self.sco_size, job, is_urgent);
+    }
+
+    fn sweep(&self, job: SweepJob) {
+        self.shard.node.background.sweep(self.owner.clone(), job);
     }
 
     fn evictable(&mut self, sco: ScoId) {

@@ -17,10 +17,9 @@ mod scrub;
 mod size;
 mod store;
 mod stored;
+mod sweep;
 mod upload;
 
-use std::cell::RefCell;
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,7 +27,7 @@ use actix::{Actor, Addr, Context, Handler, Message};
 use bytes::Bytes;
 use sconce_bus::{Hello, Network};
 use sconce_registry::Registry;
-use sconce_runtime::Chance;
+use sconce_runtime::{Chance, Clock};
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
@@ -39,15 +38,18 @@ use tokio::sync::oneshot;
 
 use crate::actor::Owner;
 use crate::device::{Level, LocalCheckpoints, ScoFile};
-use crate::settings::{ScrubSettings, UploadSettings};
+use crate::owner::erasure::Right;
+use crate::settings::{EraseSettings, ScrubSettings, UploadSettings};
 
 use budget::Budget;
 
 pub(crate) use budget::Guests;
+pub(crate) use erase::Erasures;
 pub(crate) use outage::Outage;
 pub(crate) use room::{PoolUsage, Room, RoomUsage};
 pub(crate) use scrub::ScrubJob;
 pub(crate) use store::{Store, StoreError};
+pub(crate) use sweep::SweepJob;
 
 /// What the background's thread works with.
 pub(crate) struct Components {
@@ -59,6 +61,10 @@ pub(crate) struct Components {
     pub(crate) uploads: UploadSettings,
     pub(crate) scrub: ScrubSettings,
     pub(crate) guests: Guests,
+    pub(crate) erase: EraseSettings,
+    pub(crate) clock: Clock,
+    /// Identity of the write buffer.
+    pub(crate) buffer: String,
 }
 
 /// What all jobs share.
@@ -72,7 +78,11 @@ pub(crate) struct Shared {
     /// What scrubs, and copies for clones that are flattened, may take.
     pub(crate) scrubs: Budget,
     /// Volumes that are being erased: each only once at a time.
-    pub(crate) erasing: RefCell<HashSet<VolumeId>>,
+    pub(crate) erasures: Arc<Erasures>,
+    pub(crate) erase: EraseSettings,
+    pub(crate) clock: Clock,
+    /// Identity of the write buffer.
+    pub(crate) buffer: String,
 }
 
 /// The volume that a job is for, as the back ends name it.
@@ -91,6 +101,7 @@ pub(crate) struct Subject {
 pub(crate) struct Background {
     actor: Addr<BackgroundActor>,
     usage: Arc<RoomUsage>,
+    erasures: Arc<Erasures>,
 }
 
 impl Background {
@@ -105,7 +116,11 @@ impl Background {
             uploads,
             scrub,
             guests,
+            erase,
+            clock,
+            buffer,
         } = components;
+        let erasures = Arc::<Erasures>::default();
         let usage = Arc::new(RoomUsage::new(uploads.parallel, uploads.bytes.bytes()));
         let shared = Shared {
             store: Store::new(network, registry.clone(), hello),
@@ -114,7 +129,10 @@ impl Background {
             level,
             room: Room::new(Arc::clone(&usage)),
             scrubs: Budget::new(&scrub, guests),
-            erasing: RefCell::default(),
+            erasures: Arc::clone(&erasures),
+            erase,
+            clock,
+            buffer,
         };
         let actor = BackgroundActor {
             shared: Rc::new(shared),
@@ -122,7 +140,13 @@ impl Background {
         Self {
             actor: actor.start(),
             usage,
+            erasures,
         }
+    }
+
+    /// The deleted volumes that are being erased.
+    pub(crate) fn erasures(&self) -> &Erasures {
+        &self.erasures
     }
 
     /// How many requests hold room, and how much, for each pool.
@@ -150,6 +174,11 @@ impl Background {
         self.actor.do_send(Job::Scrub(owner, size, job, is_urgent));
     }
 
+    /// Does what a sweep asks for; the owner hears of it.
+    pub(crate) fn sweep(&self, owner: Owner, job: SweepJob) {
+        self.actor.do_send(Job::Sweep(owner, job));
+    }
+
     /// Reads what a flattening copies; the owner hears `Copied`.
     pub(crate) fn copy(&self, owner: Owner, size: ScoSize, extents: Vec<Extent>) {
         self.actor.do_send(Job::Copy(owner, size, extents));
@@ -165,9 +194,9 @@ impl Background {
         self.actor.do_send(Job::Size(owner));
     }
 
-    /// Gives the space of a volume that is being deleted back, then removes its record.
-    pub(crate) fn erase(&self, subject: Subject) {
-        self.actor.do_send(Job::Erase(subject));
+    /// Gives the space of a volume that is being deleted back, then removes its record, as long as the right to that holds.
+    pub(crate) fn erase(&self, subject: Subject, right: Right) {
+        self.actor.do_send(Job::Erase(subject, right));
     }
 
     /// A node, and the nodes that it is a delta on, newest first.
@@ -307,9 +336,10 @@ enum Job {
     Manifest(Owner, Box<Manifest>),
     Size(Owner),
     Scrub(Owner, ScoSize, ScrubJob, bool),
+    Sweep(Owner, SweepJob),
     Copy(Owner, ScoSize, Vec<Extent>),
     Independent(Owner),
-    Erase(Subject),
+    Erase(Subject, Right),
     Node(LoadNode, Answer<Vec<NodeRecord>, Refusal>),
     Cluster(LoadCluster, Answer<Bytes, Refusal>),
     Sco(
@@ -338,10 +368,11 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Checkpoint(owner, frozen) => checkpoint::run(&shared, &owner, frozen).await,
         Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
         Job::Scrub(owner, size, job, is_urgent) => scrub::run(&shared, &owner, size, job, is_urgent).await,
+        Job::Sweep(owner, job) => sweep::run(&shared, &owner, job).await,
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,
-        Job::Erase(subject) => erase::run(&shared, &subject).await,
+        Job::Erase(subject, right) => erase::run(&shared, &subject, &right).await,
         Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),
         Job::Cluster(load, answer) => drop(answer.send(load::cluster(&shared, &load).await)),
         Job::Sco(subject, sco, epoch, length, answer) => {

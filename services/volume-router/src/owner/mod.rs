@@ -7,6 +7,7 @@
 
 mod ancestor;
 mod epochs;
+pub(crate) mod erasure;
 mod manifest;
 mod origin;
 mod path;
@@ -186,6 +187,7 @@ async fn recover(
         map_memory: node.map_memory,
         checkpoint: node.checkpoint,
         scrub: node.scrub,
+        sweep: node.sweep,
     };
     let reference = manifest.as_ref().map(|manifest| ManifestRef {
         seq: manifest.seq,

@@ -21,6 +21,7 @@ use sconce_volume::{Ask, MomentAsk, SnapshotInfo, Ticket};
 use super::peers::{Open, OpenOn, Peers};
 use crate::actor::{Shard, VolumeActor, VolumeHandle, Waiting};
 use crate::background::PoolUsage;
+use crate::deletion;
 use crate::owner::record::TakeOver;
 
 /// What a control request is carried out with.
@@ -142,10 +143,10 @@ impl Control {
                 Ok(handle) => handle.renamed().await.map(|()| VolumeControlReply::Done),
                 Err(refusal) => Err(refusal),
             },
-            (VolumeControl::Delete { volume }, None) => match self.served_or_begun(volume, None) {
-                Ok(handle) => handle.delete().await.map(|()| VolumeControlReply::Done),
-                Err(refusal) => Err(refusal),
-            },
+            (VolumeControl::Delete { volume }, None) => {
+                let deleted = deletion::asked(&self.shard.node, volume).await;
+                deleted.map(|()| VolumeControlReply::Done)
+            }
             (VolumeControl::TakeOver { volume, force }, None) => {
                 self.take_over(volume, TakeOver { force }).await
             }
@@ -339,6 +340,7 @@ impl Control {
             buffer_unstored: usage.unstored,
             volumes,
             queues: self.queues(),
+            erasing: node.background.erasures().all(),
         }
     }
 

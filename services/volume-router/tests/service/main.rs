@@ -11,6 +11,7 @@ mod client;
 mod clones;
 mod cluster;
 mod damage;
+mod deletion;
 mod faults;
 mod flatten;
 mod group;

@@ -50,6 +50,11 @@ impl Scrub {
         }
     }
 
+    /// Whether it goes by itself.
+    pub(crate) fn is_condemned(&self, object: ScoObject) -> bool {
+        self.condemned.iter().any(|condemned| condemned.object == object)
+    }
+
     pub(super) fn condemn(&mut self, object: ScoObject) {
         self.condemned.push(Condemned {
             object,

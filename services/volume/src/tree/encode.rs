@@ -21,6 +21,21 @@ const OBJECT_BYTES: usize = 4 << 20;
 /// What a delta record takes beyond its values: the base reference and the second bitmap.
 const DELTA_OVERHEAD: usize = NODE_REF_LEN + 64;
 
+/// Which stored nodes deltas may be stored on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct DeltaBases {
+    /// For a clone that becomes independent.
+    pub(crate) own: Option<OwnNodes>,
+    /// For a renewal: none of the volume's earlier checkpoints.
+    pub(crate) from: CheckpointId,
+}
+
+impl DeltaBases {
+    fn has(&self, base: &NodeRef, lineage: LineageIndex) -> bool {
+        self.own.is_none_or(|own| own.has(base)) && (base.lineage != lineage || base.checkpoint >= self.from)
+    }
+}
+
 /// Collects the nodes of a checkpoint into objects.
 pub(crate) struct Encoder {
     volume: VolumeId,
@@ -30,7 +45,7 @@ pub(crate) struct Encoder {
     builder: CheckpointBuilder,
     size: usize,
     objects: Vec<CheckpointObject>,
-    bases: Option<OwnNodes>,
+    bases: DeltaBases,
 }
 
 impl Encoder {
@@ -45,12 +60,12 @@ impl Encoder {
             builder,
             size: 0,
             objects: Vec::new(),
-            bases: None,
+            bases: DeltaBases::default(),
         }
     }
 
-    /// Stores deltas only on these nodes, if that is said.
-    pub(crate) fn with_bases(self, bases: Option<OwnNodes>) -> Self {
+    /// Stores deltas only on these nodes.
+    pub(crate) fn with_bases(self, bases: DeltaBases) -> Self {
         Self { bases, ..self }
     }
 
@@ -63,6 +78,7 @@ impl Encoder {
         Ok(TreeRoot {
             height: tree.height,
             node,
+            floor: tree.floor,
         })
     }
 
@@ -75,8 +91,10 @@ impl Encoder {
             return Ok(*saved);
         }
         let place = place_of::<V>(first, height);
+        let (bases, lineage) = (self.bases, self.lineage);
+        let may_be_base = |base: &NodeRef| bases.has(base, lineage);
         let record = match &**node {
-            Node::Leaf(leaf) => record(place, V::WIDTH, self.bases, leaf, |_, value, out| {
+            Node::Leaf(leaf) => record(place, V::WIDTH, may_be_base, leaf, |_, value, out| {
                 value.put(out);
                 Ok(())
             })?,
@@ -84,7 +102,7 @@ impl Encoder {
                 for (slot, below) in inner.iter() {
                     self.child(below, height - 1, first + slot as u64 * span(height - 1))?;
                 }
-                record(place, CHILD_WIDTH, self.bases, inner, |slot, below, out| {
+                record(place, CHILD_WIDTH, may_be_base, inner, |slot, below, out| {
                     let at = first + slot as u64 * span(height - 1);
                     // Saved by the loop above: the recursion only looks it up.
                     out.extend_from_slice(&self.child(below, height - 1, at)?.to_bytes());
@@ -134,7 +152,7 @@ impl Encoder {
 fn record<T>(
     place: NodePlace,
     width: u8,
-    bases: Option<OwnNodes>,
+    may_be_base: impl Fn(&NodeRef) -> bool,
     node: &Packed<T>,
     mut put: impl FnMut(usize, &T, &mut Vec<u8>) -> Result<(), DecodeError>,
 ) -> Result<NodeRecord, DecodeError> {
@@ -144,7 +162,7 @@ fn record<T>(
         .delta
         .as_deref()
         .filter(|delta| delta.base.chain < DELTA_CHAIN_MAX)
-        .filter(|delta| bases.is_none_or(|bases| bases.has(&delta.base)));
+        .filter(|delta| may_be_base(&delta.base));
     let split = delta.map(|delta| {
         let (mut changed, mut emptied) = (Bitmap::EMPTY, Bitmap::EMPTY);
         for slot in delta.changed.iter() {

@@ -9,19 +9,21 @@ mod diff;
 mod encode;
 mod node;
 mod range;
+mod renew;
 mod stored;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use sconce_schemas::DecodeError;
 use sconce_schemas::checkpoint::{FANOUT, NodePlace, NodeRecord, NodeRef, TreeKind};
 use sconce_schemas::manifest::{TREE_HEIGHT_MAX, TreeRoot};
+use sconce_schemas::{CheckpointId, DecodeError};
 
-pub(crate) use encode::Encoder;
+pub(crate) use encode::{DeltaBases, Encoder};
 pub(crate) use node::StoredUpTo;
 use node::{Child, Link, Node, delta};
+pub(crate) use renew::Renewed;
 pub(crate) use stored::stored_node;
 pub use stored::{StoredChild, StoredNode};
 
@@ -74,6 +76,8 @@ impl Missing {
 pub(crate) struct Tree<V> {
     height: u8,
     root: Option<Child<V>>,
+    /// As [`TreeRoot::floor`]: whatever becomes of the tree, its nodes need no earlier checkpoint.
+    floor: CheckpointId,
     resident_bytes: u64,
     sweep_at: u64,
 }
@@ -83,6 +87,7 @@ pub(crate) struct Tree<V> {
 pub(crate) struct FrozenTree<V> {
     height: u8,
     root: Option<Child<V>>,
+    floor: CheckpointId,
 }
 
 /// Numbers that a subtree of this height covers.
@@ -110,6 +115,7 @@ impl<V: Value> Default for Tree<V> {
         Self {
             height: 0,
             root: None,
+            floor: CheckpointId::NONE,
             resident_bytes: 0,
             sweep_at: 0,
         }
@@ -150,6 +156,7 @@ impl<V: Value> Tree<V> {
         Self {
             height: root.height,
             root: link,
+            floor: root.floor,
             resident_bytes: 0,
             sweep_at: 0,
         }
@@ -170,6 +177,7 @@ impl<V: Value> Tree<V> {
         Self {
             height: frozen.height,
             root: frozen.root.clone(),
+            floor: frozen.floor,
             resident_bytes: 0,
             sweep_at: 0,
         }
@@ -188,6 +196,7 @@ impl<V: Value> Tree<V> {
         FrozenTree {
             height: self.height,
             root: self.root.clone(),
+            floor: self.floor,
         }
     }
 

@@ -107,7 +107,7 @@ impl Stored {
     }
 
     /// The stored node that it is, or is a change of.
-    fn base(&self) -> Option<NodeRef> {
+    pub(super) fn base(&self) -> Option<NodeRef> {
         let delta = || self.delta.as_ref().map(|delta| delta.base);
         self.saved.get().copied().or_else(delta)
     }

@@ -20,7 +20,7 @@ use sconce_schemas::{
 };
 use sconce_volume::{
     CheckpointPolicy, CloneOf, Effect, Event, Extent, FetchId, Frozen, Origin, Recovery, ScoImage,
-    ScrubPolicy, SessionSlot, Step, Ticket, Volume, VolumeConfig,
+    ScrubPolicy, SessionSlot, Step, SweepPolicy, Ticket, Volume, VolumeConfig,
 };
 
 use crate::closure;
@@ -30,6 +30,7 @@ use crate::store::{Store, index, sco_size};
 pub(crate) const SIZE: u64 = 4 << 30;
 
 enum Pending {
+    List,
     Turn,
     Sync(BatchSeq),
     ScoSync(ScoId),
@@ -84,11 +85,18 @@ fn config(
             entries_max: 300,
             idle_us: 2_000_000,
             age_us: 20_000_000,
+            // Renewals and flattening walk the same map.
+            renewal_bytes: 4 << 10,
+            renewal_step: 2,
         },
-        // What a scrub does is no part of this.
+        // What scrubs and sweeps do is no part of this.
         scrub: ScrubPolicy {
             enabled: false,
             ..ScrubPolicy::default()
+        },
+        sweep: SweepPolicy {
+            every_us: 0,
+            ..SweepPolicy::default()
         },
     }
 }
@@ -208,6 +216,8 @@ impl Host {
                 panic!("scrubbing is off")
             }
             Effect::Copy { extents } => Pending::Copy(extents),
+            Effect::List { .. } => Pending::List,
+            Effect::Delete { .. } => panic!("nothing is listed"),
             Effect::Independent => Pending::Independent,
             Effect::Hold { .. } => return None,
             Effect::ReadLog { .. } => panic!("its history is off"),
@@ -225,6 +235,9 @@ impl Host {
         let at = self.chance.usize(0..self.pending.len());
         let event = match self.pending.swap_remove(at) {
             Pending::Turn => Event::Turn,
+            Pending::List => Event::Listed {
+                result: Ok(Vec::new()),
+            },
             Pending::Sync(upto) => Event::Synced { upto },
             Pending::ScoSync(sco) => Event::ScoSynced { sco },
             Pending::Upload(sco, name, bytes) => {

@@ -17,7 +17,12 @@ mod history;
 mod oracle;
 mod scrub;
 mod snapshots;
+mod sweep;
 mod world;
+
+use std::collections::BTreeMap;
+
+use sconce_schemas::object::ObjectKind;
 
 use family::Family;
 use world::World;
@@ -35,6 +40,7 @@ fn every_life_keeps_its_promises() {
     let full = number("SCONCE_TEST_FULL") == Some(1);
     let seeds = number("SCONCE_SEEDS").unwrap_or(if full { 3000 } else { 300 });
     let (mut crashes, mut damages, mut moments, mut compared) = (0, 0, 0, 0);
+    let mut swept = BTreeMap::<ObjectKind, u64>::new();
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
@@ -44,10 +50,13 @@ fn every_life_keeps_its_promises() {
                 world.damages,
                 world.moments.had,
                 world.comparisons.answered,
+                world.swept,
             )
         });
         match run {
-            Ok((crashed, damaged, had, answered)) => {
+            Ok((crashed, damaged, had, answered, gone)) => {
+                gone.into_iter()
+                    .for_each(|(kind, count)| *swept.entry(kind).or_default() += count);
                 (crashes, damages) = (crashes + crashed, damages + damaged);
                 (moments, compared) = (moments + had, compared + answered);
             }
@@ -66,6 +75,10 @@ fn every_life_keeps_its_promises() {
     assert!(
         damages as u64 > seeds / 50,
         "only {damages} damaged logs in {seeds} lives"
+    );
+    assert!(
+        swept.len() == 3 && swept.values().all(|count| *count > seeds),
+        "only {swept:?} were swept in {seeds} lives"
     );
     assert!(
         moments as u64 > seeds,

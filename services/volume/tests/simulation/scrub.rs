@@ -79,7 +79,7 @@ impl World {
         let newest = self.versions_of(self.id, above).last().copied().unwrap_or(0);
         let version = above.version.max(newest) + 1;
         let name = name_of(self.id, ScoObject { version, ..above });
-        assert!(self.store.insert(name, bytes).is_none());
+        assert!(self.put(name, bytes), "{name} is there already");
         self.merged += usize::from(index.members.len() > 1);
         self.bundles.insert(name, index);
         // Of some the answer is lost: what is there without the volume's knowledge may be read all the same.

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use sconce_schemas::bundle::BundleIndex;
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::manifest::Manifest;
+use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::EpochStart;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::IoRequest;
@@ -25,7 +26,7 @@ use sconce_schemas::{
 };
 use sconce_volume::{
     BundlePlan, CheckpointPolicy, CloneOf, Effect, Event, FetchId, Frozen, Recovery, ScoObject, ScrubPolicy,
-    SessionSlot, Step, StoredRoots, Ticket, Volume, VolumeConfig,
+    SessionSlot, Step, StoredRoots, SweepPolicy, Ticket, Volume, VolumeConfig,
 };
 
 use crate::changes::Comparisons;
@@ -44,6 +45,9 @@ pub(crate) const HOT: [u64; 4] = [0, 2 << 20, (1 << 30) - (1 << 20), SIZE - (1 <
 pub(crate) const HOT_BYTES: u64 = 1 << 20;
 /// More than the engine zeroes in one event.
 const LONG: u64 = 200 << 20;
+
+/// Longer than a life: but for the first pass of each ownership, all objects are looked at only at the end.
+pub(crate) const SWEEP_EVERY_US: u64 = 3_600_000_000;
 
 /// What may go wrong at a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +72,8 @@ enum Pending {
     },
     Bundle(Box<BundlePlan>),
     Delete(ScoObject),
+    List(ObjectKind, Option<ObjectName>),
+    Sweep(Vec<ObjectName>),
     Sync {
         upto: BatchSeq,
         moment: u64,
@@ -118,6 +124,8 @@ pub(crate) struct World {
     pub(crate) chance: fastrand::Rng,
     pub(crate) disk: Disk,
     pub(crate) store: BTreeMap<ObjectName, Bytes>,
+    /// CRC32C of everything that was ever stored under a name of this volume: a name has one content for ever.
+    contents: BTreeMap<ObjectName, u32>,
     /// What the bundles in the store hold.
     pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
     /// Bundles of several SCOs that were written.
@@ -155,6 +163,8 @@ pub(crate) struct World {
     /// Otherwise it lives to its end.
     pub(crate) may_crash: bool,
     is_calm: bool,
+    /// Objects that were swept.
+    pub(crate) swept: BTreeMap<ObjectKind, u64>,
     /// Recoveries that said that the log is damaged.
     pub(crate) damages: usize,
     pub(crate) asks: Asks,
@@ -218,6 +228,7 @@ impl World {
             chance,
             disk: Disk::new(size, files),
             store: BTreeMap::new(),
+            contents: BTreeMap::new(),
             bundles: BTreeMap::new(),
             merged: 0,
             manifest: None,
@@ -251,6 +262,7 @@ impl World {
             crashes: 0,
             may_crash: true,
             is_calm: seed.is_multiple_of(3),
+            swept: BTreeMap::new(),
             damages: 0,
             asks: Asks::default(),
             moments: Moments::default(),
@@ -311,6 +323,7 @@ impl World {
         self.check_comparisons(4);
         self.check_accounting();
         self.check_space();
+        self.check_swept();
     }
 
     pub(crate) fn compare(&mut self) {
@@ -335,6 +348,8 @@ fn config(id: VolumeId, epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteL
             entries_max: 400,
             idle_us: 2_000_000,
             age_us: 20_000_000,
+            renewal_bytes: 8 << 10,
+            renewal_step: 1,
         },
         scrub: ScrubPolicy {
             utilisation_percent: 92,
@@ -342,6 +357,11 @@ fn config(id: VolumeId, epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteL
             grace_us: 500_000,
             lookups_step: 20,
             ..ScrubPolicy::default()
+        },
+        sweep: SweepPolicy {
+            every_us: SWEEP_EVERY_US,
+            pause_us: 3_000_000,
+            grace_us: 1_000_000,
         },
     }
 }

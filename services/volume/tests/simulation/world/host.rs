@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
+use sconce_schemas::crc::crc32c;
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ObjectName, ScoId, ScoSize};
@@ -118,6 +119,8 @@ impl World {
             Effect::ReadTlog { object } => self.pending.push(Pending::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.pending.push(Pending::Bundle(plan)),
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
+            Effect::List { kind, after } => self.pending.push(Pending::List(kind, after)),
+            Effect::Delete { names } => self.pending.push(Pending::Sweep(names)),
             Effect::Copy { .. } | Effect::Independent => panic!("the volume is no clone"),
             Effect::Halt { reason } => panic!("halted: {reason}"),
         }
@@ -152,6 +155,17 @@ impl World {
         }
     }
 
+    /// Stores an object; whether it was not there.
+    pub(crate) fn put(&mut self, name: ObjectName, bytes: Bytes) -> bool {
+        let crc = crc32c(&bytes);
+        let before = self.contents.insert(name, crc);
+        assert!(
+            before.is_none_or(|before| before == crc),
+            "{name} was stored with other bytes"
+        );
+        self.store.insert(name, bytes).is_none()
+    }
+
     /// Finishes one thing that is under way, any one.
     pub(super) fn finish_one(&mut self) {
         if self.pending.is_empty() {
@@ -168,11 +182,7 @@ impl World {
                 self.feed(Event::ScoSynced { sco });
             }
             Pending::Upload { name, bytes, sco } => {
-                let before = self.store.insert(name, bytes.clone());
-                assert!(
-                    before.is_none_or(|before| before == bytes),
-                    "{name} was stored with other bytes"
-                );
+                self.put(name, bytes);
                 // An answer that is lost with a crash: the object is there all the same.
                 self.feed(Event::ScoStored { sco });
             }
@@ -197,10 +207,7 @@ impl World {
                 self.checkpoint_progress();
             }
             Pending::MapObject { name, bytes } => {
-                assert!(
-                    self.store.insert(name, bytes).is_none(),
-                    "{name} is there already"
-                );
+                assert!(self.put(name, bytes), "{name} is there already");
                 if let Some((_, left)) = &mut self.storing {
                     *left -= 1;
                 }
@@ -214,7 +221,8 @@ impl World {
                     seq: manifest.seq,
                     epoch: manifest.epoch,
                 };
-                assert!(self.store.insert(name, bytes.into()).is_none());
+                assert!(self.put(name, bytes.into()), "{name} is there already");
+                self.check_floors(&manifest);
                 let seq = manifest.seq;
                 self.manifest = Some(*manifest);
                 self.feed(Event::ManifestStored { seq });
@@ -240,6 +248,8 @@ impl World {
             Pending::ReadLog { sco, epoch, local } => self.read_log(sco, epoch, local),
             Pending::Bundle(plan) => self.write_bundle(&plan),
             Pending::Delete(object) => self.delete_sco(object),
+            Pending::List(kind, after) => self.list(kind, after),
+            Pending::Sweep(names) => self.sweep(&names),
             Pending::Fetch { fetch, cluster } => {
                 self.feed(Event::Fetched {
                     fetch,
