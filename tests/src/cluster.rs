@@ -51,6 +51,7 @@ impl Service {
 pub struct Cluster {
     dir: TempDir,
     announced: Announced,
+    environment: Vec<(&'static str, &'static str)>,
     finished: bool,
 }
 
@@ -84,6 +85,7 @@ impl Cluster {
         let cluster = Cluster {
             dir,
             announced: Announced::default(),
+            environment: Vec::new(),
             finished: false,
         };
         cluster.script(&["settings"])?;
@@ -125,6 +127,11 @@ impl Cluster {
         self.announced.add(text);
     }
 
+    /// Services that are started from now on have this in their environment.
+    pub fn give(&mut self, variable: &'static str, value: &'static str) {
+        self.environment.push((variable, value));
+    }
+
     /// Where the binaries under test are: `SCONCE_BIN`, or beside the test's own binary.
     ///
     /// # Errors
@@ -157,6 +164,7 @@ impl Cluster {
         client::run(
             client::command(script, Duration::from_secs(120))
                 .args(arguments)
+                .envs(self.environment.iter().copied())
                 .env("RUN", self.run_dir())
                 .env("BIN", Self::binaries()?),
         )
