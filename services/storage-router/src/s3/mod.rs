@@ -3,7 +3,7 @@
 //! Keeps: each object as the key `<folder>/<volume>/<kind>/<leaf>`, in its envelope; the key `<folder>/sconce-backend`.
 //! Order: a put is answered when the server has answered it: S3 answers for what is durable.
 //! Crash: a key is there whole or not at all; parts of an upload that was cut short stay for the bucket's own rules.
-//! Knows no envelope. Which client, and what its server has to offer: docs/decisions/0155 and 0156.
+//! Knows no envelope. Which client, and what its server has to offer: docs/decisions/0157 and 0156.
 //!
 //! From the caller to the server: [`S3Backend`] hands a request to its `thread`, where `bucket` makes it of requests
 //! about keys (`objects`), which `retry` sends until they succeed; `transport` carries each once, and makes a `fault`
