@@ -106,7 +106,7 @@ pub enum Command {
     /// Check that a backup stream is whole and as it was written.
     Verify(Verify),
 
-    /// Show the services, pools and back ends, and whether they answer.
+    /// Show the services, pools and back ends, whether they answer, and what is deleted and takes space yet.
     ///
     /// Exits with 1 when something does not answer.
     Status,
@@ -175,7 +175,7 @@ pub enum Volume {
         #[arg(long, value_parser = parse_window, value_name = "WINDOW")]
         history: HistoryWindow,
     },
-    /// Delete a volume: its name goes at once, its space comes back in time.
+    /// Delete a volume: its name goes at once, its space comes back in time (`sconce status` shows how far that is).
     #[command(visible_alias = "rm")]
     Delete {
         /// The volume's path.
@@ -291,7 +291,7 @@ pub struct CloneFrom {
 /// Commands on scrubbing.
 #[derive(Debug, Subcommand)]
 pub enum Scrub {
-    /// Show what scrubbing does, what it won and has to win, and why it does not run where it does not.
+    /// Show what scrubbing does and where, what it won and has to win, and why it does not run where it does not.
     Status {
         /// A volume, or a directory for all volumes in it.
         #[arg(default_value = "/")]

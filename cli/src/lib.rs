@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod cluster;
+pub mod deletions;
 pub mod diff;
 pub mod flatten;
 pub mod group;

@@ -289,6 +289,7 @@ async fn manifests_of(cluster: &Cluster, pool: &str, volume: VolumeId) -> Result
             kind: ObjectKind::Manifest,
             after: names.last().copied(),
             limit: LIST_MAX,
+            everywhere: false,
         };
         let StorageControlReply::Names { names: page } = control_of(cluster, control).await? else {
             bail!("the storage-router answered another question");

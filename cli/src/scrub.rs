@@ -38,6 +38,12 @@ pub struct ScrubView {
     pub waiting_objects: Option<u64>,
     /// Objects that were written in place of others.
     pub rewritten: Option<u64>,
+    /// How many of them other volume-routers wrote in the owner's place.
+    pub helped: Option<u64>,
+    /// Bundles that the owner wrote after another volume-router that it had asked did not, in time.
+    pub taken_back: Option<u64>,
+    /// The volume-router that was asked to write the bundle at hand; null: there is none at hand, or the owner writes it.
+    pub writing_at: Option<String>,
     /// SCOs that went whole.
     pub removed: Option<u64>,
     /// Tries that failed.
@@ -88,6 +94,9 @@ fn view(file: &Resolved, report: Option<&ScrubReport>) -> ScrubView {
         objects: report.map(|report| report.objects),
         waiting_objects: report.map(|report| report.condemned),
         rewritten: report.map(|report| report.rewritten),
+        helped: report.map(|report| report.helped),
+        taken_back: report.map(|report| report.taken_back),
+        writing_at: report.and_then(|report| report.writing_at.as_ref().map(ToString::to_string)),
         removed: report.map(|report| report.removed),
         failures: report.map(|report| report.failures),
         last_success: report.and_then(|report| time(report.last_success_us)),
@@ -105,22 +114,30 @@ fn table(views: &[ScrubView]) -> String {
             "TO WIN",
             "WON",
             "WAITING",
+            "REWRITTEN",
+            "HELPED",
             "LAST SUCCESS",
             "LAST FAILURE",
         ],
-        &[2, 3, 4, 5, 6],
+        &[2, 3, 4, 5, 6, 7, 8],
     );
     let bytes = |bytes: Option<u64>| bytes.map_or_else(unknown, shown);
+    let count = |count: Option<u64>| count.map_or_else(unknown, |count| count.to_string());
     for view in views {
+        let state = match &view.writing_at {
+            Some(node) => format!("{} at {node}", view.state),
+            None => view.state.clone(),
+        };
         table.add_row([
             view.path.clone(),
-            view.state.clone(),
+            state,
             bytes(view.stored_bytes),
             bytes(view.dead_bytes),
             bytes(view.to_win_bytes),
             bytes(view.won_bytes),
-            view.waiting_objects
-                .map_or_else(unknown, |objects| objects.to_string()),
+            count(view.waiting_objects),
+            count(view.rewritten),
+            count(view.helped),
             view.last_success.clone().unwrap_or_else(unknown),
             view.last_failure.clone().unwrap_or_else(unknown),
         ]);
@@ -150,22 +167,45 @@ mod tests {
         let row: Vec<&str> = lines.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(
             row,
-            ["/vm1/disk.raw", "unknown", "-", "-", "-", "-", "-", "-", "-"]
+            [
+                "/vm1/disk.raw",
+                "unknown",
+                "-",
+                "-",
+                "-",
+                "-",
+                "-",
+                "-",
+                "-",
+                "-",
+                "-"
+            ]
         );
     }
 
     #[test]
     fn a_volume_is_a_row() {
-        let report = ScrubReport {
+        let mut report = ScrubReport {
             state: "pressed".to_owned(),
             stored: sconce_schemas::ByteLen(5 << 30),
             condemned: 3,
+            rewritten: 40,
             last_success_us: 1_000_000,
             ..ScrubReport::default()
         };
-        let lines = table(&[view(&file(), Some(&report))]);
-        let row: Vec<&str> = lines.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(row[..4], ["/vm1/disk.raw", "pressed", "5", "GiB"]);
-        assert_eq!(row[10..], ["3", "1970-01-01T00:00:01Z", "-"]);
+        let row = |report: &ScrubReport| {
+            let lines = table(&[view(&file(), Some(report))]);
+            let row = lines.lines().nth(1).unwrap().split_whitespace();
+            row.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let alone = row(&report);
+        assert_eq!(alone[..4], ["/vm1/disk.raw", "pressed", "5", "GiB"]);
+        assert_eq!(alone[10..], ["3", "40", "0", "1970-01-01T00:00:01Z", "-"]);
+        // Where the work is done is part of what it does.
+        report.state = "writing".to_owned();
+        (report.writing_at, report.helped) = (Some("vr-2".parse().unwrap()), 39);
+        let helped = row(&report);
+        assert_eq!(helped[1..4], ["writing", "at", "vr-2"]);
+        assert_eq!(helped[12..15], ["3", "40", "39"]);
     }
 }

@@ -14,6 +14,7 @@ use sconce_schemas::wire::volume::{NodeStatus, VolumeControl, VolumeControlReply
 
 use crate::args::Format;
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
+use crate::deletions::{Erasing, Gone};
 use crate::view::{BackendView, NodeView, PoolView, StatusView, print, status_tables};
 
 /// What a service said of itself.
@@ -33,8 +34,9 @@ enum Said {
 pub async fn run(cluster: &Cluster, format: Format) -> Result<()> {
     let nodes = cluster.names.nodes().await.map_err(explained)?;
     let pools = cluster.names.pools().await.map_err(explained)?;
+    let gone = Gone::find(&cluster.names).await.map_err(explained)?;
     let said = join_all(nodes.iter().map(|node| ask(cluster, node))).await;
-    let status = status_of(&nodes, &pools, said);
+    let status = status_of(&nodes, &pools, &gone, said);
     print(format, &status, status_tables)?;
     if !status.healthy {
         bail!("the cluster is not healthy: {}", status.problems.join("; "));
@@ -64,14 +66,16 @@ async fn ask(cluster: &Cluster, node: &NodeRecord) -> Said {
     }
 }
 
-fn status_of(nodes: &[NodeRecord], pools: &[PoolRecord], said: Vec<Said>) -> StatusView {
+fn status_of(nodes: &[NodeRecord], pools: &[PoolRecord], gone: &Gone, said: Vec<Said>) -> StatusView {
     let mut status = StatusView {
         healthy: false,
         problems: Vec::new(),
         nodes: Vec::new(),
         pools: pools.iter().map(pool_view).collect(),
         backends: Vec::new(),
+        deletions: Vec::new(),
     };
+    let mut erasing = Erasing::new();
     for role in [Role::FsRouter, Role::VolumeRouter, Role::StorageRouter] {
         if !nodes.iter().any(|node| node.role == role) {
             status.problems.push(format!("no {} is running", role_name(role)));
@@ -80,6 +84,11 @@ fn status_of(nodes: &[NodeRecord], pools: &[PoolRecord], said: Vec<Said>) -> Sta
     if pools.is_empty() {
         status.problems.push("there is no storage pool".to_owned());
     }
+    let damaged = gone.damaged().iter();
+    let problems = damaged.map(|key| {
+        format!("the record {key} is damaged: deletions are not taken over while it may be that of a clone")
+    });
+    status.problems.extend(problems);
     for (node, said) in nodes.iter().zip(said) {
         let mut view = node_view(node);
         match said {
@@ -89,6 +98,7 @@ fn status_of(nodes: &[NodeRecord], pools: &[PoolRecord], said: Vec<Said>) -> Sta
                 view.volumes = Some(found.volumes.len());
                 view.buffer_bytes = Some(found.buffer_size.0);
                 view.buffer_unstored_bytes = Some(found.buffer_unstored.0);
+                erasing.insert(node.name.clone(), found.erasing);
             }
             Said::Storage(Ok(found)) => {
                 view.state = "answers".to_owned();
@@ -101,6 +111,7 @@ fn status_of(nodes: &[NodeRecord], pools: &[PoolRecord], said: Vec<Said>) -> Sta
         }
         status.nodes.push(view);
     }
+    status.deletions = gone.views(nodes, &erasing);
     status.healthy = status.problems.is_empty();
     status
 }
@@ -213,8 +224,10 @@ mod tests {
             buffer_unstored: sconce_schemas::ByteLen(1),
             volumes: Vec::new(),
             queues: Vec::new(),
+            erasing: Vec::new(),
         };
-        let healthy = status_of(&nodes, &pools, said("ok", Ok(volumes())));
+        let none = Gone::default();
+        let healthy = status_of(&nodes, &pools, &none, said("ok", Ok(volumes())));
         assert!(healthy.healthy, "{:?}", healthy.problems);
         assert_eq!(
             (healthy.nodes[2].volumes, healthy.nodes[2].buffer_unstored_bytes),
@@ -224,7 +237,7 @@ mod tests {
             node: nodes[2].name.clone(),
             why: "no answer came in time".to_owned(),
         };
-        let sick = status_of(&nodes, &pools, said("absent", Err(silent)));
+        let sick = status_of(&nodes, &pools, &none, said("absent", Err(silent)));
         assert_eq!(
             sick.problems,
             [
@@ -232,7 +245,7 @@ mod tests {
                 "vr does not answer: no answer came in time"
             ]
         );
-        let empty = status_of(&[], &[], Vec::new());
+        let empty = status_of(&[], &[], &none, Vec::new());
         assert_eq!(empty.problems.len(), 4);
     }
 }

@@ -11,6 +11,7 @@ use sconce_schemas::wire::volume::FlattenProgress;
 use serde::{Serialize, Serializer};
 
 use crate::args::Format;
+use crate::deletions::{DeletionView, deletion_table};
 use crate::size::shown;
 
 /// A volume.
@@ -195,6 +196,8 @@ pub struct StatusView {
     pub pools: Vec<PoolView>,
     /// The back ends.
     pub backends: Vec<BackendView>,
+    /// What is deleted, or removed while it is open, and takes space yet.
+    pub deletions: Vec<DeletionView>,
 }
 
 /// What `sconce recover` did with a volume.
@@ -382,9 +385,10 @@ pub fn status_tables(status: &StatusView) -> String {
         .iter()
         .map(|problem| format!("\n! {problem}"))
         .collect();
-    let tables = [nodes, pools, backends]
-        .map(|table| table.trim_fmt())
-        .join("\n\n");
+    let tables = [nodes, pools, backends].map(|table| table.trim_fmt());
+    let deletions = deletion_table(&status.deletions);
+    let tables: Vec<String> = tables.into_iter().chain(deletions).collect();
+    let tables = tables.join("\n\n");
     format!("{tables}\n{problems}")
 }
 
@@ -638,9 +642,16 @@ mod tests {
                 written_objects: 3,
                 written_bytes: 5000,
             }],
+            deletions: vec![DeletionView {
+                id: "000102030405060708090a0b0c0d0e0f".into(),
+                node: "vr-1".into(),
+                state: "deleting".into(),
+                deleted_objects: Some(7),
+            }],
         };
-        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}]}"#;
+        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}]}"#;
         assert_eq!(serde_json::to_string(&status).unwrap(), golden);
-        assert!(status_tables(&status).contains("1 GiB"));
+        let tables = status_tables(&status);
+        assert!(tables.contains("1 GiB") && tables.contains("0e0f"), "{tables}");
     }
 }

@@ -57,11 +57,19 @@ pub(crate) async fn find(
         .map(Manifest::checkpoints)
         .unwrap_or_default();
     for name in subject.maps.keys().filter(|name| !live_maps.contains(*name)) {
-        let is_kept = |id: &CheckpointId| kept.iter().any(|range| range.contains(id));
-        // What lies within a tree's range goes when that is stored anew, or with its snapshot; moments may need it too.
-        if !matches!(name, ObjectName::Map { id, .. } if is_kept(id)) {
-            found.push((*name, "no tree reaches it"));
+        let ObjectName::Map { id, .. } = name else {
+            continue;
+        };
+        if is_within_history(subject, *id) {
+            continue;
         }
+        let why = match kept.iter().any(|range| range.contains(id)) {
+            true => {
+                "no tree has a node in it any more; it goes when older ones do, once the map is stored anew"
+            }
+            false => "no tree reaches it",
+        };
+        found.push((*name, why));
     }
     for name in subject.by_age().into_iter().skip(MANIFESTS_KEPT) {
         found.push((name, "two newer manifests supersede it"));
@@ -77,6 +85,16 @@ pub(crate) async fn find(
         });
     }
     orphans
+}
+
+/// Whether a checkpoint is kept for moments of the history, whatever refers to it now: it lies behind the base.
+fn is_within_history(subject: &Subject, id: CheckpointId) -> bool {
+    let Some(manifest) = &subject.manifest else {
+        return false;
+    };
+    let history = &manifest.history;
+    let base = history.points.first().map(|point| point.checkpoint);
+    history.window_us > 0 && id > base.unwrap_or_default() && id <= manifest.checkpoint
 }
 
 fn copies(subject: &Subject, name: ObjectName) -> &[usize] {

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
+use crate::bundle::BUNDLE_FROM;
 use crate::ids::{CheckpointId, Epoch, ManifestSeq, ScoId, VolumeId};
 
 /// The name of an object: what it is and of which volume. Written as
@@ -92,6 +93,12 @@ impl ObjectName {
             ObjectName::Map { .. } => ObjectKind::Map,
             ObjectName::Manifest { .. } => ObjectKind::Manifest,
         }
+    }
+
+    /// Whether it is what scrubs kept of several SCOs.
+    #[must_use]
+    pub const fn is_bundle(&self) -> bool {
+        matches!(self, ObjectName::Sco { version, .. } if *version >= BUNDLE_FROM)
     }
 
     /// The ownership that wrote it.

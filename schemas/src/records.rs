@@ -176,6 +176,22 @@ pub struct RemovalRecord {
     pub others: bool,
 }
 
+/// That a deleted volume was erased by another node than the one whose write buffer may still hold SCOs of it: key
+/// `erased/<volume>`. By it that node, when it comes back, tells a volume that is gone from one whose record was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasedRecord {
+    /// Identity of the write buffer.
+    pub buffer: String,
+    /// The storage pool that the volume was in.
+    pub pool: String,
+    /// When the volume's record went, in microseconds since 1970.
+    pub erased_us: u64,
+}
+
+impl Record for ErasedRecord {
+    const WHAT: &'static str = "erased record";
+}
+
 impl Record for RemovalRecord {
     const WHAT: &'static str = "removal record";
 }
@@ -303,6 +319,8 @@ pub mod keys {
     pub const NODES: &str = "node/";
     /// All volumes.
     pub const VOLUMES: &str = "volume/";
+    /// All erased volumes that a write buffer may still hold SCOs of.
+    pub const ERASED: &str = "erased/";
     /// All pools.
     pub const POOLS: &str = "pool/";
 
@@ -316,6 +334,12 @@ pub mod keys {
     #[must_use]
     pub fn volume(id: VolumeId) -> String {
         format!("{VOLUMES}{id}")
+    }
+
+    /// The key of an erased volume.
+    #[must_use]
+    pub fn erased(id: VolumeId) -> String {
+        format!("{ERASED}{id}")
     }
 
     /// The prefix of all clones of a volume.

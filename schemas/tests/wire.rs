@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use proptest::prelude::*;
+use sconce_schemas::bundle::{BundleIndex, KeptCluster, Member};
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::DtlState;
 use sconce_schemas::wire::envelope::{Header, Protocol, Reply, Request, Role};
@@ -15,19 +16,20 @@ use sconce_schemas::wire::msgpack::{put_array, put_str, put_uint};
 use sconce_schemas::wire::registry::{
     Change, Entry, LeaseId, RegistryReply, RegistryRequest, Revision, WatchEvent,
 };
+use sconce_schemas::wire::scrub::{BundleJob, JobSource};
 use sconce_schemas::wire::storage::{
     BackendStatus, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
     Written,
 };
 use sconce_schemas::wire::volume::{
-    ChangeKind, ChangedExtent, ExtentKind, ExtentStatus, FlattenProgress, IoCode, IoFlags, IoRequest,
-    NodeStatus, ReadExtent, ScrubReport, Since, SnapshotStatus, VolumeControl, VolumeControlReply,
+    ChangeKind, ChangedExtent, ErasureStatus, ExtentKind, ExtentStatus, FlattenProgress, IoCode, IoFlags,
+    IoRequest, NodeStatus, ReadExtent, ScrubReport, Since, SnapshotStatus, VolumeControl, VolumeControlReply,
     VolumeReply, VolumeRequest, VolumeStatus,
 };
 use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
 use sconce_schemas::{
-    ByteLen, CheckpointId, Epoch, ManifestSeq, NodeName, ObjectName, ScoId, ScoSize, SessionId, Slot,
-    SnapshotId, VolumeId, VolumeSize,
+    ByteLen, CheckpointId, ClusterAddress, Epoch, ManifestSeq, NodeName, ObjectName, ScoId, ScoSize,
+    SessionId, Slot, SnapshotId, VolumeId, VolumeSize,
 };
 
 const VOLUME: VolumeId = VolumeId([0xab; 16]);
@@ -365,6 +367,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         buffer_unstored: ByteLen(4 << 20),
         volumes: vec![status.clone()],
         queues: Vec::new(),
+        erasing: Vec::new(),
     };
     let opened = VolumeControlReply::Opened {
         handle: 9,
@@ -412,9 +415,125 @@ fn the_status_of_scrubbing_keeps_its_meaning() {
         failures: 1,
         last_success_us: 1_795_000_000_000_000,
         last_failure_us: 0,
+        ..ScrubReport::default()
     }));
-    let reply = VolumeReply::Control(VolumeControlReply::Volume(status));
+    let reply = VolumeReply::Control(VolumeControlReply::Volume(status.clone()));
     golden_batch("volume-scrub-replies", replies(vec![reply]));
+    let report = status.scrub.as_mut().unwrap();
+    (report.writing_at, report.helped, report.taken_back) = (Some(node("node-c")), 390, 2);
+    let written = VolumeControlReply::BundleWritten {
+        length: ByteLen(4 << 20),
+    };
+    let bodies = [VolumeControlReply::Volume(status), written].map(VolumeReply::Control);
+    golden_batch("volume-scrub-job-replies", replies(bodies.to_vec()));
+}
+
+fn sco(id: u64, version: u16) -> ObjectName {
+    ObjectName::Sco {
+        volume: VOLUME,
+        id: ScoId(id),
+        epoch: Epoch(3),
+        version,
+    }
+}
+
+/// Two SCOs of an earlier bundle, and one SCO.
+fn bundle_job() -> (BundleJob, BundleIndex) {
+    let source = |object, members| JobSource { object, members };
+    let job = BundleJob {
+        bundle: sco(77, 0x8001),
+        sources: vec![source(sco(75, 0x8000), 2), source(sco(77, 0), 1)],
+        pool: "fast".to_owned(),
+        path: "/vm1/disk.raw".to_owned(),
+        owner: node("node-b"),
+        epoch: Epoch(4),
+    };
+    let member = |id| Member {
+        sco: ScoId(id),
+        epoch: Epoch(3),
+        size: ScoSize::default(),
+        length: ScoSize::default().file_len(),
+        kept: vec![KeptCluster {
+            slot: Slot(7),
+            address: ClusterAddress(1 << 20),
+            crc: 0xdead_beef,
+        }],
+    };
+    let index = BundleIndex {
+        volume: VOLUME,
+        members: [73, 74, 77].map(member).to_vec(),
+    };
+    (job, index)
+}
+
+#[test]
+fn the_job_of_a_bundle_keeps_its_meaning() {
+    let job = VolumeControl::WriteBundle(Box::new(bundle_job().0));
+    golden_batch(
+        "volume-scrub-job-requests",
+        requests(vec![VolumeRequest::Control(job)]),
+    );
+}
+
+#[test]
+fn a_job_is_of_the_bundle_whose_index_comes_beside_it() {
+    type Change = fn(&mut BundleJob, &mut BundleIndex);
+    const OTHER: VolumeId = VolumeId([1; 16]);
+    const NAME: &str = "named after the last SCO";
+    let (job, index) = bundle_job();
+    assert_eq!(job.check(&index), Ok(()));
+    let map = |volume| ObjectName::Map {
+        volume,
+        id: CheckpointId(77),
+        epoch: Epoch(3),
+    };
+    assert!(sco(77, 0x8000).is_bundle() && !sco(77, 0x7fff).is_bundle() && !map(VOLUME).is_bundle());
+    let changes: [(Change, &str); 12] = [
+        (|job, _| job.bundle = sco(77, 0x7fff), NAME),
+        (|job, _| job.bundle = sco(76, 0x8001), NAME),
+        (|_, index| index.volume = OTHER, NAME),
+        (|_, index| index.members.clear(), NAME),
+        (|job, _| job.sources[0].object = sco(75, 1), "can hold"),
+        (|job, _| job.sources[0].object = sco(73, 0x8000), "can hold"),
+        (|job, _| job.sources[1].object = sco(78, 0), "can hold"),
+        (|job, _| job.sources[0].members = 0, "can hold"),
+        (|job, _| job.sources[1].members = u32::MAX, "as many in both"),
+        (|job, _| job.sources.truncate(1), "as many in both"),
+        (|job, _| job.sources.clear(), "as many in both"),
+        (
+            |job, index| {
+                index.volume = OTHER;
+                if let ObjectName::Sco { volume, .. } = &mut job.bundle {
+                    *volume = OTHER;
+                }
+            },
+            "same volume",
+        ),
+    ];
+    for (change, says) in changes {
+        let (mut job, mut index) = (job.clone(), index.clone());
+        change(&mut job, &mut index);
+        let said = job.check(&index).unwrap_err().to_string();
+        assert!(said.contains(says), "{says:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn the_erasures_of_a_node_keep_their_meaning() {
+    let status = NodeStatus {
+        node: node("node-b"),
+        buffer_size: ByteLen(1 << 34),
+        buffer_unstored: ByteLen(0),
+        volumes: Vec::new(),
+        queues: Vec::new(),
+        erasing: vec![ErasureStatus {
+            volume: VOLUME,
+            deleted: 77,
+            state: "deleting".to_owned(),
+        }],
+    };
+    let reply = VolumeReply::Control(VolumeControlReply::Node(status));
+    golden_batch("volume-erasing-replies", replies(vec![reply]));
 }
 
 #[test]
@@ -463,6 +582,7 @@ fn storage_messages_keep_their_meaning() {
             kind: ObjectKind::Sco,
             after: Some(sco),
             limit: 1000,
+            everywhere: false,
         },
         StorageControl::ListVolumes {
             pool: pool(),
@@ -473,6 +593,20 @@ fn storage_messages_keep_their_meaning() {
     ];
     bodies.extend(controls.map(StorageRequest::Control));
     golden_batch("storage-requests", requests(bodies));
+
+    // As it is since whoever erases a volume has to know that nothing is left.
+    let everywhere = StorageControl::List {
+        pool: pool(),
+        volume: VOLUME,
+        kind: ObjectKind::Map,
+        after: None,
+        limit: 1000,
+        everywhere: true,
+    };
+    golden_batch(
+        "storage-list-everywhere-requests",
+        requests(vec![StorageRequest::Control(everywhere)]),
+    );
 
     let backend = BackendStatus {
         name: "disk-1".to_owned(),

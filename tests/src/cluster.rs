@@ -93,11 +93,6 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Sets a variable in the environment of what is started from now on.
-    pub fn set_environment(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
-        self.environment.push((name.into(), value.into()));
-    }
-
     /// The run directory.
     #[must_use]
     pub fn run_dir(&self) -> &Path {
@@ -131,6 +126,11 @@ impl Cluster {
     /// Log lines that contain `text` are expected from now on.
     pub fn announce(&mut self, text: &'static str) {
         self.announced.add(text);
+    }
+
+    /// Services that are started from now on have this in their environment.
+    pub fn give(&mut self, variable: impl Into<OsString>, value: impl Into<OsString>) {
+        self.environment.push((variable.into(), value.into()));
     }
 
     /// Where the binaries under test are: `SCONCE_BIN`, or beside the test's own binary.

@@ -5,6 +5,7 @@
 //! Crash: a test that fails prints the ends of the services' logs; nothing keeps running after it.
 //! Knows the services only as their users do: sockets, files, the `sconce` command, process ids.
 
+pub mod another;
 pub mod checked;
 pub mod client;
 pub mod cluster;

@@ -82,7 +82,7 @@ fn each_operation_is_seen_at_each_step_in_every_service() -> Result<()> {
     let recording = Recording::start()?;
     let mut cluster = Cluster::prepare()?;
     let (name, home) = recording.environment();
-    cluster.set_environment(name, home);
+    cluster.give(name, home);
     cluster.script(&["up"])?;
     let mut pids = Vec::new();
     for service in Service::ALL {
@@ -107,8 +107,8 @@ fn without_liblttng_ust_the_services_run_and_say_so_once() -> Result<()> {
         fs::write(shadow.path().join(library), "no library")?;
     }
     let mut cluster = Cluster::prepare()?;
-    cluster.set_environment("LD_LIBRARY_PATH", shadow.path());
-    cluster.set_environment("SCONCE_LOG", "info,sconce_tracing=debug");
+    cluster.give("LD_LIBRARY_PATH", shadow.path());
+    cluster.give("SCONCE_LOG", "info,sconce_tracing=debug");
     cluster.script(&["up"])?;
     cluster.create(DISK, "64M")?;
     let mut disk = Nbd::connect(&cluster.nbd_socket(), DISK, SOON)?;

@@ -14,6 +14,7 @@ pub mod envelope;
 pub mod msgpack;
 pub mod refusal;
 pub mod registry;
+pub mod scrub;
 pub mod storage;
 pub mod volume;
 

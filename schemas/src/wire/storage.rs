@@ -82,6 +82,10 @@ pub enum StorageControl {
         after: Option<ObjectName>,
         /// Most names in the answer.
         limit: u32,
+        /// Refused unless every back end of the pool answers: what one that is away may still have is not listed, and
+        /// whoever concludes that nothing is left has to know.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        everywhere: bool,
     },
     /// Volumes that have any object in the pool, sorted, those after `after`, at most `limit` (1 to 1000).
     ListVolumes {

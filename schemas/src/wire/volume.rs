@@ -1,4 +1,4 @@
-//! The volume protocol: fs-routers (and the command line) to the owner of a volume.
+//! The volume protocol: fs-routers (and the command line) to the owner of a volume, and owners to other volume-routers.
 //!
 //! Keeps: what can be asked of an owner and what it answers.
 //! Order: none between requests but the numbers of a session: each is applied at most once.
@@ -17,6 +17,7 @@ use super::msgpack::{
     take_uint,
 };
 use super::refusal::Refusal;
+use super::scrub::BundleJob;
 use crate::DecodeError;
 use crate::geometry::{ByteLen, ScoSize, VolumeSize};
 use crate::ids::{Epoch, NodeName, ScoId, SessionId, Slot, SnapshotId, VolumeId};
@@ -385,6 +386,9 @@ pub enum VolumeControl {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         metadata: BTreeMap<String, String>,
     },
+    /// From a volume's owner to any other volume-router: write this bundle in its place. The request's data is the bundle's
+    /// index. Whoever has no time for it refuses at once.
+    WriteBundle(Box<BundleJob>),
 }
 
 /// Answers to [`VolumeControl`].
@@ -430,6 +434,11 @@ pub enum VolumeControlReply {
     Snapshots {
         /// Oldest first.
         snapshots: Vec<SnapshotStatus>,
+    },
+    /// The answer to `WriteBundle`: it is stored.
+    BundleWritten {
+        /// Its length.
+        length: ByteLen,
     },
 }
 
@@ -516,6 +525,23 @@ pub struct ScrubReport {
     pub last_success_us: u64,
     /// When the last try failed.
     pub last_failure_us: u64,
+    /// The neighbour that was asked to write the bundle at hand; `None`: there is none at hand, or the owner writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writing_at: Option<NodeName>,
+    /// How many of `rewritten` neighbours wrote.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub helped: u64,
+    /// Bundles that a neighbour began and did not answer for in time, or not well: the owner wrote them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub taken_back: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// How far back any moment of a volume can be had.
@@ -561,6 +587,20 @@ pub struct NodeStatus {
     /// What waits in it, against its limits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queues: Vec<QueueStatus>,
+    /// Deleted volumes whose objects it removes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erasing: Vec<ErasureStatus>,
+}
+
+/// How far the erasure of a deleted volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasureStatus {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Objects that were removed since the node began it.
+    pub deleted: u64,
+    /// What it does, or waits for.
+    pub state: String,
 }
 
 /// How full a queue of a service is.

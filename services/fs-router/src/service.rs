@@ -21,9 +21,10 @@ use tokio::sync::oneshot;
 use crate::fuse::{FuseSettings, Mount, MountError, RoutedVolumes};
 use crate::in_use::InUse;
 use crate::io_thread::{IoThread, IoThreads, Stopped};
+use crate::nameless::Nameless;
 use crate::names::Names;
 use crate::nbd::{ListenError, Listener};
-use crate::peers::Identity;
+use crate::peers::{Identity, Owners};
 use crate::routing::{self, Limits, Orphans};
 use crate::settings::Settings;
 
@@ -89,15 +90,24 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
     )?;
     let in_use = InUse::default();
     let mut tasks = Tasks::new(&stop);
+    let identity = Identity {
+        network: components.network.clone(),
+        role: Role::FsRouter,
+        node: settings.node.name.clone(),
+    };
+    let nameless = Nameless::new(
+        names.clone(),
+        settings.node.name.clone(),
+        settings.fuse.is_some(),
+        settings.nameless,
+    );
+    let owners = Owners::new(names.clone(), identity.clone());
+    tasks.spawn_local("files without a name", nameless.run(owners, stop.clone()));
     if let Some(fuse) = &settings.fuse {
         let mount = MountPart {
             settings: fuse.clone(),
             names: names.clone(),
-            identity: Identity {
-                network: components.network.clone(),
-                role: Role::FsRouter,
-                node: settings.node.name.clone(),
-            },
+            identity,
             clock: components.clock.clone(),
             in_use: in_use.clone(),
         };

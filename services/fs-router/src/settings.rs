@@ -12,6 +12,7 @@ use sconce_tracing::LogSettings;
 use serde::Deserialize;
 
 use crate::fuse::FuseSettings;
+use crate::nameless::NamelessSettings;
 use crate::nbd::NbdSettings;
 
 /// A settings file.
@@ -34,6 +35,9 @@ pub struct Settings {
     pub nbd: Option<NbdSettings>,
     /// The FUSE front end, if it is wanted.
     pub fuse: Option<FuseSettings>,
+    /// Files that were removed while they were open at an fs-router that is gone.
+    #[serde(default)]
+    pub nameless: NamelessSettings,
 }
 
 /// The section `[routing]`.
@@ -77,6 +81,7 @@ mod tests {
         assert_eq!(nbd.clients_max, 256);
         assert_eq!(nbd.memory.bytes(), 1 << 30);
         assert_eq!(settings.routing.thread_count(), 3);
+        assert_eq!(settings.nameless.adopt_after.duration().as_secs(), 600);
         assert!(RoutingSettings::default().thread_count() >= 1);
     }
 

@@ -1,7 +1,7 @@
 //! Crash points: the closed list of places where a test ends a process, in path order.
 //!
 //! Keeps: which point is armed, and how many passes it lets through.
-//! Order: the list is the order in which a write, and then a recovery, passes the points.
+//! Order: the list is the order in which a write, then a recovery, and last a deletion passes the points.
 //! Crash: that is what it is for.
 //! Knows no service.
 
@@ -58,8 +58,16 @@ points! {
     AfterRecordUpdated = "after-record-updated",
     /// volume-router: local SCO files are free again.
     AfterRecycle = "after-recycle",
+    /// volume-router: what is kept of SCOs was read for a bundle, here or for a neighbour's volume; nothing is put.
+    BeforeBundlePut = "before-bundle-put",
+    /// volume-router: a bundle is on the back end, the volume's owner does not know it yet.
+    AfterBundlePut = "after-bundle-put",
     /// volume-router: a recovery has replayed, and does not serve yet.
     DuringRecovery = "during-recovery",
+    /// volume-router: an object of a deleted volume is gone, others are not.
+    DuringErasure = "during-erasure",
+    /// volume-router: nothing is left of a deleted volume but its record.
+    AfterErasure = "after-erasure",
 }
 
 /// A value of [`CRASH_ENV`] that arms nothing.

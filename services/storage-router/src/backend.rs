@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::stored_object::SealedObject;
-use sconce_schemas::{ByteLen, ObjectName, VolumeId};
+use sconce_schemas::{BackendId, ByteLen, ObjectName, VolumeId};
 
 /// An answer that is on its way.
 pub type Pending<'a, T> = BoxFuture<'a, Result<T, BackendError>>;
@@ -70,6 +70,19 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// `Unavailable`, `Denied`.
     fn space(&self) -> Pending<'_, Space>;
+}
+
+/// A back end that shows who it is, so that another one in its place is not taken for it (docs/decisions/0022).
+pub trait Identified: Backend {
+    /// Looks at it now: gives it an identity if this is its very first start, and checks the identity otherwise.
+    ///
+    /// # Errors
+    /// `Denied`: it holds something else, or is another back end. `Unavailable`: it is not there, or has lost its
+    /// identity.
+    fn attach(&self) -> Pending<'_, BackendId>;
+
+    /// Changes the identity that it must have, where another service was first to register one.
+    fn expect(&self, id: BackendId);
 }
 
 /// Stored bytes that were read.

@@ -7,14 +7,16 @@
 //!
 //! From the bus to the disk: [`run`] takes requests and finds their [`pool`], which knows where an object belongs
 //! ([`placement`]) and how many copies it has; each copy goes through [`checked`], which puts it into its envelope's
-//! care, to a [`backend`], of which [`directory`] is one kind.
+//! care, to a [`backend`], of which [`directory`] and [`s3`] are the kinds.
 
 pub mod backend;
 pub mod checked;
 pub mod directory;
+mod identity;
 pub mod placement;
 pub mod pool;
 mod room;
+pub mod s3;
 mod service;
 pub mod settings;
 mod share;

@@ -18,6 +18,7 @@ use sconce_tracing::LogSettings;
 use serde::Deserialize;
 
 use crate::pool::{FIRST_PLACEMENT, REPLICAS_MAX};
+use crate::s3::S3Settings;
 
 /// The settings file, checked.
 #[derive(Debug, Clone, Deserialize)]
@@ -56,14 +57,66 @@ struct Typed {
     limits: LimitSettings,
 }
 
-/// A back end: a directory.
+/// A back end.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "TypedBackend")]
 pub struct BackendSettings {
     /// Its name in the whole pool: 1 to 63 of `a-z 0-9 - .`.
     pub name: NodeName,
-    /// Its directory: empty or missing at its first start.
-    pub dir: PathBuf,
+    /// Where its objects are.
+    pub store: StoreSettings,
+}
+
+/// Where a back end's objects are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreSettings {
+    /// `dir`: a directory, empty or missing at its first start.
+    Directory(PathBuf),
+    /// `s3`: a bucket, or a folder in one, empty at its first start.
+    S3(Box<S3Settings>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedBackend {
+    name: NodeName,
+    dir: Option<PathBuf>,
+    s3: Option<Box<S3Settings>>,
+}
+
+impl TryFrom<TypedBackend> for BackendSettings {
+    type Error = String;
+
+    fn try_from(TypedBackend { name, dir, s3 }: TypedBackend) -> Result<Self, String> {
+        let store = match (dir, s3) {
+            (Some(dir), None) => StoreSettings::Directory(dir),
+            (None, Some(s3)) => StoreSettings::S3(s3),
+            (None, None) => {
+                return Err(format!(
+                    "back end {name} has neither dir nor s3; right would be one of them"
+                ));
+            }
+            (Some(_), Some(_)) => {
+                return Err(format!(
+                    "back end {name} has dir and s3; right would be one of them"
+                ));
+            }
+        };
+        Ok(Self { name, store })
+    }
+}
+
+impl StoreSettings {
+    /// What two back ends must not have in common.
+    fn place(&self) -> String {
+        match self {
+            Self::Directory(dir) => format!("dir = {dir:?}"),
+            Self::S3(s3) => format!(
+                "s3 bucket {:?}, folder {:?} at {}",
+                s3.bucket, s3.folder, s3.endpoint
+            ),
+        }
+    }
 }
 
 /// A pool.
@@ -169,7 +222,8 @@ impl TryFrom<Typed> for Settings {
 fn check_backends(backends: &[BackendSettings]) -> Result<(), String> {
     if backends.is_empty() {
         return Err(
-            "backends: there is none; at least one [[backends]] with name and dir is needed".to_owned(),
+            "backends: there is none; at least one [[backends]] with name and dir, or s3, is needed"
+                .to_owned(),
         );
     }
     if let Some(twice) = first_twice(backends.iter().map(|backend| &backend.name)) {
@@ -177,9 +231,10 @@ fn check_backends(backends: &[BackendSettings]) -> Result<(), String> {
             "backends: {twice} is there twice; each back end has a name of its own"
         ));
     }
-    match first_twice(backends.iter().map(|backend| &backend.dir)) {
+    let places: Vec<String> = backends.iter().map(|backend| backend.store.place()).collect();
+    match first_twice(places.iter()) {
         Some(twice) => Err(format!(
-            "backends: dir = {twice:?} is there twice; each back end has a directory of its own"
+            "backends: {twice} is there twice; each back end has a place of its own"
         )),
         None => Ok(()),
     }
@@ -238,100 +293,4 @@ fn first_twice<T: Copy + Eq + std::hash::Hash>(mut items: impl Iterator<Item = T
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"
-[node]
-name = "sr-1"
-run_dir = "run"
-endpoints = ["ipc:///run/sr.sock"]
-[registry]
-home = "sled"
-dir = "run/registry"
-listen = "ipc:///run/registry.sock"
-[[backends]]
-name = "disk-1"
-dir = "/disk/1"
-[[backends]]
-name = "disk-2"
-dir = "/disk/2"
-[[pools]]
-name = "default"
-replicas = 2
-backends = ["disk-1", "disk-2"]
-"#;
-
-    fn load(text: &str) -> Result<Settings, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("storage-router.toml");
-        std::fs::write(&path, text).unwrap();
-        sconce_runtime::settings::load(&path).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn good_settings_are_taken_with_defaults() {
-        let settings = load(GOOD).unwrap();
-        assert_eq!(settings.endpoint(), "ipc:///run/sr.sock");
-        assert_eq!(settings.limits, LimitSettings::default());
-        let record = settings.pools[0].record();
-        assert_eq!(record.protection, Protection::Replicas(2));
-        assert_eq!(record.placement_version, 1);
-        assert!(record.backends.iter().all(|entry| entry.weight == 1));
-        let limits = "[limits]\nrequests = 10\nbytes = \"96 MiB\"\nbackend_deadline = \"2s\"\n";
-        assert_eq!(load(&format!("{GOOD}{limits}")).unwrap().limits.requests, 10);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_what_is_right() {
-        for (right, wrong, wanted) in [
-            (
-                "replicas = 2",
-                "replicas = 3",
-                vec!["pool default", "replicas = 3", "1 to 2"],
-            ),
-            ("replicas = 2", "replicas = 0", vec!["replicas = 0", "1 to 2"]),
-            ("replicas = 2", "replica = 2", vec!["replica", "line 18"]),
-            (
-                "\"disk-1\", \"disk-2\"",
-                "\"disk-1\", \"disk-3\"",
-                vec!["pool default", "disk-3", "[[backends]]"],
-            ),
-            (
-                "\"disk-1\", \"disk-2\"",
-                "\"disk-1\", \"disk-1\"",
-                vec!["disk-1 twice"],
-            ),
-            (
-                "name = \"disk-2\"",
-                "name = \"disk-1\"",
-                vec!["disk-1 is there twice"],
-            ),
-            ("/disk/2", "/disk/1", vec!["/disk/1", "twice"]),
-            ("name = \"disk-2\"", "name = \"Disk 2\"", vec!["Disk 2", "a-z"]),
-            ("[\"ipc:///run/sr.sock\"]", "[]", vec!["node.endpoints", "one"]),
-        ] {
-            assert!(GOOD.contains(right), "{right}");
-            let error = load(&GOOD.replace(right, wrong)).unwrap_err();
-            for part in wanted {
-                assert!(error.contains(part), "{part:?} is not in {error}");
-            }
-        }
-        for (limits, wanted) in [
-            ("bytes = \"1 MiB\"", "96 MiB to 1 TiB"),
-            ("requests = 0", "1 to 1000000"),
-            ("backend_deadline = \"10ms\"", "1s or more"),
-        ] {
-            let error = load(&format!("{GOOD}[limits]\n{limits}\n")).unwrap_err();
-            assert!(error.contains(wanted), "{wanted:?} is not in {error}");
-        }
-        let twice = GOOD[GOOD.find("[[pools]]").unwrap()..].to_owned();
-        assert!(
-            load(&format!("{GOOD}{twice}"))
-                .unwrap_err()
-                .contains("default is there twice")
-        );
-        let none = GOOD[..GOOD.find("[[backends]]").unwrap()].to_owned();
-        assert!(load(&none).unwrap_err().contains("at least one [[backends]]"));
-    }
-}
+mod tests;

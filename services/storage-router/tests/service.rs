@@ -238,6 +238,7 @@ fn every_request_is_answered_over_the_bus() {
             kind: ObjectKind::Sco,
             after,
             limit,
+            everywhere: limit == 1,
         };
         let names = |ids: &[u64]| {
             StorageReply::Control(StorageControlReply::Names {

@@ -18,7 +18,7 @@ use sconce_schemas::records::{NodeRecord, VolumePhase, VolumeRecord, keys};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::background::Subject;
+use crate::deletion::{self, Adoption};
 use crate::node::Node;
 use crate::owner::record::leaves_nothing;
 
@@ -44,9 +44,11 @@ pub(crate) fn announce(
         node.gate.hold(tenure.held_until());
         let guard = actix_rt::spawn(guard(Arc::clone(&node), tenure, ttl));
         let follow = actix_rt::spawn(follow(Arc::clone(&node), begin));
+        let adopt = actix_rt::spawn(Adoption::new(Arc::clone(&node)).run());
         let kept = registered.keep(withdraw).await;
         guard.abort();
         follow.abort();
+        adopt.abort();
         node.gate.close();
         // Without its name the node may serve nothing.
         stop.request();
@@ -134,6 +136,7 @@ type Followed = Result<Option<Revision>, sconce_registry::RegistryError>;
 
 async fn list(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>]) -> Followed {
     let revision = node.registry.revision().await?;
+    deletion::give_up_erased(node).await?;
     let mut unknown: HashSet<VolumeId> = node.device.unclaimed().into_iter().collect();
     for entry in node.registry.list(keys::VOLUMES, None, usize::MAX).await? {
         match sconce_registry::record::decode::<VolumeRecord>(&entry) {
@@ -175,18 +178,10 @@ async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>], record: &Vo
     let served = node.volumes.get(record.id);
     let ours = record.owner == node.name;
     match (served, ours, record.phase) {
-        (Some(volume), true, VolumePhase::Deleting) => {
-            if let Err(refusal) = volume.delete().await {
-                tracing::debug!(volume = %record.id, %refusal, "not deleted yet");
+        (_, true, VolumePhase::Deleting) => {
+            if let Err(refusal) = deletion::begin(node, record).await {
+                tracing::debug!(volume = %record.id, %refusal, "not deleted yet: tried again at the next look");
             }
-        }
-        (None, true, VolumePhase::Deleting) => {
-            node.device.give_up(record.id, |_| true);
-            node.background.erase(Subject {
-                volume: record.id,
-                path: format!("(volume {})", record.id).into(),
-                pool: record.pool.as_str().into(),
-            });
         }
         (None, true, VolumePhase::Active) => {
             if let Some(shard) = begin.get(node.shard_of(record.id)) {

@@ -11,6 +11,7 @@
 mod actor;
 mod announce;
 mod background;
+mod deletion;
 pub mod device;
 mod gate;
 mod node;
@@ -21,4 +22,6 @@ mod settings;
 mod shard;
 
 pub use service::{Components, RunError, block_on, run};
-pub use settings::{BufferSettings, LimitSettings, SettingError, Settings, UploadSettings, VolumesSettings};
+pub use settings::{
+    BufferSettings, EraseSettings, LimitSettings, SettingError, Settings, UploadSettings, VolumesSettings,
+};

@@ -49,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) sweep: SweepPolicy,
     /// How long acknowledgements are held at most for a snapshot of several volumes.
     pub(crate) group_hold: Duration,
+    /// How long another node is gone before its deletions are taken over.
+    pub(crate) adopt_after: Duration,
     /// The volumes that have an actor.
     pub(crate) volumes: Volumes,
 }

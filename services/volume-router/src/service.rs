@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::announce::announce;
 use crate::background::{self, Background, Guests};
-use crate::device::{Device, DeviceError, Disk, Level, LocalCheckpoints};
+use crate::device::{Device, DeviceError, Disk, LocalCheckpoints};
 use crate::gate::Gate;
 use crate::node::{Node, Volumes};
 use crate::settings::{SettingError, Settings};
@@ -162,7 +162,7 @@ async fn node(
     let checkpoints = Arc::new(checkpoints);
     let guests = Guests::default();
     let (background, arbiter) =
-        background(settings, components, &checkpoints, device.level(), guests.clone()).await?;
+        background(settings, components, &checkpoints, &device, guests.clone()).await?;
     let node = Node {
         name: settings.node.name.clone(),
         shards,
@@ -175,9 +175,10 @@ async fn node(
         gate: Arc::new(Gate::new()),
         map_memory: ByteLen(settings.volumes.map_memory.bytes()),
         checkpoint: settings.checkpoint_policy(),
-        scrub: settings.scrub_policy(),
-        sweep: settings.sweep_policy(),
+        scrub: settings.scrub.policy(),
+        sweep: settings.sweep.policy(&settings.scrub),
         group_hold: settings.volumes.group_hold.duration(),
+        adopt_after: settings.erase.adopt_after.duration(),
         volumes: Volumes::default(),
     };
     Ok((Arc::new(node), Arbiters(vec![arbiter])))
@@ -187,7 +188,7 @@ async fn background(
     settings: &Settings,
     components: &Components,
     checkpoints: &Arc<LocalCheckpoints>,
-    level: Level,
+    device: &Device,
     guests: Guests,
 ) -> Result<(Background, Arbiter), RunError> {
     let arbiter = Arbiter::try_with_tokio_rt(|| runtime(BLOCKING_THREADS))?;
@@ -196,10 +197,13 @@ async fn background(
         registry: components.registry.clone(),
         hello: hello(&settings.node.name, Protocol::Storage),
         checkpoints: Arc::clone(checkpoints),
-        level,
+        level: device.level(),
         uploads: settings.uploads.clone(),
         scrub: settings.scrub.clone(),
         guests,
+        erase: settings.erase,
+        clock: components.clock.clone(),
+        buffer: device.id().to_owned(),
     };
     let (started, handle) = oneshot::channel();
     arbiter.spawn_fn(move || drop(started.send(Background::start(parts))));

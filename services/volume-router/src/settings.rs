@@ -5,6 +5,9 @@
 //! Crash: nothing.
 //! Knows no component.
 
+mod erase;
+mod scrub;
+
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,8 +17,11 @@ use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::ScoSize;
 use sconce_tracing::LogSettings;
-use sconce_volume::{CheckpointPolicy, ScrubPolicy, SweepPolicy};
+use sconce_volume::CheckpointPolicy;
 use serde::Deserialize;
+
+pub use erase::EraseSettings;
+pub(crate) use scrub::{ScrubHelp, ScrubSettings, SweepSettings};
 
 /// The volume-router's settings file.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,6 +47,9 @@ pub struct Settings {
     /// Giving back the space of what nothing refers to.
     #[serde(default)]
     pub scrub: ScrubSettings,
+    /// Deleted volumes.
+    #[serde(default)]
+    pub erase: EraseSettings,
     /// Looking for objects that were left behind.
     #[serde(default)]
     pub sweep: SweepSettings,
@@ -111,59 +120,6 @@ impl Default for UploadSettings {
         Self {
             parallel: 4,
             bytes: ByteSize::new(128 << 20),
-        }
-    }
-}
-
-/// `[scrub]`: giving back the space of what nothing refers to.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ScrubSettings {
-    /// Whether it runs. What was given up before is deleted in any case.
-    pub enabled: bool,
-    /// So much of what a volume takes on the back ends is to be live, in percent.
-    pub utilisation: u8,
-    /// Bytes a second that are read and written for it by this node.
-    pub bandwidth: ByteSize,
-    /// Requests a second that it sends to storage-routers.
-    pub operations: u32,
-    /// How long an object stays that no manifest refers to any more: reads that were told of it are over then.
-    pub grace: Interval,
-}
-
-impl Default for ScrubSettings {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            utilisation: 80,
-            bandwidth: ByteSize::new(64 << 20),
-            operations: 200,
-            grace: Interval::new(Duration::from_secs(60)),
-        }
-    }
-}
-
-/// `[sweep]`: looking for objects that nothing refers to, within the budget of `[scrub]`. What is garbage goes `scrub.grace`
-/// after it was found.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SweepSettings {
-    /// Whether all objects of a volume are looked at once it is opened, and from time to time; what becomes garbage in good order
-    /// goes in any case.
-    pub enabled: bool,
-    /// How often.
-    pub every: Interval,
-    /// How long after a pass the next one begins at the earliest.
-    pub pause: Interval,
-}
-
-impl Default for SweepSettings {
-    fn default() -> Self {
-        let policy = SweepPolicy::default();
-        Self {
-            enabled: true,
-            every: Interval::new(Duration::from_micros(policy.every_us)),
-            pause: Interval::new(Duration::from_micros(policy.pause_us)),
         }
     }
 }
@@ -271,24 +227,8 @@ impl Settings {
             volumes.group_hold,
             "within 10ms to 10s",
         )?;
-        check(
-            "scrub.bandwidth",
-            self.scrub.bandwidth.bytes() >= 1 << 20,
-            self.scrub.bandwidth,
-            "at least 1 MiB",
-        )?;
-        check(
-            "scrub.operations",
-            self.scrub.operations >= 1,
-            self.scrub.operations,
-            "at least 1",
-        )?;
-        check(
-            "scrub.utilisation",
-            (50..=95).contains(&self.scrub.utilisation),
-            self.scrub.utilisation,
-            "within 50 to 95",
-        )?;
+        self.scrub.check()?;
+        self.erase.check()?;
         let limits = &self.limits;
         check(
             "limits.operations",
@@ -339,29 +279,6 @@ impl Settings {
             idle_us: micros(self.volumes.checkpoint_idle),
             age_us: micros(self.volumes.checkpoint_age),
             ..CheckpointPolicy::default()
-        }
-    }
-
-    /// When scrubbing is worth it.
-    pub(crate) fn scrub_policy(&self) -> ScrubPolicy {
-        ScrubPolicy {
-            enabled: self.scrub.enabled,
-            utilisation_percent: self.scrub.utilisation,
-            grace_us: micros(self.scrub.grace),
-            ..ScrubPolicy::default()
-        }
-    }
-
-    /// When what was left behind is looked for.
-    pub(crate) fn sweep_policy(&self) -> SweepPolicy {
-        SweepPolicy {
-            every_us: if self.sweep.enabled {
-                micros(self.sweep.every)
-            } else {
-                0
-            },
-            pause_us: micros(self.sweep.pause),
-            grace_us: micros(self.scrub.grace),
         }
     }
 

@@ -11,7 +11,7 @@ use sconce_schemas::records::{PoolRecord, Protection};
 use sconce_schemas::wire::storage::BackendStatus;
 use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{SnapshotId, VolumeId};
+use sconce_schemas::{ByteLen, SnapshotId, VolumeId};
 use sconce_tracing::{Point, Status, Step};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -27,6 +27,8 @@ const EXTENT_DEADLINE: Duration = Duration::from_secs(2);
 const SPACE_DEADLINE: Duration = Duration::from_secs(1);
 /// How long an answer about space holds: space changes slowly, and programs ask often.
 const SPACE_AGE_MAX: Duration = Duration::from_secs(10);
+/// What a back end holds that has no size, as a bucket: with nothing, programs would not begin to write.
+const UNBOUNDED: ByteLen = ByteLen(1 << 50);
 
 /// Volumes behind the routing core.
 pub struct RoutedVolumes {
@@ -78,9 +80,12 @@ fn space_of(pools: &[PoolRecord], backends: &[BackendStatus]) -> Space {
         for placed in &pool.backends {
             let found = backends.iter().find(|backend| backend.name == placed.backend);
             if let Some(backend) = found.filter(|_| counted.insert(&placed.backend)) {
-                let share = |bytes: Option<sconce_schemas::ByteLen>| {
-                    bytes.map_or(0, |b| b.0) / u64::from(copies.max(1))
+                let unknown = if backend.state == "ok" {
+                    UNBOUNDED
+                } else {
+                    ByteLen(0)
                 };
+                let share = |bytes: Option<ByteLen>| bytes.unwrap_or(unknown).0 / u64::from(copies.max(1));
                 space.capacity = space.capacity.saturating_add(share(backend.capacity));
                 space.free = space.free.saturating_add(share(backend.free));
             }
@@ -247,7 +252,7 @@ mod tests {
                 .collect(),
             placement_version: 1,
         };
-        let seen = [
+        let mut seen = vec![
             backend("a", 100),
             backend("b", 100),
             backend("a", 100),
@@ -259,6 +264,23 @@ mod tests {
             Space {
                 capacity: 1100,
                 free: 550
+            }
+        );
+        // A bucket has no size; neither has what does not answer, but nothing fits there.
+        let without_size = |name: &str, state: &str| BackendStatus {
+            state: state.to_owned(),
+            capacity: None,
+            free: None,
+            ..backend(name, 0)
+        };
+        seen.push(without_size("bucket", "ok"));
+        seen.push(without_size("gone", "it is unavailable"));
+        let capacity = UNBOUNDED.0;
+        assert_eq!(
+            space_of(&[pool(1, &["bucket", "gone"])], &seen),
+            Space {
+                capacity,
+                free: capacity
             }
         );
     }

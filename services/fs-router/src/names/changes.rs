@@ -150,13 +150,22 @@ impl Names {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Seen<R>>, NamesError> {
-        let found = self
-            .patiently(async || self.registry.list(prefix, after, limit).await)
-            .await?;
+        let found = self.entries(prefix, after, limit).await?;
         found.into_iter().map(seen).collect()
     }
 
-    async fn patiently<T>(
+    /// The same as they are stored: for those whom one damaged record must not stop.
+    pub(super) async fn entries(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, NamesError> {
+        self.patiently(async || self.registry.list(prefix, after, limit).await)
+            .await
+    }
+
+    pub(super) async fn patiently<T>(
         &self,
         mut ask: impl AsyncFnMut() -> Result<T, RegistryError>,
     ) -> Result<T, NamesError> {
@@ -181,7 +190,7 @@ fn unavailable(error: impl std::fmt::Display) -> NamesError {
     }
 }
 
-fn seen<R: Record>(entry: Entry) -> Result<Seen<R>, NamesError> {
+pub(super) fn seen<R: Record>(entry: Entry) -> Result<Seen<R>, NamesError> {
     match R::from_bytes(&entry.value) {
         Ok(record) => Ok(Seen {
             key: entry.key,

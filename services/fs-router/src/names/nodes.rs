@@ -10,6 +10,7 @@ use sconce_schemas::records::{NodeRecord, PoolRecord, VolumePhase, VolumeRecord,
 use sconce_schemas::wire::Role;
 use tokio::time::Instant;
 
+use super::changes::{self, Seen};
 use super::{LIST_MAX, Names, NamesError};
 
 /// The pool of volumes that name none, where there are several.
@@ -104,21 +105,24 @@ impl Names {
         let mut volumes: BTreeMap<NodeName, usize> = running.into_iter().map(|name| (name, 0)).collect();
         let mut after: Option<String> = None;
         loop {
-            let page = self
-                .read_many::<VolumeRecord>(keys::VOLUMES, after.as_deref(), LIST_MAX)
-                .await?;
-            for seen in page
-                .iter()
-                .filter(|seen| seen.record.phase == VolumePhase::Active)
-            {
-                if let Some(count) = volumes.get_mut(&seen.record.owner) {
-                    *count += 1;
+            let page = self.entries(keys::VOLUMES, after.as_deref(), LIST_MAX).await?;
+            let is_last = page.len() < LIST_MAX;
+            after = page.last().map(|entry| entry.key.clone());
+            for entry in page {
+                match changes::seen::<VolumeRecord>(entry) {
+                    Ok(Seen { record, .. }) if record.phase == VolumePhase::Active => {
+                        if let Some(count) = volumes.get_mut(&record.owner) {
+                            *count += 1;
+                        }
+                    }
+                    Ok(_) => {}
+                    // It counts for nobody; a new volume is no worse off for it.
+                    Err(error) => tracing::error!(%error, "a volume's record is damaged"),
                 }
             }
-            if page.len() < LIST_MAX {
+            if is_last {
                 break;
             }
-            after = page.last().map(|seen| seen.key.clone());
         }
         let least = volumes.into_iter().min_by_key(|(_, count)| *count);
         least.map(|(name, _)| name).ok_or(NamesError::NoVolumeRouter)

@@ -1,6 +1,6 @@
-//! The file by which a back end's directory is known: which back end it is, and that it is there at all.
+//! The identity of a back end as a file in its directory.
 //!
-//! Keeps: one line, `sconce-backend 1 <name> <32 hex digits>`.
+//! Keeps: the file `sconce-backend` with one line.
 //! Order: it is durable before the first object.
 //! Crash: it is there whole or not at all.
 //! Knows no registry, where the identity is remembered as well.
@@ -9,20 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use sconce_schemas::BackendId;
-
-/// Name of the file in the back end's directory.
-pub const IDENTITY_FILE: &str = "sconce-backend";
-
-/// Longest file that can be one: a name, an id and two words.
-const IDENTITY_BYTES_MAX: u64 = 256;
-
-/// What the identity file says.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) name: String,
-    pub(super) id: BackendId,
-}
+use crate::identity::{IDENTITY_BYTES_MAX, IDENTITY_FILE, Identity};
 
 impl Identity {
     /// Reads the file in `root`; `None` where there is none.
@@ -43,23 +30,11 @@ impl Identity {
         })
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.strip_suffix('\n')?.split(' ');
-        let (IDENTITY_FILE, "1") = (words.next()?, words.next()?) else {
-            return None;
-        };
-        let identity = Self {
-            name: words.next()?.to_owned(),
-            id: words.next()?.parse().ok()?,
-        };
-        words.next().is_none().then_some(identity)
-    }
-
     /// Writes the file into `root` through a temporary file at `temp`, durably. Somebody else may have been first;
     /// what counts is what the file says afterwards.
     pub(super) fn write_new(&self, root: &Path, temp: &Path) -> io::Result<()> {
         let mut file = File::create(temp)?;
-        writeln!(file, "{IDENTITY_FILE} 1 {} {}", self.name, self.id)?;
+        write!(file, "{self}")?;
         file.sync_all()?;
         let linked = fs::hard_link(temp, root.join(IDENTITY_FILE));
         fs::remove_file(temp)?;
@@ -72,6 +47,8 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
+    use sconce_schemas::BackendId;
+
     use super::*;
 
     #[test]

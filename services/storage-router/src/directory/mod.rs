@@ -23,11 +23,11 @@ use sconce_schemas::object::ObjectKind;
 use sconce_schemas::stored_object::SealedObject;
 use sconce_schemas::{BackendId, ByteLen, NodeName, ObjectName, VolumeId};
 
-use crate::backend::{Backend, BackendError, Pending, Space, StoredRange};
+use crate::backend::{Backend, BackendError, Identified, Pending, Space, StoredRange};
 use crate::workers::Workers;
 use root::Root;
 
-pub use identity::IDENTITY_FILE;
+pub use crate::identity::IDENTITY_FILE;
 pub use read_only::ReadOnlyDirectory;
 
 /// How a directory back end is set up.
@@ -160,5 +160,15 @@ impl Backend for DirectoryBackend {
                 free: Some(ByteLen(stat.f_bavail.saturating_mul(stat.f_frsize))),
             })
         }))
+    }
+}
+
+impl Identified for DirectoryBackend {
+    fn attach(&self) -> Pending<'_, BackendId> {
+        Box::pin(Self::attach(self))
+    }
+
+    fn expect(&self, id: BackendId) {
+        Self::expect(self, id);
     }
 }

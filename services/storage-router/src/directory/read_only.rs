@@ -11,10 +11,10 @@ use sconce_schemas::object::ObjectKind;
 use sconce_schemas::stored_object::SealedObject;
 use sconce_schemas::{BackendId, ObjectName, VolumeId};
 
-use super::identity::Identity;
 use super::root::{Root, failed};
 use super::{files, listing};
 use crate::backend::{Backend, BackendError, Pending, Space, StoredRange};
+use crate::identity::Identity;
 
 /// A back end in a directory, for reading. Every request is done on the calling thread before it returns.
 #[derive(Debug)]

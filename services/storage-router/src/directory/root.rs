@@ -18,8 +18,8 @@ use sconce_schemas::BackendId;
 
 use super::DirectorySettings;
 use super::durable_dirs::DurableDirs;
-use super::identity::{IDENTITY_FILE, Identity};
 use crate::backend::BackendError;
+use crate::identity::{IDENTITY_FILE, Identity};
 
 /// Folder of temporary files, one folder in it for each service.
 const TEMP: &str = ".tmp";

@@ -185,7 +185,26 @@ impl Pool {
         limit: usize,
     ) -> Result<Vec<ObjectName>, Refusal> {
         let what = format!("the {} objects of volume {volume}", kind.as_str());
-        self.merged(&what, limit, |backend| async move {
+        self.merged(&what, self.replicas, limit, |backend| async move {
+            backend.list(volume, kind, after, limit).await
+        })
+        .await
+    }
+
+    /// As [`Pool::list`], for whoever wants to know that nothing is left anywhere: a copy that a delete did not reach is
+    /// on one back end only.
+    ///
+    /// # Errors
+    /// A retry when any back end is absent.
+    pub async fn list_everywhere(
+        &self,
+        volume: VolumeId,
+        kind: ObjectKind,
+        after: Option<ObjectName>,
+        limit: usize,
+    ) -> Result<Vec<ObjectName>, Refusal> {
+        let what = format!("all copies of the {} objects of volume {volume}", kind.as_str());
+        self.merged(&what, 1, limit, |backend| async move {
             backend.list(volume, kind, after, limit).await
         })
         .await
@@ -200,17 +219,18 @@ impl Pool {
         after: Option<VolumeId>,
         limit: usize,
     ) -> Result<Vec<VolumeId>, Refusal> {
-        self.merged("the volumes", limit, |backend| async move {
+        self.merged("the volumes", self.replicas, limit, |backend| async move {
             backend.list_volumes(after, limit).await
         })
         .await
     }
 
-    /// The first `limit` of what all back ends list. Each one's page is complete up to its last entry, so the
-    /// merged first `limit` are.
+    /// The first `limit` of what all back ends list, refused where `absent_max` of them do not answer. Each one's page is
+    /// complete up to its last entry, so the merged first `limit` are.
     async fn merged<T: Ord, A: Future<Output = Result<Vec<T>, BackendError>>>(
         &self,
         what: &str,
+        absent_max: usize,
         limit: usize,
         list: impl Fn(Arc<Checked>) -> A,
     ) -> Result<Vec<T>, Refusal> {
@@ -223,8 +243,8 @@ impl Pool {
                 Err(error) => absent.push(Answer { backend, error }),
             }
         }
-        // An object that was stored is on `replicas` back ends, so on one that answered.
-        if absent.len() >= self.replicas {
+        // An object that was stored is on `replicas` back ends: with fewer absent it is on one that answered.
+        if absent.len() >= absent_max {
             return Err(self.cannot_list(what, &absent));
         }
         Ok(merged.into_iter().take(limit).collect())

@@ -353,6 +353,12 @@ async fn a_listing_is_complete_with_one_copy_of_each_object_in_reach() {
     }
     assert_eq!(paged, (1..=30).map(name).collect::<Vec<_>>());
     assert_eq!(setup.pool.list_volumes(None, 10).await.unwrap(), [volume]);
+    let everywhere = setup.pool.list_everywhere(volume, ObjectKind::Sco, None, 7);
+    let refusal = everywhere.await.unwrap_err();
+    assert!(
+        refusal.remedy == Remedy::Retry && refusal.text.contains("disk-2"),
+        "one that is away may have the only copy that is left: {refusal}"
+    );
     setup.faulty[1].set(ABSENT);
     let refusal = setup
         .pool

@@ -95,6 +95,7 @@ impl Handler {
                 kind,
                 after,
                 limit,
+                everywhere,
             } => {
                 let limit = check_limit(limit)?;
                 if after.is_some_and(|after| after.volume() != volume || after.kind() != kind) {
@@ -106,7 +107,10 @@ impl Handler {
                 }
                 let pool = self.pools.find(&pool).await?;
                 StorageControlReply::Names {
-                    names: pool.list(volume, kind, after, limit).await?,
+                    names: match everywhere {
+                        true => pool.list_everywhere(volume, kind, after, limit).await?,
+                        false => pool.list(volume, kind, after, limit).await?,
+                    },
                 }
             }
             StorageControl::ListVolumes { pool, after, limit } => {

@@ -13,10 +13,11 @@ use sconce_registry::{CommitError, Registry, Revision};
 use sconce_schemas::BackendId;
 use sconce_schemas::records::{BackendRecord, Record, keys};
 
-use crate::backend::Backend as _;
+use crate::backend::Identified;
 use crate::checked::Checked;
 use crate::directory::{DirectoryBackend, DirectorySettings};
-use crate::settings::{BackendSettings, Settings};
+use crate::s3::S3Backend;
+use crate::settings::{BackendSettings, Settings, StoreSettings};
 use crate::workers::Workers;
 
 /// Opens the back ends of the settings. One that is known and absent now is served as absent, until it is back.
@@ -31,10 +32,10 @@ pub(super) async fn backends(
     // A single back end gets half: what it does not concern is answered then, too.
     let sharers = settings.backends.len().max(2);
     for backend in &settings.backends {
-        let directory = recognised(settings, backend, registry)
+        let recognised = recognised(settings, backend, registry)
             .await
             .with_context(|| format!("back end {}", backend.name))?;
-        let checked = Checked::new(Arc::new(directory), workers.clone(), deadline)
+        let checked = Checked::new(recognised, workers.clone(), deadline)
             .at_most(limits.requests / sharers, limits.bytes.bytes() / sharers as u64);
         open.insert(backend.name.to_string(), Arc::new(checked));
     }
@@ -45,37 +46,53 @@ async fn recognised(
     settings: &Settings,
     backend: &BackendSettings,
     registry: &Registry,
-) -> anyhow::Result<DirectoryBackend> {
+) -> anyhow::Result<Arc<dyn Identified>> {
     let name = backend.name.to_string();
     let key = keys::backend(&name);
     let known = registry.get_record::<BackendRecord>(&key).await?;
-    let directory = DirectoryBackend::new(DirectorySettings {
-        name: name.clone(),
-        root: backend.dir.clone(),
-        node: settings.node.name.clone(),
-        expected: known.as_ref().map(|(record, _)| record.id),
-    });
-    match (directory.attach().await, known) {
+    let expected = known.as_ref().map(|(record, _)| record.id);
+    let found = open(settings, backend, expected)?;
+    match (found.attach().await, known) {
         (Ok(id), None) => {
             let registered = register(registry, &key, BackendRecord { name, id }).await?.id;
-            use_registered(&directory, id, registered);
+            use_registered(&*found, id, registered);
         }
         (Ok(_), Some(_)) => {}
-        // Nothing was ever stored there: most likely a wrong directory in the settings.
+        // Nothing was ever stored there: most likely a wrong place in the settings.
         (Err(error), None) => bail!("{error}"),
         (Err(error), Some(_)) => {
-            tracing::warn!(backend = directory.name(), %error, "serving without a back end until it is back");
+            tracing::warn!(backend = found.name(), %error, "serving without a back end until it is back");
         }
     }
-    Ok(directory)
+    Ok(found)
 }
 
-fn use_registered(directory: &DirectoryBackend, ours: BackendId, registered: BackendId) {
+fn open(
+    settings: &Settings,
+    backend: &BackendSettings,
+    expected: Option<BackendId>,
+) -> anyhow::Result<Arc<dyn Identified>> {
+    let name = backend.name.to_string();
+    Ok(match &backend.store {
+        StoreSettings::Directory(root) => Arc::new(DirectoryBackend::new(DirectorySettings {
+            name,
+            root: root.clone(),
+            node: settings.node.name.clone(),
+            expected,
+        })),
+        StoreSettings::S3(s3) => {
+            let deadline = settings.limits.backend_deadline.duration();
+            Arc::new(S3Backend::new(&name, s3, deadline, expected).map_err(anyhow::Error::msg)?)
+        }
+    })
+}
+
+fn use_registered(found: &dyn Identified, ours: BackendId, registered: BackendId) {
     if ours != registered {
-        directory.expect(registered);
+        found.expect(registered);
         tracing::warn!(
-            backend = directory.name(), %ours, %registered,
-            "another storage-router registered this back end with another directory: serving without ours"
+            backend = found.name(), %ours, %registered,
+            "another storage-router registered this back end with another identity: serving without ours"
         );
     }
 }

@@ -23,19 +23,13 @@ use super::messages::{
 };
 use super::{State, VolumeActor};
 use crate::background::Subject;
-use crate::owner::record::{self, RecordError};
+use crate::owner::erasure::Right;
+use crate::owner::record::{self, Ownership, RecordError, refusal_of};
 
 /// A release takes one compare-and-swap: it is tried also where storing took all of the time.
 const RELEASE_WITHIN: Duration = Duration::from_millis(500);
 
 type Answer<T> = ResponseActFuture<VolumeActor, T>;
-
-fn refusal_of(error: RecordError) -> Refusal {
-    match error {
-        RecordError::Refused(refusal) => refusal,
-        RecordError::Unavailable(text) => Refusal::retry(RefusalCode::Unavailable, text),
-    }
-}
 
 impl Handler<Served> for VolumeActor {
     /// Not a future of the actor's own: it is answered also where the actor ends on what it is told.
@@ -211,6 +205,11 @@ impl Handler<Delete> for VolumeActor {
             .into_actor(self)
             .map(|read, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
                 let (record, _) = read?;
+                let own = Ownership {
+                    node: actor.shard.node.name.clone(),
+                    epoch: record.epoch,
+                };
+                own.holds(&record)?;
                 if record.phase != VolumePhase::Deleting {
                     let text = format!(
                         "volume {} is not being deleted: its name is still there",
@@ -221,11 +220,12 @@ impl Handler<Delete> for VolumeActor {
                 let path = actor.path();
                 let gone = Refusal::reject(RefusalCode::NotFound, format!("volume {path} is deleted"));
                 actor.over(&gone, ctx);
-                actor.shard.node.background.erase(Subject {
+                let subject = Subject {
                     volume: actor.id,
                     path: path.into(),
                     pool: record.pool.into(),
-                });
+                };
+                actor.shard.node.background.erase(subject, Right::Owned(own));
                 Ok(())
             });
         Box::pin(deleted)

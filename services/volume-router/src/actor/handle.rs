@@ -17,11 +17,10 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 
 use super::VolumeActor;
-use super::messages::Pressed;
 use super::messages::{
     AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, ListSnapshots, OpenCompared,
     OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Renamed, Request, Round,
-    Served, Show, Sync, Take, Verify,
+    Served, Show, StoreSoon, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -89,7 +88,7 @@ impl VolumeHandle {
 
     /// What is not stored is to be stored now, not when it is due.
     pub(crate) fn store_soon(&self) {
-        self.tell(Pressed);
+        self.tell(StoreSoon);
     }
 
     /// The ticket is answered when the record is in the log.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::messages::{Broken, Found, Happened, Lost, Round};
 use super::serving::Serving;
 use super::{Owner, STARTS_MAX, STEADY, STUCK, State, VolumeActor, VolumeHandle};
+use crate::owner::record::TakeOver;
 use crate::owner::{self, Owned, StartError};
 
 /// How often a volume is told the time while it has something to store.
@@ -48,7 +49,7 @@ impl VolumeActor {
         self.state = State::Starting;
         self.resting.extend(self.shard.node.device.claim(self.id));
         let (node, id) = (self.shard.node.clone(), self.id);
-        let (takeover, found) = (self.takeover.take(), self.resting.clone());
+        let (mut takeover, found) = (self.takeover.take(), self.resting.clone());
         let start = async move {
             let step = Step {
                 operation: OperationId(Chance::from_os().u64()),
@@ -57,17 +58,22 @@ impl VolumeActor {
                 ..Step::default()
             };
             Point::VolumeTakeoverEntry.record(|| step);
-            let started = owner::start(&node, id, takeover, &found).await;
+            let started = owner::start(&node, id, &mut takeover, &found).await;
             Point::VolumeTakeoverExit.record(|| takeover_ended(step, &started));
-            started
+            (started, takeover)
         };
         let started = start
             .into_actor(self)
-            .map(|outcome, actor, ctx| actor.start_ended(outcome, ctx));
+            .map(|(outcome, takeover), actor, ctx| actor.start_ended(outcome, takeover, ctx));
         ctx.spawn(started);
     }
 
-    fn start_ended(&mut self, outcome: Result<Owned, StartError>, ctx: &mut Context<Self>) {
+    fn start_ended(
+        &mut self,
+        outcome: Result<Owned, StartError>,
+        takeover: Option<TakeOver>,
+        ctx: &mut Context<Self>,
+    ) {
         match outcome {
             Ok(owned) => self.serve(owned, ctx),
             // Somebody asked for it with other rights in the meantime.
@@ -80,15 +86,13 @@ impl VolumeActor {
             Err(StartError::Over(refusal)) => self.over(&refusal, ctx),
             Err(StartError::Soon(refusal)) => {
                 tracing::debug!(volume = %self.id, cause = %refusal, "volume is served soon");
-                self.tell_waiters(&Err(refusal.clone()));
-                self.pause(refusal, ctx);
+                self.pause(refusal, takeover, ctx);
             }
             Err(StartError::Later(refusal)) => {
                 if !std::mem::replace(&mut self.failure_told, true) {
                     tracing::warn!(volume = %self.id, cause = %refusal, "volume cannot be served now: trying again until it can");
                 }
-                self.tell_waiters(&Err(refusal.clone()));
-                self.pause(refusal, ctx);
+                self.pause(refusal, takeover, ctx);
             }
         }
     }
@@ -138,8 +142,10 @@ impl VolumeActor {
         }
     }
 
-    /// Tries again after a while.
-    fn pause(&mut self, refusal: Refusal, ctx: &mut Context<Self>) {
+    /// Tries again after a while, with what a person asked for: the failure that passes is no answer to that.
+    fn pause(&mut self, refusal: Refusal, takeover: Option<TakeOver>, ctx: &mut Context<Self>) {
+        self.tell_waiters(&Err(refusal.clone()));
+        self.takeover = takeover.filter(TakeOver::is_judged);
         self.state = State::Pausing(refusal);
         ctx.run_later(self.backoff.wait(), |actor, ctx| {
             if matches!(actor.state, State::Pausing(_)) {
@@ -234,7 +240,7 @@ impl VolumeActor {
         if device_failed {
             let refusal = Refusal::retry(RefusalCode::Unavailable, reason);
             self.shard.replies.refuse_all(self.id, &refusal);
-            return self.pause(refusal, ctx);
+            return self.pause(refusal, None, ctx);
         }
         let refusal = self.halted_refusal(&reason);
         self.shard.replies.refuse_all(self.id, &refusal);

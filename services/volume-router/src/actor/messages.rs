@@ -249,3 +249,8 @@ pub(crate) struct FileReady;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Pressed;
+
+/// Somebody waits for what is not stored.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct StoreSoon;

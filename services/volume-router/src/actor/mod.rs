@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use crate::device::{FoundSco, Tenant};
 use crate::node::Node;
 use crate::owner::record::TakeOver;
-use messages::{Evict, FileReady, Pressed};
+use messages::{Evict, FileReady, Pressed, StoreSoon};
 use serving::Serving;
 
 pub(crate) use handle::VolumeHandle;
@@ -227,6 +227,17 @@ impl Handler<Pressed> for VolumeActor {
     fn handle(&mut self, _: Pressed, ctx: &mut Context<Self>) {
         if let State::Serving(serving) = &mut self.state {
             serving.tick(true);
+            self.after(ctx);
+        }
+    }
+}
+
+impl Handler<StoreSoon> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, _: StoreSoon, ctx: &mut Context<Self>) {
+        if let State::Serving(serving) = &mut self.state {
+            serving.store_soon();
             self.after(ctx);
         }
     }

@@ -1,17 +1,19 @@
 //! An ownership's handle: what jobs beside the volume know of it, and how they tell it what happened.
 //!
-//! Keeps: who the owner is, whether it still is, whether its jobs are failing, and the size that the registry is to know.
+//! Keeps: who the owner is, whether it still is, whether its jobs are failing, where bundles are written, and the size that the
+//! registry is to know.
 //! Order: an owner that is none any more stays so; its next ownership has a handle of its own.
 //! Crash: nothing.
 //! Knows no engine.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
 use sconce_schemas::records::ManifestRef;
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::{VolumeId, VolumeSize};
+use sconce_schemas::{NodeName, ScoId, VolumeId, VolumeSize};
 use sconce_volume::Event;
 
 use super::VolumeActor;
@@ -35,10 +37,42 @@ struct Inner {
     current: AtomicBool,
     outage: Outage,
     manifests: Mutex<[Option<ManifestRef>; 2]>,
+    help: Mutex<Help>,
     /// The volume's size in bytes.
     size: AtomicU64,
     /// A job that tells the registry of the size has not read it yet.
     noting_size: AtomicBool,
+}
+
+/// What neighbours do of the volume's scrubbing.
+#[derive(Debug, Default)]
+pub(crate) struct Help {
+    /// Who was asked to write the bundle at hand.
+    pub(crate) at: Option<NodeName>,
+    /// Bundles that neighbours wrote.
+    pub(crate) written: u64,
+    /// Bundles that a neighbour did not answer for in time, or not well.
+    pub(crate) taken_back: u64,
+    /// By the SCO that they are named after, the last versions of bundles that were given away and came to nothing. A neighbour may still
+    /// write them as long as this ownership lasts, so nothing else gets their names: a name has one content for ever.
+    given: BTreeMap<ScoId, u16>,
+}
+
+impl Help {
+    /// The last version of the SCO's name that may be taken, known to be so up to `known`.
+    pub(crate) fn taken(&self, sco: ScoId, known: u16) -> u16 {
+        self.given.get(&sco).map_or(known, |given| known.max(*given))
+    }
+
+    /// The name is given away.
+    pub(crate) fn give(&mut self, sco: ScoId, version: u16) {
+        self.given.insert(sco, version);
+    }
+
+    /// The volume knows a bundle of this name: later ones have later versions.
+    pub(crate) fn known(&mut self, sco: ScoId) {
+        self.given.remove(&sco);
+    }
 }
 
 impl Owner {
@@ -61,6 +95,7 @@ impl Owner {
             current: AtomicBool::new(true),
             outage: Outage::default(),
             manifests: Mutex::new([None, manifest]),
+            help: Mutex::default(),
             size: AtomicU64::new(size.bytes()),
             noting_size: AtomicBool::new(false),
         };
@@ -112,6 +147,11 @@ impl Owner {
         &self.inner.outage
     }
 
+    /// What neighbours do of the volume's scrubbing: to be looked at, or changed.
+    pub(crate) fn help<T>(&self, look: impl FnOnce(&mut Help) -> T) -> T {
+        look(&mut self.inner.help.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Whether anybody wants the outcome of a job.
     pub(crate) fn is_current(&self) -> bool {
         self.inner.current.load(Ordering::Relaxed)
@@ -150,5 +190,26 @@ impl Owner {
         let [before_last, last] = *manifests;
         *manifests = [last, Some(newest)];
         before_last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_given_away_is_not_taken_for_something_else() {
+        let (mut help, sco) = (Help::default(), ScoId(7));
+        assert_eq!(help.taken(sco, 0x8000), 0x8000);
+        help.give(sco, 0x8001);
+        assert_eq!(help.taken(sco, 0x8000), 0x8001);
+        assert_eq!(help.taken(sco, 0x8005), 0x8005);
+        assert_eq!(help.taken(ScoId(8), 0x8000), 0x8000);
+        help.known(sco);
+        assert_eq!(
+            help.taken(sco, 0x8001),
+            0x8001,
+            "that is what the table says from now on"
+        );
     }
 }

@@ -281,6 +281,13 @@ impl Serving {
         self.settle();
     }
 
+    /// What is not stored is stored now, as if the write buffer were short of room. Nothing else is to make way for that, nor to say
+    /// that it does: what follows at once is a tick that says how it is.
+    pub(super) fn store_soon(&mut self) {
+        self.tick(true);
+        self.tick(false);
+    }
+
     /// Takes in no more operations and asks the engine to store everything; the receiver hears when it has.
     pub(super) fn drain(&mut self) -> oneshot::Receiver<()> {
         let (drained, heard) = oneshot::channel();

@@ -22,6 +22,8 @@ const BUSY_FROM: u64 = 200;
 const REST_TIMES: u32 = 3;
 /// Longest rest: however busy guests are, space comes back.
 const REST_MAX: Duration = Duration::from_secs(2);
+/// What came in less than this says nothing of a rate.
+const LOOK_MIN: Duration = Duration::from_millis(100);
 
 /// Counts the operations that guests send to this node.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +44,15 @@ pub(crate) struct Budget {
     operations: u64,
     guests: Guests,
     due: Cell<Option<Instant>>,
-    seen: Cell<(Option<Instant>, u64)>,
+    seen: Cell<Seen>,
+}
+
+/// What guests had sent when that was looked at last, and whether they were at work then.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    at: Option<Instant>,
+    count: u64,
+    worked: bool,
 }
 
 /// A turn; the next one begins after it.
@@ -74,6 +84,18 @@ impl Budget {
         if let Some(due) = self.due.get() {
             tokio::time::sleep_until(due).await;
         }
+        self.begin(permit, is_urgent)
+    }
+
+    /// A turn, if there is one at once and it takes nothing from anybody: no volume of this node has or awaits one, what the
+    /// last one took is paid for, and no guests are at work, unless it is urgent.
+    pub(crate) fn turn_now(&self, is_urgent: bool) -> Option<Turn<'_>> {
+        let (permit, now) = (self.turn.try_acquire().ok()?, Instant::now());
+        let is_due = self.due.get().is_none_or(|due| due <= now);
+        (is_due && (is_urgent || !self.guests_work(now))).then(|| self.begin(Some(permit), is_urgent))
+    }
+
+    fn begin<'a>(&'a self, permit: Option<SemaphorePermit<'a>>, is_urgent: bool) -> Turn<'a> {
         Turn {
             budget: self,
             _permit: permit,
@@ -84,13 +106,23 @@ impl Budget {
         }
     }
 
-    /// Whether guests were at work since this was asked last.
+    /// Whether guests were at work since this was asked last, or then, if that was just now.
     fn guests_work(&self, now: Instant) -> bool {
-        let count = self.guests.0.load(Ordering::Relaxed);
-        let (since, before) = self.seen.replace((Some(now), count));
-        let Some(since) = since else { return false };
-        let micros = u64::try_from(now.duration_since(since).as_micros()).unwrap_or(u64::MAX);
-        count.saturating_sub(before).saturating_mul(1_000_000) / micros.max(1) >= BUSY_FROM
+        let (count, seen) = (self.guests.0.load(Ordering::Relaxed), self.seen.get());
+        let elapsed = seen.at.map(|at| now.duration_since(at));
+        if elapsed.is_some_and(|elapsed| elapsed < LOOK_MIN) {
+            return seen.worked;
+        }
+        let worked = elapsed.is_some_and(|elapsed| {
+            let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+            count.saturating_sub(seen.count).saturating_mul(1_000_000) / micros.max(1) >= BUSY_FROM
+        });
+        self.seen.set(Seen {
+            at: Some(now),
+            count,
+            worked,
+        });
+        worked
     }
 
     /// How long a turn takes that moved this much in so many requests, at the rates that are allowed.
@@ -169,5 +201,26 @@ mod tests {
             drop(budget.turn(false).await);
             assert_eq!(ended.elapsed(), Duration::from_millis(rest));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_at_once_is_one_that_nobody_else_wants() {
+        let guests = Guests::default();
+        let budget = budget(&guests);
+        let turn = budget.turn_now(false).unwrap();
+        assert!(budget.turn_now(true).is_none(), "somebody has it");
+        turn.moved(1 << 20);
+        drop(turn);
+        assert!(budget.turn_now(true).is_none(), "it is not paid for");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        drop(budget.turn_now(false).unwrap());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        guests.came(1000);
+        assert!(budget.turn_now(false).is_none(), "guests are at work");
+        tokio::time::advance(LOOK_MIN / 2).await;
+        assert!(budget.turn_now(false).is_none(), "nothing is known since");
+        drop(budget.turn_now(true).unwrap());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(budget.turn_now(false).is_some());
     }
 }

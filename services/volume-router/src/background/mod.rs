@@ -6,11 +6,14 @@
 //! Knows volumes only by their handles; never blocks one.
 
 mod budget;
+mod bundle;
 mod checkpoint;
 mod erase;
 mod flatten;
+mod help;
 mod load;
 mod manifest;
+mod neighbours;
 mod outage;
 mod room;
 mod scrub;
@@ -22,18 +25,18 @@ mod traced;
 mod upload;
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::{Actor, Addr, Context, Handler, Message};
 use bytes::Bytes;
-use sconce_bus::{Hello, Network};
+use sconce_bus::{Hello, Network, Protocol};
 use sconce_registry::Registry;
-use sconce_runtime::Chance;
+use sconce_runtime::{Chance, Clock};
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::EpochStart;
+use sconce_schemas::wire::scrub::BundleJob;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
 use sconce_tracing::{Action, OperationIds, Point};
@@ -42,12 +45,15 @@ use tokio::sync::oneshot;
 
 use crate::actor::Owner;
 use crate::device::{Level, LocalCheckpoints, ScoFile};
-use crate::settings::{ScrubSettings, UploadSettings};
+use crate::owner::erasure::Right;
+use crate::settings::{EraseSettings, ScrubSettings, UploadSettings};
 
 use budget::Budget;
+use neighbours::Neighbours;
 use traced::traced;
 
 pub(crate) use budget::Guests;
+pub(crate) use erase::Erasures;
 pub(crate) use outage::Outage;
 pub(crate) use room::{PoolUsage, Room, RoomUsage};
 pub(crate) use scrub::ScrubJob;
@@ -64,6 +70,10 @@ pub(crate) struct Components {
     pub(crate) uploads: UploadSettings,
     pub(crate) scrub: ScrubSettings,
     pub(crate) guests: Guests,
+    pub(crate) erase: EraseSettings,
+    pub(crate) clock: Clock,
+    /// Identity of the write buffer.
+    pub(crate) buffer: String,
 }
 
 /// What all jobs share.
@@ -78,8 +88,16 @@ pub(crate) struct Shared {
     pub(crate) scrubs: Budget,
     /// Ids of jobs, for traces.
     pub(crate) operations: RefCell<OperationIds>,
+    /// Whether this node scrubs, and helps neighbours to.
+    may_scrub: bool,
+    /// Volume-routers that may help this one.
+    neighbours: Neighbours,
     /// Volumes that are being erased: each only once at a time.
-    pub(crate) erasing: RefCell<HashSet<VolumeId>>,
+    pub(crate) erasures: Arc<Erasures>,
+    pub(crate) erase: EraseSettings,
+    pub(crate) clock: Clock,
+    /// Identity of the write buffer.
+    pub(crate) buffer: String,
 }
 
 /// The volume that a job is for, as the back ends name it.
@@ -98,6 +116,7 @@ pub(crate) struct Subject {
 pub(crate) struct Background {
     actor: Addr<BackgroundActor>,
     usage: Arc<RoomUsage>,
+    erasures: Arc<Erasures>,
 }
 
 impl Background {
@@ -112,9 +131,19 @@ impl Background {
             uploads,
             scrub,
             guests,
+            erase,
+            clock,
+            buffer,
         } = components;
+        let erasures = Arc::<Erasures>::default();
         let usage = Arc::new(RoomUsage::new(uploads.parallel, uploads.bytes.bytes()));
+        let to_neighbours = Hello {
+            protocol: Protocol::Volume,
+            ..hello.clone()
+        };
         let shared = Shared {
+            neighbours: Neighbours::new(network.clone(), registry.clone(), to_neighbours, &scrub),
+            may_scrub: scrub.enabled,
             store: Store::new(network, registry.clone(), hello),
             registry,
             checkpoints,
@@ -122,7 +151,10 @@ impl Background {
             room: Room::new(Arc::clone(&usage)),
             scrubs: Budget::new(&scrub, guests),
             operations: RefCell::new(OperationIds::starting_at(chance().u64())),
-            erasing: RefCell::default(),
+            erasures: Arc::clone(&erasures),
+            erase,
+            clock,
+            buffer,
         };
         let actor = BackgroundActor {
             shared: Rc::new(shared),
@@ -130,7 +162,13 @@ impl Background {
         Self {
             actor: actor.start(),
             usage,
+            erasures,
         }
+    }
+
+    /// The deleted volumes that are being erased.
+    pub(crate) fn erasures(&self) -> &Erasures {
+        &self.erasures
     }
 
     /// How many requests hold room, and how much, for each pool.
@@ -158,6 +196,13 @@ impl Background {
         self.actor.do_send(Job::Scrub(owner, size, job, is_urgent));
     }
 
+    /// Writes a bundle for another node's volume, if there is time for that now; gives its length.
+    pub(crate) async fn write_bundle(&self, job: BundleJob, index: Bytes) -> Result<ByteLen, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.actor.do_send(Job::Help(Box::new(job), index, answer));
+        answered.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
     /// Does what a sweep asks for; the owner hears of it.
     pub(crate) fn sweep(&self, owner: Owner, job: SweepJob) {
         self.actor.do_send(Job::Sweep(owner, job));
@@ -178,9 +223,9 @@ impl Background {
         self.actor.do_send(Job::Size(owner));
     }
 
-    /// Gives the space of a volume that is being deleted back, then removes its record.
-    pub(crate) fn erase(&self, subject: Subject) {
-        self.actor.do_send(Job::Erase(subject));
+    /// Gives the space of a volume that is being deleted back, then removes its record, as long as the right to that holds.
+    pub(crate) fn erase(&self, subject: Subject, right: Right) {
+        self.actor.do_send(Job::Erase(subject, right));
     }
 
     /// A node, and the nodes that it is a delta on, newest first.
@@ -320,10 +365,11 @@ enum Job {
     Manifest(Owner, Box<Manifest>),
     Size(Owner),
     Scrub(Owner, ScoSize, ScrubJob, bool),
+    Help(Box<BundleJob>, Bytes, Answer<ByteLen, Refusal>),
     Sweep(Owner, SweepJob),
     Copy(Owner, ScoSize, Vec<Extent>),
     Independent(Owner),
-    Erase(Subject),
+    Erase(Subject, Right),
     Node(LoadNode, Answer<Vec<NodeRecord>, Refusal>),
     Cluster(LoadCluster, Answer<Bytes, Refusal>),
     Sco(
@@ -367,11 +413,12 @@ async fn run(shared: Rc<Shared>, job: Job) {
             let done = scrub::run(&shared, &owner, size, job, is_urgent);
             traced(points, &owner, (Action::Control, 0, 0), done).await;
         }
+        Job::Help(job, index, answer) => drop(answer.send(help::run(&shared, *job, &index).await)),
         Job::Sweep(owner, job) => sweep::run(&shared, &owner, job).await,
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,
-        Job::Erase(subject) => erase::run(&shared, &subject).await,
+        Job::Erase(subject, right) => erase::run(&shared, &subject, &right).await,
         Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),
         Job::Cluster(load, answer) => drop(answer.send(load::cluster(&shared, &load).await)),
         Job::Sco(subject, sco, epoch, length, answer) => {

@@ -5,24 +5,21 @@
 //! Crash: a bundle that the volume did not hear of stays as an object too many.
 //! Knows no map: the volume says what is kept.
 
-use bytes::{Bytes, BytesMut};
-use sconce_schemas::bundle::{BUNDLE_FROM, BundleIndex, Member, START_BYTES};
-use sconce_schemas::crc::crc32c;
-use sconce_schemas::wire::storage::GET_BYTES_MAX;
-use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ObjectName, ScoSize};
-use sconce_volume::{BundlePlan, BundleSource, Event, KeptSco, ScoObject};
+use bytes::Bytes;
+use sconce_schemas::bundle::{BUNDLE_FROM, BundleIndex, Member};
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::scrub::{BundleJob, JobSource};
+use sconce_schemas::{ByteLen, CLUSTER_BYTES, DecodeError, ObjectName, ScoSize};
+use sconce_volume::{BundlePlan, Event, KeptSco, ScoObject};
 
 use super::budget::Turn;
+use super::bundle::{self, Bundle, JobError, index_of, wrong};
 use super::{Shared, StoreError, Subject};
 use crate::actor::Owner;
-use crate::owner::record::RecordError;
-use crate::owner::verify;
+use crate::settings::ScrubHelp;
 
 /// Versions that crashes may have left behind and that are passed over.
 const VERSIONS_TRIED: u16 = 64;
-/// Clusters that are not kept and lie between two that are, and are read along: a request costs more than they do.
-const GAP_MAX: u64 = 16 * CLUSTER_BYTES;
 
 /// What a volume asks for.
 #[derive(Debug)]
@@ -38,14 +35,16 @@ pub(crate) enum ScrubJob {
 /// Runs to its end, good or bad: the volume asks again in time. What is urgent does not make way for guests.
 pub(super) async fn run(shared: &Shared, owner: &Owner, size: ScoSize, job: ScrubJob, is_urgent: bool) {
     let subject = owner.subject();
-    let turn = shared.scrubs.turn(is_urgent).await;
     let event = match job {
-        ScrubJob::ReadTlog(object) => Event::TlogRead {
-            object,
-            result: read_tlog(shared, &subject, size, object, &turn).await,
-        },
+        ScrubJob::ReadTlog(object) => {
+            let turn = shared.scrubs.turn(is_urgent).await;
+            Event::TlogRead {
+                object,
+                result: read_tlog(shared, &subject, size, object, &turn).await,
+            }
+        }
         ScrubJob::Write(plan) => {
-            let to = match write(shared, owner, &plan, &turn).await {
+            let to = match write(shared, owner, &plan, is_urgent).await {
                 Ok(to) => to,
                 Err(error) => {
                     let sco = plan.above.sco;
@@ -59,6 +58,7 @@ pub(super) async fn run(shared: &Shared, owner: &Owner, size: ScoSize, job: Scru
             }
         }
         ScrubJob::Delete(object) => {
+            let turn = shared.scrubs.turn(is_urgent).await;
             let deleted = shared
                 .store
                 .delete(&subject.pool, name_of(&subject, object))
@@ -85,10 +85,6 @@ fn name_of(subject: &Subject, object: ScoObject) -> ObjectName {
     }
 }
 
-fn wrong(text: &impl ToString) -> StoreError {
-    StoreError::Unavailable(text.to_string())
-}
-
 async fn read_tlog(
     shared: &Shared,
     subject: &Subject,
@@ -97,7 +93,7 @@ async fn read_tlog(
     turn: &Turn<'_>,
 ) -> Result<Bytes, Refusal> {
     if object.is_bundle() {
-        let index = index_of(shared, subject, object, turn).await;
+        let index = index_of(shared, &subject.pool, name_of(subject, object), turn).await;
         return index.map(|(bytes, _)| bytes).map_err(|error| error.refusal());
     }
     let name = name_of(subject, object);
@@ -119,91 +115,98 @@ async fn read_tlog(
     }
 }
 
-async fn index_of(
-    shared: &Shared,
-    subject: &Subject,
-    object: ScoObject,
-    turn: &Turn<'_>,
-) -> Result<(Bytes, BundleIndex), StoreError> {
-    let name = name_of(subject, object);
-    let mut length = CLUSTER_LEN;
-    loop {
-        let bytes = shared.store.get_whole(&subject.pool, name, length as u64).await?;
-        let bytes = bytes.ok_or_else(|| StoreError::NotFound(format!("object {name} is gone")))?;
-        turn.moved(bytes.len());
-        let due =
-            BundleIndex::len_of(bytes.get(..START_BYTES).unwrap_or(&bytes)).map_err(|error| wrong(&error))?;
-        if due <= bytes.len() || due <= length {
-            let index = BundleIndex::from_bytes(&bytes).map_err(|error| wrong(&error))?;
-            return Ok((bytes.slice(..due), index));
-        }
-        length = due;
-    }
-}
-
 /// The bundle's version; `None` where the volume is served here no more.
 async fn write(
     shared: &Shared,
     owner: &Owner,
     plan: &BundlePlan,
-    turn: &Turn<'_>,
+    is_urgent: bool,
 ) -> Result<Option<u16>, StoreError> {
-    let subject = owner.subject();
-    let kept = plan.sources.iter().flat_map(|source| &source.scos);
-    let length: usize = kept.map(|sco| sco.kept.len() * CLUSTER_LEN).sum();
-    let _room = shared.room.take(&subject.pool, length as u64).await;
-    if !owner.is_current() {
-        return Ok(None);
+    let sco = plan.above.sco;
+    let known = plan.above.version.max(BUNDLE_FROM - 1);
+    let mut version = owner.help(|help| help.taken(sco, known));
+    for _ in 0..VERSIONS_TRIED {
+        let Some(next) = version.checked_add(1) else { break };
+        version = next;
+        if !owner.is_current() {
+            return Ok(None);
+        }
+        let bundle = bundle_of(owner, plan, version).map_err(|error| wrong(&error))?;
+        match carry_out(shared, owner, &bundle, is_urgent).await {
+            Ok(_) => {
+                owner.help(|help| help.known(sco));
+                return Ok(Some(version));
+            }
+            // A crash left it: what it keeps may be another choice. Or another owner scrubs: to go on would put what this
+            // one keeps in front of what that one needs. The next try finds that out before it puts anything.
+            Err(JobError::Exists(_)) => {}
+            Err(JobError::Lost(refusal)) => {
+                owner.lost(refusal);
+                return Ok(None);
+            }
+            Err(JobError::Damaged(text)) => {
+                tracing::error!("{text}");
+                return Err(wrong(&text));
+            }
+            Err(JobError::Store(error)) => return Err(error),
+        }
     }
-    let mut clusters = BytesMut::with_capacity(length);
-    let mut members = Vec::new();
+    Err(wrong(&format!("no version of SCO {sco} is free for a bundle")))
+}
+
+/// Writes the bundle, here or at a neighbour. A neighbour's work takes nothing of this node's budget.
+async fn carry_out(
+    shared: &Shared,
+    owner: &Owner,
+    bundle: &Bundle,
+    is_urgent: bool,
+) -> Result<ByteLen, JobError> {
+    let turn = match shared.neighbours.help() {
+        ScrubHelp::Off => Some(shared.scrubs.turn(is_urgent).await),
+        ScrubHelp::WhenBusy => shared.scrubs.turn_now(is_urgent),
+        ScrubHelp::Always => None,
+    };
+    let turn = match turn {
+        Some(turn) => turn,
+        None => match shared.neighbours.write(owner, bundle).await {
+            Some(done) => return done,
+            None => shared.scrubs.turn(is_urgent).await,
+        },
+    };
+    bundle::write(shared, bundle, &turn).await
+}
+
+fn bundle_of(owner: &Owner, plan: &BundlePlan, version: u16) -> Result<Bundle, DecodeError> {
+    let (subject, ownership) = (owner.subject(), owner.ownership());
+    let (mut sources, mut members) = (Vec::new(), Vec::new());
     for source in &plan.sources {
-        gather(shared, &subject, source, turn, &mut clusters).await?;
-        members.extend(source.scos.iter().filter_map(member));
+        let kept: Vec<Member> = source.scos.iter().filter_map(member).collect();
+        // What goes whole is not read.
+        if !kept.is_empty() {
+            sources.push(JobSource {
+                object: name_of(&subject, source.object),
+                members: u32::try_from(kept.len()).unwrap_or(u32::MAX),
+            });
+        }
+        members.extend(kept);
     }
+    let above = ScoObject {
+        version,
+        ..plan.above
+    };
+    let job = BundleJob {
+        bundle: name_of(&subject, above),
+        sources,
+        pool: subject.pool.to_string(),
+        path: subject.path.to_string(),
+        owner: ownership.node.clone(),
+        epoch: ownership.epoch,
+    };
     let index = BundleIndex {
         volume: subject.volume,
         members,
     };
-    let bundle = index
-        .pack(clusters.chunks(CLUSTER_LEN))
-        .map_err(|error| wrong(&error))?;
-    drop(clusters);
-    let mut version = plan.above.version.max(BUNDLE_FROM - 1);
-    for _ in 0..VERSIONS_TRIED {
-        let Some(next) = version.checked_add(1) else { break };
-        version = next;
-        let name = name_of(
-            &subject,
-            ScoObject {
-                version,
-                ..plan.above
-            },
-        );
-        match shared.store.put(&subject.pool, name, bundle.clone()).await {
-            Ok(()) => {
-                turn.moved(bundle.len());
-                return Ok(Some(version));
-            }
-            // A crash left it: what it keeps may be another choice. Or another owner scrubs: to go on would put what this
-            // one keeps in front of what that one needs.
-            Err(StoreError::Refused(refusal)) if refusal.code == RefusalCode::Exists => {
-                match verify(&shared.registry, subject.volume, owner.ownership()).await {
-                    Ok(()) => {}
-                    Err(RecordError::Refused(refusal)) => {
-                        owner.lost(refusal);
-                        return Ok(None);
-                    }
-                    Err(RecordError::Unavailable(cause)) => return Err(StoreError::Unavailable(cause)),
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Err(wrong(&format!(
-        "no version of SCO {} is free for a bundle",
-        plan.above.sco
-    )))
+    Bundle::new(job, index)
 }
 
 fn member(sco: &KeptSco) -> Option<Member> {
@@ -215,100 +218,4 @@ fn member(sco: &KeptSco) -> Option<Member> {
         length: sco.size.slot_offset(last.slot) + CLUSTER_BYTES,
         kept: sco.kept.clone(),
     })
-}
-
-/// Reads what is kept of an object, checked, in order.
-async fn gather(
-    shared: &Shared,
-    subject: &Subject,
-    source: &BundleSource,
-    turn: &Turn<'_>,
-    clusters: &mut BytesMut,
-) -> Result<(), StoreError> {
-    let name = name_of(subject, source.object);
-    let wanted = match source.object.is_bundle() {
-        true => in_bundle(&index_of(shared, subject, source.object, turn).await?.1, source),
-        false => in_sco(source),
-    };
-    for range in ranges(&wanted) {
-        let (Some((first, _)), Some((last, _))) = (range.first(), range.last()) else {
-            continue;
-        };
-        let length = u32::try_from(last - first + CLUSTER_BYTES).unwrap_or(GET_BYTES_MAX);
-        let bytes = shared.store.get(&subject.pool, name, *first, length).await?;
-        turn.moved(bytes.len());
-        for (offset, crc) in range {
-            let at = usize::try_from(offset - first).unwrap_or(usize::MAX);
-            let cluster = bytes.get(at..at.saturating_add(CLUSTER_LEN)).unwrap_or_default();
-            if crc32c(cluster) != *crc || cluster.is_empty() {
-                let text = format!(
-                    "volume {}: object {name}: the cluster at byte {offset} is not what was written there: it is not scrubbed",
-                    subject.path
-                );
-                tracing::error!("{text}");
-                return Err(wrong(&text));
-            }
-            clusters.extend_from_slice(cluster);
-        }
-    }
-    Ok(())
-}
-
-/// Offset and CRC32C of each cluster that is kept of a SCO.
-fn in_sco(source: &BundleSource) -> Vec<(u64, u32)> {
-    let scos = source.scos.iter();
-    scos.flat_map(|sco| {
-        sco.kept
-            .iter()
-            .map(|kept| (sco.size.slot_offset(kept.slot), kept.crc))
-    })
-    .collect()
-}
-
-/// The same of a bundle.
-fn in_bundle(index: &BundleIndex, source: &BundleSource) -> Vec<(u64, u32)> {
-    let there = index
-        .members
-        .iter()
-        .flat_map(|member| member.kept.iter().map(|kept| (member.sco, kept.slot)));
-    let mut places = there.zip((index.index_len() as u64..).step_by(CLUSTER_LEN));
-    let kept = source
-        .scos
-        .iter()
-        .flat_map(|sco| sco.kept.iter().map(|kept| (sco.sco, kept)));
-    // Both ascend, and what is kept is there: the volume has it from this index.
-    kept.filter_map(|(sco, kept)| {
-        let place = places.find(|(place, _)| *place == (sco, kept.slot));
-        place.map(|(_, offset)| (offset, kept.crc))
-    })
-    .collect()
-}
-
-/// Cuts into what is read at once.
-fn ranges(wanted: &[(u64, u32)]) -> impl Iterator<Item = &[(u64, u32)]> {
-    let mut first = 0;
-    wanted.chunk_by(move |(at, _), (next, _)| {
-        first = if first == 0 { *at } else { first };
-        let is_near = next - at <= GAP_MAX && next - first + CLUSTER_BYTES <= u64::from(GET_BYTES_MAX);
-        first = if is_near { first } else { *next };
-        is_near
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_near_is_read_at_once_and_no_read_is_too_long() {
-        let most = u64::from(GET_BYTES_MAX) / CLUSTER_BYTES;
-        let clusters: Vec<(u64, u32)> = [1, 2, 17, 34, 35]
-            .into_iter()
-            .chain(100..100 + most * 2 + 1)
-            .map(|cluster| (cluster * CLUSTER_BYTES, 0))
-            .collect();
-        let counts: Vec<usize> = ranges(&clusters).map(<[_]>::len).collect();
-        let most = usize::try_from(most).unwrap_or(0);
-        assert_eq!(counts, [3, 2, most, most, 1]);
-    }
 }

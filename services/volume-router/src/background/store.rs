@@ -171,12 +171,35 @@ impl Store {
         kind: ObjectKind,
         after: Option<ObjectName>,
     ) -> Result<Vec<ObjectName>, StoreError> {
+        self.list_of(pool, volume, kind, after, false).await
+    }
+
+    /// The first page of a volume's objects of one kind, refused unless every back end of the pool tells: an empty one
+    /// says that nothing is left.
+    pub(crate) async fn list_everywhere(
+        &self,
+        pool: &str,
+        volume: VolumeId,
+        kind: ObjectKind,
+    ) -> Result<Vec<ObjectName>, StoreError> {
+        self.list_of(pool, volume, kind, None, true).await
+    }
+
+    async fn list_of(
+        &self,
+        pool: &str,
+        volume: VolumeId,
+        kind: ObjectKind,
+        after: Option<ObjectName>,
+        everywhere: bool,
+    ) -> Result<Vec<ObjectName>, StoreError> {
         let request = StorageRequest::Control(StorageControl::List {
             pool: pool.to_owned(),
             volume,
             kind,
             after,
             limit: LIST_PAGE,
+            everywhere,
         });
         match self.call(&request, Bytes::new(), 0).await? {
             (StorageReply::Control(StorageControlReply::Names { names }), _) => Ok(names),

@@ -12,7 +12,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{SnapshotId, VolumeId};
 
 use super::path_of;
-use super::record::{self, RecordError};
+use super::record::{self, refusal_of};
 use crate::background::Subject;
 use crate::node::Node;
 
@@ -64,11 +64,4 @@ pub(crate) async fn find(node: &Arc<Node>, volume: VolumeId, name: &str) -> Resu
          (`sconce snapshot list {path}` shows it as synced once it is)"
     );
     Err(Refusal::reject(RefusalCode::NotFound, text))
-}
-
-fn refusal_of(error: RecordError) -> Refusal {
-    match error {
-        RecordError::Refused(refusal) => refusal,
-        RecordError::Unavailable(text) => Refusal::retry(RefusalCode::Unavailable, text),
-    }
 }

@@ -7,6 +7,7 @@
 
 mod ancestor;
 mod epochs;
+pub(crate) mod erasure;
 mod manifest;
 mod origin;
 mod path;
@@ -88,11 +89,12 @@ impl From<StoreError> for StartError {
     }
 }
 
-/// Claims a volume and recovers it. `found`: its files in the write buffer, in any order.
+/// Claims a volume and recovers it. `takeover`: what a person asked for; gone where it is about another ownership. `found`: the
+/// volume's files in the write buffer, in any order.
 pub(crate) async fn start(
     node: &Arc<Node>,
     id: VolumeId,
-    takeover: Option<TakeOver>,
+    takeover: &mut Option<TakeOver>,
     found: &[FoundSco],
 ) -> Result<Owned, StartError> {
     let before = match record::read(&node.registry, id).await {
@@ -102,6 +104,7 @@ pub(crate) async fn start(
         }
         Err(error) => return Err(error.into()),
     };
+    takeover.take_if(|asked| !asked.is_about(&before, &node.name));
     let path = path_of(&node.registry, &before).await?;
     let subject = Subject {
         volume: id,
@@ -111,7 +114,7 @@ pub(crate) async fn start(
     let mut claimant = Claimant {
         node: node.name.clone(),
         buffer: node.device.id().to_owned(),
-        takeover,
+        takeover: *takeover,
         epochs_used: epochs_of(found),
     };
     if let Err(refusal) = record::may_claim(&before, &claimant, &path) {

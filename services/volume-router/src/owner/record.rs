@@ -9,7 +9,6 @@ use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
 use sconce_schemas::records::{
     CloneRecord, EpochStart, ManifestRef, Record as _, VolumePhase, VolumeRecord, keys,
 };
-use sconce_schemas::wire::registry::Entry;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
 
@@ -32,6 +31,29 @@ pub(crate) struct Claimant {
 pub(crate) struct TakeOver {
     /// Accept the loss of what is not on the back ends.
     pub(crate) force: bool,
+    /// The ownership that it is about, once the record was read.
+    about: Option<Epoch>,
+}
+
+impl TakeOver {
+    pub(crate) const fn asked(force: bool) -> Self {
+        Self { force, about: None }
+    }
+
+    /// Whether it is about what the record says. It outlives tries that fail, but is about no ownership that came meanwhile at another
+    /// node: what that acknowledged nobody has given up.
+    pub(crate) fn is_about(&mut self, record: &VolumeRecord, node: &NodeName) -> bool {
+        let is_same = self
+            .about
+            .is_none_or(|epoch| epoch == record.epoch || record.owner == *node);
+        self.about = Some(record.epoch);
+        is_same
+    }
+
+    /// Whether the record was ever read since it was asked for.
+    pub(crate) const fn is_judged(&self) -> bool {
+        self.about.is_some()
+    }
 }
 
 /// Why a record could not be changed.
@@ -47,6 +69,14 @@ impl From<RegistryError> for RecordError {
     /// A record that cannot be read says nothing of who owns the volume: as long as it is damaged nobody can claim it.
     fn from(error: RegistryError) -> Self {
         RecordError::Unavailable(error.to_string())
+    }
+}
+
+/// What to answer.
+pub(crate) fn refusal_of(error: RecordError) -> Refusal {
+    match error {
+        RecordError::Refused(refusal) => refusal,
+        RecordError::Unavailable(text) => Refusal::retry(RefusalCode::Unavailable, text),
     }
 }
 
@@ -230,47 +260,6 @@ pub(crate) async fn drop_origin(
     }
 }
 
-/// Removals of snapshots that were cut short leave marks, which nobody needs once the volume is gone. In commits of their
-/// own: there may be more than fit one.
-async fn remove_marks(registry: &Registry, volume: VolumeId) -> Result<(), RecordError> {
-    loop {
-        let marks = registry
-            .list(&keys::removals_of(volume), None, MARKS_AT_ONCE)
-            .await?;
-        if marks.is_empty() {
-            return Ok(());
-        }
-        let gone = |mark: Entry| Change::delete(mark.key, None);
-        match registry.commit(marks.into_iter().map(gone).collect()).await {
-            Ok(_) => {}
-            Err(error) => retry_or(error)?,
-        }
-    }
-}
-
-/// Marks that one commit removes.
-const MARKS_AT_ONCE: usize = 50;
-
-/// The volume's objects are gone: so is its record. One that is gone already is as good.
-pub(crate) async fn remove(registry: &Registry, volume: VolumeId) -> Result<(), RecordError> {
-    let key = keys::volume(volume);
-    loop {
-        let Some((record, revision)) = registry.get_record::<VolumeRecord>(&key).await? else {
-            return Ok(());
-        };
-        if record.phase != VolumePhase::Deleting {
-            let text = format!("volume {volume} is not being deleted");
-            return Err(RecordError::Refused(Refusal::reject(RefusalCode::Conflict, text)));
-        }
-        remove_marks(registry, volume).await?;
-        let delete = Change::delete(key.clone(), Some(revision));
-        match registry.commit(vec![delete]).await {
-            Ok(_) => return Ok(()),
-            Err(error) => retry_or(error)?,
-        }
-    }
-}
-
 /// An ownership: what a change of the record has to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ownership {
@@ -340,7 +329,7 @@ async fn change(
 }
 
 /// Whether to read again and decide anew.
-fn retry_or(error: CommitError) -> Result<(), RecordError> {
+pub(super) fn retry_or(error: CommitError) -> Result<(), RecordError> {
     match error {
         // What came of an unknown commit shows when the record is read again.
         CommitError::Conflict { .. } | CommitError::Unknown { .. } => Ok(()),

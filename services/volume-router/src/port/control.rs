@@ -22,6 +22,7 @@ use sconce_volume::{Ask, MomentAsk, SnapshotInfo, Ticket};
 use super::peers::{Open, OpenOn, Peers};
 use crate::actor::{Shard, VolumeActor, VolumeHandle, Waiting};
 use crate::background::PoolUsage;
+use crate::deletion;
 use crate::owner::record::TakeOver;
 
 /// What a control request is carried out with.
@@ -37,7 +38,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) async fn run(self, control: VolumeControl, reply: Reply<VolumeReply>) {
+    /// `data`: what came with it.
+    pub(super) async fn run(self, control: VolumeControl, data: Bytes, reply: Reply<VolumeReply>) {
         let done = match (control, &self.closed) {
             (VolumeControl::NodeStatus, _) => Ok(VolumeControlReply::Node(self.status().await)),
             (VolumeControl::Show { volume }, _) => self.show(volume).await,
@@ -143,12 +145,16 @@ impl Control {
                 Ok(handle) => handle.renamed().await.map(|()| VolumeControlReply::Done),
                 Err(refusal) => Err(refusal),
             },
-            (VolumeControl::Delete { volume }, None) => match self.served_or_begun(volume, None) {
-                Ok(handle) => handle.delete().await.map(|()| VolumeControlReply::Done),
-                Err(refusal) => Err(refusal),
-            },
+            (VolumeControl::Delete { volume }, None) => {
+                let deleted = deletion::asked(&self.shard.node, volume).await;
+                deleted.map(|()| VolumeControlReply::Done)
+            }
             (VolumeControl::TakeOver { volume, force }, None) => {
-                self.take_over(volume, TakeOver { force }).await
+                self.take_over(volume, TakeOver::asked(force)).await
+            }
+            (VolumeControl::WriteBundle(job), None) => {
+                let written = self.shard.node.background.write_bundle(*job, data).await;
+                written.map(|length| VolumeControlReply::BundleWritten { length })
             }
         };
         let answer = match done {
@@ -341,6 +347,7 @@ impl Control {
             buffer_unstored: usage.unstored,
             volumes,
             queues: self.queues(),
+            erasing: node.background.erasures().all(),
         }
     }
 

@@ -185,7 +185,7 @@ impl Port {
             closed,
             _counted: Rc::clone(&self.controls),
         };
-        actix_rt::spawn(work.run(control, request.reply));
+        actix_rt::spawn(work.run(control, request.data, request.reply));
     }
 }
 

@@ -66,10 +66,19 @@ impl Client {
     }
 
     pub(crate) async fn control(&self, control: VolumeControl) -> Result<VolumeControlReply, Refusal> {
+        self.control_with(control, Bytes::new()).await
+    }
+
+    /// A control request with data.
+    pub(crate) async fn control_with(
+        &self,
+        control: VolumeControl,
+        data: Bytes,
+    ) -> Result<VolumeControlReply, Refusal> {
         let request = VolumeRequest::Control(control);
         let end = Instant::now() + LONG;
         loop {
-            match self.caller.call(&request, Bytes::new(), 0, LONG).await {
+            match self.caller.call(&request, data.clone(), 0, LONG).await {
                 Ok((VolumeReply::Control(reply), _)) => return Ok(reply),
                 Ok((VolumeReply::Refused(refusal), _)) => return Err(refusal),
                 Ok((other, _)) => panic!("{other:?}"),
@@ -246,6 +255,21 @@ impl Client {
         };
         let (reply, _) = self.storage.call(&request, bytes.into(), 0, LONG).await.unwrap();
         assert_eq!(reply, StorageReply::Done);
+    }
+
+    /// An object's first bytes, as it is stored.
+    pub(crate) async fn get(&self, name: ObjectName, length: usize) -> Bytes {
+        let length = u32::try_from(length).unwrap();
+        let request = StorageRequest::Get {
+            pool: "default".to_owned(),
+            name,
+            offset: 0,
+            length,
+        };
+        let got = self.storage.call(&request, Bytes::new(), length, LONG).await;
+        let (reply, bytes) = got.unwrap();
+        assert_eq!(reply, StorageReply::Data);
+        bytes
     }
 
     /// Waits until everything is stored.

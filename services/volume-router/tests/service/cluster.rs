@@ -65,7 +65,8 @@ impl Cluster {
             router: None,
             environment: Vec::new(),
             buffer_size: "64 MiB".to_owned(),
-            extra: String::new(),
+            // A deletion is over when nothing is left, not two minutes later.
+            extra: "[erase]\ngrace = \"0s\"\n".to_owned(),
         };
         cluster.registry_host = Some(cluster.host_registry());
         cluster.start_storage();

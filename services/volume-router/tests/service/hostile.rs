@@ -116,6 +116,11 @@ fn wrong_settings_are_told_by_key_value_and_what_is_right() {
         ),
         (
             "64 MiB",
+            "[erase]\nadopt_after = \"0s\"\n",
+            vec!["erase.adopt_after", "1s to 24h"],
+        ),
+        (
+            "64 MiB",
             "[limits]\nthreads = 2\n",
             vec!["limits.threads", "node.endpoints"],
         ),

@@ -2,6 +2,7 @@
 
 use sconce_runtime::crash::{CRASH_ENV, Point};
 use sconce_schemas::ObjectName;
+use sconce_schemas::records::keys;
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{RefusalCode, Remedy};
 
@@ -66,6 +67,66 @@ fn a_volume_waits_for_its_buffer_unless_an_operator_accepts_the_loss() {
         cluster.kill();
         cluster.start();
         model.check(&mut client).await;
+    });
+}
+
+#[test]
+fn a_loss_that_was_accepted_once_is_not_asked_about_again_after_a_failure_that_passes() {
+    block_on(async {
+        let mut cluster = Cluster::started();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.write(0, bytes(1, 4096)).await;
+        client.sync().await;
+        cluster.kill();
+        std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
+        cluster.stop_storage();
+        cluster.start();
+        assert_eq!(
+            client.reopen().await.unwrap_err().code,
+            RefusalCode::WaitsForOwner
+        );
+        // The operator is told that the back end is away, and has said all that there is to say.
+        let forced = VolumeControl::TakeOver { volume, force: true };
+        let refusal = client.control(forced).await.unwrap_err();
+        assert_eq!(
+            (refusal.remedy, refusal.code),
+            (Remedy::Retry, RefusalCode::Unavailable),
+            "{refusal}"
+        );
+        cluster.start_storage();
+        client.reopen().await.unwrap();
+        assert_eq!(client.read(0, 4096).await, bytes(1, 4096));
+    });
+}
+
+#[test]
+fn a_loss_that_was_accepted_is_not_that_of_an_owner_that_came_later() {
+    block_on(async {
+        let mut cluster = Cluster::started();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.write(0, bytes(1, 4096)).await;
+        client.sync().await;
+        cluster.kill();
+        std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
+        cluster.stop_storage();
+        cluster.start();
+        let forced = VolumeControl::TakeOver { volume, force: true };
+        client.control(forced).await.unwrap_err();
+        let mut record = cluster.record(&registry, volume).await;
+        (record.owner, record.epoch) = ("somebody-else".parse().unwrap(), record.epoch.next());
+        record.buffer = Some("another buffer".to_owned());
+        registry
+            .put_record(&keys::volume(volume), None, &record, None)
+            .await
+            .unwrap();
+        cluster.start_storage();
+        let refusal = client.reopen().await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::NotOwner, "{refusal}");
+        assert_eq!(cluster.record(&registry, volume).await, record);
     });
 }
 

@@ -6,11 +6,13 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod bundle_job;
 mod changes;
 mod client;
 mod clones;
 mod cluster;
 mod damage;
+mod deletion;
 mod faults;
 mod flatten;
 mod group;
@@ -19,6 +21,7 @@ mod hostile;
 mod inspect;
 mod io;
 mod loss;
+mod neighbour;
 mod ownership;
 mod pressure;
 mod registry;

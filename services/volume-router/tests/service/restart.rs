@@ -147,7 +147,7 @@ fn a_stop_without_a_back_end_ends_in_time_and_loses_nothing() {
     });
 }
 
-/// Whether the volume-router passes the point. Every point is named: a new one has to be decided on here.
+/// Whether the volume-router passes the point with a volume that lives. Every point is named: a new one has to be decided on here.
 pub(crate) fn is_of_the_volume_router(point: Point) -> bool {
     match point {
         Point::AfterAppend
@@ -160,6 +160,10 @@ pub(crate) fn is_of_the_volume_router(point: Point) -> bool {
         | Point::AfterRecycle
         | Point::DuringRecovery => true,
         Point::AfterTempWritten | Point::AfterRename | Point::AfterJournal | Point::AfterApply => false,
+        // `deletion` passes these.
+        Point::DuringErasure | Point::AfterErasure => false,
+        // `neighbour` passes these.
+        Point::BeforeBundlePut | Point::AfterBundlePut => false,
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use sconce_schemas::SnapshotId;
+use sconce_schemas::records::Origin;
+
 use crate::client::{Client, Model};
 use crate::cluster::{Cluster, block_on, until};
 use crate::snapshots::{take, take_over};
@@ -99,5 +102,35 @@ fn a_volume_that_is_emptied_leaves_nothing_on_the_back_end() {
         })
         .await;
         assert_eq!(cluster.stop(), Some(0), "an orderly stop with nothing left to do");
+    });
+}
+
+#[test]
+fn a_volume_that_is_hurried_for_a_clone_is_not_called_pressed() {
+    block_on(async {
+        // Nothing is stored by itself, so that a clone has to ask for it.
+        let mut cluster =
+            Cluster::new().with_settings("[volumes]\ncheckpoint_idle = \"2h\"\ncheckpoint_age = \"2h\"\n");
+        cluster.start();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, 4 * MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        let mut model = Model::new(SIZE, 43);
+        for number in 1..=5 {
+            for _ in 0..40 {
+                model.change(&mut client).await;
+            }
+            let name = format!("snapshot-{number}");
+            take(&client, number, &name).await.unwrap();
+            let origin = Origin {
+                volume,
+                snapshot: SnapshotId(number),
+            };
+            let number = u16::try_from(number).unwrap();
+            let clone = cluster.clone_of(&registry, number, origin, 4 * MIB).await;
+            Client::open(&cluster, clone).await;
+            let told = client.show().await.scrub.expect("an owner that serves tells");
+            assert_ne!(told.state, "pressed", "{told:?}");
+        }
     });
 }

@@ -14,7 +14,7 @@ use sconce_schemas::SnapshotId;
 use sconce_schemas::wire::volume::{
     ChangeKind, ChangedExtent, ExtentKind, ExtentStatus, IoCode, IoRequest, VolumeReply,
 };
-use sconce_schemas::{ScoId, Slot};
+use sconce_schemas::{ScoId, Slot, VolumeId};
 use sconce_volume::{Base, Compared, Effect, Event, Extent, Ticket};
 
 use crate::oracle::State;
@@ -39,12 +39,12 @@ impl Comparisons {
     }
 }
 
-/// Where a root has a cluster: nowhere, nowhere but allocated, or in this slot.
+/// Where a root has a cluster: nowhere, nowhere but allocated, or in this slot; ancestors number their SCOs as the volume does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Hole,
     Zeros,
-    At(ScoId, Slot),
+    At(VolumeId, ScoId, Slot),
 }
 
 impl World {
@@ -233,6 +233,10 @@ impl World {
             }
             let mut cluster = base / 4096;
             for extent in self.read_extents(of, base, length) {
+                let volume = match &extent {
+                    Extent::Stored { volume, .. } => *volume,
+                    Extent::Zeros { .. } | Extent::Local { .. } => self.id,
+                };
                 match extent {
                     Extent::Zeros { length } => {
                         (0..u64::from(length / 4096)).for_each(|at| {
@@ -252,7 +256,7 @@ impl World {
                         ..
                     } => {
                         for slot in (first_slot.0..).take(crcs.len()) {
-                            places.insert(cluster, Place::At(sco, Slot(slot)));
+                            places.insert(cluster, Place::At(volume, sco, Slot(slot)));
                             cluster += 1;
                         }
                     }

@@ -39,7 +39,7 @@ fn every_life_keeps_its_promises() {
     }
     let full = number("SCONCE_TEST_FULL") == Some(1);
     let seeds = number("SCONCE_SEEDS").unwrap_or(if full { 3000 } else { 300 });
-    let (mut crashes, mut damages, mut moments, mut compared) = (0, 0, 0, 0);
+    let (mut crashes, mut damages, mut moments, mut compared, mut late) = (0, 0, 0, 0, 0);
     let mut swept = BTreeMap::<ObjectKind, u64>::new();
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
@@ -50,11 +50,13 @@ fn every_life_keeps_its_promises() {
                 world.damages,
                 world.moments.had,
                 world.comparisons.answered,
+                world.came_late,
                 world.swept,
             )
         });
         match run {
-            Ok((crashed, damaged, had, answered, gone)) => {
+            Ok((crashed, damaged, had, answered, came_late, gone)) => {
+                late += came_late;
                 gone.into_iter()
                     .for_each(|(kind, count)| *swept.entry(kind).or_default() += count);
                 (crashes, damages) = (crashes + crashed, damages + damaged);
@@ -75,6 +77,10 @@ fn every_life_keeps_its_promises() {
     assert!(
         damages as u64 > seeds / 50,
         "only {damages} damaged logs in {seeds} lives"
+    );
+    assert!(
+        late as u64 > seeds / 20,
+        "only {late} bundles came late in {seeds} lives"
     );
     assert!(
         swept.len() == 3 && swept.values().all(|count| *count > seeds),

@@ -2,7 +2,7 @@
 //!
 //! Keeps: nothing.
 //! Order: a SCO is read, rewritten and deleted at any moment, or not at all.
-//! Crash: what was rewritten and is in no manifest stays as an object too many.
+//! Crash: what was rewritten and is in no manifest stays as an object too many. So does what a neighbour wrote too late.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use sconce_schemas::bundle::{BundleIndex, Member};
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{ObjectName, ScoId, ScoSize, Slot, VolumeId};
+use sconce_schemas::{Epoch, ObjectName, ScoId, ScoSize, Slot, VolumeId};
 use sconce_volume::{Ask, BundlePlan, Event, ScoObject};
 
 use crate::world::World;
@@ -35,8 +35,18 @@ pub(crate) fn place_in(index: &BundleIndex, sco: ScoId, slot: Slot) -> Option<us
     Some(index.index_len() + at * 4096)
 }
 
+/// A bundle that a neighbour was asked for and may still write.
+pub(crate) struct Late {
+    name: ObjectName,
+    bytes: Bytes,
+    index: BundleIndex,
+    /// The ownership that asked.
+    epoch: Epoch,
+}
+
 impl World {
     pub(crate) fn read_tlog(&mut self, object: ScoObject) {
+        self.late_bundle();
         let stored = &self.store[&name_of(self.id, object)];
         let areas = usize::try_from(ScoSize::new(64).unwrap().data_offset()).unwrap();
         let result = match self.chance.u32(0..20) {
@@ -48,6 +58,7 @@ impl World {
     }
 
     pub(crate) fn write_bundle(&mut self, plan: &BundlePlan) {
+        self.late_bundle();
         let above = plan.above;
         if self.chance.u32(0..10) == 0 {
             self.feed(Event::BundleWritten { above, to: None });
@@ -76,11 +87,35 @@ impl World {
             members,
         };
         let bytes = index.pack(clusters.iter().map(|cluster| &cluster[..])).unwrap();
-        let newest = self.versions_of(self.id, above).last().copied().unwrap_or(0);
-        let version = above.version.max(newest) + 1;
-        let name = name_of(self.id, ScoObject { version, ..above });
-        assert!(self.put(name, bytes), "{name} is there already");
+        let named = |version| name_of(self.id, ScoObject { version, ..above });
+        // A name that was given away before comes to nothing else.
+        let is_free = |version: &u16| {
+            let name = named(*version);
+            let late = self.late.iter().filter(|late| late.name == name);
+            let mut there = self
+                .store
+                .get(&name)
+                .into_iter()
+                .chain(late.map(|late| &late.bytes));
+            there.all(|there| *there == bytes)
+        };
+        let version = (above.version + 1..).find(is_free).expect("a free version");
+        let name = named(version);
         self.merged += usize::from(index.members.len() > 1);
+        // A neighbour is asked and comes to it late: the volume has it from somebody else by then, or has given up on it.
+        if self.may_crash && self.chance.u32(0..6) == 0 {
+            self.late.push(Late {
+                name,
+                bytes: bytes.clone(),
+                index: index.clone(),
+                epoch: self.epoch,
+            });
+            if self.chance.bool() {
+                self.feed(Event::BundleWritten { above, to: None });
+                return;
+            }
+        }
+        self.put(name, bytes);
         self.bundles.insert(name, index);
         // Of some the answer is lost: what is there without the volume's knowledge may be read all the same.
         let to = (!self.may_crash || self.chance.u32(0..10) != 0).then_some(version);
@@ -97,6 +132,7 @@ impl World {
     }
 
     pub(crate) fn delete_sco(&mut self, object: ScoObject) {
+        self.late_bundle();
         let done = self.chance.u32(0..10) != 0;
         if done {
             self.store.remove(&name_of(self.id, object));
@@ -105,21 +141,23 @@ impl World {
         self.feed(Event::ScoDeleted { object, done });
     }
 
-    /// Versions of a SCO that are there, ascending.
-    fn versions_of(&self, volume: VolumeId, object: ScoObject) -> Vec<u16> {
-        let last = ScoObject {
-            version: u16::MAX,
-            ..object
-        };
-        let first = ScoObject { version: 0, ..object };
-        let there = self.store.range(name_of(volume, first)..=name_of(volume, last));
-        let versions = there.filter_map(|(name, _)| match name {
-            ObjectName::Sco {
-                id, epoch, version, ..
-            } if *id == object.sco && *epoch == object.epoch => Some(*version),
-            _ => None,
-        });
-        versions.collect()
+    /// A neighbour may come to what it was asked for at any time, as long as the ownership lasts that asked. What is there already is
+    /// not overwritten.
+    fn late_bundle(&mut self) {
+        let now = self.epoch;
+        self.late.retain(|late| late.epoch == now);
+        if self.late.is_empty() || self.chance.u32(0..4) != 0 {
+            return;
+        }
+        let at = self.chance.usize(0..self.late.len());
+        let Late {
+            name, bytes, index, ..
+        } = self.late.swap_remove(at);
+        if !self.store.contains_key(&name) {
+            self.came_late += 1;
+            self.put(name, bytes);
+            self.bundles.insert(name, index);
+        }
     }
 
     /// What the SCO table refers to is there; nothing else is, but for what crashes left.

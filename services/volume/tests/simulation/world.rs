@@ -33,6 +33,7 @@ use crate::changes::Comparisons;
 use crate::disk::Disk;
 use crate::history::Moments;
 use crate::oracle::{LogOracle, State};
+use crate::scrub::Late;
 use crate::snapshots::Asks;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
@@ -130,8 +131,12 @@ pub(crate) struct World {
     pub(crate) bundles: BTreeMap<ObjectName, BundleIndex>,
     /// Bundles of several SCOs that were written.
     pub(crate) merged: usize,
+    /// Bundles that a neighbour was asked for and may still write.
+    pub(crate) late: Vec<Late>,
+    /// Those that it did, when nobody waited for them any more.
+    pub(crate) came_late: usize,
     pub(crate) manifest: Option<Manifest>,
-    epoch: Epoch,
+    pub(crate) epoch: Epoch,
     pub(crate) epochs: Vec<EpochStart>,
     pub(crate) volume: Volume,
     map_memory: ByteLen,
@@ -231,6 +236,8 @@ impl World {
             contents: BTreeMap::new(),
             bundles: BTreeMap::new(),
             merged: 0,
+            late: Vec::new(),
+            came_late: 0,
             manifest: None,
             epoch: Epoch::FIRST,
             epochs: vec![EpochStart {

@@ -104,6 +104,35 @@ async fn the_running_volume_router_with_the_fewest_volumes_owns_the_next() {
 }
 
 #[tokio::test]
+async fn a_damaged_record_of_one_volume_keeps_no_other_from_an_owner() {
+    let names = tree(1).await;
+    let vr_2 = keys::node(&"vr-2".parse().unwrap());
+    put(names.registry(), vr_2, &node("vr-2", Role::VolumeRouter)).await;
+    let create = async |at: &str| {
+        let made = names
+            .create_volume(&path(at), &volume(), NewEntry::FILE, false)
+            .await
+            .unwrap();
+        (
+            made.volume,
+            names.volume(made.volume).await.unwrap().owner.to_string(),
+        )
+    };
+    let (first, owner) = create("/1").await;
+    assert_eq!(owner, "vr-1");
+    let damaged = Change {
+        key: keys::volume(first),
+        expected: None,
+        value: Some(b"no record".to_vec()),
+        lease: None,
+    };
+    names.registry().commit(vec![damaged]).await.unwrap();
+    // Its owner is not known any more, and it counts for nobody.
+    assert_eq!(create("/2").await.1, "vr-1");
+    assert_eq!(create("/3").await.1, "vr-2");
+}
+
+#[tokio::test]
 async fn directories_have_a_deepest_level() {
     let names = tree(1).await;
     let deepest = path(&"/d".repeat(DEPTH_MAX));

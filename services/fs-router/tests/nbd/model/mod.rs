@@ -107,6 +107,7 @@ impl Cluster {
                 memory,
             }),
             fuse: None,
+            nameless: Default::default(),
         };
         let components = Components {
             network: network.clone(),

@@ -9,23 +9,28 @@ use sconce_bus::{
     Caller, ClientEvent, Hello, Identity, InProcess, Limits, Network, Protocol, Role, Version, bind, connect,
 };
 use sconce_registry::Registry;
+use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::{PlacementEntry, PoolRecord, Protection, keys};
+use sconce_schemas::stored_object::SealedObject;
 use sconce_schemas::wire::Remedy;
 use sconce_schemas::{Epoch, ObjectName, ScoId, VolumeId};
+use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::*;
-use crate::backend::Backend;
+use crate::backend::{Backend, Pending, Space, StoredRange};
 use crate::checked::Checked;
 use crate::service::pools::Pools;
-use crate::testing::{Faults, FaultyBackend, MemoryBackend};
+use crate::testing::MemoryBackend;
 use crate::workers::Workers;
 
 type Client = Caller<StorageRequest, StorageReply>;
 
 const BACKEND_DEADLINE: Duration = Duration::from_secs(30);
 const REQUESTS: usize = 8;
+/// Requests to one back end.
+const UNDER_WAY: usize = REQUESTS / 2;
 
 fn name(id: u64) -> ObjectName {
     ObjectName::Sco {
@@ -36,22 +41,68 @@ fn name(id: u64) -> ObjectName {
     }
 }
 
+/// A back end that never answers; it has a permit for each request that reached it.
+struct Hangs {
+    asked: Arc<Semaphore>,
+}
+
+impl Hangs {
+    fn never<T: Send + 'static>(&self) -> Pending<'_, T> {
+        self.asked.add_permits(1);
+        Box::pin(std::future::pending())
+    }
+}
+
+impl Backend for Hangs {
+    fn name(&self) -> &'static str {
+        "hangs"
+    }
+
+    fn put_new(&self, _: SealedObject) -> Pending<'_, ()> {
+        self.never()
+    }
+
+    fn replace(&self, _: SealedObject) -> Pending<'_, ()> {
+        self.never()
+    }
+
+    fn read(&self, _: ObjectName, _: u64, _: u64) -> Pending<'_, StoredRange> {
+        self.never()
+    }
+
+    fn list(
+        &self,
+        _: VolumeId,
+        _: ObjectKind,
+        _: Option<ObjectName>,
+        _: usize,
+    ) -> Pending<'_, Vec<ObjectName>> {
+        self.never()
+    }
+
+    fn list_volumes(&self, _: Option<VolumeId>, _: usize) -> Pending<'_, Vec<VolumeId>> {
+        self.never()
+    }
+
+    fn delete(&self, _: ObjectName) -> Pending<'_, ()> {
+        self.never()
+    }
+
+    fn space(&self) -> Pending<'_, Space> {
+        self.never()
+    }
+}
+
 /// Two pools, each on a back end of its own: `hangs`, which never answers, and `works`.
-async fn handler(registry: &Registry) -> Handler {
-    let memory = |name| Arc::new(MemoryBackend::new(name, 1 << 30));
-    let never = Faults {
-        slow: 1000,
-        delay_max: Duration::from_secs(1 << 40),
-        ..Faults::default()
-    };
+async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
+    let asked = Arc::clone(asked);
     let pairs: [(&str, Arc<dyn Backend>); 2] = [
-        ("hangs", Arc::new(FaultyBackend::new(memory("hangs"), never, 1))),
-        ("works", memory("works")),
+        ("hangs", Arc::new(Hangs { asked })),
+        ("works", Arc::new(MemoryBackend::new("works", 1 << 30))),
     ];
     let mut backends = HashMap::new();
     for (name, backend) in pairs {
-        let checked =
-            Checked::new(backend, Workers::inline(), BACKEND_DEADLINE).at_most(REQUESTS / 2, 1 << 20);
+        let checked = Checked::new(backend, Workers::inline(), BACKEND_DEADLINE).at_most(UNDER_WAY, 1 << 20);
         backends.insert(name.to_owned(), Arc::new(checked));
         let record = PoolRecord {
             name: name.to_owned(),
@@ -124,7 +175,8 @@ async fn one_back_end_hangs_and_the_other_and_the_greeting_still_answer() {
     async fn test() {
         let network = Network::in_process(InProcess::new(1));
         let registry = Registry::memory();
-        let handler = Rc::new(handler(&registry).await);
+        let asked = Arc::new(Semaphore::new(0));
+        let handler = Rc::new(handler(&registry, &asked).await);
         let limits = LimitSettings {
             requests: REQUESTS,
             ..LimitSettings::default()
@@ -137,8 +189,9 @@ async fn one_back_end_hangs_and_the_other_and_the_greeting_still_answer() {
             let puts = (0..40).map(|id| put(&flood, "hangs", id, Duration::from_secs(60)));
             join_all(puts).await
         });
-        // Until the flood has taken what it gets.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The flood has taken what it gets.
+        let of_flood = u32::try_from(UNDER_WAY).unwrap();
+        asked.acquire_many(of_flood).await.unwrap().forget();
 
         let start = Instant::now();
         greeted(&network, "greeted").await;

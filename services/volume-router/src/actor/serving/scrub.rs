@@ -13,6 +13,8 @@ impl Serving {
     /// What scrubbing did and has to do.
     pub(in crate::actor) fn scrub_report(&self) -> ScrubReport {
         let status = self.volume.scrub_status();
+        let (at, written, taken_back) =
+            (self.owner).help(|help| (help.at.clone(), help.written, help.taken_back));
         ScrubReport {
             state: word(status.state).to_owned(),
             stored: ByteLen(status.stored_bytes),
@@ -26,6 +28,9 @@ impl Serving {
             failures: status.failures,
             last_success_us: status.last_success_us,
             last_failure_us: status.last_failure_us,
+            writing_at: at,
+            helped: written,
+            taken_back,
         }
     }
 }
