@@ -263,7 +263,11 @@ impl<'a> Walk<'a> {
         if let (Some(found), Some(count)) = (found, count)
             && found != count
         {
-            let what = format!("it has {found} entries, the manifest counts {count}");
+            let of = match V::TREE {
+                TreeKind::Map => "clusters are mapped",
+                TreeKind::Scos => "SCOs are in it",
+            };
+            let what = format!("{found} {of}, the manifest counts {count}");
             self.tell(tree.who, ProblemKind::Counter, &Spot::of(&tree.of), &what);
         }
     }
