@@ -174,6 +174,9 @@ fn a_bucket_that_goes_wrong_loses_nothing_and_guests_do_not_wait_for_it() -> Res
     let mut random = fastrand::Rng::with_seed(seed);
     let mut cluster = Cluster::prepare()?;
     on_a_bucket(&mut cluster, &server)?;
+    // So that everything is listed early, and what is listed is soon gone.
+    edit::set(cluster.run_dir(), "volume-router", "sweep.every", "1s")?;
+    edit::set(cluster.run_dir(), "volume-router", "sweep.pause", "200ms")?;
     // Where all of an operation's tries went wrong; where the storage-router starts after the volume-router.
     for told in [
         "back end fails",

@@ -108,11 +108,13 @@ async fn forget(shared: &Shared, subject: &Subject, superseded: Option<ManifestR
     }
 }
 
-/// The manifest of the highest epoch, then number, that the back ends have and that is of the log of these ownerships.
+/// The manifest of the highest epoch, then number, that the back ends have and that is of the log of these ownerships: the one that
+/// the registry's record names, or a later one. A listing may be older than the record, and what it lists be gone.
 pub(super) async fn newest(
     shared: &Shared,
     subject: &Subject,
     epochs: &[EpochStart],
+    recorded: Option<ManifestRef>,
 ) -> Result<Option<Manifest>, StoreError> {
     let mut found: Vec<(Epoch, ManifestSeq)> = Vec::new();
     let mut after = None;
@@ -128,6 +130,9 @@ pub(super) async fn newest(
             _ => None,
         }));
     }
+    let recorded = recorded.map(|recorded| (recorded.epoch, recorded.seq));
+    found.retain(|found| Some(*found) > recorded);
+    found.extend(recorded);
     found.sort_unstable();
     for (epoch, seq) in found.into_iter().rev() {
         let name = ObjectName::Manifest {
@@ -136,6 +141,13 @@ pub(super) async fn newest(
             epoch,
         };
         let Some(manifest) = named(shared, subject, name).await? else {
+            if recorded == Some((epoch, seq)) {
+                let text = format!(
+                    "volume {}: the registry names the manifest {name}, but pool {} has no such object",
+                    subject.path, subject.pool
+                );
+                return Err(StoreError::NotFound(text));
+            }
             // Not the same as that there is none.
             let text = format!(
                 "volume {}: manifest {name} was superseded while it was read",

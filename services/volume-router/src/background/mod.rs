@@ -35,7 +35,7 @@ use sconce_registry::Registry;
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::Manifest;
-use sconce_schemas::records::EpochStart;
+use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord};
 use sconce_schemas::wire::scrub::BundleJob;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
@@ -281,14 +281,16 @@ impl Background {
             .unwrap_or_else(|_| Err(StoreError::Unavailable(stopping().text)))
     }
 
-    /// The newest manifest on the back ends that is of the log of these ownerships.
+    /// The newest manifest on the back ends that is of the log that a volume's record tells of.
     pub(crate) async fn newest_manifest(
         &self,
         subject: Subject,
-        epochs: Vec<EpochStart>,
+        record: &VolumeRecord,
     ) -> Result<Option<Manifest>, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.actor.do_send(Job::NewestManifest(subject, epochs, answer));
+        let (epochs, named) = (record.epochs.clone(), record.manifest);
+        self.actor
+            .do_send(Job::NewestManifest(subject, epochs, named, answer));
         answered
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable(stopping().text)))
@@ -379,7 +381,12 @@ enum Job {
         ByteLen,
         Answer<Option<ScoImage>, StoreError>,
     ),
-    NewestManifest(Subject, Vec<EpochStart>, Answer<Option<Manifest>, StoreError>),
+    NewestManifest(
+        Subject,
+        Vec<EpochStart>,
+        Option<ManifestRef>,
+        Answer<Option<Manifest>, StoreError>,
+    ),
     ManifestNamed(Subject, ObjectName, Answer<Option<Manifest>, StoreError>),
 }
 
@@ -424,8 +431,8 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::Sco(subject, sco, epoch, length, answer) => {
             drop(answer.send(load::sco(&shared, &subject, sco, epoch, length).await));
         }
-        Job::NewestManifest(subject, epochs, answer) => {
-            drop(answer.send(manifest::newest(&shared, &subject, &epochs).await));
+        Job::NewestManifest(subject, epochs, named, answer) => {
+            drop(answer.send(manifest::newest(&shared, &subject, &epochs, named).await));
         }
         Job::ManifestNamed(subject, name, answer) => {
             drop(answer.send(manifest::named(&shared, &subject, name).await));

@@ -38,10 +38,7 @@ pub(crate) async fn find(node: &Arc<Node>, volume: VolumeId, name: &str) -> Resu
         path: path.as_str().into(),
         pool: record.pool.as_str().into(),
     };
-    let newest = node
-        .background
-        .newest_manifest(subject, record.epochs.clone())
-        .await;
+    let newest = node.background.newest_manifest(subject, &record).await;
     let newest = newest.map_err(|error| error.refusal())?;
     let lineage = newest
         .as_ref()

@@ -40,19 +40,7 @@ pub(super) async fn newest(
     }
     match record.manifest.filter(|_| ours) {
         Some(named) => named_by_record(node, subject, named).await.map(Some),
-        None => {
-            let newest = node
-                .background
-                .newest_manifest(subject.clone(), record.epochs.clone())
-                .await?;
-            match record.manifest {
-                // The record names a newer one, so the listing is not of all that was stored: it, or nothing.
-                Some(named) if newest.as_ref().is_none_or(|newest| !is_newer(newest, record)) => {
-                    named_by_record(node, subject, named).await.map(Some)
-                }
-                _ => Ok(newest),
-            }
-        }
+        None => Ok(node.background.newest_manifest(subject.clone(), record).await?),
     }
 }
 

@@ -40,10 +40,7 @@ pub(super) async fn find(node: &Arc<Node>, clone: &Subject, origin: Origin) -> R
         path: path.as_str().into(),
         pool: parent.pool.as_str().into(),
     };
-    let newest = node
-        .background
-        .newest_manifest(subject, parent.epochs.clone())
-        .await?;
+    let newest = node.background.newest_manifest(subject, &parent).await?;
     if newest
         .as_ref()
         .is_some_and(|manifest| manifest.lineage.len() > usize::from(LineageIndex::MAX.0))
