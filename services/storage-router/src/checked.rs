@@ -14,11 +14,12 @@ use sconce_schemas::object::ObjectKind;
 use sconce_schemas::stored_object::{HEADER_BYTES, SealedObject, Span, StoredHeader};
 use sconce_schemas::wire::storage::{BackendStatus, Written};
 use sconce_schemas::{DecodeError, ObjectName, VolumeId};
-use sconce_tracing::{Action, OperationId, Point, Status, Step};
+use sconce_tracing::{Action, Point, Status, Step};
 
 use crate::backend::{Backend, BackendError, Pending, Space};
 use crate::room::Room;
 use crate::share::{PATIENCE, Share};
+use crate::trace::step;
 use crate::workers::Workers;
 
 /// Reads up to this size are checked on the calling thread: 256 KiB take 30 µs, a change of threads 16 µs.
@@ -283,18 +284,6 @@ impl Checked {
         BackendError::Unavailable {
             why: format!("no answer within {} ms", self.deadline.as_millis()),
         }
-    }
-}
-
-/// What is traced of a request to the back end.
-fn step(action: Action, name: ObjectName, address: u64, length: u64) -> Step {
-    Step {
-        operation: OperationId::current(),
-        action,
-        volume: name.volume(),
-        address,
-        length,
-        status: Status::Ok,
     }
 }
 

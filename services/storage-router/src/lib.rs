@@ -21,6 +21,7 @@ mod service;
 pub mod settings;
 mod share;
 pub mod testing;
+mod trace;
 pub mod workers;
 
 pub use backend::{Backend, BackendError};

@@ -61,7 +61,6 @@ pub(crate) struct Sweep {
     last_us: u64,
     /// How many of the volume's checkpoints were garbage when they were last swept.
     garbage: u64,
-    removed: u64,
 }
 
 /// A pass under way.
@@ -86,8 +85,8 @@ enum Step {
     Judging(Judging, bool),
     /// The grace time runs since then.
     Resting(u64),
-    /// The host deletes so many; what is left.
-    Deleting { under_way: usize, left: Vec<ObjectName> },
+    /// The host deletes; what is left.
+    Deleting(Vec<ObjectName>),
 }
 
 /// Names that are judged.
@@ -145,12 +144,6 @@ impl Sweep {
 }
 
 impl Volume {
-    /// Objects that were swept since the volume was opened.
-    #[must_use]
-    pub const fn swept(&self) -> u64 {
-        self.sweep.removed
-    }
-
     /// Whether ticks are needed: a pass is under way, or is due now.
     pub(crate) fn has_to_sweep(&self) -> bool {
         self.sweep.has_work()
@@ -234,7 +227,7 @@ impl Volume {
                 let judging = std::mem::replace(judging, Judging::new(Vec::new(), false));
                 self.judge_names(judging, effects);
             }
-            Step::Judging(_, true) | Step::Listing | Step::Resting(_) | Step::Deleting { .. } => {}
+            Step::Judging(_, true) | Step::Listing | Step::Resting(_) | Step::Deleting(_) => {}
         }
     }
 
@@ -332,8 +325,7 @@ impl Volume {
         }
         let names = left.split_off(left.len().saturating_sub(DELETES_MAX));
         if let Some(pass) = &mut self.sweep.pass {
-            let under_way = names.len();
-            pass.step = Step::Deleting { under_way, left };
+            pass.step = Step::Deleting(left);
             effects.push(Effect::Delete { names });
         }
     }
@@ -341,13 +333,12 @@ impl Volume {
     /// The host deleted what it was to; or could not, and the next pass finds what is left.
     pub(crate) fn deleted(&mut self, done: bool, effects: &mut Vec<Effect>) {
         let Some(pass) = &mut self.sweep.pass else { return };
-        let Step::Deleting { under_way, left } = &mut pass.step else {
+        let Step::Deleting(left) = &mut pass.step else {
             return;
         };
         if !done {
             return self.sweep_failed();
         }
-        self.sweep.removed += *under_way as u64;
         let left = std::mem::take(left);
         self.delete_next(left, effects);
     }

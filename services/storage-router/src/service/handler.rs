@@ -12,9 +12,10 @@ use sconce_schemas::wire::storage::{
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{NodeName, ObjectName};
-use sconce_tracing::{Action, OperationId, Point, Status, Step};
+use sconce_tracing::{Action, Point, Status, Step};
 
 use super::pools::Pools;
+use crate::trace::step;
 
 /// Most names or volumes in one answer.
 const LIST_MAX: u32 = 1000;
@@ -131,18 +132,6 @@ impl Handler {
             node: self.node.clone(),
             backends: join_all(backends.iter().map(|backend| backend.status())).await,
         }
-    }
-}
-
-/// What is traced of a request for an object.
-fn step(action: Action, name: ObjectName, address: u64, length: u64) -> Step {
-    Step {
-        operation: OperationId::current(),
-        action,
-        volume: name.volume(),
-        address,
-        length,
-        status: Status::Ok,
     }
 }
 

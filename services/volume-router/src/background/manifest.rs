@@ -130,9 +130,10 @@ pub(super) async fn newest(
             _ => None,
         }));
     }
-    let recorded = recorded.map(|recorded| (recorded.epoch, recorded.seq));
-    found.retain(|found| Some(*found) > recorded);
-    found.extend(recorded);
+    let is_newer = |(epoch, seq): &(Epoch, ManifestSeq)| {
+        recorded.is_none_or(|recorded| (*epoch, *seq) > (recorded.epoch, recorded.seq))
+    };
+    found.retain(is_newer);
     found.sort_unstable();
     for (epoch, seq) in found.into_iter().rev() {
         let name = ObjectName::Manifest {
@@ -141,13 +142,6 @@ pub(super) async fn newest(
             epoch,
         };
         let Some(manifest) = named(shared, subject, name).await? else {
-            if recorded == Some((epoch, seq)) {
-                let text = format!(
-                    "volume {}: the registry names the manifest {name}, but pool {} has no such object",
-                    subject.path, subject.pool
-                );
-                return Err(StoreError::NotFound(text));
-            }
             // Not the same as that there is none.
             let text = format!(
                 "volume {}: manifest {name} was superseded while it was read",
@@ -155,20 +149,47 @@ pub(super) async fn newest(
             );
             return Err(StoreError::Unavailable(text));
         };
-        if is_of_the_log(manifest.epoch, manifest.covered_sco, epochs) {
+        if is_taken(subject, &manifest, epochs) {
             return Ok(Some(manifest));
         }
+    }
+    let Some(reference) = recorded else {
+        return Ok(None);
+    };
+    let manifest = self::recorded(shared, subject, reference).await?;
+    Ok(is_taken(subject, &manifest, epochs).then_some(manifest))
+}
+
+fn is_taken(subject: &Subject, manifest: &Manifest, epochs: &[EpochStart]) -> bool {
+    let is_taken = is_of_the_log(manifest.epoch, manifest.covered_sco, epochs);
+    if !is_taken {
+        let name = name_of(manifest);
         tracing::info!(volume = %subject.path, %name, "a manifest that an owner stored after it was owner no more is passed over");
     }
-    Ok(None)
+    is_taken
+}
+
+/// The manifest that the registry's record names.
+pub(super) async fn recorded(
+    shared: &Shared,
+    subject: &Subject,
+    ManifestRef { seq, epoch }: ManifestRef,
+) -> Result<Manifest, StoreError> {
+    let name = ObjectName::Manifest {
+        volume: subject.volume,
+        seq,
+        epoch,
+    };
+    named(shared, subject, name).await?.ok_or_else(|| {
+        StoreError::NotFound(format!(
+            "volume {}: the registry names the manifest {name}, but pool {} has no such object",
+            subject.path, subject.pool
+        ))
+    })
 }
 
 /// This manifest, checked.
-pub(super) async fn named(
-    shared: &Shared,
-    subject: &Subject,
-    name: ObjectName,
-) -> Result<Option<Manifest>, StoreError> {
+async fn named(shared: &Shared, subject: &Subject, name: ObjectName) -> Result<Option<Manifest>, StoreError> {
     let length = MANIFEST_BYTES_MAX as u64;
     let Some(bytes) = shared.store.get_whole(&subject.pool, name, length).await? else {
         return Ok(None);

@@ -296,14 +296,15 @@ impl Background {
             .unwrap_or_else(|_| Err(StoreError::Unavailable(stopping().text)))
     }
 
-    /// This manifest from the back ends.
-    pub(crate) async fn manifest_named(
+    /// The manifest that a volume's record names, from the back ends.
+    pub(crate) async fn recorded_manifest(
         &self,
         subject: Subject,
-        name: ObjectName,
-    ) -> Result<Option<Manifest>, StoreError> {
+        recorded: ManifestRef,
+    ) -> Result<Manifest, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.actor.do_send(Job::ManifestNamed(subject, name, answer));
+        self.actor
+            .do_send(Job::RecordedManifest(subject, recorded, answer));
         answered
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable(stopping().text)))
@@ -387,7 +388,7 @@ enum Job {
         Option<ManifestRef>,
         Answer<Option<Manifest>, StoreError>,
     ),
-    ManifestNamed(Subject, ObjectName, Answer<Option<Manifest>, StoreError>),
+    RecordedManifest(Subject, ManifestRef, Answer<Manifest, StoreError>),
 }
 
 impl Handler<Job> for BackgroundActor {
@@ -434,8 +435,8 @@ async fn run(shared: Rc<Shared>, job: Job) {
         Job::NewestManifest(subject, epochs, named, answer) => {
             drop(answer.send(manifest::newest(&shared, &subject, &epochs, named).await));
         }
-        Job::ManifestNamed(subject, name, answer) => {
-            drop(answer.send(manifest::named(&shared, &subject, name).await));
+        Job::RecordedManifest(subject, recorded, answer) => {
+            drop(answer.send(manifest::recorded(&shared, &subject, recorded).await));
         }
     }
 }

@@ -7,10 +7,9 @@
 
 use std::sync::Arc;
 
+use sconce_schemas::Epoch;
 use sconce_schemas::manifest::Manifest;
-use sconce_schemas::records::{ManifestRef, VolumeRecord};
-use sconce_schemas::wire::Refusal;
-use sconce_schemas::{Epoch, ObjectName};
+use sconce_schemas::records::VolumeRecord;
 
 use super::{StartError, is_of_the_log};
 use crate::background::Subject;
@@ -38,10 +37,11 @@ pub(super) async fn newest(
     if ours && (local.is_some() || record.manifest.is_none()) {
         return Ok(local);
     }
-    match record.manifest.filter(|_| ours) {
-        Some(named) => named_by_record(node, subject, named).await.map(Some),
-        None => Ok(node.background.newest_manifest(subject.clone(), record).await?),
-    }
+    let background = &node.background;
+    Ok(match record.manifest.filter(|_| ours) {
+        Some(recorded) => Some(background.recorded_manifest(subject.clone(), recorded).await?),
+        None => background.newest_manifest(subject.clone(), record).await?,
+    })
 }
 
 async fn local(node: &Arc<Node>, subject: &Subject) -> Option<Manifest> {
@@ -57,24 +57,4 @@ fn is_newer(manifest: &Manifest, record: &VolumeRecord) -> bool {
     record
         .manifest
         .is_none_or(|named| (manifest.epoch, manifest.seq) >= (named.epoch, named.seq))
-}
-
-async fn named_by_record(
-    node: &Arc<Node>,
-    subject: &Subject,
-    named: ManifestRef,
-) -> Result<Manifest, StartError> {
-    let name = ObjectName::Manifest {
-        volume: subject.volume,
-        seq: named.seq,
-        epoch: named.epoch,
-    };
-    let manifest = node.background.manifest_named(subject.clone(), name).await?;
-    manifest.ok_or_else(|| {
-        let text = format!(
-            "volume {}: the registry names the manifest {name}, but pool {} has no such object",
-            subject.path, subject.pool
-        );
-        StartError::Later(Refusal::damaged(text))
-    })
 }

@@ -1,10 +1,11 @@
 //! A write buffer that is gone.
 
+use sconce_registry::Registry;
 use sconce_runtime::crash::{CRASH_ENV, Point};
-use sconce_schemas::ObjectName;
 use sconce_schemas::records::keys;
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{RefusalCode, Remedy};
+use sconce_schemas::{ObjectName, VolumeId};
 
 use crate::client::{Client, Model, bytes};
 use crate::cluster::{Cluster, block_on};
@@ -70,19 +71,25 @@ fn a_volume_waits_for_its_buffer_unless_an_operator_accepts_the_loss() {
     });
 }
 
+/// A volume whose only cluster is stored, and its node again with an empty write buffer, while the back end is away.
+async fn started_without_its_buffer() -> (Cluster, Registry, VolumeId, Client) {
+    let mut cluster = Cluster::started();
+    let registry = cluster.registry().await;
+    let volume = cluster.create(&registry, 1, MIB).await;
+    let mut client = Client::open(&cluster, volume).await;
+    client.write(0, bytes(1, 4096)).await;
+    client.sync().await;
+    cluster.kill();
+    std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
+    cluster.stop_storage();
+    cluster.start();
+    (cluster, registry, volume, client)
+}
+
 #[test]
 fn a_loss_that_was_accepted_once_is_not_asked_about_again_after_a_failure_that_passes() {
     block_on(async {
-        let mut cluster = Cluster::started();
-        let registry = cluster.registry().await;
-        let volume = cluster.create(&registry, 1, MIB).await;
-        let mut client = Client::open(&cluster, volume).await;
-        client.write(0, bytes(1, 4096)).await;
-        client.sync().await;
-        cluster.kill();
-        std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
-        cluster.stop_storage();
-        cluster.start();
+        let (mut cluster, _, volume, mut client) = started_without_its_buffer().await;
         assert_eq!(
             client.reopen().await.unwrap_err().code,
             RefusalCode::WaitsForOwner
@@ -104,16 +111,7 @@ fn a_loss_that_was_accepted_once_is_not_asked_about_again_after_a_failure_that_p
 #[test]
 fn a_loss_that_was_accepted_is_not_that_of_an_owner_that_came_later() {
     block_on(async {
-        let mut cluster = Cluster::started();
-        let registry = cluster.registry().await;
-        let volume = cluster.create(&registry, 1, MIB).await;
-        let mut client = Client::open(&cluster, volume).await;
-        client.write(0, bytes(1, 4096)).await;
-        client.sync().await;
-        cluster.kill();
-        std::fs::remove_dir_all(cluster.path("buffer")).unwrap();
-        cluster.stop_storage();
-        cluster.start();
+        let (mut cluster, registry, volume, mut client) = started_without_its_buffer().await;
         let forced = VolumeControl::TakeOver { volume, force: true };
         client.control(forced).await.unwrap_err();
         let mut record = cluster.record(&registry, volume).await;
