@@ -118,7 +118,7 @@ impl Device {
     /// now. Blocks.
     ///
     /// # Errors
-    /// A file that may be it cannot be read: the text names it.
+    /// Files that may be it cannot be read: the text names them all.
     pub fn identify(&self, sought: &Sought) -> Result<bool, String> {
         unknown::identify(&self.shared, sought)
     }

@@ -55,10 +55,10 @@ impl Sought {
 /// Blocks.
 ///
 /// # Errors
-/// A file that may be it cannot be read: the text names it.
+/// Files that may be it cannot be read: the text names them all.
 pub(super) fn identify(shared: &Arc<Shared>, sought: &Sought) -> Result<bool, String> {
     let mut unknown = shared.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut unreadable = None;
+    let mut unreadable = Vec::new();
     for at in 0..unknown.len() {
         match is_it(shared, &unknown[at], sought) {
             Ok(Some(header)) => {
@@ -73,10 +73,13 @@ pub(super) fn identify(shared: &Arc<Shared>, sought: &Sought) -> Result<bool, St
                 return Ok(true);
             }
             Ok(None) => {}
-            Err(text) => unreadable = Some(text),
+            Err(text) => unreadable.push(text),
         }
     }
-    unreadable.map_or(Ok(false), Err)
+    match unreadable.is_empty() {
+        true => Ok(false),
+        false => Err(unreadable.join("; ")),
+    }
 }
 
 fn is_it(shared: &Shared, unknown: &Unknown, sought: &Sought) -> Result<Option<ScoHeader>, String> {
