@@ -125,7 +125,7 @@ pub fn deletion_table(deletions: &[DeletionView]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use sconce_schemas::records::{DtlState, VolumePhase};
+    use sconce_schemas::records::{DtlMode, DtlState, VolumePhase};
     use sconce_schemas::wire::Role;
     use sconce_schemas::{Epoch, ScoSize, VolumeSize};
 
@@ -147,7 +147,9 @@ mod tests {
             owner: name(owner),
             epoch: Epoch(1),
             buffer: None,
+            dtl_mode: DtlMode::None,
             dtl_host: None,
+            dtl_buffer: None,
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),

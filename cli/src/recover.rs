@@ -11,7 +11,7 @@ use sconce_fs_router::names::{NamesError, NewEntry, PoolPath};
 use sconce_fs_router::peers::PeerError;
 use sconce_schemas::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::records::{DtlState, ManifestRef, VolumePhase, VolumeRecord};
+use sconce_schemas::records::{DtlMode, DtlState, ManifestRef, VolumePhase, VolumeRecord};
 use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::storage::{StorageControl, StorageControlReply};
 use sconce_schemas::{NodeName, ObjectName, VolumeId};
@@ -332,7 +332,9 @@ fn record(owner: NodeName, pool: &str, manifest: &Manifest) -> VolumeRecord {
         owner,
         epoch: manifest.epoch,
         buffer: None,
+        dtl_mode: DtlMode::None,
         dtl_host: None,
+        dtl_buffer: None,
         dtl_state: DtlState::Off,
         manifest: Some(ManifestRef {
             seq: manifest.seq,

@@ -79,6 +79,19 @@ pub enum DtlState {
     Off,
 }
 
+/// What a volume's twin on another volume-router is waited for (DESIGN.md §6).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DtlMode {
+    /// There is none.
+    #[default]
+    None,
+    /// A flush waits for it; a write only where it is further behind than is allowed.
+    Async,
+    /// Every write waits for it.
+    Sync,
+}
+
 /// Where a volume is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -133,8 +146,14 @@ pub struct VolumeRecord {
     /// Identity of the write buffer that may hold acknowledged writes that are nowhere else; `None` when the back
     /// ends have everything (never written, or an orderly stop that stored all).
     pub buffer: Option<String>,
+    /// What the twin is waited for.
+    #[serde(default)]
+    pub dtl_mode: DtlMode,
     /// DTL host, where there is one.
     pub dtl_host: Option<NodeName>,
+    /// Identity of the write buffer that has the twin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtl_buffer: Option<String>,
     /// Whether the DTL host has every acknowledged write.
     pub dtl_state: DtlState,
     /// The newest manifest that the owner told the registry of.

@@ -16,6 +16,7 @@ pub mod refusal;
 pub mod registry;
 pub mod scrub;
 pub mod storage;
+pub mod twin;
 pub mod volume;
 
 pub use envelope::{Hello, Protocol, Role, Version, Welcome};

@@ -6,7 +6,7 @@
 //! Knows no sockets, no engine.
 //!
 //! Hot bodies are arrays: `[0, handle, number, below, code, flags, offset, length]` to the owner,
-//! `[status, ...]` back. Everything else is `[1, {control}]`.
+//! `[status, ...]` back. What a twin is told is `[2, {request}]`, everything else `[1, {control}]`.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,7 @@ use super::msgpack::{
 };
 use super::refusal::Refusal;
 use super::scrub::BundleJob;
+use super::twin::{TwinReply, TwinRequest};
 use crate::DecodeError;
 use crate::geometry::{ByteLen, ScoSize, VolumeSize};
 use crate::ids::{Epoch, NodeName, ScoId, SessionId, Slot, SnapshotId, VolumeId};
@@ -205,6 +206,8 @@ pub const EXTENTS_MAX: usize = 4096;
 pub enum VolumeRequest {
     /// The hot path.
     Io(IoRequest),
+    /// From an owner to its twin.
+    Twin(Box<TwinRequest>),
     /// Everything else.
     Control(VolumeControl),
 }
@@ -222,6 +225,8 @@ pub enum VolumeReply {
     Changes(Vec<ChangedExtent>),
     /// The answer to a control request.
     Control(VolumeControlReply),
+    /// From a twin.
+    Twin(TwinReply),
     /// Not done.
     Refused(Refusal),
 }
@@ -622,6 +627,7 @@ pub struct QueueStatus {
 
 const IO: u64 = 0;
 const CONTROL: u64 = 1;
+const TWIN: u64 = 2;
 
 impl Body for VolumeRequest {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -641,6 +647,11 @@ impl Body for VolumeRequest {
                 put_array(out, 2);
                 put_uint(out, CONTROL);
                 put_named(out, control);
+            }
+            VolumeRequest::Twin(request) => {
+                put_array(out, 2);
+                put_uint(out, TWIN);
+                put_named(out, request);
             }
         }
     }
@@ -663,7 +674,12 @@ impl Body for VolumeRequest {
                 skip(input, "volume request", more)?;
                 Ok(VolumeRequest::Control(control))
             }
-            kind => Err(unknown("volume request kind", kind, "0 or 1")),
+            TWIN => {
+                let request = take_named(input, "twin request")?;
+                skip(input, "volume request", more)?;
+                Ok(VolumeRequest::Twin(request))
+            }
+            kind => Err(unknown("volume request kind", kind, "0 to 2")),
         }
     }
 }
@@ -707,6 +723,7 @@ const EXTENTS: u64 = 2;
 const CONTROLLED: u64 = 3;
 const REFUSED: u64 = 4;
 const CHANGES: u64 = 5;
+const TWINNED: u64 = 6;
 
 const DATA: u64 = 0;
 const ZEROS: u64 = 1;
@@ -747,6 +764,11 @@ impl Body for VolumeReply {
                 put_array(out, 2);
                 put_uint(out, CONTROLLED);
                 put_named(out, control);
+            }
+            VolumeReply::Twin(reply) => {
+                put_array(out, 2);
+                put_uint(out, TWINNED);
+                put_named(out, reply);
             }
             VolumeReply::Refused(refusal) => {
                 put_array(out, 2);
@@ -789,8 +811,9 @@ impl Body for VolumeReply {
                 VolumeReply::Control(take_named(input, "volume control reply")?),
                 2,
             ),
+            TWINNED => (VolumeReply::Twin(take_named(input, "twin reply")?), 2),
             REFUSED => (VolumeReply::Refused(Refusal::decode(input)?), 2),
-            kind => return Err(unknown("volume reply kind", kind, "0 to 5")),
+            kind => return Err(unknown("volume reply kind", kind, "0 to 6")),
         };
         skip(input, "volume reply", fields - taken)?;
         Ok(reply)

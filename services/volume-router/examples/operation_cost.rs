@@ -14,7 +14,7 @@ use bytes::Bytes;
 use sconce_bus::{ClientEvent, Endpoint, Hello, Network, Protocol, Role, Version, ZeromqSettings, connect};
 use sconce_registry::Registry;
 use sconce_runtime::{Clock, Stop};
-use sconce_schemas::records::{DtlState, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{DtlMode, DtlState, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::volume::{
     IoCode, IoFlags, IoRequest, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest,
 };
@@ -103,7 +103,9 @@ async fn measure(
         owner: NODE.parse()?,
         epoch: Epoch::NONE,
         buffer: None,
+        dtl_mode: DtlMode::None,
         dtl_host: None,
+        dtl_buffer: None,
         dtl_state: DtlState::Off,
         manifest: None,
         epochs: Vec::new(),

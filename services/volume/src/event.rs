@@ -186,6 +186,35 @@ pub enum Event {
         /// The SCO.
         sco: ScoId,
     },
+    /// The mode of the twin that the registry's record has from now on.
+    TwinMode {
+        /// What is waited for.
+        mode: DtlMode,
+    },
+    /// A twin listens: from here on it is told of every SCO and batch ([`Effect::TwinOpen`], [`Append::twin`]), and of what is
+    /// not stored yet ([`Effect::TwinCopy`]). The registry's record does not say yet that anybody relies on it.
+    TwinAttached,
+    /// A SCO was copied to the twin, durably; or it is on the back ends by now and its file is gone.
+    TwinCopied {
+        /// The SCO.
+        sco: ScoId,
+    },
+    /// The twin holds all batches up to this one.
+    TwinHeld {
+        /// The last of them.
+        upto: BatchSeq,
+    },
+    /// On the twin all batches up to this one are synced.
+    TwinSynced {
+        /// The last of them.
+        upto: BatchSeq,
+    },
+    /// The registry's record says that the twin has every acknowledged write ([`Effect::RecordInSync`]).
+    TwinInSync,
+    /// The twin is lost, or is to be given up: nothing more comes of what it was told.
+    TwinLost,
+    /// The registry's record says that there is no twin to rely on ([`Effect::RecordDegraded`]).
+    TwinDegraded,
     /// The write buffer cannot keep what it was given (an error of the device): the volume halts, nothing that is
     /// not held is acknowledged, and the host recovers it from what the device has.
     DeviceFailed {
@@ -265,6 +294,37 @@ pub enum Effect {
     },
     /// Write a batch: its clusters into the data area, its entries into the TLog area; answer `AppendHeld`.
     Append(Append),
+    /// Tell the twin that this SCO was opened.
+    TwinOpen {
+        /// What it writes at its start.
+        header: ScoHeader,
+    },
+    /// Copy a closed SCO to the twin, as [`Effect::Upload`] says; answer `TwinCopied`. One at a time is outstanding.
+    TwinCopy {
+        /// The SCO.
+        sco: ScoId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Bytes of its TLog area that are used.
+        tlog_len: ByteLen,
+        /// Bytes: header, TLog area, and the data area as far as it is used.
+        length: ByteLen,
+    },
+    /// Have the twin sync every file with batches up to `upto`; answer `TwinSynced`. One at a time is outstanding.
+    TwinSync {
+        /// The last batch that has to survive.
+        upto: BatchSeq,
+    },
+    /// Tell the twin that SCOs up to this one are on the back ends and covered: nobody needs its copies.
+    TwinRelease {
+        /// The last of them.
+        upto: ScoId,
+    },
+    /// The twin has every acknowledged write: the registry's record is to say so; answer `TwinInSync`, or `TwinLost` if it cannot be
+    /// known whether it does.
+    RecordInSync,
+    /// The twin is lost: the registry's record is to say so; answer `TwinDegraded` once it does.
+    RecordDegraded,
     /// Nothing more is appended to this SCO: sync its file; answer `ScoSynced`.
     CloseSco {
         /// The SCO.
@@ -407,6 +467,8 @@ pub struct Append {
     pub first_slot: Slot,
     /// The clusters, one after the other; each part is a whole number of clusters.
     pub data: Vec<Bytes>,
+    /// The twin is told of it too, and answers `TwinHeld`.
+    pub twin: bool,
 }
 
 /// A cluster-aligned part of a read.

@@ -3,7 +3,7 @@
 //! Knows no volume's data: an owner finds its new volume in the registry.
 
 use sconce_schemas::records::{
-    DtlState, InodeKind, InodeRecord, NameRecord, ROOT_INODE, VolumePhase, VolumeRecord, keys,
+    DtlMode, DtlState, InodeKind, InodeRecord, NameRecord, ROOT_INODE, VolumePhase, VolumeRecord, keys,
 };
 use sconce_schemas::{Epoch, NodeName, ScoSize, VolumeId, VolumeSize};
 
@@ -199,7 +199,9 @@ impl Names {
             owner,
             epoch: Epoch::NONE,
             buffer: None,
+            dtl_mode: DtlMode::None,
             dtl_host: None,
+            dtl_buffer: None,
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),

@@ -11,7 +11,7 @@ use sconce_bus::{Endpoint, Hello, Network, Protocol, Role, Version, ZeromqSettin
 use sconce_registry::{Registry, Revision};
 use sconce_runtime::Stop;
 use sconce_schemas::records::{
-    DtlState, InodeKind, InodeRecord, Origin, ROOT_INODE, VolumePhase, VolumeRecord, keys,
+    DtlMode, DtlState, InodeKind, InodeRecord, Origin, ROOT_INODE, VolumePhase, VolumeRecord, keys,
 };
 use sconce_schemas::{Epoch, ScoSize, VolumeId, VolumeSize};
 use tempfile::TempDir;
@@ -284,7 +284,9 @@ impl Cluster {
             owner: NODE.parse().unwrap(),
             epoch: Epoch::NONE,
             buffer: None,
+            dtl_mode: DtlMode::None,
             dtl_host: None,
+            dtl_buffer: None,
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),

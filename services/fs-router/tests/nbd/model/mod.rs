@@ -19,7 +19,7 @@ use sconce_registry::{Change, Registry, RegistrySettings};
 use sconce_runtime::settings::{ByteSize, NodeSettings};
 use sconce_runtime::{Chance, Clock, Stop};
 use sconce_schemas::records::{
-    DtlState, NodeRecord, PoolRecord, Protection, VolumePhase, VolumeRecord, keys,
+    DtlMode, DtlState, NodeRecord, PoolRecord, Protection, VolumePhase, VolumeRecord, keys,
 };
 use sconce_schemas::wire::Role;
 use sconce_schemas::{Epoch, NodeName, ScoSize, VolumeId, VolumeSize};
@@ -233,7 +233,9 @@ impl Cluster {
             owner: self.owner.record().name,
             epoch: Epoch::NONE,
             buffer: None,
+            dtl_mode: DtlMode::None,
             dtl_host: None,
+            dtl_buffer: None,
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),

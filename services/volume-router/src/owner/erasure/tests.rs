@@ -1,6 +1,6 @@
 //! Whose objects may go, by the registry alone.
 
-use sconce_schemas::records::{CloneRecord, DtlState, ROOT_INODE};
+use sconce_schemas::records::{CloneRecord, DtlMode, DtlState, ROOT_INODE};
 use sconce_schemas::{Epoch, ScoSize, SnapshotId, VolumeSize};
 
 use super::*;
@@ -31,7 +31,9 @@ fn deleted() -> VolumeRecord {
         owner: name("gone"),
         epoch: Epoch(5),
         buffer: Some("theirs".to_owned()),
+        dtl_mode: DtlMode::None,
         dtl_host: None,
+        dtl_buffer: None,
         dtl_state: DtlState::Off,
         manifest: None,
         epochs: Vec::new(),
