@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use sconce_schemas::geometry::VolumeSize;
-use sconce_schemas::records::EpochStart;
+use sconce_schemas::records::{DtlMode, EpochStart};
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId};
 use sconce_volume::{
@@ -41,6 +41,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             every_us: 0,
             ..SweepPolicy::default()
         },
+        dtl: DtlMode::None,
+        dtl_behind: ByteLen(0),
     };
     let mut recovery = Recovery::new(config, None, &[])?;
     while let Step::NeedSco { .. } = recovery.step() {

@@ -405,6 +405,7 @@ impl Volume {
         for sco in self.locals.covered(running.covered_sco) {
             effects.push(Effect::Evictable { sco });
         }
+        self.release_twin(running.covered_sco, effects);
         self.checkpoint_is_over(effects);
         self.moments_have_room();
         self.scrub_sealed(effects);

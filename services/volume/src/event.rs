@@ -11,6 +11,7 @@ use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::{Manifest, TreeRoot};
 use sconce_schemas::object::ObjectKind;
+use sconce_schemas::records::DtlMode;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeReply};

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use sconce_schemas::{BatchSeq, SnapshotId};
 
 use crate::event::{Effect, Ticket};
+use crate::twin::Twin;
 
 /// How far the log got.
 #[derive(Debug, Default)]
@@ -149,17 +150,19 @@ impl Frontier {
     /// somebody waits for one and none is under way. `done` is called for each ticket that is due.
     pub(crate) fn upkeep(
         &mut self,
+        twin: &Twin,
         effects: &mut Vec<Effect>,
         mut done: impl FnMut(Ticket, &mut Vec<Effect>),
     ) {
-        if let Some(hold) = self.hold.as_mut().filter(|hold| hold.from <= self.held) {
+        let (held, synced) = (twin.acknowledges_upto(self.held), twin.flushes_upto(self.synced));
+        if let Some(hold) = self.hold.as_mut().filter(|hold| hold.from <= held) {
             hold.proposers.drain(..).for_each(|ticket| done(ticket, effects));
         }
         let held_back = |seq: BatchSeq| self.hold.as_ref().is_some_and(|hold| seq >= hold.from);
         while let Some(ack) = self
             .acks
             .front()
-            .filter(|ack| ack.seq <= self.held && !held_back(ack.seq))
+            .filter(|ack| ack.seq <= held && !held_back(ack.seq))
         {
             if ack.synced {
                 self.flushes.push_back((ack.seq, ack.ticket));
@@ -168,7 +171,6 @@ impl Frontier {
             }
             self.acks.pop_front();
         }
-        let synced = self.synced;
         self.flushes.retain(|(seq, ticket)| {
             let waits = *seq > synced || held_back(*seq);
             if !waits {
@@ -179,11 +181,16 @@ impl Frontier {
         let wanted = self
             .flushes
             .iter()
-            .any(|(seq, _)| *seq <= self.held && *seq > synced);
+            .any(|(seq, _)| *seq <= self.held && *seq > self.synced);
         if wanted && self.syncing.is_none() {
             self.syncing = Some(self.held);
             effects.push(Effect::Sync { upto: self.held });
         }
+    }
+
+    /// The first batch that a flush waits for.
+    pub(crate) fn flush_waits_for(&self) -> Option<BatchSeq> {
+        self.flushes.iter().map(|(seq, _)| *seq).min()
     }
 
     /// Everything that still waits: for a halt.

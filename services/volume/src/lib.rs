@@ -35,6 +35,7 @@ mod snapshots;
 pub mod stored;
 mod sweep;
 mod tree;
+mod twin;
 mod volume;
 
 pub use changes::{Base, Compared};
@@ -48,4 +49,5 @@ pub use scos::{InBundle, ScoState};
 pub use scrub::{BundlePlan, BundleSource, KeptSco, ScoObject, ScrubPolicy, ScrubState, ScrubStatus};
 pub use snapshots::{Ask, SnapshotInfo, StoredSnapshot};
 pub use sweep::SweepPolicy;
+pub use twin::{TwinState, TwinStatus};
 pub use volume::{CloneOf, Status, Volume, VolumeConfig};

@@ -67,6 +67,18 @@ impl Locals {
             .is_none_or(|local| local.stage == Stage::Stored)
     }
 
+    /// SCOs that take no more appends and are not on the back ends.
+    pub(crate) fn unstored_closed(&self) -> impl Iterator<Item = ScoId> {
+        let is_one = |local: &LocalSco| matches!(local.stage, Stage::Closed | Stage::Synced);
+        self.scos.iter().filter(move |(_, local)| is_one(local)).map(|(id, _)| *id)
+    }
+
+    /// A SCO, if it is not on the back ends.
+    pub(crate) fn unstored_sco(&self, sco: ScoId) -> Option<LocalSco> {
+        let local = self.scos.get(&sco)?;
+        (local.stage != Stage::Stored).then_some(*local)
+    }
+
     pub(crate) const fn synced_below(&self) -> ScoId {
         self.synced_below
     }

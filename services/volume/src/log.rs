@@ -40,6 +40,7 @@ enum Head {
 #[derive(Debug)]
 struct Open {
     id: ScoId,
+    header: ScoHeader,
     salt: u32,
     /// Slots that are given out.
     slots: u16,
@@ -47,6 +48,18 @@ struct Open {
     slots_appended: u16,
     /// Bytes of the TLog area that the batches that left take.
     tlog_len: u64,
+}
+
+/// A batch that left.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) seq: BatchSeq,
+    pub(crate) sco: ScoId,
+    pub(crate) first_slot: Slot,
+    pub(crate) slots: u16,
+    pub(crate) entries: u16,
+    /// Bytes of its clusters and entries.
+    pub(crate) bytes: u64,
 }
 
 /// A SCO that was closed.
@@ -167,6 +180,7 @@ impl Log {
         }
         let open = Open {
             id: sco,
+            header: *header,
             salt: header.salt(),
             slots: 0,
             slots_appended: 0,
@@ -252,8 +266,25 @@ impl Log {
         self.batch.is_empty()
     }
 
-    /// Sends the batch off, if anything is in it; gives its number and how many entries it has.
-    pub(crate) fn end_batch(&mut self, now_us: u64, effects: &mut Vec<Effect>) -> Option<(BatchSeq, u16)> {
+    /// Whether entries without a slot wait to leave with the next batch.
+    pub(crate) fn has_bare_entries(&self) -> bool {
+        let slots = match &self.state {
+            Head::Open(open) => open.slots - open.slots_appended,
+            _ => 0,
+        };
+        self.batch.entries() > slots
+    }
+
+    /// The header of the open SCO, if there is one.
+    pub(crate) const fn open_header(&self) -> Option<ScoHeader> {
+        match &self.state {
+            Head::Open(open) => Some(open.header),
+            _ => None,
+        }
+    }
+
+    /// Sends the batch off, if anything is in it. `twin`: to the twin too.
+    pub(crate) fn end_batch(&mut self, now_us: u64, twin: bool, effects: &mut Vec<Effect>) -> Option<Ended> {
         let Head::Open(open) = &mut self.state else {
             return None;
         };
@@ -262,6 +293,7 @@ impl Log {
         }
         let seq = self.next_seq;
         let first_slot = Slot(open.slots_appended);
+        let slots = open.slots - open.slots_appended;
         let entries = self.batch.entries();
         self.stamp_us = self.stamp_us.max(now_us);
         let tlog = self.batch.close(open.salt, seq, first_slot, self.stamp_us);
@@ -270,6 +302,14 @@ impl Log {
         open.slots_appended = open.slots;
         self.next_seq = seq.next();
         let data = std::mem::take(&mut self.data);
+        let ended = Ended {
+            seq,
+            sco: open.id,
+            first_slot,
+            slots,
+            entries,
+            bytes: tlog.len() as u64 + u64::from(slots) * sconce_schemas::CLUSTER_BYTES,
+        };
         effects.push(Effect::Append(Append {
             sco: open.id,
             seq,
@@ -277,8 +317,9 @@ impl Log {
             tlog,
             first_slot,
             data,
+            twin,
         }));
-        Some((seq, entries))
+        Some(ended)
     }
 
     /// Closes the open SCO, whose last batch has left; one that is empty stays open.

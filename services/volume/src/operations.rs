@@ -251,6 +251,11 @@ impl Volume {
         }
     }
 
+    /// A read whose extents are not true any more.
+    pub(crate) fn read_again(&mut self, query: Query, effects: &mut Vec<Effect>) {
+        self.run(Parked::Read(query), effects);
+    }
+
     /// Gives the change back if it has to wait for room.
     fn run_change(&mut self, mut change: Change, effects: &mut Vec<Effect>) -> Option<Change> {
         match self.advance(&mut change, effects) {
@@ -454,6 +459,7 @@ impl Volume {
             | Parked::Sweep => None,
         }));
         tickets.extend(self.moments.abandon());
+        tickets.extend(self.abandon_twin());
         let (held, turns) = (std::mem::take(&mut self.held), std::mem::take(&mut self.turns));
         tickets.extend(held.iter().chain(&turns).map(|change| change.ticket));
         tickets.extend(

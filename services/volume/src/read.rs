@@ -70,14 +70,11 @@ impl Volume {
             return Err(missing);
         }
         push_zeros(&mut extents, clusters.end - next);
-        if pending {
-            // The read's clusters have to be in the file before the host reads them.
+        if pending || (self.twin.gates_reads() && self.log.has_bare_entries()) {
+            // The read's clusters have to be in the file before the host reads them, and the twin told of what it shows.
             self.end_batch(effects);
         }
-        effects.push(Effect::Read {
-            ticket: query.ticket,
-            extents,
-        });
+        self.answer_read(query, extents, effects);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use sconce_schemas::ids::Location;
 use sconce_schemas::manifest::{Manifest, TreeRoot};
-use sconce_schemas::records::{EpochStart, Origin};
+use sconce_schemas::records::{DtlMode, EpochStart, Origin};
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::{
     BatchSeq, ByteLen, CheckpointId, Epoch, LineageIndex, ManifestSeq, ScoId, ScoSize, SessionId, SnapshotId,
@@ -35,6 +35,7 @@ use crate::sessions::Sessions;
 use crate::snapshots::Snapshots;
 use crate::sweep::{Sweep, SweepPolicy};
 use crate::tree::{Missing, StoredUpTo, Tree};
+use crate::twin::Twin;
 
 /// What a host tells a volume about itself.
 #[derive(Debug, Clone)]
@@ -64,6 +65,10 @@ pub struct VolumeConfig {
     pub scrub: ScrubPolicy,
     /// When what was left behind is looked for.
     pub sweep: SweepPolicy,
+    /// What a twin is waited for.
+    pub dtl: DtlMode,
+    /// Bytes that a twin may be behind what is acknowledged in asynchronous mode.
+    pub dtl_behind: ByteLen,
 }
 
 /// A snapshot of another volume, that a clone begins as.
@@ -96,6 +101,7 @@ pub struct Volume {
     pub(crate) log: Log,
     pub(crate) locals: Locals,
     pub(crate) frontier: Frontier,
+    pub(crate) twin: Twin,
     pub(crate) sessions: Sessions,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) now_us: u64,
@@ -211,6 +217,7 @@ impl Volume {
             ),
             locals: Locals::recovered(next),
             frontier: Frontier::recovered(covered, covered),
+            twin: Twin::new(config.dtl, config.dtl_behind),
             sessions: manifest.map_or_else(Sessions::default, |m| Sessions::restore(&m.sessions)),
             checkpoints: Checkpoints::new(config.checkpoint, manifest),
             now_us: 0,
@@ -359,7 +366,36 @@ impl Volume {
                 self.keep_within_memory(effects);
                 Ok(())
             }
-            Event::ScoOpened { sco } => self.opened(sco),
+            Event::ScoOpened { sco } => self.opened(sco, effects),
+            Event::TwinMode { mode } => {
+                self.twin_mode(mode, effects);
+                Ok(())
+            }
+            Event::TwinAttached => {
+                self.twin_attached(effects);
+                Ok(())
+            }
+            Event::TwinCopied { sco } => {
+                self.twin_copied(sco);
+                Ok(())
+            }
+            Event::TwinHeld { upto } => self.twin_held(upto),
+            Event::TwinSynced { upto } => {
+                self.twin_synced(upto);
+                Ok(())
+            }
+            Event::TwinInSync => {
+                self.twin_in_sync();
+                Ok(())
+            }
+            Event::TwinLost => {
+                self.twin_lost(effects);
+                Ok(())
+            }
+            Event::TwinDegraded => {
+                self.twin_degraded();
+                Ok(())
+            }
             Event::AppendHeld { upto } => self.frontier.held(upto),
             Event::Synced { upto } => self.frontier.synced(upto),
             Event::ScoSynced { sco } => {
@@ -456,7 +492,9 @@ impl Volume {
         self.bury_unburied(effects);
         self.manifest_if_ready(effects);
         self.checkpoint_if_due(false, effects);
-        self.frontier.upkeep(effects, |ticket, effects| {
+        self.twin_upkeep(effects);
+        let twin = &self.twin;
+        self.frontier.upkeep(twin, effects, |ticket, effects| {
             if ticket == Ticket::NOBODY {
                 return;
             }
@@ -467,7 +505,7 @@ impl Volume {
         });
     }
 
-    fn opened(&mut self, sco: ScoId) -> Result<(), String> {
+    fn opened(&mut self, sco: ScoId, effects: &mut Vec<Effect>) -> Result<(), String> {
         if !self.log.opened(sco) {
             return Err(format!(
                 "invariant 4: SCO {sco} was opened, but SCO {} is next",
@@ -476,28 +514,36 @@ impl Volume {
         }
         self.locals.open(sco, self.epoch);
         self.head = (sco, 0);
+        if let Some(header) = self.log.open_header().filter(|_| self.twin.listens()) {
+            effects.push(Effect::TwinOpen { header });
+        }
         Ok(())
     }
 
     fn sco_synced(&mut self, sco: ScoId, effects: &mut Vec<Effect>) {
         if let Some(local) = self.locals.synced(sco) {
             let (epoch, tlog_len, length) = (local.epoch, local.tlog_len, local.length);
-            effects.push(Effect::Upload {
+            let upload = Effect::Upload {
                 sco,
                 epoch,
                 tlog_len,
                 length,
-            });
+            };
+            self.upload_with_twin(sco, upload, effects);
         }
     }
 
     /// Sends the batch off, if anything is in it.
     pub(crate) fn end_batch(&mut self, effects: &mut Vec<Effect>) {
-        if let Some((seq, entries)) = self.log.end_batch(self.now_us, effects) {
-            if let Err(reason) = self.frontier.append(seq) {
+        let twin = self.twin.listens();
+        if let Some(ended) = self.log.end_batch(self.now_us, twin, effects) {
+            if let Err(reason) = self.frontier.append(ended.seq) {
                 self.broken.get_or_insert(reason);
             }
-            self.checkpoints.changed(u64::from(entries), self.now_us);
+            if twin {
+                self.twin.told(&ended);
+            }
+            self.checkpoints.changed(u64::from(ended.entries), self.now_us);
         }
     }
 
@@ -506,6 +552,7 @@ impl Volume {
         self.end_batch(effects);
         if let Some(closed) = self.log.close_sco(effects) {
             self.locals.closed(closed.id, closed.tlog_len, closed.length);
+            self.twin.closed(closed.id, self.frontier.appended());
             self.enter_sco(closed.id, closed.slots);
         }
     }

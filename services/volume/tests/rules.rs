@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sconce_schemas::records::DtlMode;
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
@@ -52,6 +53,8 @@ impl Host {
                 every_us: 0,
                 ..SweepPolicy::default()
             },
+            dtl: DtlMode::None,
+            dtl_behind: ByteLen(0),
         };
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);

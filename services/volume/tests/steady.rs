@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use sconce_schemas::records::DtlMode;
 use sconce_schemas::bundle::{BUNDLE_FROM, BundleIndex, Member};
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
@@ -79,6 +80,8 @@ impl Host {
                 grace_us: 1,
                 ..SweepPolicy::default()
             },
+            dtl: DtlMode::None,
+            dtl_behind: ByteLen(0),
         };
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);

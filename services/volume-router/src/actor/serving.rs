@@ -417,6 +417,13 @@ impl Serving {
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),
+            // Helper B carries these out.
+            Effect::TwinOpen { .. }
+            | Effect::TwinCopy { .. }
+            | Effect::TwinSync { .. }
+            | Effect::TwinRelease { .. }
+            | Effect::RecordInSync
+            | Effect::RecordDegraded => {}
         }
     }
 

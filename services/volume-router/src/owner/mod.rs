@@ -190,6 +190,8 @@ async fn recover(
         checkpoint: node.checkpoint,
         scrub: node.scrub,
         sweep: node.sweep,
+        dtl: claimed.dtl_mode,
+        dtl_behind: sconce_schemas::ByteLen(16 << 20),
     };
     let reference = manifest.as_ref().map(|manifest| ManifestRef {
         seq: manifest.seq,

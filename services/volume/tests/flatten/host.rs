@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::manifest::Manifest;
-use sconce_schemas::records::EpochStart;
+use sconce_schemas::records::{DtlMode, EpochStart};
 use sconce_schemas::sco::{HEADER_LEN, ScoHeader};
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::wire::{Refusal, RefusalCode};
@@ -98,6 +98,8 @@ fn config(
             every_us: 0,
             ..SweepPolicy::default()
         },
+        dtl: DtlMode::None,
+        dtl_behind: ByteLen(0),
     }
 }
 
@@ -221,6 +223,12 @@ impl Host {
             Effect::Independent => Pending::Independent,
             Effect::Hold { .. } => return None,
             Effect::ReadLog { .. } => panic!("its history is off"),
+            Effect::TwinOpen { .. }
+            | Effect::TwinCopy { .. }
+            | Effect::TwinSync { .. }
+            | Effect::TwinRelease { .. }
+            | Effect::RecordInSync
+            | Effect::RecordDegraded => panic!("it has no twin"),
             Effect::Halt { reason } => panic!("{reason}"),
         };
         self.pending.push(pending);

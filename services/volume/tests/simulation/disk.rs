@@ -133,6 +133,21 @@ impl Disk {
         Some(&self.files[*file].bytes[..usize::try_from(length).unwrap()])
     }
 
+    /// Takes a file for a whole SCO, which is on the platter then; `false`: there is none.
+    pub(crate) fn copy(&mut self, sco: ScoId, bytes: &[u8]) -> bool {
+        let Some(file) = self.free.pop() else { return false };
+        self.write(file, 0, bytes);
+        self.table.insert(sco, file);
+        self.sync(Some(sco), self.clock);
+        true
+    }
+
+    /// Takes the files of all SCOs up to this one away.
+    pub(crate) fn recycle_upto(&mut self, upto: ScoId) {
+        let gone: Vec<ScoId> = self.table.range(..=upto).map(|(sco, _)| *sco).collect();
+        gone.into_iter().for_each(|sco| self.recycle(sco));
+    }
+
     pub(crate) fn cluster(&self, sco: ScoId, slot: Slot) -> Option<&[u8]> {
         let at = usize::try_from(self.size.slot_offset(slot)).unwrap();
         Some(&self.files[*self.table.get(&sco)?].bytes[at..at + 4096])

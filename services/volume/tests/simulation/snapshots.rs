@@ -311,13 +311,17 @@ impl World {
         self.volume.apply(event, &mut effects);
         let mut extents = None;
         while extents.is_none() {
-            let Some(effect) = effects.pop() else {
-                // It waits for a node that somebody else asked for.
-                let (place, reference) = self.take_pending_load().expect("a read is answered");
-                effects.push(Effect::LoadNode { place, reference });
+            if effects.is_empty() {
+                // It waits for a node that somebody else asked for, or for the twin.
+                if let Some((place, reference)) = self.take_pending_load() {
+                    effects.push(Effect::LoadNode { place, reference });
+                } else {
+                    let heard = self.hear_of_twin().expect("a read is answered");
+                    self.volume.apply(heard, &mut effects);
+                }
                 continue;
-            };
-            match effect {
+            }
+            match effects.remove(0) {
                 Effect::Read {
                     ticket: at,
                     extents: found,

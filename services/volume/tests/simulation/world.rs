@@ -9,6 +9,7 @@ mod client;
 mod crash;
 mod host;
 pub(crate) mod stored;
+mod twin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use sconce_schemas::bundle::BundleIndex;
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::records::EpochStart;
+use sconce_schemas::records::{DtlMode, EpochStart};
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::IoRequest;
 use sconce_schemas::{
@@ -35,6 +36,7 @@ use crate::history::Moments;
 use crate::oracle::{LogOracle, State};
 use crate::scrub::Late;
 use crate::snapshots::Asks;
+use twin::Twins;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
 /// The volume ends in the middle of a cluster, and spans three levels of the map.
@@ -59,6 +61,8 @@ enum Loss {
     Unsynced,
     /// The disk is gone.
     Disk,
+    /// The machine is gone; the twin takes over if it may.
+    Machine,
 }
 
 /// Something that was started and will be answered by an event.
@@ -103,6 +107,8 @@ enum Pending {
         fetch: FetchId,
         cluster: Bytes,
     },
+    RecordInSync,
+    RecordDegraded,
 }
 
 /// An operation that the client has not had an answer to.
@@ -175,6 +181,7 @@ pub(crate) struct World {
     pub(crate) asks: Asks,
     pub(crate) moments: Moments,
     pub(crate) comparisons: Comparisons,
+    pub(crate) twins: Twins,
 }
 
 impl World {
@@ -274,6 +281,7 @@ impl World {
             asks: Asks::default(),
             moments: Moments::default(),
             comparisons: Comparisons::default(),
+            twins: Twins::default(),
         }
     }
 
@@ -290,6 +298,7 @@ impl World {
             self.now_us = self.now_us.saturating_sub(self.chance.u64(0..3_000_000)).max(1);
         }
         self.volume.set_now(self.now_us);
+        self.twin_step();
         match self.chance.u32(0..100) {
             0..50 => self.client_round(),
             50..88 => {
@@ -305,6 +314,7 @@ impl World {
                 let full = self.chance.bool();
                 self.feed(Event::BackEndsFull { full });
             }
+            91 if self.may_crash => self.change_twin_mode(),
             91..95 => self.feed(Event::Tick {
                 now_us: self.now_us,
                 pressed: self.disk.free_files() + self.evictable.len() < 3,
@@ -370,5 +380,7 @@ fn config(id: VolumeId, epoch: Epoch, epochs: Vec<EpochStart>, map_memory: ByteL
             pause_us: 3_000_000,
             grace_us: 1_000_000,
         },
+        dtl: DtlMode::None,
+        dtl_behind: ByteLen(64 << 10),
     }
 }

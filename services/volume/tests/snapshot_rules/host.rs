@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef, decode_node};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::records::EpochStart;
+use sconce_schemas::records::{DtlMode, EpochStart};
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
@@ -399,6 +399,8 @@ fn config(epoch: Epoch, map_memory: u64) -> VolumeConfig {
             every_us: 0,
             ..SweepPolicy::default()
         },
+        dtl: DtlMode::None,
+        dtl_behind: ByteLen(0),
     }
 }
 

@@ -87,6 +87,7 @@ impl World {
         let Some(request) = self.reads.remove(&ticket) else {
             return;
         };
+        self.note_shown(extents);
         if self.asks.is_rolling_back() {
             return;
         }

@@ -262,6 +262,8 @@ impl World {
                         ticket.0
                     );
                     self.check_not_held(ticket.0);
+                    let end = self.log.end_of(ticket.0).unwrap_or_default();
+                    self.twins.acknowledged = self.twins.acknowledged.max(end);
                     if done.request.flags.has(IoFlags::FUA) {
                         // A change that needed no entry (a discard of holes) has nothing to lose.
                         let end = self.log.end_of(ticket.0).unwrap_or_default();

@@ -21,15 +21,23 @@ impl World {
     pub(super) fn crash(&mut self) {
         self.crash_in = None;
         self.crashes += 1;
-        let loss = match self.chance.u32(0..10) {
+        let loss = match self.chance.u32(0..12) {
             0..5 => Loss::Nothing,
             5..9 => Loss::Unsynced,
-            _ => Loss::Disk,
+            9 => Loss::Disk,
+            _ => Loss::Machine,
         };
         match loss {
             Loss::Nothing => {}
             Loss::Unsynced => self.disk.power_loss(&mut self.chance),
-            Loss::Disk => self.disk = Disk::new(ScoSize::new(64).unwrap(), self.chance.usize(6..40)),
+            Loss::Disk | Loss::Machine => {}
+        }
+        let taken_over = match loss {
+            Loss::Machine => self.lose_owner(),
+            _ => None,
+        };
+        if taken_over.is_none() && matches!(loss, Loss::Disk | Loss::Machine) {
+            self.disk = Disk::new(ScoSize::new(64).unwrap(), self.chance.usize(6..40));
         }
         let (held, flushed) = (self.held, self.flushed);
         if self.chance.bool() {
@@ -42,7 +50,13 @@ impl World {
                 upto >= flushed,
                 "batches up to {flushed} were flushed, {upto} came back"
             ),
-            Loss::Disk => {}
+            Loss::Disk | Loss::Machine => {}
+        }
+        if let Some(promised) = taken_over {
+            assert!(
+                upto >= promised,
+                "the twin was in sync, batches up to {promised} were promised, {upto} came back"
+            );
         }
         let expected = self.log.state_at(upto);
         let state = self.read_all();
@@ -62,8 +76,9 @@ impl World {
             self.model = state;
         }
         self.log.truncate(upto);
+        self.forget_twin(upto);
         self.held = upto;
-        if loss != Loss::Nothing {
+        if loss != Loss::Nothing && taken_over.is_none() {
             // What came back was on the platter or on the back end.
             self.flushed = upto;
         }
@@ -149,6 +164,7 @@ impl World {
             .scan(|sco| epochs.iter().rev().find(|e| e.first_sco <= sco).map(|e| e.epoch));
         let manifest = self.newest_manifest();
         let mut config = config(self.id, self.epoch, self.epochs.clone(), self.map_memory);
+        config.dtl = self.twins.mode;
         config.origin = self.origin();
         let mut recovery = Recovery::new(config, manifest.as_ref(), &headers).unwrap();
         loop {

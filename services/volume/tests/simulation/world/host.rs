@@ -10,7 +10,7 @@ use sconce_schemas::checkpoint::{NodePlace, NodeRef};
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{ObjectName, ScoId, ScoSize};
+use sconce_schemas::{ByteLen, ObjectName, ScoId, ScoSize};
 use sconce_volume::{Effect, Event};
 
 use super::stored::epoch_at;
@@ -36,6 +36,9 @@ impl World {
             if *left == 0 {
                 // In the middle of a batch's writes: some of them happen.
                 if let Effect::Append(append) = &effect {
+                    if self.chance.bool() {
+                        self.tell_twin(append);
+                    }
                     self.log.append(&self.headers[&append.sco], append);
                     let steps = self.chance.usize(0..append.data.len() + 2);
                     self.disk.append(append, steps);
@@ -51,6 +54,7 @@ impl World {
                 );
             }
             Effect::Append(append) => {
+                self.tell_twin(&append);
                 self.log.append(&self.headers[&append.sco], &append);
                 self.disk.append(&append, usize::MAX);
                 self.held = append.seq;
@@ -87,16 +91,7 @@ impl World {
                 tlog_len,
                 length,
             } => {
-                let mut bytes = self
-                    .disk
-                    .image(sco, length.0)
-                    .expect("an upload is local")
-                    .to_vec();
-                let used = usize::try_from(ScoSize::HEADER_AREA + tlog_len.0).unwrap();
-                let data = usize::try_from(ScoSize::new(64).unwrap().data_offset()).unwrap();
-                bytes[sconce_schemas::sco::HEADER_LEN..4096].fill(0);
-                bytes[used..data].fill(0);
-                let bytes = Bytes::from(bytes);
+                let bytes = self.object(sco, tlog_len, length);
                 let name = ObjectName::Sco {
                     volume: self.id,
                     id: sco,
@@ -121,9 +116,26 @@ impl World {
             Effect::DeleteSco { object } => self.pending.push(Pending::Delete(object)),
             Effect::List { kind, after } => self.pending.push(Pending::List(kind, after)),
             Effect::Delete { names } => self.pending.push(Pending::Sweep(names)),
+            effect @ (Effect::TwinOpen { .. }
+            | Effect::TwinCopy { .. }
+            | Effect::TwinSync { .. }
+            | Effect::TwinRelease { .. }
+            | Effect::RecordInSync
+            | Effect::RecordDegraded) => self.carry_out_for_twin(effect),
             Effect::Copy { .. } | Effect::Independent => panic!("the volume is no clone"),
             Effect::Halt { reason } => panic!("halted: {reason}"),
         }
+    }
+
+    /// A local SCO as it is stored.
+    pub(super) fn object(&self, sco: ScoId, tlog_len: ByteLen, length: ByteLen) -> Bytes {
+        let image = self.disk.image(sco, length.0);
+        let mut bytes = image.expect("an upload is local").to_vec();
+        let used = usize::try_from(ScoSize::HEADER_AREA + tlog_len.0).unwrap();
+        let data = usize::try_from(ScoSize::new(64).unwrap().data_offset()).unwrap();
+        bytes[sconce_schemas::sco::HEADER_LEN..4096].fill(0);
+        bytes[used..data].fill(0);
+        bytes.into()
     }
 
     pub(super) fn open_if_possible(&mut self) {
@@ -240,6 +252,8 @@ impl World {
                 });
             }
             Pending::Turn => self.feed(Event::Turn),
+            Pending::RecordInSync => self.record_in_sync(),
+            Pending::RecordDegraded => self.record_degraded(),
             Pending::HoldOver(snapshot) => {
                 self.asks.let_go(snapshot);
                 self.feed(Event::HoldOver { snapshot });
@@ -304,7 +318,9 @@ impl World {
         self.settling = true;
         for _ in 0..100_000 {
             let numbers: Vec<u64> = self.outstanding.keys().copied().collect();
-            if self.pending.is_empty() {
+            if !self.twin_is_quiet() {
+                self.finish_one_of_twin();
+            } else if self.pending.is_empty() {
                 let status = self.volume.status();
                 if numbers.is_empty() && !status.dirty && !status.wants_ticks {
                     self.settling = false;
