@@ -70,7 +70,10 @@ impl Locals {
     /// SCOs that take no more appends and are not on the back ends.
     pub(crate) fn unstored_closed(&self) -> impl Iterator<Item = ScoId> {
         let is_one = |local: &LocalSco| matches!(local.stage, Stage::Closed | Stage::Synced);
-        self.scos.iter().filter(move |(_, local)| is_one(local)).map(|(id, _)| *id)
+        self.scos
+            .iter()
+            .filter(move |(_, local)| is_one(local))
+            .map(|(id, _)| *id)
     }
 
     /// A SCO, if it is not on the back ends.

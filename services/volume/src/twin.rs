@@ -417,6 +417,8 @@ impl Volume {
 
     /// The reads that wait: for a halt.
     pub(crate) fn abandon_twin(&mut self) -> impl Iterator<Item = Ticket> {
-        std::mem::take(&mut self.twin.reads).into_iter().map(|(_, query, _)| query.ticket)
+        std::mem::take(&mut self.twin.reads)
+            .into_iter()
+            .map(|(_, query, _)| query.ticket)
     }
 }

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sconce_schemas::records::DtlMode;
 use sconce_schemas::manifest::Manifest;
+use sconce_schemas::records::DtlMode;
 use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use sconce_schemas::records::DtlMode;
 use sconce_schemas::bundle::{BUNDLE_FROM, BundleIndex, Member};
 use sconce_schemas::object::ObjectKind;
+use sconce_schemas::records::DtlMode;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, SessionId, VolumeId, VolumeSize};
 use sconce_volume::{

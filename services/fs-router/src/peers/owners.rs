@@ -172,9 +172,10 @@ impl Owners {
             VolumeReply::Control(reply) => Ok(reply),
             VolumeReply::Done => Ok(VolumeControlReply::Done),
             VolumeReply::Refused(refusal) => Err(PeerError::Refused(refusal)),
-            VolumeReply::Read(_) | VolumeReply::Extents(_) | VolumeReply::Changes(_) => {
-                Err(PeerError::Answer { node: node.clone() })
-            }
+            VolumeReply::Read(_)
+            | VolumeReply::Extents(_)
+            | VolumeReply::Changes(_)
+            | VolumeReply::Twin(_) => Err(PeerError::Answer { node: node.clone() }),
         }
     }
 

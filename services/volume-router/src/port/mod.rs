@@ -99,6 +99,11 @@ impl Port {
                     self.gather(request, io);
                 }
                 (VolumeRequest::Io(_), Some(refusal)) => refuse(request, refusal.clone()),
+                // Helper A hands it to the shard's twins.
+                (VolumeRequest::Twin(_), _) => {
+                    let text = "this volume-router keeps no twins";
+                    refuse(request, Refusal::retry(RefusalCode::Unavailable, text));
+                }
                 (VolumeRequest::Control(control), _) => {
                     let control = control.clone();
                     self.control(request, control);

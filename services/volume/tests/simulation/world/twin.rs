@@ -64,7 +64,8 @@ impl World {
             Effect::RecordDegraded => {
                 // The one before it is over by then, whatever came of it.
                 let before = self.pending.len();
-                self.pending.retain(|pending| !matches!(pending, Pending::RecordInSync));
+                self.pending
+                    .retain(|pending| !matches!(pending, Pending::RecordInSync));
                 if self.pending.len() < before {
                     self.twins.in_sync |= self.chance.bool();
                 }
@@ -84,7 +85,9 @@ impl World {
 
     /// A batch leaves: to the twin first, as the host does.
     pub(super) fn tell_twin(&mut self, append: &Append) {
-        self.twins.places.insert((append.sco, append.first_slot), append.seq);
+        self.twins
+            .places
+            .insert((append.sco, append.first_slot), append.seq);
         if append.twin {
             self.say(Said::Append(Append {
                 data: append.data.clone(),
@@ -227,11 +230,17 @@ impl World {
                 }
             }
         }
-        self.disk = self.twins.disk.take().expect("the twin that the record names has a disk");
+        self.disk = self
+            .twins
+            .disk
+            .take()
+            .expect("the twin that the record names has a disk");
         self.twins.takeovers += 1;
         Some(match self.twins.mode {
             DtlMode::Sync => {
-                let Twins { acknowledged, shown, .. } = self.twins;
+                let Twins {
+                    acknowledged, shown, ..
+                } = self.twins;
                 acknowledged.max(shown).max(self.flushed)
             }
             DtlMode::Async | DtlMode::None => self.flushed,
@@ -258,7 +267,11 @@ impl World {
             } = extent
             {
                 let last = Slot(first_slot.0 + u16::try_from(crcs.len()).unwrap() - 1);
-                let batch = self.twins.places.range((*sco, Slot(0))..=(*sco, last)).next_back();
+                let batch = self
+                    .twins
+                    .places
+                    .range((*sco, Slot(0))..=(*sco, last))
+                    .next_back();
                 let seq = batch.map_or(BatchSeq::NONE, |(_, seq)| *seq);
                 self.twins.shown = self.twins.shown.max(seq);
             }
