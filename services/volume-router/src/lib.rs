@@ -20,6 +20,7 @@ mod port;
 mod service;
 mod settings;
 mod shard;
+mod twin;
 
 pub use service::{Components, RunError, block_on, run};
 pub use settings::{

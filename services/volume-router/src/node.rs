@@ -18,6 +18,7 @@ use crate::actor::VolumeHandle;
 use crate::background::{Background, Guests};
 use crate::device::{Device, LocalCheckpoints};
 use crate::gate::Gate;
+use crate::twin::Relied;
 
 /// The node.
 pub(crate) struct Node {
@@ -53,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) adopt_after: Duration,
     /// The volumes that have an actor.
     pub(crate) volumes: Volumes,
+    /// Other nodes' volumes that rely on this node's twins.
+    pub(crate) relied: Relied,
 }
 
 impl Node {
