@@ -20,8 +20,10 @@ mod port;
 mod service;
 mod settings;
 mod shard;
+mod twin;
 
 pub use service::{Components, RunError, block_on, run};
 pub use settings::{
-    BufferSettings, EraseSettings, LimitSettings, SettingError, Settings, UploadSettings, VolumesSettings,
+    BufferSettings, DtlSettings, EraseSettings, LimitSettings, SettingError, Settings, UploadSettings,
+    VolumesSettings,
 };

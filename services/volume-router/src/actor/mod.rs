@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use crate::device::{FoundSco, Tenant};
 use crate::node::Node;
 use crate::owner::record::TakeOver;
+use crate::twin::Lines;
 use messages::{Evict, FileReady, Pressed, StoreSoon};
 use serving::Serving;
 
@@ -59,6 +60,8 @@ pub(crate) struct Shard {
     pub(crate) node: Arc<Node>,
     /// Requests that wait for their answers.
     pub(crate) replies: Replies,
+    /// Ways to volume-routers that keep twins.
+    pub(crate) lines: Lines,
 }
 
 /// Where a volume is in its life here.
