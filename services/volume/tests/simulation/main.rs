@@ -40,6 +40,7 @@ fn every_life_keeps_its_promises() {
     let full = number("SCONCE_TEST_FULL") == Some(1);
     let seeds = number("SCONCE_SEEDS").unwrap_or(if full { 3000 } else { 300 });
     let (mut crashes, mut damages, mut moments, mut compared, mut late) = (0, 0, 0, 0, 0);
+    let (mut takeovers, mut degraded) = (0, 0);
     let mut swept = BTreeMap::<ObjectKind, u64>::new();
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
@@ -52,11 +53,13 @@ fn every_life_keeps_its_promises() {
                 world.comparisons.answered,
                 world.came_late,
                 world.swept,
+                (world.twins.takeovers, world.twins.degraded),
             )
         });
         match run {
-            Ok((crashed, damaged, had, answered, came_late, gone)) => {
+            Ok((crashed, damaged, had, answered, came_late, gone, (taken_over, lost))) => {
                 late += came_late;
+                (takeovers, degraded) = (takeovers + taken_over, degraded + lost);
                 gone.into_iter()
                     .for_each(|(kind, count)| *swept.entry(kind).or_default() += count);
                 (crashes, damages) = (crashes + crashed, damages + damaged);
@@ -85,6 +88,10 @@ fn every_life_keeps_its_promises() {
     assert!(
         swept.len() == 3 && swept.values().all(|count| *count > seeds),
         "only {swept:?} were swept in {seeds} lives"
+    );
+    assert!(
+        takeovers as u64 > seeds / 10 && degraded as u64 > seeds / 2,
+        "only {takeovers} takeovers by twins, {degraded} twins lost in {seeds} lives"
     );
     assert!(
         moments as u64 > seeds,

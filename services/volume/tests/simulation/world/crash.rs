@@ -21,11 +21,11 @@ impl World {
     pub(super) fn crash(&mut self) {
         self.crash_in = None;
         self.crashes += 1;
-        let loss = match self.chance.u32(0..12) {
+        let loss = match self.chance.u32(0..10) {
+            _ if self.twins.in_sync && self.chance.bool() => Loss::Machine,
             0..5 => Loss::Nothing,
             5..9 => Loss::Unsynced,
-            9 => Loss::Disk,
-            _ => Loss::Machine,
+            _ => Loss::Disk,
         };
         match loss {
             Loss::Nothing => {}

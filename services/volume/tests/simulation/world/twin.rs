@@ -36,7 +36,7 @@ pub(crate) struct Twins {
     /// The stream is not cut.
     listens: bool,
     /// The record says that it is in sync.
-    in_sync: bool,
+    pub(super) in_sync: bool,
     /// Where each batch's slots begin.
     places: BTreeMap<(ScoId, Slot), BatchSeq>,
     /// The last batch that was acknowledged, and the last that a read has shown.
