@@ -336,6 +336,8 @@ fn volume_status() -> VolumeStatus {
         owner: node("node-b"),
         epoch: Epoch(3),
         dtl_state: DtlState::Degraded,
+        dtl_mode: None,
+        dtl_host: None,
         sco_size: ScoSize::default(),
         unstored: ByteLen(4 << 20),
         map_memory: ByteLen(16 << 10),

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use crate::device::{FoundSco, Tenant};
 use crate::node::Node;
 use crate::owner::record::TakeOver;
-use crate::twin::Twins;
+use crate::twin::{Lines, Twins};
 use messages::{Evict, FileReady, Pressed, StoreSoon};
 use serving::Serving;
 
@@ -62,6 +62,8 @@ pub(crate) struct Shard {
     pub(crate) replies: Replies,
     /// Twins of other nodes' volumes.
     pub(crate) twins: Rc<Twins>,
+    /// Ways to volume-routers that keep twins.
+    pub(crate) lines: Lines,
 }
 
 /// Where a volume is in its life here.
