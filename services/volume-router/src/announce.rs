@@ -14,13 +14,15 @@ use sconce_registry::Revision;
 use sconce_registry::announce::{AnnounceError, Announcement, Tenure};
 use sconce_runtime::{Backoff, Chance, Stop};
 use sconce_schemas::VolumeId;
-use sconce_schemas::records::{NodeRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{DtlMode, NodeRecord, VolumePhase, VolumeRecord, keys};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::deletion::{self, Adoption};
 use crate::node::Node;
-use crate::owner::record::leaves_nothing;
+use crate::owner::record::{self, leaves_no_twin, leaves_nothing};
+use crate::shard::Begin;
+use crate::twin::watch_owners;
 
 /// How long a watch of the volumes' records waits for a change.
 const WATCH_WAIT: Duration = Duration::from_secs(30);
@@ -30,7 +32,7 @@ pub(crate) fn announce(
     node: &Arc<Node>,
     record: NodeRecord,
     ttl: Duration,
-    begin: Vec<mpsc::Sender<VolumeId>>,
+    begin: Vec<mpsc::Sender<Begin>>,
     stop: Stop,
     withdraw: Stop,
 ) -> impl Future<Output = Result<(), AnnounceError>> + 'static {
@@ -43,10 +45,12 @@ pub(crate) fn announce(
         let tenure = registered.tenure();
         node.gate.hold(tenure.held_until());
         let guard = actix_rt::spawn(guard(Arc::clone(&node), tenure, ttl));
+        let owners = actix_rt::spawn(watch_owners(Arc::clone(&node), begin.clone()));
         let follow = actix_rt::spawn(follow(Arc::clone(&node), begin));
         let adopt = actix_rt::spawn(Adoption::new(Arc::clone(&node)).run());
         let kept = registered.keep(withdraw).await;
         guard.abort();
+        owners.abort();
         follow.abort();
         adopt.abort();
         node.gate.close();
@@ -107,7 +111,7 @@ async fn all_verified(node: &Node) -> bool {
 }
 
 /// Begins the node's volumes, and from then on does what changes of their records ask for.
-async fn follow(node: Arc<Node>, begin: Vec<mpsc::Sender<VolumeId>>) {
+async fn follow(node: Arc<Node>, begin: Vec<mpsc::Sender<Begin>>) {
     let mut backoff = Backoff::new(
         Duration::from_millis(50),
         Duration::from_secs(2),
@@ -134,9 +138,10 @@ async fn follow(node: Arc<Node>, begin: Vec<mpsc::Sender<VolumeId>>) {
 
 type Followed = Result<Option<Revision>, sconce_registry::RegistryError>;
 
-async fn list(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>]) -> Followed {
+async fn list(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>]) -> Followed {
     let revision = node.registry.revision().await?;
     deletion::give_up_erased(node).await?;
+    node.relied.forget();
     let mut unknown: HashSet<VolumeId> = node.device.unclaimed().into_iter().collect();
     for entry in node.registry.list(keys::VOLUMES, None, usize::MAX).await? {
         match sconce_registry::record::decode::<VolumeRecord>(&entry) {
@@ -158,13 +163,16 @@ async fn list(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>]) -> Followed {
     Ok(Some(revision))
 }
 
-async fn watch(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>], after: Revision) -> Followed {
+async fn watch(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], after: Revision) -> Followed {
     let watched = node.registry.watch(keys::VOLUMES, after, WATCH_WAIT).await?;
     if watched.lost {
         return Ok(None);
     }
     for event in watched.events {
-        let Some(entry) = event.entry else { continue };
+        let Some(entry) = event.entry else {
+            node.relied.gone(&event.key);
+            continue;
+        };
         match sconce_registry::record::decode::<VolumeRecord>(&entry) {
             Ok(record) => changed(node, begin, &record).await,
             Err(error) => tracing::error!(%error, "a volume's record is damaged"),
@@ -174,7 +182,8 @@ async fn watch(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>], after: Revisi
 }
 
 /// What a volume's record asks of this node.
-async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>], record: &VolumeRecord) {
+async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], record: &VolumeRecord) {
+    node.relied.note(record, &node.name, node.device.id());
     let served = node.volumes.get(record.id);
     let ours = record.owner == node.name;
     match (served, ours, record.phase) {
@@ -186,21 +195,32 @@ async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<VolumeId>], record: &Vo
         (None, true, VolumePhase::Active) => {
             if let Some(shard) = begin.get(node.shard_of(record.id)) {
                 // A shard that takes none is stopping.
-                let _ = shard.send(record.id).await;
+                let _ = shard.send(Begin::Volume(record.id)).await;
             }
         }
         (Some(volume), _, VolumePhase::Active) => volume.follow(record),
         (Some(volume), false, VolumePhase::Deleting) => {
             volume.verify().await;
         }
-        (None, false, _) => give_up_what_is_over(node, record),
+        (None, false, _) => give_up_what_is_over(node, record).await,
     }
 }
 
 /// Another node's: what was left of it here may go once the record proves that nobody needs it.
-fn give_up_what_is_over(node: &Node, record: &VolumeRecord) {
-    let over = |newest| leaves_nothing(record, node.device.id(), newest);
-    let scos = node.device.give_up(record.id, over);
+async fn give_up_what_is_over(node: &Node, record: &VolumeRecord) {
+    let buffer = node.device.id();
+    let mut scos = node
+        .device
+        .give_up(record.id, |newest| leaves_nothing(record, buffer, newest));
+    if scos == 0 && record.dtl_mode != DtlMode::None && node.device.unclaimed().contains(&record.id) {
+        // A twin's, as this process found them when it started. Whether a record relies on them may change, so not what was seen of
+        // it decides, but what it says now.
+        if let Ok((now, _)) = record::read(&node.registry, record.id).await {
+            scos = node.device.give_up(record.id, |newest| {
+                leaves_no_twin(&now, &node.name, buffer, newest)
+            });
+        }
+    }
     if scos > 0 {
         tracing::info!(volume = %record.id, owner = %record.owner, scos, "gave up what was left of another node's volume");
     }

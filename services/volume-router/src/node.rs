@@ -19,6 +19,7 @@ use crate::background::{Background, Guests};
 use crate::device::{Device, LocalCheckpoints};
 use crate::gate::Gate;
 use crate::settings::DtlSettings;
+use crate::twin::Relied;
 
 /// The node.
 pub(crate) struct Node {
@@ -56,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) adopt_after: Duration,
     /// The volumes that have an actor.
     pub(crate) volumes: Volumes,
+    /// Other nodes' volumes that rely on this node's twins.
+    pub(crate) relied: Relied,
 }
 
 impl Node {

@@ -15,7 +15,7 @@ use sconce_registry::{OpenError, Registry};
 use sconce_runtime::tasks::TasksError;
 use sconce_runtime::{Chance, Clock, Stop};
 use sconce_schemas::records::NodeRecord;
-use sconce_schemas::{ByteLen, NodeName, VolumeId};
+use sconce_schemas::{ByteLen, NodeName};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::announce::announce;
@@ -25,6 +25,7 @@ use crate::gate::Gate;
 use crate::node::{Node, Volumes};
 use crate::settings::{SettingError, Settings};
 use crate::shard;
+use crate::twin::Relied;
 
 /// Threads of a shard that do what blocks: syncs, reads that are not in memory, recoveries.
 const BLOCKING_THREADS: usize = 32;
@@ -181,6 +182,7 @@ async fn node(
         group_hold: settings.volumes.group_hold.duration(),
         adopt_after: settings.erase.adopt_after.duration(),
         volumes: Volumes::default(),
+        relied: Relied::default(),
     };
     Ok((Arc::new(node), Arbiters(vec![arbiter])))
 }
@@ -215,7 +217,7 @@ async fn background(
 /// A shard that runs.
 struct Running {
     arbiter: Arbiter,
-    begin: mpsc::Sender<VolumeId>,
+    begin: mpsc::Sender<shard::Begin>,
     listening: oneshot::Receiver<Result<(), BindError>>,
     ended: oneshot::Receiver<Result<(), TasksError>>,
 }
@@ -270,7 +272,7 @@ async fn serve(
             .await
             .map_err(|_| RunError::ThreadEnded)??;
     }
-    let begin: Vec<mpsc::Sender<VolumeId>> = shards.iter().map(|shard| shard.begin.clone()).collect();
+    let begin: Vec<mpsc::Sender<shard::Begin>> = shards.iter().map(|shard| shard.begin.clone()).collect();
     let record = NodeRecord {
         name: node.name.clone(),
         role: Role::VolumeRouter,

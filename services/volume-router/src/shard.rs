@@ -20,11 +20,21 @@ use tokio::time::timeout;
 
 use crate::actor::{Replies, Shard, VolumeActor, VolumeHandle};
 use crate::node::Node;
+use crate::owner::record::TakeOver;
 use crate::port::Port;
-use crate::twin::Lines;
+use crate::twin::{Lines, Twins};
 
 /// Longer than the port needs to send its last replies.
 const PORT_STOPS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a shard is asked to do by the node's records.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Begin {
+    /// Begin this volume: it is the node's.
+    Volume(VolumeId),
+    /// Take this volume over: its owner is gone, and its twin is here.
+    Orphan(VolumeId),
+}
 
 /// What a shard starts with.
 pub(crate) struct Start {
@@ -41,7 +51,7 @@ pub(crate) struct Start {
     /// Hears when the shard listens, or why it cannot.
     pub(crate) listening: oneshot::Sender<Result<(), BindError>>,
     /// Volumes that the shard is to begin.
-    pub(crate) begin: tokio::sync::mpsc::Receiver<VolumeId>,
+    pub(crate) begin: tokio::sync::mpsc::Receiver<Begin>,
 }
 
 /// Runs until the stop is requested and the volumes are stored or the time for that is over.
@@ -78,9 +88,11 @@ pub(crate) async fn run(start: Start) -> Result<(), TasksError> {
     let shard = Rc::new(Shard {
         replies: Replies::new(operations_max, operation_bytes_max),
         lines: Lines::new(network, node.registry.clone(), to_others),
+        twins: Rc::new(Twins::new(Arc::clone(&node), index)),
         node,
     });
     let mut tasks = Tasks::new(&stop);
+    tasks.spawn_local("twins", Rc::clone(&shard.twins).run(stop.clone()));
     let (drained, over) = oneshot::channel::<()>();
     let port = Port::new(Rc::clone(&shard), index, stop.clone());
     tasks.spawn_local("port", port.serve(server, async move { drop(over.await) }));
@@ -91,7 +103,7 @@ pub(crate) async fn run(start: Start) -> Result<(), TasksError> {
             tokio::select! {
                 () = until.requested() => return,
                 volume = begin.recv() => match volume {
-                    Some(volume) => begin_volume(&begun, volume),
+                    Some(wanted) => begin_volume(&begun, wanted),
                     None => return until.requested().await,
                 },
             }
@@ -105,9 +117,17 @@ pub(crate) async fn run(start: Start) -> Result<(), TasksError> {
     tasks.finish(stop_within + PORT_STOPS_WITHIN).await
 }
 
-fn begin_volume(shard: &Rc<Shard>, volume: VolumeId) {
-    if shard.node.volumes.get(volume).is_none() {
-        VolumeActor::begin(shard, volume, None);
+fn begin_volume(shard: &Rc<Shard>, wanted: Begin) {
+    let volumes = &shard.node.volumes;
+    match wanted {
+        Begin::Volume(volume) if volumes.get(volume).is_none() => {
+            VolumeActor::begin(shard, volume, None);
+        }
+        Begin::Volume(_) => {}
+        Begin::Orphan(volume) => match volumes.get(volume) {
+            Some(handle) => handle.orphaned(),
+            None => drop(VolumeActor::begin(shard, volume, Some(TakeOver::asked(false)))),
+        },
     }
 }
 

@@ -19,8 +19,8 @@ use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 use super::VolumeActor;
 use super::messages::{
     AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, ListSnapshots, OpenCompared,
-    OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Renamed, Request, Round,
-    Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
+    OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Orphaned, Renamed, Request,
+    Round, Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -147,6 +147,11 @@ impl VolumeHandle {
     pub(crate) async fn take_over(&self, takeover: TakeOver) -> Result<(), Refusal> {
         self.ask(Take(takeover)).await?;
         self.ask(Served).await?
+    }
+
+    /// The volume's owner is gone, and its twin is here: own the volume, if nothing else is under way.
+    pub(crate) fn orphaned(&self) {
+        self.tell(Orphaned);
     }
 
     /// Store and release the volume; whether that was done within the time.

@@ -5,6 +5,8 @@
 //! Crash: the next start claims a higher epoch.
 //! Knows no operations.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::WrapFuture as _;
@@ -15,9 +17,10 @@ use sconce_tracing::{Action, OperationId, Point, Status, Step};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::messages::{Broken, Found, Happened, Lost, Round};
+use super::messages::{Broken, Found, Happened, Lost, Orphaned, Round};
 use super::serving::Serving;
-use super::{Owner, STARTS_MAX, STEADY, STUCK, State, VolumeActor, VolumeHandle};
+use super::{FileTenant, Owner, STARTS_MAX, STEADY, STUCK, State, VolumeActor, VolumeHandle};
+use crate::device::FoundSco;
 use crate::owner::record::TakeOver;
 use crate::owner::{self, Owned, StartError};
 
@@ -47,8 +50,11 @@ impl VolumeActor {
     /// Claims and recovers the volume, beside its mailbox.
     pub(super) fn start_serving(&mut self, ctx: &mut Context<Self>) {
         self.state = State::Starting;
+        self.shard.twins.occupy(self.id);
+        let tenant = FileTenant(VolumeHandle::new(ctx.address()));
+        self.shard.node.device.join(self.id, Arc::new(tenant));
         self.resting.extend(self.shard.node.device.claim(self.id));
-        let (node, id) = (self.shard.node.clone(), self.id);
+        let (shard, id) = (Rc::clone(&self.shard), self.id);
         let (mut takeover, found) = (self.takeover.take(), self.resting.clone());
         let start = async move {
             let step = Step {
@@ -58,7 +64,7 @@ impl VolumeActor {
                 ..Step::default()
             };
             Point::VolumeTakeoverEntry.record(|| step);
-            let started = owner::start(&node, id, &mut takeover, &found).await;
+            let started = owner::start(&shard, id, &mut takeover, &found).await;
             Point::VolumeTakeoverExit.record(|| takeover_ended(step, &started));
             (started, takeover)
         };
@@ -74,6 +80,7 @@ impl VolumeActor {
         takeover: Option<TakeOver>,
         ctx: &mut Context<Self>,
     ) {
+        self.resting.extend(self.shard.twins.take_sealed(self.id));
         match outcome {
             Ok(owned) => self.serve(owned, ctx),
             // Somebody asked for it with other rights in the meantime.
@@ -114,6 +121,15 @@ impl VolumeActor {
             next_sco = %owned.recovered.next_sco,
             "serving"
         );
+        let is_unused = |found: &mut FoundSco| {
+            owned
+                .unused
+                .iter()
+                .any(|other| Arc::ptr_eq(&other.file, &found.file))
+        };
+        for unused in self.resting.extract_if(.., is_unused) {
+            self.shard.node.device.retire(&unused.file);
+        }
         let (found, me) = (
             std::mem::take(&mut self.resting),
             VolumeHandle::new(ctx.address()),
@@ -131,6 +147,7 @@ impl VolumeActor {
         self.tell_waiters(&Err(refusal.clone()));
         let found = std::mem::take(&mut self.resting);
         self.shard.node.device.disclaim(self.id, found);
+        self.shard.twins.vacate(self.id);
         if refusal.code == RefusalCode::WaitsForOwner {
             if !std::mem::replace(&mut self.failure_told, true) {
                 tracing::warn!(volume = %self.id, "{refusal}");
@@ -285,6 +302,18 @@ impl VolumeActor {
             self.shard.node.device.retire(&found.file);
         }
         self.stop(ctx);
+    }
+}
+
+impl Handler<Orphaned> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Orphaned, ctx: &mut Context<Self>) {
+        // Where something else is under way, its owner's absence is seen again.
+        if matches!(self.state, State::Refused(_)) && Instant::now() >= self.stuck_until {
+            self.takeover = Some(TakeOver::asked(false));
+            self.start_serving(ctx);
+        }
     }
 }
 

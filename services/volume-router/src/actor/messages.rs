@@ -159,6 +159,11 @@ pub(crate) struct SetDtl(pub(crate) DtlMode);
 #[rtype(result = "()")]
 pub(crate) struct Take(pub(crate) TakeOver);
 
+/// The owner of the volume is gone, and its twin is here: own it here.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Orphaned;
+
 /// Store what is not stored and release the volume, within this time.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]

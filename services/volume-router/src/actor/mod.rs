@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use crate::device::{FoundSco, Tenant};
 use crate::node::Node;
 use crate::owner::record::TakeOver;
-use crate::twin::Lines;
+use crate::twin::{Lines, Twins};
 use messages::{Evict, FileReady, Pressed, StoreSoon};
 use serving::Serving;
 
@@ -62,6 +62,8 @@ pub(crate) struct Shard {
     pub(crate) replies: Replies,
     /// Ways to volume-routers that keep twins.
     pub(crate) lines: Lines,
+    /// Twins of other nodes' volumes.
+    pub(crate) twins: Rc<Twins>,
 }
 
 /// Where a volume is in its life here.
@@ -146,8 +148,6 @@ impl Actor for VolumeActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(MAILBOX);
-        let tenant = FileTenant(VolumeHandle::new(ctx.address()));
-        self.node().device.join(self.id, Arc::new(tenant));
         self.start_serving(ctx);
     }
 
@@ -170,8 +170,10 @@ impl Drop for VolumeActor {
             serving.owner().end();
             found.extend(serving.into_found());
         }
+        found.extend(self.shard.twins.take_sealed(self.id));
         self.node().device.leave(self.id);
         self.node().device.disclaim(self.id, found);
+        self.shard.twins.vacate(self.id);
         self.shard.replies.refuse_all(self.id, &refusal);
     }
 }
@@ -220,6 +222,9 @@ impl Handler<FileReady> for VolumeActor {
         if let State::Serving(serving) = &mut self.state {
             serving.file_ready();
             self.after(ctx);
+        } else {
+            // The device knows one who waits for each volume.
+            self.shard.twins.file_ready();
         }
     }
 }

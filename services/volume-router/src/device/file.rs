@@ -136,13 +136,19 @@ impl ScoFile {
 
     /// Makes the file the SCO's, without any batch.
     pub(super) fn begin(&self, header: &ScoHeader) -> io::Result<()> {
+        self.begin_copy()?;
+        self.write_at(&header.to_bytes(), 0)
+    }
+
+    /// Makes the file ready to be written in parts; it holds no SCO until its header area is written.
+    pub(super) fn begin_copy(&self) -> io::Result<()> {
         if !self.file.blank.load(Ordering::Acquire) {
             self.erase()?;
         }
         self.file.blank.store(false, Ordering::Release);
         // What an earlier SCO could not sync is nobody's now, and writing it again would race with appends.
         *self.file.suspect() = false;
-        self.write_at(&header.to_bytes(), 0)
+        Ok(())
     }
 
     /// Zeros where header and TLog were: the file holds no SCO.
@@ -175,6 +181,22 @@ impl ScoFile {
         }
         self.write_parts(data, data_at)?;
         self.write_at(tlog, ScoSize::HEADER_AREA + tlog_offset)
+    }
+
+    /// Writes a part of a SCO as it is stored. Buffered, as [`Self::append`].
+    ///
+    /// # Errors
+    /// The device's; `InvalidInput` where the part lies outside the file.
+    pub fn write_part(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > self.size.file_len() {
+            let text = format!(
+                "a part up to {end} does not fit into a SCO of {} bytes",
+                self.size.file_len()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        self.write_at(bytes, offset)
     }
 
     fn write_parts(&self, parts: &[Bytes], mut offset: u64) -> io::Result<()> {

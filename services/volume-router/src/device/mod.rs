@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use sconce_runtime::Chance;
 use sconce_schemas::sco::ScoHeader;
-use sconce_schemas::{Epoch, ScoId, VolumeId};
+use sconce_schemas::{Epoch, ScoId, ScoSize, VolumeId};
 
 pub use checkpoints::LocalCheckpoints;
 pub use disk::{Disk, SystemDisk};
@@ -145,11 +145,29 @@ impl Device {
     /// # Errors
     /// The header cannot be written.
     pub fn open_sco(&self, header: &ScoHeader) -> io::Result<Option<Arc<ScoFile>>> {
-        let Some(file) = self.shared.take(header.volume, header.size.file_len()) else {
+        self.take(header.volume, header.size, |sco| sco.begin(header))
+    }
+
+    /// The same for a SCO that is copied in parts ([`ScoFile::write_part`]): as long as its header area is not written, the file holds
+    /// no SCO, for this process and for the next.
+    ///
+    /// # Errors
+    /// What the file held before cannot be erased.
+    pub fn open_copy(&self, volume: VolumeId, size: ScoSize) -> io::Result<Option<Arc<ScoFile>>> {
+        self.take(volume, size, ScoFile::begin_copy)
+    }
+
+    fn take(
+        &self,
+        volume: VolumeId,
+        size: ScoSize,
+        begin: impl FnOnce(&ScoFile) -> io::Result<()>,
+    ) -> io::Result<Option<Arc<ScoFile>>> {
+        let Some(file) = self.shared.take(volume, size.file_len()) else {
             return Ok(None);
         };
-        let sco = ScoFile::new(file, header.size, &self.shared.disk, Arc::downgrade(&self.shared));
-        if let Err(error) = sco.begin(header) {
+        let sco = ScoFile::new(file, size, &self.shared.disk, Arc::downgrade(&self.shared));
+        if let Err(error) = begin(&sco) {
             self.shared.retire(&sco);
             return Err(error);
         }

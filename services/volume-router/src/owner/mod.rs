@@ -19,11 +19,12 @@ use std::sync::Arc;
 use sconce_registry::Registry;
 use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::manifest::Manifest;
-use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord};
+use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord, keys};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ScoId, VolumeId};
 use sconce_volume::{CloneOf, Recovered, Seal, Volume, VolumeConfig};
 
+use crate::actor::Shard;
 use crate::background::{StoreError, Subject};
 use crate::device::FoundSco;
 use crate::node::Node;
@@ -49,6 +50,8 @@ pub(crate) struct Owned {
     pub(crate) lineage: Arc<[VolumeId]>,
     /// The manifest that recovery began with.
     pub(crate) manifest: Option<ManifestRef>,
+    /// Files in the write buffer that it went on without: of a twin that was given up.
+    pub(crate) unused: Vec<FoundSco>,
 }
 
 /// Why a volume is not served.
@@ -90,13 +93,15 @@ impl From<StoreError> for StartError {
 }
 
 /// Claims a volume and recovers it. `takeover`: what a person asked for; gone where it is about another ownership. `found`: the
-/// volume's files in the write buffer, in any order.
+/// volume's files in the write buffer, in any order. A twin that the shard keeps of the volume ends before the claim; its files are among
+/// the found ones then, and are the caller's ([`crate::twin::Twins::take_sealed`]) however this ends.
 pub(crate) async fn start(
-    node: &Arc<Node>,
+    shard: &Shard,
     id: VolumeId,
     takeover: &mut Option<TakeOver>,
     found: &[FoundSco],
 ) -> Result<Owned, StartError> {
+    let node = &shard.node;
     let before = match record::read(&node.registry, id).await {
         Ok((record, _)) => record,
         Err(RecordError::Refused(_)) if !found.is_empty() => {
@@ -115,6 +120,7 @@ pub(crate) async fn start(
         node: node.name.clone(),
         buffer: node.device.id().to_owned(),
         takeover: *takeover,
+        orphan: None,
         epochs_used: epochs_of(found),
     };
     if let Err(refusal) = record::may_claim(&before, &claimant, &path) {
@@ -125,26 +131,48 @@ pub(crate) async fn start(
             false => StartError::Refused(refusal),
         });
     }
+    let relies_on_twin = record::relies_on_twin(&before, &node.name, node.device.id());
+    if relies_on_twin && before.owner != node.name && !takeover.is_some_and(|takeover| takeover.force) {
+        if before.buffer.is_some() && node.registry.get(&keys::node(&before.owner)).await?.is_some() {
+            return Err(StartError::Refused(record::owner_is_there(&before, &path)));
+        }
+        claimant.orphan = Some(before.epoch);
+    }
     let manifest = manifest::newest(node, &subject, &before, found.is_empty()).await?;
     // Before the claim: while a clone waits for its parent, its tries cost no epochs.
     let origin = match (&manifest, before.origin) {
         (None, Some(origin)) => Some(origin::find(node, &subject, origin).await?),
         _ => None,
     };
+    // From here on the owner before acknowledges nothing that relies on a twin here, whoever wins.
+    let sealed = shard.twins.seal(id);
+    let found = &[found, &sealed].concat();
     let newest = manifest.as_ref().map_or(Epoch::NONE, |manifest| manifest.epoch);
-    claimant.epochs_used = claimant.epochs_used.max(newest);
+    claimant.epochs_used = epochs_of(found).max(newest);
     let buffer_is_ours = before.buffer.as_deref() == Some(node.device.id());
     let claimed = record::claim(&node.registry, id, &claimant, &path).await?;
     let known = manifest.as_ref().map(|manifest| (manifest.epoch, manifest.seq));
     if claimed.manifest.map(|named| (named.epoch, named.seq)) > known {
         // The owner before stored another one meanwhile: what that condemns may be deleted by now. It stores none after this.
-        return Box::pin(start(node, id, takeover, found)).await;
+        return Box::pin(start(shard, id, takeover, found)).await;
     }
     let ownership = Ownership {
         node: node.name.clone(),
         epoch: claimed.epoch,
     };
     let by_manifest = manifest.as_ref().map_or(&[][..], |manifest| &manifest.epochs);
+    // The record as the claim found it, but for the epoch that it took.
+    let judged = VolumeRecord {
+        epoch: before.epoch,
+        ..claimed.clone()
+    };
+    let relies_on_twin = record::relies_on_twin(&judged, &node.name, node.device.id());
+    let is_unused = |found: &FoundSco| {
+        let of_the_stream = sealed.iter().any(|sealed| Arc::ptr_eq(&sealed.file, &found.file));
+        !relies_on_twin
+            && (of_the_stream || record::is_given_up_twin(&judged, node.device.id(), found.header.epoch))
+    };
+    let (unused, found): (Vec<FoundSco>, Vec<FoundSco>) = found.iter().cloned().partition(is_unused);
     let headers = found.iter().map(|found| (found.header.epoch, found.header.id));
     let known = epochs::known(&claimed.epochs, by_manifest, headers);
     // What the record says of its buffer it says of the last ownership that it knows.
@@ -157,7 +185,7 @@ pub(crate) async fn start(
         subject,
         lineage: lineage_of(id, manifest.as_ref(), origin.as_ref()),
         sco_size: claimed.sco_size,
-        found: found.to_vec(),
+        found,
         force: takeover.is_some_and(|takeover| takeover.force),
         epoch_here: last.filter(|_| last_is_here),
     };
@@ -165,7 +193,9 @@ pub(crate) async fn start(
         epochs: known.epochs,
         ..claimed
     };
-    recover(node, source, ownership, claimed, (manifest, origin)).await
+    let mut owned = recover(node, source, ownership, claimed, (manifest, origin)).await?;
+    owned.unused = unused;
+    Ok(owned)
 }
 
 async fn recover(
@@ -217,6 +247,7 @@ async fn recover(
         record,
         lineage,
         manifest: reference,
+        unused: Vec::new(),
     })
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Claimant {
     pub(crate) buffer: String,
     /// An operator accepts the loss of what another buffer holds, or takes the volume from another owner.
     pub(crate) takeover: Option<TakeOver>,
+    /// The ownership whose owner was seen to be gone: its twin here may be gone on from, that of no other.
+    pub(crate) orphan: Option<Epoch>,
     /// Epochs that are known to be used, whatever the record says: the newest in the write buffer and on the back
     /// ends. A registry that was restored from an older state must not give one out again.
     pub(crate) epochs_used: Epoch,
@@ -115,12 +117,14 @@ pub(crate) fn may_claim(record: &VolumeRecord, claimant: &Claimant, path: &str) 
         ));
     }
     let force = claimant.takeover.is_some_and(|takeover| takeover.force);
+    let has_twin = relies_on_twin(record, &claimant.node, &claimant.buffer)
+        && claimant.orphan.is_none_or(|orphan| orphan == record.epoch);
     match &record.buffer {
-        Some(buffer) if *buffer != claimant.buffer && !force => Err(Refusal::retry(
+        Some(buffer) if *buffer != claimant.buffer && !force && !has_twin => Err(Refusal::retry(
             RefusalCode::WaitsForOwner,
             format!(
                 "volume {path} may have acknowledged writes that are only in the write buffer {buffer} of {} \
-                 (this one is {} of {}): writes since manifest {} would be lost. Bring that buffer back, or accept \
+                 (this one is {} of {}): writes since manifest {} would be lost. {} Bring that buffer back, or accept \
                  the loss with: sconce volume takeover {path} --force",
                 record.owner,
                 claimant.buffer,
@@ -128,19 +132,70 @@ pub(crate) fn may_claim(record: &VolumeRecord, claimant: &Claimant, path: &str) 
                 record
                     .manifest
                     .map_or_else(|| "none".to_owned(), |m| m.seq.to_string()),
+                twin_told(record, path),
             ),
         )),
         _ => Ok(()),
     }
 }
 
+/// What an operator has to know of the twin of a volume that waits for its owner.
+fn twin_told(record: &VolumeRecord, path: &str) -> String {
+    match (record.dtl_state, &record.dtl_host, &record.dtl_buffer) {
+        (DtlState::InSync, Some(host), Some(buffer)) => format!(
+            "Its twin in the write buffer {buffer} of {host} has all of them: {host} takes the volume over by itself once {} is \
+             gone from the registry, or with: sconce volume takeover {path} --to {host}.",
+            record.owner
+        ),
+        (DtlState::InSync, ..) => "Its record says that a twin has all of them, but not where.".to_owned(),
+        (DtlState::Degraded, ..) => "It had no twin that has all of them (degraded).".to_owned(),
+        (DtlState::Off, ..) => "It has no twin (off).".to_owned(),
+    }
+}
+
+/// Why a volume with a twin here is not taken over from an owner that is there.
+pub(crate) fn owner_is_there(record: &VolumeRecord, path: &str) -> Refusal {
+    Refusal::retry(
+        RefusalCode::WaitsForOwner,
+        format!(
+            "volume {path} is served by {}, which is in the registry: its twin here is taken over once {} is gone from there. \
+             Stop {}, or take the volume from it with: sconce volume takeover {path} --force",
+            record.owner, record.owner, record.owner
+        ),
+    )
+}
+
+/// Whether the record says that the twin in this write buffer of this node has every acknowledged write.
+pub(crate) fn relies_on_twin(record: &VolumeRecord, node: &NodeName, buffer: &str) -> bool {
+    record.dtl_state == DtlState::InSync
+        && record.dtl_host.as_ref() == Some(node)
+        && record.dtl_buffer.as_deref() == Some(buffer)
+}
+
+/// Whether SCOs of such an epoch in a write buffer that the record does not rely on are of a twin that was given up: on from the
+/// place where it was, the volume was written without it, and a SCO may have ended there in the middle.
+pub(crate) fn is_given_up_twin(record: &VolumeRecord, buffer: &str, epoch: Epoch) -> bool {
+    let elsewhere = record.buffer.as_deref().is_some_and(|named| named != buffer);
+    record.dtl_mode != DtlMode::None && elsewhere && epoch <= record.epoch
+}
+
+/// Whether what a write buffer holds of another node's volume is of a twin that nobody relies on. `newest`: the newest epoch in the
+/// buffer.
+pub(crate) fn leaves_no_twin(record: &VolumeRecord, node: &NodeName, buffer: &str, newest: Epoch) -> bool {
+    record.owner != *node
+        && is_given_up_twin(record, buffer, newest)
+        // Of any node: one that was renamed is still the one that has them.
+        && (record.dtl_state != DtlState::InSync || record.dtl_buffer.as_deref() != Some(buffer))
+}
+
 /// Whether the record proves that what a write buffer holds of the volume is needed no more: the volume is being
-/// deleted, or a later ownership than any that the buffer has seen went on in another buffer. Anything less may be a
+/// deleted, or a later ownership than any that the buffer has seen went on in another buffer, and no twin here is relied on. Anything less may be a
 /// registry that was restored, lost or put right by hand, and what is held here the only copy. `newest`: the newest
 /// epoch in the buffer.
 pub(crate) fn leaves_nothing(record: &VolumeRecord, buffer: &str, newest: Epoch) -> bool {
     let elsewhere = record.buffer.as_deref().is_some_and(|named| named != buffer);
-    record.phase == VolumePhase::Deleting || (elsewhere && record.epoch > newest)
+    let has_twin = record.dtl_state == DtlState::InSync && record.dtl_buffer.as_deref() == Some(buffer);
+    record.phase == VolumePhase::Deleting || (elsewhere && !has_twin && record.epoch > newest)
 }
 
 /// Raises the epoch and names this node. The buffer stays as it was until recovery has taken over what it says: a
@@ -160,7 +215,8 @@ pub(crate) async fn claim(
     .await
 }
 
-/// Notes where the ownership's SCOs begin and in which buffer: before the first of them is opened. `earlier`: the
+/// Notes where the ownership's SCOs begin and in which buffer, and that nobody relies on a twin any more: before the first of them is
+/// opened. `earlier`: the
 /// ownerships before it, of which an old record may know less than recovery does.
 pub(crate) async fn begin_epoch(
     registry: &Registry,
@@ -177,6 +233,13 @@ pub(crate) async fn begin_epoch(
         record.epochs.retain(|earlier| earlier.first_sco < first_sco);
         record.epochs.push(EpochStart { epoch, first_sco });
         record.buffer = Some(buffer.to_owned());
+        // It has no twin yet.
+        record.dtl_state = match record.dtl_mode {
+            DtlMode::None => DtlState::Off,
+            DtlMode::Async | DtlMode::Sync => DtlState::Degraded,
+        };
+        record.dtl_host = None;
+        record.dtl_buffer = None;
         Changed::Yes
     })
     .await

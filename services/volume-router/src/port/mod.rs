@@ -93,18 +93,17 @@ impl Port {
             self.peers.borrow_mut().here(first.peer);
         }
         for request in requests {
-            match (&request.body, &closed) {
-                (VolumeRequest::Io(io), None) => {
-                    let io = *io;
-                    self.gather(request, io);
+            match request.body {
+                VolumeRequest::Io(io) => match &closed {
+                    None => self.gather(request, io),
+                    Some(refusal) => refuse(request, refusal.clone()),
+                },
+                // In their order, beside no task: a batch that overtakes another would be lost.
+                VolumeRequest::Twin(said) => {
+                    let twins = &self.shard.twins;
+                    twins.take(*said, request.data, closed.as_ref(), request.reply);
                 }
-                (VolumeRequest::Io(_), Some(refusal)) => refuse(request, refusal.clone()),
-                // Helper A hands it to the shard's twins.
-                (VolumeRequest::Twin(_), _) => {
-                    let text = "this volume-router keeps no twins";
-                    refuse(request, Refusal::retry(RefusalCode::Unavailable, text));
-                }
-                (VolumeRequest::Control(control), _) => {
+                VolumeRequest::Control(ref control) => {
                     let control = control.clone();
                     self.control(request, control);
                 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sconce_bus::{CallError, Caller, Endpoint, Protocol};
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
+use sconce_schemas::wire::twin::{TwinReply, TwinRequest};
 use sconce_schemas::wire::volume::{
     IoCode, IoFlags, IoRequest, NodeStatus, ReadExtent, VolumeControl, VolumeControlReply, VolumeReply,
     VolumeRequest, VolumeStatus,
@@ -85,6 +86,17 @@ impl Client {
                 Err(CallError::Lost) if Instant::now() < end => {}
                 Err(error) => panic!("{error}"),
             }
+        }
+    }
+
+    /// Says something to a twin, as an owner does.
+    pub(crate) async fn say(&self, said: TwinRequest, data: Bytes) -> Result<TwinReply, Refusal> {
+        let request = VolumeRequest::Twin(Box::new(said));
+        match self.caller.call(&request, data, 0, LONG).await {
+            Ok((VolumeReply::Twin(reply), _)) => Ok(reply),
+            Ok((VolumeReply::Refused(refusal), _)) => Err(refusal),
+            Ok((other, _)) => panic!("{other:?}"),
+            Err(error) => panic!("{error}"),
         }
     }
 

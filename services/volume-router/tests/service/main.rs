@@ -29,3 +29,4 @@ mod restart;
 mod scale;
 mod scrub;
 mod snapshots;
+mod twin;

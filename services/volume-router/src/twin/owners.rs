@@ -1,0 +1,91 @@
+//! Owners that are gone, whose volumes' twins are on this node.
+//!
+//! Keeps: the volumes of other nodes whose records rely on this node's twins, as the records were last seen.
+//! Order: an owner is gone once its record is: its lease is over, and it serves nothing. What the volume's record says then is read
+//! again before the volume is claimed.
+//! Crash: the next start lists the records anew.
+//! Knows no streams: also one that was started anew has the files.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sconce_registry::RegistryError;
+use sconce_schemas::records::{VolumePhase, VolumeRecord, keys};
+use sconce_schemas::{NodeName, VolumeId};
+use tokio::sync::mpsc;
+
+use crate::node::Node;
+use crate::owner::record::relies_on_twin;
+use crate::shard::Begin;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Volumes of other nodes whose records rely on this node's twins, with their owners.
+#[derive(Debug, Default)]
+pub(crate) struct Relied {
+    owners: Mutex<BTreeMap<VolumeId, NodeName>>,
+}
+
+impl Relied {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, NodeName>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A volume's record was seen by the node of this name with this write buffer.
+    pub(crate) fn note(&self, record: &VolumeRecord, name: &NodeName, buffer: &str) {
+        let relied = record.phase == VolumePhase::Active
+            && record.owner != *name
+            && relies_on_twin(record, name, buffer);
+        let mut owners = self.lock();
+        match relied {
+            true => drop(owners.insert(record.id, record.owner.clone())),
+            false => drop(owners.remove(&record.id)),
+        }
+    }
+
+    /// A record is gone.
+    pub(crate) fn gone(&self, key: &str) {
+        self.lock().retain(|volume, _| keys::volume(*volume) != key);
+    }
+
+    /// All records are about to be seen again.
+    pub(crate) fn forget(&self) {
+        self.lock().clear();
+    }
+
+    fn all(&self) -> BTreeMap<VolumeId, NodeName> {
+        self.lock().clone()
+    }
+}
+
+/// Takes over what gone owners leave, until it is aborted.
+pub(crate) async fn watch_owners(node: Arc<Node>, begin: Vec<mpsc::Sender<Begin>>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Err(error) = look(&node, &begin).await {
+            tracing::debug!(%error, "the registry does not tell which owners are gone");
+        }
+    }
+}
+
+async fn look(node: &Node, begin: &[mpsc::Sender<Begin>]) -> Result<(), RegistryError> {
+    let relied = node.relied.all();
+    if relied.is_empty() {
+        return Ok(());
+    }
+    // By their keys: a node's record may be damaged, and the node runs.
+    let nodes = node.registry.list(keys::NODES, None, usize::MAX).await?;
+    let running: HashSet<String> = nodes.into_iter().map(|entry| entry.key).collect();
+    for (volume, owner) in relied {
+        if running.contains(&keys::node(&owner)) {
+            continue;
+        }
+        tracing::debug!(%volume, %owner, "an owner is gone: its volume is taken over from the twin here");
+        if let Some(shard) = begin.get(node.shard_of(volume)) {
+            // A shard that takes none is stopping.
+            let _ = shard.send(Begin::Orphan(volume)).await;
+        }
+    }
+    Ok(())
+}
