@@ -87,8 +87,8 @@ pub(crate) async fn run(start: Start) -> Result<(), TasksError> {
     let _ = listening.send(Ok(()));
     let shard = Rc::new(Shard {
         replies: Replies::new(operations_max, operation_bytes_max),
-        twins: Rc::new(Twins::new(Arc::clone(&node), index)),
         lines: Lines::new(network, node.registry.clone(), to_others),
+        twins: Rc::new(Twins::new(Arc::clone(&node), index)),
         node,
     });
     let mut tasks = Tasks::new(&stop);

@@ -60,10 +60,10 @@ pub(crate) struct Shard {
     pub(crate) node: Arc<Node>,
     /// Requests that wait for their answers.
     pub(crate) replies: Replies,
-    /// Twins of other nodes' volumes.
-    pub(crate) twins: Rc<Twins>,
     /// Ways to volume-routers that keep twins.
     pub(crate) lines: Lines,
+    /// Twins of other nodes' volumes.
+    pub(crate) twins: Rc<Twins>,
 }
 
 /// Where a volume is in its life here.

@@ -1,5 +1,4 @@
-//! Twins of write buffers on other volume-routers (docs/decisions/0170): those that this node keeps for others (`host`,
-//! `files`, `owners`), and its own volumes' at others (`ours`, `stream`, `lines`).
+//! Twins of write buffers (docs/decisions/0170): of other nodes' volumes here, and of this node's volumes elsewhere.
 //!
 //! Keeps: nothing of its own.
 //! Order: a stream ends before its volume is claimed here.
