@@ -94,6 +94,7 @@ impl World {
                 (Some(VolumeReply::Control(opened)), none)
             }
             VolumeRequest::Control(_) => (Some(VolumeReply::Control(VolumeControlReply::Done)), none),
+            VolumeRequest::Twin(_) => panic!("an fs-router has no twins"),
             VolumeRequest::Io(io) => {
                 let Some(&(index, session)) = link.handles.get(&io.handle) else {
                     return refused(Refusal::reroute(RefusalCode::NotOpen, "not open"));

@@ -290,6 +290,7 @@ impl Serving {
                 }
                 (VolumeReply::Control(VolumeControlReply::Done), Bytes::new())
             }
+            VolumeRequest::Twin(_) => panic!("an fs-router has no twins"),
             VolumeRequest::Control(other) => {
                 let text = format!("the model does not know {other:?}");
                 refused(Refusal::reject(RefusalCode::Unsupported, text))
