@@ -125,36 +125,94 @@ impl<Q: Body, R: Body + Refuse> Caller<Q, R> {
         mut data: Bytes,
         reply_bytes: u32,
     ) -> Result<(R, Bytes), CallError> {
-        let shared = &self.inner.shared;
-        let id = shared.next_id.replace(shared.next_id.get() + 1);
         loop {
-            if let Some(refusal) = &*shared.refused.borrow() {
-                return Err(CallError::Refused(refusal.clone()));
-            }
-            data = match self.inner.sender.send(id, operation.0, body, data, reply_bytes) {
-                Ok(()) => break,
-                Err(SendError::NoCredit(data) | SendError::Down(data)) => data,
-                Err(error @ SendError::TooLarge { .. }) => {
-                    let refusal = Refusal::reject(RefusalCode::Invalid, error.to_string());
-                    return Err(CallError::Refused(refusal));
-                }
+            data = match self.begin_for(operation, body, data, reply_bytes) {
+                Ok(mut begun) => return begun.answer().await,
+                Err(NotBegun::NoRoom(data)) => data,
+                Err(NotBegun::Refused(refusal)) => return Err(CallError::Refused(refusal)),
             };
-            shared.again.notified().await;
+            self.room().await;
+        }
+    }
+
+    /// Sends a request now, so that requests leave in the order of these calls; what it gives waits for the answer.
+    ///
+    /// # Errors
+    /// It cannot be sent now, or ever; see [`NotBegun`].
+    pub fn begin(&self, body: &Q, data: Bytes, reply_bytes: u32) -> Result<Begun<R>, NotBegun> {
+        self.begin_for(OperationId::NONE, body, data, reply_bytes)
+    }
+
+    fn begin_for(
+        &self,
+        operation: OperationId,
+        body: &Q,
+        data: Bytes,
+        reply_bytes: u32,
+    ) -> Result<Begun<R>, NotBegun> {
+        let shared = &self.inner.shared;
+        if let Some(refusal) = &*shared.refused.borrow() {
+            return Err(NotBegun::Refused(refusal.clone()));
+        }
+        let id = shared.next_id.replace(shared.next_id.get() + 1);
+        match self.inner.sender.send(id, operation.0, body, data, reply_bytes) {
+            Ok(()) => {}
+            Err(SendError::NoCredit(data) | SendError::Down(data)) => return Err(NotBegun::NoRoom(data)),
+            Err(error @ SendError::TooLarge { .. }) => {
+                let refusal = Refusal::reject(RefusalCode::Invalid, error.to_string());
+                return Err(NotBegun::Refused(refusal));
+            }
         }
         let (answer, answered) = oneshot::channel();
         shared.waiting.borrow_mut().insert(id, answer);
-        let _waiting = Waiting { shared, id };
-        answered.await.map_err(|_| CallError::Lost)
+        let waiting = Waiting {
+            shared: Rc::clone(shared),
+            id,
+        };
+        Ok(Begun {
+            answered,
+            _waiting: waiting,
+        })
+    }
+
+    /// Returns when what there was no room for may be sent: nothing else may be awaited between the two.
+    pub async fn room(&self) {
+        self.inner.shared.again.notified().await;
+    }
+}
+
+/// Why a request was not sent.
+#[derive(Debug)]
+pub enum NotBegun {
+    /// There is no connection or no credit now: its data comes back.
+    NoRoom(Bytes),
+    /// The server will not have us, or the request is larger than it takes.
+    Refused(Refusal),
+}
+
+/// A request that was sent. Dropped, its answer is not waited for.
+pub struct Begun<R> {
+    answered: oneshot::Receiver<(R, Bytes)>,
+    _waiting: Waiting<R>,
+}
+
+impl<R> Begun<R> {
+    /// Waits for the answer, however long that takes. Once it has come, not again.
+    ///
+    /// # Errors
+    /// The connection was lost.
+    pub async fn answer(&mut self) -> Result<(R, Bytes), CallError> {
+        (&mut self.answered).await.map_err(|_| CallError::Lost)
     }
 }
 
 /// Forgets a call when it ends, in whatever way.
-struct Waiting<'a, R> {
-    shared: &'a Shared<R>,
+struct Waiting<R> {
+    shared: Rc<Shared<R>>,
     id: u64,
 }
 
-impl<R> Drop for Waiting<'_, R> {
+impl<R> Drop for Waiting<R> {
     fn drop(&mut self) {
         self.shared.waiting.borrow_mut().remove(&self.id);
     }

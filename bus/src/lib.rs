@@ -26,7 +26,7 @@ mod tls;
 mod tolerant;
 mod zeromq;
 
-pub use caller::{CallError, Caller};
+pub use caller::{Begun, CallError, Caller, NotBegun};
 pub use client::{ClientEvent, Receiver, ReplyIn, SendError, Sender, connect};
 pub use endpoint::{Endpoint, EndpointError};
 pub use in_process::{Faults, InProcess};

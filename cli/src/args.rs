@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use sconce_fs_router::names::{PathError, PoolPath, SnapshotPath};
+use sconce_schemas::records::DtlMode;
 use sconce_schemas::{NodeName, ScoSize, VolumeSize};
 
 use crate::size::{parse_sco_size, parse_volume_size};
@@ -196,6 +197,16 @@ pub enum Volume {
         /// Return only when it is independent.
         #[arg(long)]
         wait: bool,
+    },
+    /// Keep a twin of a volume's write buffer on another volume-router, or none.
+    ///
+    /// `sconce volume show` tells whether it has every acknowledged write.
+    Dtl {
+        /// The volume's path.
+        path: PoolPath,
+        /// What the twin is waited for.
+        #[arg(value_enum)]
+        mode: Dtl,
     },
     /// Let another volume-router own a volume.
     Takeover {
@@ -437,6 +448,31 @@ pub struct Placement {
     /// The volume-router that owns it. Default: the one with the fewest volumes.
     #[arg(long, value_name = "NODE")]
     pub owner: Option<NodeName>,
+    /// Keep a twin of its write buffer on another volume-router.
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub dtl: Dtl,
+}
+
+/// What a twin of a volume's write buffer on another volume-router is waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Dtl {
+    /// There is none: until a write is on the back ends, it is on its owner's disk alone.
+    #[default]
+    None,
+    /// A flush waits for it; a write only where it is too far behind.
+    Async,
+    /// Every write waits for it: the loss of one node loses nothing that was acknowledged.
+    Sync,
+}
+
+impl From<Dtl> for DtlMode {
+    fn from(dtl: Dtl) -> Self {
+        match dtl {
+            Dtl::None => Self::None,
+            Dtl::Async => Self::Async,
+            Dtl::Sync => Self::Sync,
+        }
+    }
 }
 
 /// Arguments of `sconce import`.

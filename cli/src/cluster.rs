@@ -122,6 +122,8 @@ impl Cluster {
             owner: record.owner.to_string(),
             epoch: record.epoch.0,
             dtl_state: record.dtl_state,
+            dtl_mode: record.dtl_mode,
+            dtl_host: record.dtl_host.map(|host| host.to_string()),
             nbd_uri: self.settings.nbd_uri(path),
             mount_path: mount_path.map(|path| path.display().to_string()),
             pool: record.pool,
@@ -144,6 +146,8 @@ impl Cluster {
                 view.owner = status.owner.to_string();
                 view.epoch = status.epoch.0;
                 view.dtl_state = status.dtl_state;
+                view.dtl_mode = status.dtl_mode.unwrap_or_default();
+                view.dtl_host = status.dtl_host.map(|host| host.to_string());
                 view.unstored_bytes = Some(status.unstored.0);
                 view.state = status.state;
                 view.live = true;
@@ -164,7 +168,7 @@ impl Cluster {
     }
 
     /// A volume's path, or its id where that cannot be had.
-    async fn path_or_id(&self, volume: VolumeId) -> String {
+    pub async fn path_or_id(&self, volume: VolumeId) -> String {
         let path = async {
             let record = self.names.volume(volume).await?;
             self.names.path_of(record.inode).await

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use futures_util::future::join_all;
 use sconce_fs_router::peers::PeerError;
 use sconce_schemas::VolumeId;
-use sconce_schemas::records::{NodeRecord, PoolRecord, Protection};
+use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, PoolRecord, Protection};
 use sconce_schemas::wire::Role;
 use sconce_schemas::wire::storage::StorageNodeStatus;
 use sconce_schemas::wire::volume::{NodeStatus, VolumeControl, VolumeControlReply};
@@ -16,6 +16,9 @@ use crate::args::Format;
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
 use crate::deletions::{Erasing, Gone};
 use crate::view::{BackendView, NodeView, PoolView, StatusView, print, status_tables};
+
+/// Volumes at risk that are named.
+const NAMED_MAX: usize = 5;
 
 /// What a service said of itself.
 enum Said {
@@ -36,12 +39,39 @@ pub async fn run(cluster: &Cluster, format: Format) -> Result<()> {
     let pools = cluster.names.pools().await.map_err(explained)?;
     let gone = Gone::find(&cluster.names).await.map_err(explained)?;
     let said = join_all(nodes.iter().map(|node| ask(cluster, node))).await;
-    let status = status_of(&nodes, &pools, &gone, said);
+    let at_risk = at_risk(cluster, &said).await;
+    let mut status = status_of(&nodes, &pools, &gone, said);
+    status.problems.extend(at_risk);
+    status.healthy = status.problems.is_empty();
     print(format, &status, status_tables)?;
     if !status.healthy {
         bail!("the cluster is not healthy: {}", status.problems.join("; "));
     }
     Ok(())
+}
+
+/// Volumes whose acknowledged writes are to be on two nodes, and are not.
+async fn at_risk(cluster: &Cluster, said: &[Said]) -> Option<String> {
+    let volumes = said.iter().flat_map(|said| match said {
+        Said::Volumes(Ok(found)) => found.volumes.as_slice(),
+        Said::Volumes(Err(_)) | Said::Storage(_) | Said::Nothing => &[],
+    });
+    let alone: Vec<VolumeId> = volumes
+        .filter(|volume| volume.dtl_mode == Some(DtlMode::Sync) && volume.dtl_state == DtlState::Degraded)
+        .map(|volume| volume.id)
+        .collect();
+    let named = alone.iter().take(NAMED_MAX).map(|id| cluster.path_or_id(*id));
+    let mut named = join_all(named).await.join(", ");
+    if alone.len() > NAMED_MAX {
+        named.push_str(", …");
+    }
+    (!alone.is_empty()).then(|| {
+        format!(
+            "{} volumes with --dtl sync have no twin that is in sync, so that what they acknowledge is in one write buffer \
+             alone until it is stored: {named}",
+            alone.len()
+        )
+    })
 }
 
 async fn ask(cluster: &Cluster, node: &NodeRecord) -> Said {

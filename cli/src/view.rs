@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets};
-use sconce_schemas::records::DtlState;
+use sconce_schemas::records::{DtlMode, DtlState};
 use sconce_schemas::wire::volume::FlattenProgress;
 use serde::{Serialize, Serializer};
 
@@ -32,6 +32,11 @@ pub struct VolumeView {
     /// `in_sync`, `degraded` or `off`.
     #[serde(serialize_with = "dtl_state")]
     pub dtl_state: DtlState,
+    /// What a twin of its write buffer is waited for: `none`, `async` or `sync`.
+    pub dtl_mode: DtlMode,
+    /// The volume-router that has the twin, or is getting it; missing where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtl_host: Option<String>,
     /// For NBD clients; null where the settings name no NBD socket.
     pub nbd_uri: Option<String>,
     /// Path in the FUSE mount; null where the settings name no mount.
@@ -116,6 +121,16 @@ impl FlattenView {
 
 fn dtl_state<S: Serializer>(state: &DtlState, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(dtl_name(*state))
+}
+
+/// `off`, or the mode and the state: `sync degraded`.
+fn dtl_shown(volume: &VolumeView) -> String {
+    let mode = match volume.dtl_mode {
+        DtlMode::None => return dtl_name(volume.dtl_state).to_owned(),
+        DtlMode::Async => "async",
+        DtlMode::Sync => "sync",
+    };
+    format!("{mode} {}", dtl_name(volume.dtl_state))
 }
 
 fn dtl_name(state: DtlState) -> &'static str {
@@ -269,7 +284,7 @@ pub fn volume_table(volumes: &[VolumeView]) -> String {
             volume.allocated_bytes.map_or_else(unknown, shown),
             volume.owner.clone(),
             volume.epoch.to_string(),
-            dtl_name(volume.dtl_state).to_owned(),
+            dtl_shown(volume),
             volume.state.clone(),
         ]);
     }
@@ -302,7 +317,9 @@ pub fn volume_lines(volume: &VolumeView) -> String {
     line("state", volume.state.clone());
     line("owner", volume.owner.clone());
     line("epoch", volume.epoch.to_string());
-    line("DTL", dtl_name(volume.dtl_state).to_owned());
+    let host = volume.dtl_host.as_ref();
+    let host = host.map_or_else(String::new, |host| format!(", at {host}"));
+    line("DTL", format!("{}{host}", dtl_shown(volume)));
     line("pool", volume.pool.clone());
     line("SCO size", shown(volume.sco_size_bytes));
     line("history", history_shown(volume));
@@ -512,6 +529,8 @@ mod tests {
             owner: "vr-1".into(),
             epoch: 3,
             dtl_state: DtlState::InSync,
+            dtl_mode: DtlMode::Sync,
+            dtl_host: Some("vr-2".into()),
             nbd_uri: Some("nbd+unix:////vm1/disk.raw?socket=/run/nbd.sock".into()),
             mount_path: Some("/run/mnt/vm1/disk.raw".into()),
             pool: "default".into(),
@@ -537,6 +556,8 @@ mod tests {
   "owner": "vr-1",
   "epoch": 3,
   "dtl_state": "in_sync",
+  "dtl_mode": "sync",
+  "dtl_host": "vr-2",
   "nbd_uri": "nbd+unix:////vm1/disk.raw?socket=/run/nbd.sock",
   "mount_path": "/run/mnt/vm1/disk.raw",
   "pool": "default",
@@ -604,6 +625,7 @@ mod tests {
                 "-",
                 "vr-1",
                 "3",
+                "sync",
                 "in_sync",
                 "unknown"
             ]

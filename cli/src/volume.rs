@@ -14,7 +14,7 @@ use sconce_schemas::wire::{RefusalCode, Role};
 use sconce_schemas::{NodeName, VolumeSize};
 use serde::Serialize;
 
-use crate::args::{Create, Format, HistoryWindow, Placement, Volume};
+use crate::args::{Create, Dtl, Format, HistoryWindow, Placement, Volume};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
 use crate::flatten;
 use crate::size::shown;
@@ -60,6 +60,11 @@ pub async fn run(cluster: &Cluster, command: Volume, format: Format) -> Result<(
             set_history(cluster, &file, history).await?;
             show(cluster, &file, format).await
         }
+        Volume::Dtl { path, mode } => {
+            let file = cluster.resolve(&path).await?;
+            set_dtl(cluster, &file, mode).await?;
+            show(cluster, &file, format).await
+        }
         Volume::Delete { path } => delete(cluster, &path, format).await,
         Volume::Sync { path } => sync(cluster, &path, format).await,
         Volume::Flatten { path, wait } => flatten::run(cluster, &path, wait, format).await,
@@ -82,6 +87,7 @@ pub async fn make(
         sco_size: placement.sco_size.unwrap_or_default(),
         pool: placement.pool.clone(),
         owner: placement.owner.clone(),
+        dtl: placement.dtl.into(),
     };
     cluster
         .names
@@ -112,6 +118,19 @@ async fn set_history(
     let volume = file.volume;
     let set = VolumeControl::SetHistory { volume, window_us };
     cluster.owners.call(volume, set, OWNER_DEADLINE).await?;
+    Ok(())
+}
+
+async fn set_dtl(cluster: &Cluster, file: &Resolved, mode: Dtl) -> Result<()> {
+    let (volume, mode) = (file.volume, mode.into());
+    let set = VolumeControl::SetDtl { volume, mode };
+    let asked = cluster.owners.call(volume, set, OWNER_DEADLINE).await;
+    asked.with_context(|| {
+        format!(
+            "the mode of {} may not have changed: give the command again",
+            file.path
+        )
+    })?;
     Ok(())
 }
 

@@ -91,6 +91,8 @@ async fn serve(network: Network, told: Told) {
                     owner: owner(),
                     epoch: Epoch(2),
                     dtl_state: DtlState::Off,
+                    dtl_mode: None,
+                    dtl_host: None,
                     flatten: None,
                     sco_size: ScoSize::default(),
                     unstored: ByteLen(4096),

@@ -79,8 +79,8 @@ pub enum DtlState {
     Off,
 }
 
-/// What a volume's twin on another volume-router is waited for (DESIGN.md §6).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What a volume's twin on another volume-router is waited for (DESIGN.md §6), the weakest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DtlMode {
     /// There is none.

@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 use sconce_schemas::bundle::{BundleIndex, KeptCluster, Member};
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::records::DtlState;
+use sconce_schemas::records::{DtlMode, DtlState};
 use sconce_schemas::wire::envelope::{Header, Protocol, Reply, Request, Role};
 use sconce_schemas::wire::msgpack::{put_array, put_str, put_uint};
 use sconce_schemas::wire::registry::{
@@ -328,6 +328,18 @@ fn messages_about_flattening_keep_their_meaning() {
     golden_batch("volume-flatten-replies", replies(vec![reply]));
 }
 
+#[test]
+fn messages_about_the_mode_of_a_twin_keep_their_meaning() {
+    let set = |mode| VolumeRequest::Control(VolumeControl::SetDtl { volume: VOLUME, mode });
+    let modes = [DtlMode::None, DtlMode::Async, DtlMode::Sync];
+    golden_batch("volume-dtl-requests", requests(modes.map(set).to_vec()));
+    let mut status = volume_status();
+    status.dtl_mode = Some(DtlMode::Sync);
+    status.dtl_host = Some(node("node-c"));
+    let reply = VolumeReply::Control(VolumeControlReply::Volume(status));
+    golden_batch("volume-dtl-replies", replies(vec![reply]));
+}
+
 fn volume_status() -> VolumeStatus {
     VolumeStatus {
         id: VOLUME,
@@ -336,6 +348,8 @@ fn volume_status() -> VolumeStatus {
         owner: node("node-b"),
         epoch: Epoch(3),
         dtl_state: DtlState::Degraded,
+        dtl_mode: None,
+        dtl_host: None,
         sco_size: ScoSize::default(),
         unstored: ByteLen(4 << 20),
         map_memory: ByteLen(16 << 10),

@@ -22,7 +22,7 @@ use super::twin::{TwinReply, TwinRequest};
 use crate::DecodeError;
 use crate::geometry::{ByteLen, ScoSize, VolumeSize};
 use crate::ids::{Epoch, NodeName, ScoId, SessionId, Slot, SnapshotId, VolumeId};
-use crate::records::DtlState;
+use crate::records::{DtlMode, DtlState};
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -377,6 +377,14 @@ pub enum VolumeControl {
         /// The window.
         window_us: u64,
     },
+    /// Keep a twin of the volume's write buffer on another volume-router from now on, and wait for it as `mode` says. Answered once
+    /// the registry's record has the mode.
+    SetDtl {
+        /// The volume.
+        volume: VolumeId,
+        /// What is waited for.
+        mode: DtlMode,
+    },
     /// Keep a moment of the volume's history as a snapshot. Answered once it is on the back ends.
     TakeMoment {
         /// The volume.
@@ -482,6 +490,12 @@ pub struct VolumeStatus {
     pub epoch: Epoch,
     /// State of its DTL.
     pub dtl_state: DtlState,
+    /// What its twin is waited for. Builds before there were twins lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtl_mode: Option<DtlMode>,
+    /// Where its twin is, or is being made, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtl_host: Option<NodeName>,
     /// Clusters of a SCO.
     pub sco_size: ScoSize,
     /// Acknowledged data that is only in the write buffer.

@@ -24,5 +24,6 @@ mod twin;
 
 pub use service::{Components, RunError, block_on, run};
 pub use settings::{
-    BufferSettings, EraseSettings, LimitSettings, SettingError, Settings, UploadSettings, VolumesSettings,
+    BufferSettings, DtlSettings, EraseSettings, LimitSettings, SettingError, Settings, UploadSettings,
+    VolumesSettings,
 };

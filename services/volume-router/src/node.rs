@@ -18,6 +18,7 @@ use crate::actor::VolumeHandle;
 use crate::background::{Background, Guests};
 use crate::device::{Device, LocalCheckpoints};
 use crate::gate::Gate;
+use crate::settings::DtlSettings;
 use crate::twin::Relied;
 
 /// The node.
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) scrub: ScrubPolicy,
     /// When what was left behind is looked for.
     pub(crate) sweep: SweepPolicy,
+    /// How twins are waited for.
+    pub(crate) dtl: DtlSettings,
     /// How long acknowledgements are held at most for a snapshot of several volumes.
     pub(crate) group_hold: Duration,
     /// How long another node is gone before its deletions are taken over.

@@ -178,6 +178,7 @@ async fn node(
         checkpoint: settings.checkpoint_policy(),
         scrub: settings.scrub.policy(),
         sweep: settings.sweep.policy(&settings.scrub),
+        dtl: settings.dtl,
         group_hold: settings.volumes.group_hold.duration(),
         adopt_after: settings.erase.adopt_after.duration(),
         volumes: Volumes::default(),
@@ -235,6 +236,7 @@ fn shards(
         let start = shard::Start {
             index,
             network: components.network.clone(),
+            to_others: hello(&settings.node.name, Protocol::Volume),
             endpoint: endpoint.clone(),
             node: Arc::clone(node),
             operations_max: settings.limits.operations,

@@ -5,6 +5,7 @@
 //! Crash: nothing.
 //! Knows no component.
 
+mod dtl;
 mod erase;
 mod scrub;
 
@@ -20,6 +21,7 @@ use sconce_tracing::LogSettings;
 use sconce_volume::CheckpointPolicy;
 use serde::Deserialize;
 
+pub use dtl::DtlSettings;
 pub use erase::EraseSettings;
 pub(crate) use scrub::{ScrubHelp, ScrubSettings, SweepSettings};
 
@@ -53,6 +55,9 @@ pub struct Settings {
     /// Looking for objects that were left behind.
     #[serde(default)]
     pub sweep: SweepSettings,
+    /// Twins of write buffers on other volume-routers.
+    #[serde(default)]
+    pub dtl: DtlSettings,
     /// What it takes in.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -229,6 +234,7 @@ impl Settings {
         )?;
         self.scrub.check()?;
         self.erase.check()?;
+        self.dtl.check()?;
         let limits = &self.limits;
         check(
             "limits.operations",

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sconce_bus::{BindError, Endpoint, Identity, Limits, Network, Protocol, Role, Server, bind};
+use sconce_bus::{BindError, Endpoint, Hello, Identity, Limits, Network, Protocol, Role, Server, bind};
 use sconce_runtime::tasks::TasksError;
 use sconce_runtime::{Stop, Tasks};
 use sconce_schemas::VolumeId;
@@ -22,7 +22,7 @@ use crate::actor::{Replies, Shard, VolumeActor, VolumeHandle};
 use crate::node::Node;
 use crate::owner::record::TakeOver;
 use crate::port::Port;
-use crate::twin::Twins;
+use crate::twin::{Lines, Twins};
 
 /// Longer than the port needs to send its last replies.
 const PORT_STOPS_WITHIN: Duration = Duration::from_secs(2);
@@ -40,6 +40,8 @@ pub(crate) enum Begin {
 pub(crate) struct Start {
     pub(crate) index: usize,
     pub(crate) network: Network,
+    /// How the shard greets other volume-routers.
+    pub(crate) to_others: Hello,
     pub(crate) endpoint: Endpoint,
     pub(crate) node: Arc<Node>,
     pub(crate) operations_max: usize,
@@ -57,6 +59,7 @@ pub(crate) async fn run(start: Start) -> Result<(), TasksError> {
     let Start {
         index,
         network,
+        to_others,
         endpoint,
         node,
         operations_max,
@@ -84,6 +87,7 @@ pub(crate) async fn run(start: Start) -> Result<(), TasksError> {
     let _ = listening.send(Ok(()));
     let shard = Rc::new(Shard {
         replies: Replies::new(operations_max, operation_bytes_max),
+        lines: Lines::new(network, node.registry.clone(), to_others),
         twins: Rc::new(Twins::new(Arc::clone(&node), index)),
         node,
     });

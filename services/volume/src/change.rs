@@ -605,7 +605,8 @@ impl Volume {
     /// Closes the full SCO and asks for the next: the change waits for it.
     fn make_room(&mut self, effects: &mut Vec<Effect>) -> Result<(), Blocked> {
         self.close_sco(effects);
-        let opened = self.log.open_next(self.locals.synced_below(), effects);
+        let synced_below = self.locals.synced_below().min(self.twin.synced_below());
+        let opened = self.log.open_next(synced_below, effects);
         opened.map_err(|text| Blocked::Refused(Refusal::reject(RefusalCode::NoSpace, text)))?;
         Err(Blocked::Room)
     }

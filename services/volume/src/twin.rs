@@ -87,7 +87,7 @@ pub(crate) struct Twin {
     copying: Option<ScoId>,
     /// SCOs that were closed since it attached, with their last batch.
     closed: VecDeque<(ScoId, BatchSeq)>,
-    /// Uploads that wait until the twin holds a batch.
+    /// Uploads that wait until the twin has synced a batch.
     uploads: Vec<(BatchSeq, Effect)>,
     /// Reads of what the twin does not hold yet, and the batch that it is in.
     reads: Vec<(BatchSeq, Query, Vec<Extent>)>,
@@ -97,7 +97,7 @@ pub(crate) struct Twin {
 enum State {
     Detached,
     Copying,
-    /// Acknowledgements wait for it; the record follows once it holds this batch.
+    /// Acknowledgements wait for it; the record follows once it has synced this batch.
     Joining(BatchSeq),
     Recording,
     InSync,
@@ -139,6 +139,12 @@ impl Twin {
         if self.state != State::Detached {
             self.closed.push_back((sco, last));
         }
+    }
+
+    /// SCOs below this one are synced on the twin too, as far as it has them: a header must not claim more, as a takeover
+    /// believes what it claims.
+    pub(crate) fn synced_below(&self) -> ScoId {
+        self.closed.front().map_or(ScoId(u64::MAX), |(sco, _)| *sco)
     }
 
     /// It is told of a batch.
@@ -234,7 +240,6 @@ impl Twin {
         while let Some(behind) = self.behind.pop_front_if(|behind| behind.seq <= upto) {
             self.held_bytes = behind.upto_bytes;
         }
-        while self.closed.pop_front_if(|(_, last)| *last <= upto).is_some() {}
         self.held = self.held.max(upto);
         Ok(())
     }
@@ -295,9 +300,15 @@ impl Volume {
     }
 
     pub(crate) fn twin_synced(&mut self, upto: BatchSeq) {
-        if self.twin.listens() {
-            self.twin.synced = self.twin.synced.max(upto.min(self.twin.held));
-            self.twin.syncing = false;
+        let twin = &mut self.twin;
+        if twin.listens() {
+            twin.synced = twin.synced.max(upto.min(twin.held));
+            twin.syncing = false;
+            while twin
+                .closed
+                .pop_front_if(|(_, last)| *last <= twin.synced)
+                .is_some()
+            {}
         }
     }
 
@@ -324,7 +335,8 @@ impl Volume {
         }
     }
 
-    /// Stores a SCO, or has that wait: the back ends must not have more of it than a twin that takes over.
+    /// Stores a SCO, or has that wait: the back ends must not have more of it than a twin that takes over, also if that loses
+    /// power then.
     pub(crate) fn upload_with_twin(&mut self, sco: ScoId, upload: Effect, effects: &mut Vec<Effect>) {
         let last = self.twin.closed.iter().find(|(closed, _)| *closed == sco);
         match last.map(|(_, last)| *last).filter(|_| self.twin.is_waited_for()) {
@@ -347,30 +359,41 @@ impl Volume {
     /// After every event: the next copy, the next step towards being in sync, and what waited for the twin.
     pub(crate) fn twin_upkeep(&mut self, effects: &mut Vec<Effect>) {
         self.twin_copies(effects);
-        if let State::Joining(upto) = self.twin.state
-            && self.twin.held >= upto
+        let twin = &mut self.twin;
+        if let State::Joining(upto) = twin.state
+            && twin.synced >= upto
         {
-            self.twin.state = State::Recording;
+            twin.state = State::Recording;
             effects.push(Effect::RecordInSync);
         }
-        let upto = match self.twin.is_waited_for() {
-            true => self.twin.held,
-            false => BatchSeq(u64::MAX),
+        let (held, synced) = match twin.is_waited_for() {
+            true => (twin.held, twin.synced),
+            false => (BatchSeq(u64::MAX), BatchSeq(u64::MAX)),
         };
-        let due = self.twin.uploads.extract_if(.., |(last, _)| *last <= upto);
+        let due = twin.uploads.extract_if(.., |(last, _)| *last <= synced);
         effects.extend(due.map(|(_, upload)| upload));
-        let due: Vec<_> = self.twin.reads.extract_if(.., |(seq, ..)| *seq <= upto).collect();
+        let due: Vec<_> = twin.reads.extract_if(.., |(seq, ..)| *seq <= held).collect();
+        self.twin_sync(effects);
         for (_, query, extents) in due {
             self.answer_held_read(query, extents, effects);
         }
-        let wanted = self.frontier.flush_waits_for();
-        if self.twin.is_waited_for()
-            && self.twin.listens()
-            && !self.twin.syncing
-            && wanted.is_some_and(|first| first > self.twin.synced && first <= self.twin.held)
-        {
-            self.twin.syncing = true;
-            effects.push(Effect::TwinSync { upto: self.twin.held });
+    }
+
+    /// Has the twin sync what a flush, an upload or the record waits for. One at a time is under way and serves all that waited
+    /// when it began.
+    fn twin_sync(&mut self, effects: &mut Vec<Effect>) {
+        let flush = self.frontier.flush_waits_for();
+        let twin = &mut self.twin;
+        let joining = match twin.state {
+            State::Joining(upto) => Some(upto),
+            _ => None,
+        };
+        let upload = twin.uploads.iter().map(|(last, _)| *last).min();
+        let waits = |seq: BatchSeq| seq > twin.synced && seq <= twin.held;
+        let is_wanted = [flush, upload, joining].into_iter().flatten().any(waits);
+        if is_wanted && twin.is_waited_for() && twin.listens() && !twin.syncing {
+            twin.syncing = true;
+            effects.push(Effect::TwinSync { upto: twin.held });
         }
     }
 

@@ -49,6 +49,8 @@ pub struct NewVolume {
     pub pool: Option<String>,
     /// Its owner; `None`: the running volume-router with the fewest volumes.
     pub owner: Option<NodeName>,
+    /// What a twin of its write buffer is waited for.
+    pub dtl: DtlMode,
 }
 
 impl Names {
@@ -174,7 +176,11 @@ impl Names {
         check_name(name)?;
         let pool = self.choose_pool(new.pool.as_deref()).await?;
         let owner = self.choose_owner(new.owner.as_ref()).await?;
-        let record = self.fresh_record(new.size, new.sco_size, pool, owner);
+        let mut record = self.fresh_record(new.size, new.sco_size, pool, owner);
+        record.dtl_mode = new.dtl;
+        if new.dtl != DtlMode::None {
+            record.dtl_state = DtlState::Degraded;
+        }
         let id = record.id;
         let inode = self.add_file(parent, name, record, entry).await?;
         Ok((inode, id))

@@ -18,8 +18,8 @@ use sconce_volume::Event;
 use tokio::time::{Instant, timeout_at};
 
 use super::messages::{
-    ClientGone, CloseSession, Delete, Drain, Followed, OpenSession, Opened, Renamed, Served, Show, Sync,
-    Take, Verify,
+    ClientGone, CloseSession, Delete, Drain, Followed, OpenSession, Opened, Renamed, Served, SetDtl, Show,
+    Sync, Take, Verify,
 };
 use super::{State, VolumeActor};
 use crate::background::Subject;
@@ -124,6 +124,8 @@ impl Handler<Show> for VolumeActor {
             owner: self.shard.node.name.clone(),
             epoch: sconce_schemas::Epoch::NONE,
             dtl_state: DtlState::Off,
+            dtl_mode: None,
+            dtl_host: None,
             sco_size: sconce_schemas::ScoSize::default(),
             unstored: ByteLen(0),
             map_memory: ByteLen(0),
@@ -134,6 +136,10 @@ impl Handler<Show> for VolumeActor {
         };
         if let State::Serving(serving) = &self.state {
             let known = serving.status();
+            let (twin, dtl_host) = serving.twin();
+            status.dtl_state = twin.state.recorded();
+            status.dtl_mode = Some(twin.mode);
+            status.dtl_host = dtl_host;
             status.size = known.size;
             status.allocated = known.allocated;
             status.unstored = known.unstored;
@@ -217,6 +223,9 @@ impl Handler<Delete> for VolumeActor {
                     );
                     return Err(Refusal::reject(RefusalCode::Invalid, text));
                 }
+                if let State::Serving(serving) = &mut actor.state {
+                    serving.forget_twin();
+                }
                 let path = actor.path();
                 let gone = Refusal::reject(RefusalCode::NotFound, format!("volume {path} is deleted"));
                 actor.over(&gone, ctx);
@@ -229,6 +238,43 @@ impl Handler<Delete> for VolumeActor {
                 Ok(())
             });
         Box::pin(deleted)
+    }
+}
+
+impl Handler<SetDtl> for VolumeActor {
+    type Result = Answer<Result<(), Refusal>>;
+
+    fn handle(&mut self, SetDtl(mode): SetDtl, ctx: &mut Context<Self>) -> Self::Result {
+        let State::Serving(serving) = &mut self.state else {
+            let refusal = self.not_served();
+            return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
+        };
+        let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
+        if mode > serving.twin().0.mode {
+            // What the record says holds from the moment at which it does.
+            serving.happened(Event::TwinMode { mode });
+            self.after(ctx);
+        }
+        let generation = self.generation;
+        let noted = async move {
+            let volume = owner.subject().volume;
+            let noted = record::set_dtl_mode(&registry, volume, owner.ownership(), mode).await;
+            noted.map_err(refusal_of)
+        };
+        let set =
+            noted
+                .into_actor(self)
+                .map(move |noted, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
+                    noted?;
+                    if let State::Serving(serving) = &mut actor.state
+                        && actor.generation == generation
+                    {
+                        serving.happened(Event::TwinMode { mode });
+                        actor.after(ctx);
+                    }
+                    Ok(())
+                });
+        Box::pin(set)
     }
 }
 
@@ -333,11 +379,12 @@ impl VolumeActor {
             return Box::pin(std::future::ready(false).into_actor(self));
         };
         let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
-        let generation = self.generation;
+        let (generation, twin) = (self.generation, serving.releases_twin());
         let release = async move {
             let until = until.max(Instant::now() + RELEASE_WITHIN);
             let release = record::release(&registry, owner.subject().volume, owner.ownership());
-            matches!(timeout_at(until, release).await, Ok(Ok(())))
+            let released = async { matches!(timeout_at(until, release).await, Ok(Ok(()))) };
+            twin.after(released).await
         };
         let released = release.into_actor(self).map(
             move |released, actor: &mut VolumeActor, ctx: &mut Context<Self>| {

@@ -11,7 +11,7 @@ use actix::dev::ToEnvelope;
 use actix::prelude::SendError;
 use actix::{Actor, Addr, Handler, MailboxError, Message};
 use sconce_schemas::SessionId;
-use sconce_schemas::records::VolumeRecord;
+use sconce_schemas::records::{DtlMode, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeStatus;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
@@ -20,7 +20,7 @@ use super::VolumeActor;
 use super::messages::{
     AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, ListSnapshots, OpenCompared,
     OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Orphaned, Renamed, Request,
-    Round, Served, Show, StoreSoon, Sync, Take, Verify,
+    Round, Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -135,6 +135,12 @@ impl VolumeHandle {
     /// The volume is gone from the names: its space comes back from here on.
     pub(crate) async fn delete(&self) -> Result<(), Refusal> {
         self.ask(Delete).await?
+    }
+
+    /// What the volume's twin is waited for, from now on.
+    pub(crate) async fn set_dtl(&self, mode: DtlMode) -> Result<(), Refusal> {
+        self.ask(Served).await??;
+        self.ask(SetDtl(mode)).await?
     }
 
     /// Own the volume here.

@@ -7,6 +7,7 @@
 
 use actix::Message;
 use bytes::Bytes;
+use sconce_schemas::records::DtlMode;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeStatus};
 use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, SnapshotId, VolumeSize};
@@ -147,6 +148,11 @@ pub(crate) struct Renamed;
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Refusal>")]
 pub(crate) struct Delete;
+
+/// What the twin is waited for, from now on.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Refusal>")]
+pub(crate) struct SetDtl(pub(crate) DtlMode);
 
 /// Own the volume here; [`Served`] tells what came of it.
 #[derive(Debug, Message)]

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use crate::device::{FoundSco, Tenant};
 use crate::node::Node;
 use crate::owner::record::TakeOver;
-use crate::twin::Twins;
+use crate::twin::{Lines, Twins};
 use messages::{Evict, FileReady, Pressed, StoreSoon};
 use serving::Serving;
 
@@ -60,6 +60,8 @@ pub(crate) struct Shard {
     pub(crate) node: Arc<Node>,
     /// Requests that wait for their answers.
     pub(crate) replies: Replies,
+    /// Ways to volume-routers that keep twins.
+    pub(crate) lines: Lines,
     /// Twins of other nodes' volumes.
     pub(crate) twins: Rc<Twins>,
 }

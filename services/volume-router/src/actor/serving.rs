@@ -21,9 +21,11 @@ use sconce_schemas::records::VolumeRecord;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::{IoCode, VolumeControlReply, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{BatchSeq, ByteLen, Epoch, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize};
+use sconce_schemas::{
+    BatchSeq, ByteLen, Epoch, NodeName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
+};
 use sconce_volume::{
-    Append, Ask, Effect, Event, FlattenStatus, SessionSlot, SnapshotInfo, Status, Ticket, Volume,
+    Append, Ask, Effect, Event, FlattenStatus, SessionSlot, SnapshotInfo, Status, Ticket, TwinStatus, Volume,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -36,6 +38,7 @@ use crate::background::{ScrubJob, SweepJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
 use crate::owner::{Owned, epoch_at};
 use crate::port::OpenOn;
+use crate::twin::{Ours, Release};
 use traced::Traced;
 
 /// The ticket of the host's own request to store everything.
@@ -66,6 +69,7 @@ pub(super) struct Serving {
     stopping: Stopping,
     sco_size: ScoSize,
     traced: Traced,
+    twin: Ours,
 }
 
 /// How far an orderly stop is.
@@ -89,7 +93,9 @@ impl Serving {
         owned: Owned,
         found: Vec<FoundSco>,
     ) -> Self {
+        let sco_size = owned.record.sco_size;
         let mut serving = Self {
+            twin: Ours::new(shard, &owner, sco_size),
             volume: owned.volume,
             effects: Vec::new(),
             spare: Vec::new(),
@@ -107,7 +113,7 @@ impl Serving {
             halted: None,
             drained: None,
             stopping: Stopping::No,
-            sco_size: owned.record.sco_size,
+            sco_size,
             traced: Traced::default(),
         };
         serving.adopt(found, &owned.recovered.unstored, &owned.record);
@@ -251,6 +257,7 @@ impl Serving {
             Event::ScoStored { sco } => self.locals.stored(*sco),
             Event::Synced { .. } => self.traced.synced(),
             Event::DeviceFailed { .. } => self.device_failed = true,
+            Event::TwinAttached if !self.twin.has_stream() => return,
             _ => {}
         }
         self.take(event);
@@ -308,6 +315,21 @@ impl Serving {
         true
     }
 
+    /// What is known of the twin, and where it is.
+    pub(super) fn twin(&self) -> (TwinStatus, Option<NodeName>) {
+        (self.volume.twin_status(), self.twin.host())
+    }
+
+    /// The volume is about to be released, and its twin with it.
+    pub(super) fn releases_twin(&self) -> Release {
+        self.twin.releases()
+    }
+
+    /// The volume is deleted: its twin may go.
+    pub(super) fn forget_twin(&mut self) {
+        self.twin.over();
+    }
+
     /// The device has a free file.
     pub(super) fn file_ready(&mut self) {
         if let Some(header) = self.opening.take() {
@@ -354,6 +376,7 @@ impl Serving {
         loop {
             if self.effects.is_empty() {
                 if !std::mem::replace(&mut self.batch_open, false) {
+                    self.twin.tend(self.volume.twin_status().state);
                     return self.note_size();
                 }
                 let now_us = self.shard.node.clock.unix_micros();
@@ -417,17 +440,25 @@ impl Serving {
             Effect::ReadTlog { object } => self.scrub(ScrubJob::ReadTlog(object)),
             Effect::WriteBundle { plan } => self.scrub(ScrubJob::Write(plan)),
             Effect::DeleteSco { object } => self.scrub(ScrubJob::Delete(object)),
-            // Helper B carries these out.
-            Effect::TwinOpen { .. }
-            | Effect::TwinCopy { .. }
-            | Effect::TwinSync { .. }
-            | Effect::TwinRelease { .. }
-            | Effect::RecordInSync
-            | Effect::RecordDegraded => {}
+            Effect::TwinOpen { header } => self.twin.open(&header),
+            Effect::TwinCopy {
+                sco,
+                tlog_len,
+                length,
+                ..
+            } => self.copy_to_twin(sco, tlog_len, length),
+            Effect::TwinSync { upto } => self.twin.sync(upto),
+            Effect::TwinRelease { upto } => self.twin.release(upto),
+            Effect::RecordInSync => self.twin.record_in_sync(),
+            Effect::RecordDegraded => self.twin.record_degraded(),
         }
     }
 
     fn append(&mut self, append: &Append) {
+        if append.twin {
+            // Before the write here, so that both go on at the same time.
+            self.twin.append(append);
+        }
         let appended = match self.locals.append_to(append.sco) {
             Some(file) => file.append(append.first_slot, &append.data, append.tlog_offset, &append.tlog),
             None => Err(io::Error::new(io::ErrorKind::NotFound, "its SCO has no file")),
@@ -523,6 +554,12 @@ impl Serving {
             file,
         };
         self.shard.node.background.upload(self.owner.clone(), upload);
+    }
+
+    fn copy_to_twin(&self, sco: ScoId, tlog_len: ByteLen, length: ByteLen) {
+        let local = self.locals.get(sco);
+        let local = local.map(|local| (local.header, Arc::clone(&local.file)));
+        self.twin.copy(sco, (tlog_len, length), local);
     }
 
     fn scrub(&self, job: ScrubJob) {

@@ -54,7 +54,7 @@ use traced::traced;
 
 pub(crate) use budget::Guests;
 pub(crate) use erase::Erasures;
-pub(crate) use outage::Outage;
+pub(crate) use outage::{Outage, Tried};
 pub(crate) use room::{PoolUsage, Room, RoomUsage};
 pub(crate) use scrub::ScrubJob;
 pub(crate) use store::{Store, StoreError};

@@ -21,7 +21,7 @@ use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord, keys};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{Epoch, ScoId, VolumeId};
+use sconce_schemas::{ByteLen, Epoch, ScoId, VolumeId};
 use sconce_volume::{CloneOf, Recovered, Seal, Volume, VolumeConfig};
 
 use crate::actor::Shard;
@@ -221,7 +221,7 @@ async fn recover(
         scrub: node.scrub,
         sweep: node.sweep,
         dtl: claimed.dtl_mode,
-        dtl_behind: sconce_schemas::ByteLen(16 << 20),
+        dtl_behind: ByteLen(node.dtl.behind.bytes()),
     };
     let reference = manifest.as_ref().map(|manifest| ManifestRef {
         seq: manifest.seq,

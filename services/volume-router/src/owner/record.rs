@@ -291,7 +291,9 @@ pub(crate) async fn release(
     own: &Ownership,
 ) -> Result<(), RecordError> {
     change_own(registry, volume, own, |record| {
-        Changed::when(record.buffer.take().is_some())
+        let had_buffer = record.buffer.take().is_some();
+        let had_twin = without_twin(record);
+        Changed::when(had_buffer || had_twin)
     })
     .await
     .map(drop)
@@ -398,4 +400,77 @@ pub(super) fn retry_or(error: CommitError) -> Result<(), RecordError> {
         CommitError::Conflict { .. } | CommitError::Unknown { .. } => Ok(()),
         other => Err(RecordError::Unavailable(other.to_string())),
     }
+}
+
+/// The twin has every acknowledged write: it may go on where this ownership ends.
+pub(crate) async fn note_in_sync(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+    host: &NodeName,
+    buffer: &str,
+) -> Result<(), RecordError> {
+    change_own(registry, volume, own, |record| {
+        let said = (
+            record.dtl_state,
+            record.dtl_host.as_ref(),
+            record.dtl_buffer.as_deref(),
+        );
+        if said == (DtlState::InSync, Some(host), Some(buffer)) {
+            return Changed::No;
+        }
+        record.dtl_state = DtlState::InSync;
+        record.dtl_host = Some(host.clone());
+        record.dtl_buffer = Some(buffer.to_owned());
+        Changed::Yes
+    })
+    .await
+    .map(drop)
+}
+
+/// There is no twin to rely on.
+pub(crate) async fn note_degraded(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+) -> Result<(), RecordError> {
+    change_own(registry, volume, own, |record| {
+        without_twin(record);
+        // Also where it says so: a commit that says otherwise, whose outcome is unknown, may still be on its way. It cannot succeed
+        // after this one.
+        Changed::Yes
+    })
+    .await
+    .map(drop)
+}
+
+/// What the twin is waited for, from now on.
+pub(crate) async fn set_dtl_mode(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+    mode: DtlMode,
+) -> Result<(), RecordError> {
+    change_own(registry, volume, own, |record| {
+        let had_mode = std::mem::replace(&mut record.dtl_mode, mode);
+        // A twin that is relied on is so until the owner has given it up.
+        let had_state = record.dtl_state;
+        if had_state != DtlState::InSync {
+            without_twin(record);
+        }
+        Changed::when(had_mode != mode || had_state != record.dtl_state)
+    })
+    .await
+    .map(drop)
+}
+
+/// Nobody relies on a twin; whether the record said otherwise.
+fn without_twin(record: &mut VolumeRecord) -> bool {
+    let state = match record.dtl_mode {
+        DtlMode::None => DtlState::Off,
+        DtlMode::Async | DtlMode::Sync => DtlState::Degraded,
+    };
+    let before = (record.dtl_state, record.dtl_host.take(), record.dtl_buffer.take());
+    record.dtl_state = state;
+    before != (state, None, None)
 }

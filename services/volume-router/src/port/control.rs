@@ -137,6 +137,10 @@ impl Control {
                     .ask(volume, reply, |handle, ticket| handle.moment(ticket, ask))
                     .await;
             }
+            (VolumeControl::SetDtl { volume, mode }, None) => match self.begun_here(volume) {
+                Ok(handle) => handle.set_dtl(mode).await.map(|()| VolumeControlReply::Done),
+                Err(refusal) => Err(refusal),
+            },
             (VolumeControl::Flatten { volume }, None) => {
                 return self.request(volume, Ask::Flatten, reply).await;
             }

@@ -166,6 +166,8 @@ impl World {
                 self.flushed = self.flushed.max(end.unwrap_or_default());
                 if matches!(ask, Ask::RollBack { .. }) {
                     self.model = self.log.state_at(self.log.last());
+                    // One that waits for the twin may show what was before.
+                    self.reads.clear();
                 }
                 if matches!(
                     ask,
@@ -307,6 +309,8 @@ impl World {
                 request,
             },
         };
+        // Looking at it is no part of the life.
+        let crash_in = self.crash_in.take();
         let mut effects = Vec::new();
         self.volume.apply(event, &mut effects);
         let mut extents = None;
@@ -339,6 +343,7 @@ impl World {
             }
         }
         effects.into_iter().for_each(|effect| self.carry_out(effect));
+        self.crash_in = crash_in;
         extents.expect("a read is answered")
     }
 }

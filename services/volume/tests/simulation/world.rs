@@ -161,7 +161,9 @@ pub(crate) struct World {
     /// Client side.
     pub(crate) model: State,
     pub(crate) outstanding: BTreeMap<u64, Outstanding>,
-    reads: BTreeMap<Ticket, IoRequest>,
+    pub(crate) reads: BTreeMap<Ticket, IoRequest>,
+    /// Changes that were acknowledged while a read waited for the twin: it may show either.
+    overtook: Vec<(Ticket, std::ops::Range<u64>)>,
     flushes: BTreeMap<Ticket, BatchSeq>,
     next_number: u64,
     stamp: u64,
@@ -266,6 +268,7 @@ impl World {
             model: model.clone(),
             outstanding: BTreeMap::new(),
             reads: BTreeMap::new(),
+            overtook: Vec::new(),
             flushes: BTreeMap::new(),
             next_number: 1,
             stamp: 1,
@@ -300,6 +303,7 @@ impl World {
         self.volume.set_now(self.now_us);
         self.twin_step();
         match self.chance.u32(0..100) {
+            _ if self.crash_in == Some(0) => {}
             0..50 => self.client_round(),
             50..88 => {
                 for _ in 0..if self.is_calm { 8 } else { 1 } {

@@ -170,6 +170,7 @@ impl Cluster {
                 sco_size: ScoSize::default(),
                 pool: None,
                 owner: None,
+                dtl: DtlMode::None,
             };
             self.names
                 .create_volume(&path, &new, NewEntry::FILE, true)

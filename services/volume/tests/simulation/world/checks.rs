@@ -88,16 +88,20 @@ impl World {
             return;
         };
         self.note_shown(extents);
+        let mut overtook = std::mem::take(&mut self.overtook);
+        let ours = overtook.extract_if(.., |(read, _)| *read == ticket);
+        let ours: Vec<_> = ours.map(|(_, sectors)| sectors).collect();
+        self.overtook = overtook;
         if self.asks.is_rolling_back() {
             return;
         }
         let mut cluster = request.offset / 4096;
         for extent in extents {
             for content in self.contents(extent) {
-                let busy = self
-                    .outstanding
-                    .values()
-                    .any(|o| o.sectors.start / 8 <= cluster && cluster < o.sectors.end.div_ceil(8));
+                let under_way = self.outstanding.values().map(|o| &o.sectors);
+                let busy = under_way
+                    .chain(&ours)
+                    .any(|sectors| sectors.start / 8 <= cluster && cluster < sectors.end.div_ceil(8));
                 if !busy {
                     let expected = self.model.clusters.get(&cluster).copied().unwrap_or_default();
                     assert_eq!(content, expected, "cluster {cluster} read from {extent:?}");

@@ -269,6 +269,8 @@ impl World {
                         let end = self.log.end_of(ticket.0).unwrap_or_default();
                         self.flushed = self.flushed.max(end);
                     }
+                    let waiting = self.reads.keys().map(|read| (*read, done.sectors.clone()));
+                    self.overtook.extend(waiting);
                     self.model_change(&done);
                 }
             }
@@ -296,10 +298,7 @@ impl World {
         }
         self.session = SessionId(self.session.0 + 1);
         self.slot = self.volume.open_session(self.session).unwrap();
-        // Looking at it is no part of the life.
-        let crash_in = self.crash_in.take();
         let found = self.read_all();
-        self.crash_in = crash_in;
         let dead = std::mem::take(&mut self.outstanding);
         self.check_taken_over(&found, &dead);
         self.model = found;

@@ -236,14 +236,18 @@ impl World {
             .take()
             .expect("the twin that the record names has a disk");
         self.twins.takeovers += 1;
+        let power_fails = self.chance.u32(0..4) == 0;
+        if power_fails {
+            self.disk.power_loss(&mut self.chance);
+        }
         Some(match self.twins.mode {
-            DtlMode::Sync => {
+            DtlMode::Sync if !power_fails => {
                 let Twins {
                     acknowledged, shown, ..
                 } = self.twins;
                 acknowledged.max(shown).max(self.flushed)
             }
-            DtlMode::Async | DtlMode::None => self.flushed,
+            _ => self.flushed,
         })
     }
 

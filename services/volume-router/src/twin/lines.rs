@@ -1,0 +1,104 @@
+//! Ways to the other volume-routers that may keep twins of this thread's volumes.
+//!
+//! Keeps: a connection to each endpoint that was used, and for a moment which volume-routers run.
+//! Order: a volume asks the others in an order of its own, so that twins spread over the pool and few move when a node comes or goes.
+//! Crash: nothing; who runs is asked of the registry.
+//! Knows no volume's state.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::rc::Rc;
+use std::time::Duration;
+
+use sconce_bus::{Caller, Endpoint, Hello, Network, Role};
+use sconce_registry::{Registry, RegistryError};
+use sconce_schemas::records::{NodeRecord, keys};
+use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
+use sconce_schemas::{NodeName, VolumeId};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// How long a list of volume-routers is believed: many volumes look for another twin at the same time.
+const NODES_AGE_MAX: Duration = Duration::from_secs(1);
+/// SCOs that are in memory at a time to be copied: each is up to 64 MiB.
+const COPIES_MAX: usize = 4;
+
+/// A connection to another volume-router.
+pub(super) type Line = Caller<VolumeRequest, VolumeReply>;
+
+/// Lives on one thread.
+pub(crate) struct Lines {
+    network: Network,
+    registry: Registry,
+    hello: Hello,
+    lines: RefCell<HashMap<String, Line>>,
+    nodes: RefCell<Vec<NodeRecord>>,
+    listed: Cell<Option<Instant>>,
+    /// Room for SCOs that are copied.
+    pub(super) copies: Rc<Semaphore>,
+}
+
+impl Lines {
+    pub(crate) fn new(network: Network, registry: Registry, hello: Hello) -> Self {
+        Self {
+            network,
+            registry,
+            hello,
+            lines: RefCell::default(),
+            nodes: RefCell::default(),
+            listed: Cell::new(None),
+            copies: Rc::new(Semaphore::new(COPIES_MAX)),
+        }
+    }
+
+    /// The other volume-routers that run, the one first that a volume asks first.
+    pub(super) async fn others(&self, volume: VolumeId) -> Result<Vec<NodeRecord>, RegistryError> {
+        let fresh = self.listed.get().is_some_and(|at| at.elapsed() < NODES_AGE_MAX);
+        if !fresh {
+            self.list().await?;
+        }
+        let mut others = self.nodes.borrow().clone();
+        others.sort_by_cached_key(|node| std::cmp::Reverse(rank(volume, &node.name)));
+        Ok(others)
+    }
+
+    async fn list(&self) -> Result<(), RegistryError> {
+        let nodes = self.registry.list_records::<NodeRecord>(keys::NODES).await?;
+        let mut others: Vec<NodeRecord> = nodes.into_iter().map(|(_, node, _)| node).collect();
+        others.retain(|node| node.role == Role::VolumeRouter && node.name != self.hello.node);
+        let is_used = |endpoint: &String, _: &mut Line| {
+            others
+                .iter()
+                .any(|node| node.endpoints.iter().any(|known| known == endpoint))
+        };
+        self.lines.borrow_mut().retain(is_used);
+        *self.nodes.borrow_mut() = others;
+        self.listed.set(Some(Instant::now()));
+        Ok(())
+    }
+
+    /// The connection to the thread of a node that keeps a volume's twin; `None`: its record names none that can be used.
+    pub(super) fn line(&self, node: &NodeRecord, volume: VolumeId) -> Option<Line> {
+        let text = node.endpoint_of(volume)?;
+        let endpoint: Endpoint = text.parse().ok()?;
+        let mut lines = self.lines.borrow_mut();
+        let line = lines
+            .entry(text.to_owned())
+            .or_insert_with(|| Caller::new(&self.network, &endpoint, self.hello.clone()));
+        Some(line.clone())
+    }
+
+    /// A connection that was refused stays so; the next one may be welcome.
+    pub(super) fn forget(&self, node: &NodeRecord, volume: VolumeId) {
+        if let Some(endpoint) = node.endpoint_of(volume) {
+            self.lines.borrow_mut().remove(endpoint);
+        }
+    }
+}
+
+fn rank(volume: VolumeId, node: &NodeName) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (volume.0, node.as_str()).hash(&mut hasher);
+    hasher.finish()
+}

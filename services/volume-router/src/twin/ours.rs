@@ -1,0 +1,365 @@
+//! The twin of one volume, at its owner: found, told, given up.
+//!
+//! Keeps: the stream, if there is one, and whether one is looked for.
+//! Order: what the registry's record is to say of the twin is written in the order in which the volume asks for it; a twin is told that
+//! it is none only once the record does not rely on it.
+//! Crash: the next ownership's record says that there is no twin, and looks for one.
+//! Knows no batches: what is waited for is the volume's business.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sconce_bus::CallError;
+use sconce_runtime::{Backoff, Chance};
+use sconce_schemas::records::NodeRecord;
+use sconce_schemas::sco::ScoHeader;
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::twin::{TwinReply, TwinSay};
+use sconce_schemas::{BatchSeq, ByteLen, NodeName, ScoId, ScoSize};
+use sconce_volume::{Append, Event, TwinState};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::stream::{Copied, Party, Stream, Trouble};
+use crate::actor::{Owner, Shard};
+use crate::background::Tried;
+use crate::device::ScoFile;
+use crate::owner::record::{RecordError, note_degraded, note_in_sync};
+
+/// A volume-router that would not, or could not, keep the twin is not asked again for so long.
+const REST: Duration = Duration::from_secs(5);
+/// How long nobody is asked once everybody was.
+const AGAIN_FIRST: Duration = Duration::from_millis(50);
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Lives with the volume.
+pub(crate) struct Ours {
+    shared: Rc<Shared>,
+    /// The volume gives the stream up: it is told once the record does not rely on it any more.
+    giving_up: bool,
+}
+
+/// What tasks of the volume's thread share.
+struct Shared {
+    shard: Rc<Shard>,
+    owner: Owner,
+    sco_size: ScoSize,
+    stream: RefCell<Option<Rc<Stream>>>,
+    /// The volume wants a twin and has none.
+    is_wanted: Cell<bool>,
+    /// Somebody looks for one.
+    is_sought: Cell<bool>,
+    /// The volume is about to be released: nothing is to say from here on that anybody relies on a twin.
+    is_closing: Cell<bool>,
+    /// Volume-routers that are not asked until then.
+    rests: RefCell<HashMap<NodeName, Instant>>,
+    /// Changes of the record, one after the other: an older one must not win.
+    turn: Mutex<()>,
+}
+
+impl Ours {
+    pub(crate) fn new(shard: &Rc<Shard>, owner: &Owner, sco_size: ScoSize) -> Self {
+        let shared = Shared {
+            shard: Rc::clone(shard),
+            owner: owner.clone(),
+            sco_size,
+            stream: RefCell::default(),
+            is_wanted: Cell::new(false),
+            is_sought: Cell::new(false),
+            is_closing: Cell::new(false),
+            rests: RefCell::default(),
+            turn: Mutex::new(()),
+        };
+        Self {
+            shared: Rc::new(shared),
+            giving_up: false,
+        }
+    }
+
+    /// After every event: what the volume thinks of its twin decides what becomes of the stream.
+    pub(crate) fn tend(&mut self, state: TwinState) {
+        let shared = &self.shared;
+        shared.is_wanted.set(state == TwinState::Searching);
+        match state {
+            TwinState::Losing => self.giving_up = true,
+            TwinState::Off => self.give_up(),
+            TwinState::Searching => {
+                if std::mem::take(&mut self.giving_up) || shared.live().is_none() {
+                    self.give_up();
+                    self.seek();
+                }
+            }
+            TwinState::Copying | TwinState::Joining | TwinState::InSync => {}
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.giving_up = false;
+        if let Some(stream) = self.shared.stream.take() {
+            if stream.is_over() {
+                self.shared.rest(stream.node());
+            }
+            actix_rt::spawn(async move { stream.detach().await });
+        }
+    }
+
+    fn seek(&self) {
+        if !self.shared.is_sought.replace(true) {
+            let shared = Rc::clone(&self.shared);
+            actix_rt::spawn(async move {
+                seek(&shared).await;
+                shared.is_sought.set(false);
+            });
+        }
+    }
+
+    /// Whether there is a stream: what was told of one that is over by now comes to nothing.
+    pub(crate) fn has_stream(&self) -> bool {
+        self.shared.live().is_some()
+    }
+
+    /// Where the twin is, if there is one.
+    pub(crate) fn host(&self) -> Option<NodeName> {
+        self.shared.live().map(|stream| stream.node().clone())
+    }
+
+    pub(crate) fn open(&self, header: &ScoHeader) {
+        if let Some(stream) = self.shared.live() {
+            stream.open(header);
+        }
+    }
+
+    pub(crate) fn append(&self, append: &Append) {
+        if let Some(stream) = self.shared.live() {
+            stream.append(append);
+        }
+    }
+
+    pub(crate) fn sync(&self, upto: BatchSeq) {
+        if let Some(stream) = self.shared.live() {
+            stream.sync(upto);
+        }
+    }
+
+    pub(crate) fn release(&self, upto: ScoId) {
+        if let Some(stream) = self.shared.live() {
+            stream.release(upto);
+        }
+    }
+
+    /// `local`: the SCO's header and file, unless it is gone.
+    pub(crate) fn copy(
+        &self,
+        sco: ScoId,
+        (tlog_len, length): (ByteLen, ByteLen),
+        local: Option<(ScoHeader, Arc<ScoFile>)>,
+    ) {
+        let Some(stream) = self.shared.live() else { return };
+        let Some((header, file)) = local else {
+            return stream.needs_no_copy(sco);
+        };
+        let copied = Copied {
+            header,
+            tlog_len,
+            length,
+            file,
+        };
+        stream.copy(Rc::clone(&self.shared.shard.lines.copies), copied);
+    }
+
+    /// The record is to say that the twin has every acknowledged write.
+    pub(crate) fn record_in_sync(&self) {
+        // Where it is over the volume is about to hear that.
+        let Some(stream) = self.shared.live() else { return };
+        let shared = Rc::clone(&self.shared);
+        actix_rt::spawn(async move { shared.record_in_sync(&stream).await });
+    }
+
+    /// The record is to say that there is no twin.
+    pub(crate) fn record_degraded(&self) {
+        let shared = Rc::clone(&self.shared);
+        actix_rt::spawn(async move { shared.record_degraded().await });
+    }
+
+    /// The volume is about to be released: its twin goes with that.
+    pub(crate) fn releases(&self) -> Release {
+        self.shared.is_closing.set(true);
+        Release(Rc::clone(&self.shared))
+    }
+
+    /// The volume is over, everywhere: nobody needs a twin.
+    pub(crate) fn over(&mut self) {
+        self.shared.is_wanted.set(false);
+        self.give_up();
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        self.shared.is_wanted.set(false);
+        // A task that has it still tells the next ownership nothing: it is another's handle that it tells.
+        self.shared.stream.take();
+    }
+}
+
+/// The twin of a volume that is released.
+pub(crate) struct Release(Rc<Shared>);
+
+impl Release {
+    /// Does what writes the release to the record in its turn, then tells the twin that it is none.
+    pub(crate) async fn after(self, released: impl Future<Output = bool>) -> bool {
+        let shared = self.0;
+        let _turn = shared.turn.lock().await;
+        let is_released = released.await;
+        if is_released {
+            let stream = shared.stream.take();
+            if let Some(stream) = stream {
+                stream.detach().await;
+            }
+        }
+        is_released
+    }
+}
+
+impl Shared {
+    /// The stream, while it is not over.
+    fn live(&self) -> Option<Rc<Stream>> {
+        self.stream
+            .borrow()
+            .as_ref()
+            .filter(|stream| !stream.is_over())
+            .map(Rc::clone)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.shard.node.dtl.timeout.duration()
+    }
+
+    async fn record_in_sync(&self, stream: &Stream) {
+        let _turn = self.turn.lock().await;
+        if self.is_closing.get() || stream.is_over() {
+            return stream.fail("the volume is being released");
+        }
+        let (registry, owner) = (&self.shard.node.registry, &self.owner);
+        let volume = owner.subject().volume;
+        let note = note_in_sync(registry, volume, owner.ownership(), stream.node(), &stream.buffer);
+        match timeout(self.timeout(), note).await {
+            Ok(Ok(())) => {
+                tracing::info!(volume = %owner.subject().path, twin = %stream.node(), "the twin has every acknowledged write");
+                owner.happened(Event::TwinInSync);
+            }
+            Ok(Err(RecordError::Refused(refusal))) => owner.lost(refusal),
+            // Whether the record says so is unknown: the volume has it say that there is none.
+            Ok(Err(RecordError::Unavailable(cause))) => stream.fail(&cause),
+            Err(_) => stream.fail("the registry did not say in time that it is known as the twin"),
+        }
+    }
+
+    /// Until the record says so, or the ownership is over: so long nothing is acknowledged.
+    async fn record_degraded(&self) {
+        let _turn = self.turn.lock().await;
+        let (registry, owner) = (&self.shard.node.registry, &self.owner);
+        let subject = owner.subject();
+        let note = || async {
+            match note_degraded(registry, subject.volume, owner.ownership()).await {
+                Ok(()) => Tried::Over(Ok(())),
+                Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
+                Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
+            }
+        };
+        let noted: Option<Result<(), Refusal>> = owner
+            .outage()
+            .endure(
+                "noting in the registry that the twin is lost",
+                &subject.path,
+                || owner.is_current(),
+                note,
+            )
+            .await;
+        match noted {
+            Some(Ok(())) => owner.happened(Event::TwinDegraded),
+            Some(Err(refusal)) => owner.lost(refusal),
+            None => {}
+        }
+    }
+
+    fn rest(&self, node: &NodeName) {
+        let until = Instant::now() + REST;
+        self.rests.borrow_mut().insert(node.clone(), until);
+    }
+
+    fn rests(&self, node: &NodeName) -> bool {
+        let rests = self.rests.borrow();
+        rests.get(node).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.is_wanted.get() && self.owner.is_current() && !self.is_closing.get()
+    }
+
+    /// Asks one to be the twin.
+    async fn attach(&self, node: &NodeRecord) -> Result<Stream, Trouble> {
+        let subject = self.owner.subject();
+        let Some(line) = self.shard.lines.line(node, subject.volume) else {
+            return Err(CallError::Lost.into());
+        };
+        let party = Party {
+            line,
+            node: node.name.clone(),
+            owner: self.owner.clone(),
+            volume: subject.volume,
+            epoch: self.owner.ownership().epoch,
+            stream: Chance::from_os().u64(),
+            timeout: self.timeout(),
+        };
+        let say = TwinSay::Attach {
+            path: subject.path.to_string(),
+            sco_size: self.sco_size,
+        };
+        match party.ask(say, bytes::Bytes::new()).await? {
+            TwinReply::Attached { buffer } => Ok(Stream::new(party, buffer)),
+            TwinReply::Done => Err(Trouble::Answer),
+        }
+    }
+}
+
+/// Looks for a twin until there is one or none is wanted any more.
+async fn seek(shared: &Shared) {
+    let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_MAX, Chance::from_os());
+    while shared.is_wanted() {
+        let subject = shared.owner.subject();
+        let others = match shared.shard.lines.others(subject.volume).await {
+            Ok(others) => others,
+            Err(error) => {
+                tracing::debug!(volume = %subject.path, %error, "who could keep a twin cannot be known now");
+                Vec::new()
+            }
+        };
+        for node in others {
+            if !shared.is_wanted() || shared.rests(&node.name) {
+                continue;
+            }
+            match shared.attach(&node).await {
+                Ok(stream) if shared.is_wanted() => {
+                    tracing::info!(volume = %subject.path, twin = %node.name, "a twin of the write buffer is made");
+                    *shared.stream.borrow_mut() = Some(Rc::new(stream));
+                    return shared.owner.happened(Event::TwinAttached);
+                }
+                Ok(stream) => stream.detach().await,
+                Err(error) => {
+                    tracing::debug!(volume = %subject.path, node = %node.name, cause = %error, "no twin of the write buffer there");
+                    shared.rest(&node.name);
+                    if let Trouble::Call(CallError::Refused(_)) = error {
+                        shared.shard.lines.forget(&node, subject.volume);
+                    }
+                }
+            }
+        }
+        if shared.is_wanted() {
+            tokio::time::sleep(backoff.wait()).await;
+        }
+    }
+}
