@@ -35,7 +35,7 @@ struct Owner {
 }
 
 impl Owner {
-    /// It owns a volume, in the registry, and so does its node.
+    /// It owns a volume, and it and its node are in the registry before the host starts, which would begin a volume of its own.
     async fn new(cluster: &Cluster) -> Self {
         Self::of(cluster, 1).await
     }
@@ -263,8 +263,9 @@ async fn waits_for_takeover(cluster: &Cluster, volume: VolumeId) -> Client {
 #[test]
 fn an_owner_that_is_gone_is_taken_over_with_what_it_appended_and_copied() {
     block_on(async {
-        let cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         let buffer = owner.attach().await;
         let (first, second) = (cluster_of(1), cluster_of(2));
         let image = owner.image(1, 5, &first);
@@ -314,8 +315,9 @@ fn an_owner_that_is_gone_is_taken_over_with_what_it_appended_and_copied() {
 #[test]
 fn a_twin_begins_only_for_the_owner_and_where_nobody_relies_on_another() {
     block_on(async {
-        let cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         let buffer = owner.attach().await;
         let refusal = owner.try_attach(Epoch(2)).await.unwrap_err();
         assert_eq!(
@@ -351,8 +353,9 @@ fn a_twin_begins_only_for_the_owner_and_where_nobody_relies_on_another() {
 #[test]
 fn what_is_released_and_what_is_given_up_is_given_back() {
     block_on(async {
-        let cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         owner.attach().await;
         for sco in 1..=3 {
             owner.open(sco).await;
@@ -372,8 +375,9 @@ fn what_is_released_and_what_is_given_up_is_given_back() {
 #[test]
 fn a_restarted_host_knows_no_stream_and_adopts_what_the_record_relies_on() {
     block_on(async {
-        let mut cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         let buffer = owner.attach().await;
         owner.open(1).await;
         owner.append(1, 9, cluster_of(9)).await;
@@ -404,8 +408,9 @@ fn a_restarted_host_knows_no_stream_and_adopts_what_the_record_relies_on() {
 #[test]
 fn a_twin_that_nobody_relies_on_is_not_adopted_and_given_back() {
     block_on(async {
-        let mut cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         let buffer = owner.attach().await;
         owner.open(1).await;
         owner.append(1, 9, cluster_of(9)).await;
@@ -434,8 +439,9 @@ fn a_twin_that_nobody_relies_on_is_not_adopted_and_given_back() {
 #[test]
 fn a_forced_takeover_uses_no_twin_that_was_given_up() {
     block_on(async {
-        let cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         owner.attach().await;
         owner.open(1).await;
         owner.append(1, 9, cluster_of(9)).await;
@@ -457,12 +463,12 @@ fn a_forced_takeover_uses_no_twin_that_was_given_up() {
 fn a_full_write_buffer_answers_late_and_in_order() {
     block_on(async {
         let mut cluster = Cluster::new().with_buffer("32 MiB");
-        cluster.start();
         let files = (32 << 20) / sco_size().file_len();
         let mut other = Owner::of(&cluster, 2).await;
+        let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         other.attach().await;
         other.open(1).await;
-        let mut owner = Owner::new(&cluster).await;
         let buffer = owner.attach().await;
         for sco in 1..files {
             owner.open(sco).await;
