@@ -35,10 +35,14 @@ struct Owner {
 }
 
 impl Owner {
-    /// It owns a volume, in the registry, and so does its node.
+    /// It owns a volume, and it and its node are in the registry before the host starts, which would begin a volume of its own.
     async fn new(cluster: &Cluster) -> Self {
+        Self::of(cluster, 1).await
+    }
+
+    async fn of(cluster: &Cluster, number: u8) -> Self {
         let registry = cluster.registry().await;
-        let volume = cluster.create(&registry, 1, 4 * MIB).await;
+        let volume = cluster.create(&registry, number, 4 * MIB).await;
         let owner = Self {
             client: Client::connect(cluster, volume),
             registry,
@@ -259,8 +263,9 @@ async fn waits_for_takeover(cluster: &Cluster, volume: VolumeId) -> Client {
 #[test]
 fn an_owner_that_is_gone_is_taken_over_with_what_it_appended_and_copied() {
     block_on(async {
-        let cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         let buffer = owner.attach().await;
         let (first, second) = (cluster_of(1), cluster_of(2));
         let image = owner.image(1, 5, &first);
@@ -310,8 +315,9 @@ fn an_owner_that_is_gone_is_taken_over_with_what_it_appended_and_copied() {
 #[test]
 fn a_twin_begins_only_for_the_owner_and_where_nobody_relies_on_another() {
     block_on(async {
-        let cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         let buffer = owner.attach().await;
         let refusal = owner.try_attach(Epoch(2)).await.unwrap_err();
         assert_eq!(
@@ -347,8 +353,9 @@ fn a_twin_begins_only_for_the_owner_and_where_nobody_relies_on_another() {
 #[test]
 fn what_is_released_and_what_is_given_up_is_given_back() {
     block_on(async {
-        let cluster = Cluster::started().with_buffer("64 MiB");
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         owner.attach().await;
         for sco in 1..=3 {
             owner.open(sco).await;
@@ -368,8 +375,9 @@ fn what_is_released_and_what_is_given_up_is_given_back() {
 #[test]
 fn a_restarted_host_knows_no_stream_and_adopts_what_the_record_relies_on() {
     block_on(async {
-        let mut cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         let buffer = owner.attach().await;
         owner.open(1).await;
         owner.append(1, 9, cluster_of(9)).await;
@@ -400,8 +408,9 @@ fn a_restarted_host_knows_no_stream_and_adopts_what_the_record_relies_on() {
 #[test]
 fn a_twin_that_nobody_relies_on_is_not_adopted_and_given_back() {
     block_on(async {
-        let mut cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         let buffer = owner.attach().await;
         owner.open(1).await;
         owner.append(1, 9, cluster_of(9)).await;
@@ -430,8 +439,9 @@ fn a_twin_that_nobody_relies_on_is_not_adopted_and_given_back() {
 #[test]
 fn a_forced_takeover_uses_no_twin_that_was_given_up() {
     block_on(async {
-        let cluster = Cluster::started();
+        let mut cluster = Cluster::new();
         let mut owner = Owner::new(&cluster).await;
+        cluster.start();
         owner.attach().await;
         owner.open(1).await;
         owner.append(1, 9, cluster_of(9)).await;
@@ -452,24 +462,27 @@ fn a_forced_takeover_uses_no_twin_that_was_given_up() {
 #[test]
 fn a_full_write_buffer_answers_late_and_in_order() {
     block_on(async {
-        let size = sco_size().file_len() * 2;
-        let mut cluster = Cluster::new().with_buffer(&format!("{size}"));
-        cluster.start();
+        let mut cluster = Cluster::new().with_buffer("32 MiB");
+        let files = (32 << 20) / sco_size().file_len();
+        let mut other = Owner::of(&cluster, 2).await;
         let mut owner = Owner::new(&cluster).await;
-        owner.attach().await;
-        for sco in 1..=2 {
+        cluster.start();
+        other.attach().await;
+        other.open(1).await;
+        let buffer = owner.attach().await;
+        for sco in 1..files {
             owner.open(sco).await;
             owner.append(sco, sco, cluster_of(sco)).await;
         }
-        // The third waits for a file, and so does what is said to it; a release that stands behind them frees none.
-        let header = owner.header(3);
+        // The next one waits for a file, and so does what is said of it.
+        let header = owner.header(files);
         let open = TwinSay::Open {
             sco: header.id,
             first_batch: header.first_batch,
             synced_below: header.synced_below,
         };
         (owner.tlog, owner.slot) = (0, 0);
-        let tlog = owner.batch(3, 3, &cluster_of(3));
+        let tlog = owner.batch(files, 0, &cluster_of(0));
         let append = TwinSay::Append {
             sco: header.id,
             seq: header.first_batch,
@@ -477,18 +490,26 @@ fn a_full_write_buffer_answers_late_and_in_order() {
             tlog,
             first_slot: Slot(0),
         };
-        let opened = owner.say(open);
-        let appended = owner.say_in(EPOCH, append, cluster_of(3));
-        tokio::pin!(opened, appended);
-        let beat = async {
+        let freed = async {
             // It overtakes them: the stream is, and only slow.
             assert_eq!(owner.say(TwinSay::Beat).await, Ok(TwinReply::Done));
-            owner.say(TwinSay::Detach).await
+            other.say(TwinSay::Detach).await
         };
-        let (opened, appended, detached) = tokio::join!(opened, appended, beat);
-        assert_eq!(opened.unwrap_err().code, RefusalCode::NotOpen);
-        assert_eq!(appended.unwrap_err().code, RefusalCode::NotOpen);
+        let opened = owner.say(open);
+        let appended = owner.say_in(EPOCH, append, cluster_of(0));
+        let (opened, appended, detached) = tokio::join!(opened, appended, freed);
+        assert_eq!((opened, appended), (Ok(TwinReply::Done), Ok(TwinReply::Done)));
         assert_eq!(detached, Ok(TwinReply::Done));
-        assert_eq!(owner.held().await, 0);
+        assert_eq!(owner.held().await, files * sco_size().file_len());
+        owner.relies_on(&buffer).await;
+        owner.is_there(false).await;
+        let mut client = waits_for_takeover(&cluster, owner.volume).await;
+        for sco in 0..files {
+            assert_eq!(
+                client.read(sco * 4096, CLUSTER_LEN).await,
+                cluster_of(sco),
+                "SCO {sco}"
+            );
+        }
     });
 }
