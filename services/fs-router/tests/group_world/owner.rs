@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use sconce_fs_router::peers::Say;
+use sconce_schemas::records::DtlMode;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ByteLen, Epoch, ScoId, ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize};
 use sconce_volume::{
@@ -56,6 +57,8 @@ impl Owner {
                 every_us: 0,
                 ..SweepPolicy::default()
             },
+            dtl: DtlMode::None,
+            dtl_behind: ByteLen(0),
         };
         let mut recovery = Recovery::new(config, None, &[]).unwrap();
         assert_eq!(recovery.step(), Step::Done);

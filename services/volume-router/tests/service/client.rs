@@ -52,7 +52,12 @@ impl Client {
 
     /// A client without an open volume.
     pub(crate) fn connect(cluster: &Cluster, volume: VolumeId) -> Self {
-        let endpoint: Endpoint = cluster.endpoint(NODE).parse().unwrap();
+        Self::connect_to(cluster, NODE, volume)
+    }
+
+    /// A client of another node, without an open volume.
+    pub(crate) fn connect_to(cluster: &Cluster, node: &str, volume: VolumeId) -> Self {
+        let endpoint: Endpoint = cluster.endpoint(node).parse().unwrap();
         let storage: Endpoint = cluster.endpoint("storage-router").parse().unwrap();
         Self {
             caller: Caller::new(&cluster.network, &endpoint, hello(Protocol::Volume)),

@@ -1,0 +1,206 @@
+//! An owner and its twins: every acknowledged write is on two nodes, or the record says that it is not.
+
+use sconce_registry::Registry;
+use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, VolumeRecord, keys};
+use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply};
+
+use crate::client::{Client, Model};
+use crate::cluster::{Cluster, NODE, block_on, until};
+use crate::peer::Peer;
+
+const SIZE: usize = 8 << 20;
+/// Whoever is silent is soon given up, and whoever is gone soon missed.
+const SOON: &str = "[dtl]\ntimeout = \"500ms\"\n[volumes]\nlease = \"1s\"\n";
+
+/// A volume whose changes are only in write buffers, as the back ends are away.
+struct Scene {
+    cluster: Cluster,
+    registry: Registry,
+    client: Client,
+    model: Model,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let mut cluster = Cluster::new().with_settings(SOON);
+        cluster.start();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, SIZE as u64).await;
+        let client = Client::open(&cluster, volume).await;
+        cluster.stop_storage();
+        let mut scene = Self {
+            cluster,
+            registry,
+            client,
+            model: Model::new(SIZE, 41),
+        };
+        // More than a SCO: some are closed and not stored when a twin comes.
+        scene.change(120).await;
+        scene
+    }
+
+    async fn change(&mut self, times: usize) {
+        for _ in 0..times {
+            self.model.change(&mut self.client).await;
+        }
+    }
+
+    async fn set(&self, mode: DtlMode) {
+        let volume = self.client.volume;
+        let set = self.client.control(VolumeControl::SetDtl { volume, mode }).await;
+        assert_eq!(set.unwrap(), VolumeControlReply::Done);
+    }
+
+    async fn record(&self) -> VolumeRecord {
+        self.cluster.record(&self.registry, self.client.volume).await
+    }
+
+    /// Waits until the record relies on this node.
+    async fn in_sync_at(&self, peer: &Peer) {
+        until("the twin to be in sync", async || {
+            let record = self.record().await;
+            let host = record.dtl_host.as_ref().map(|host| host.as_str());
+            (record.dtl_state == DtlState::InSync && host == Some(peer.name)).then_some(())
+        })
+        .await;
+    }
+
+    async fn is_degraded(&self) {
+        let record = self.record().await;
+        assert_eq!(
+            (record.dtl_state, record.dtl_host, record.dtl_buffer),
+            (DtlState::Degraded, None, None)
+        );
+    }
+}
+
+#[test]
+fn a_twin_has_everything_or_the_record_says_that_there_is_none() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        scene.set(DtlMode::Sync).await;
+        scene.is_degraded().await;
+        let mut first = Peer::start(&scene.cluster, "first", SOON).await;
+        scene.in_sync_at(&first).await;
+        let shown = scene.client.show().await;
+        assert_eq!(shown.dtl_state, DtlState::InSync);
+        assert_eq!(shown.dtl_mode, Some(DtlMode::Sync));
+        assert_eq!(shown.dtl_host.as_ref().map(|host| host.as_str()), Some("first"));
+        assert_eq!(scene.record().await.dtl_mode, DtlMode::Sync);
+        scene.change(50).await;
+        scene.client.flush().await;
+
+        // It dies: what is acknowledged from then on is acknowledged by a record that says so.
+        first.kill();
+        scene.change(1).await;
+        scene.is_degraded().await;
+        assert_eq!(scene.client.show().await.dtl_state, DtlState::Degraded);
+        scene.change(50).await;
+
+        // Another one has all that happened meanwhile, and goes on when the owner dies.
+        let second = Peer::start(&scene.cluster, "second", SOON).await;
+        scene.in_sync_at(&second).await;
+        scene.change(50).await;
+        scene.client.flush().await;
+        scene.cluster.kill();
+        scene.cluster.start_storage();
+        until("the owner's node to be gone", async || {
+            let node = keys::node(&NODE.parse().unwrap());
+            let found = scene.registry.get_record::<NodeRecord>(&node).await.unwrap();
+            found.is_none().then_some(())
+        })
+        .await;
+        let mut successor = Client::connect_to(&scene.cluster, second.name, scene.client.volume);
+        until("the twin to take over", async || successor.reopen().await.ok()).await;
+        scene.model.check(&mut successor).await;
+        assert_eq!(scene.record().await.owner.as_str(), "second");
+    });
+}
+
+#[test]
+fn a_twin_that_says_nothing_holds_writes_up_no_longer_than_is_set() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        let peer = Peer::start(&scene.cluster, "silent", SOON).await;
+        scene.set(DtlMode::Sync).await;
+        scene.in_sync_at(&peer).await;
+        peer.signal("-STOP");
+        scene.change(1).await;
+        scene.is_degraded().await;
+        peer.signal("-CONT");
+        // It is asked again, and what it had before is worth nothing.
+        scene.in_sync_at(&peer).await;
+        scene.change(20).await;
+        scene.model.check(&mut scene.client).await;
+    });
+}
+
+#[test]
+fn an_owner_that_writes_nothing_notices_that_its_twin_is_gone() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let mut peer = Peer::start(&scene.cluster, "gone", SOON).await;
+        scene.set(DtlMode::Async).await;
+        scene.in_sync_at(&peer).await;
+        peer.kill();
+        until("the record to say so", async || {
+            (scene.record().await.dtl_state == DtlState::Degraded).then_some(())
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_volume_that_wants_no_twin_any_more_leaves_none() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        let peer = Peer::start(&scene.cluster, "unwanted", SOON).await;
+        let empty = scos(&scene.cluster, peer.name);
+        scene.set(DtlMode::Sync).await;
+        scene.in_sync_at(&peer).await;
+        assert!(scos(&scene.cluster, peer.name) > empty);
+        scene.set(DtlMode::None).await;
+        until("the record to say that there is none", async || {
+            let record = scene.record().await;
+            let is_off = record.dtl_mode == DtlMode::None && record.dtl_state == DtlState::Off;
+            (is_off && record.dtl_host.is_none() && record.dtl_buffer.is_none()).then_some(())
+        })
+        .await;
+        until("the twin to be forgotten", async || {
+            (scos(&scene.cluster, peer.name) == empty).then_some(())
+        })
+        .await;
+        scene.change(20).await;
+        scene.model.check(&mut scene.client).await;
+    });
+}
+
+#[test]
+fn an_orderly_stop_leaves_no_twin() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        let peer = Peer::start(&scene.cluster, "left", SOON).await;
+        let empty = scos(&scene.cluster, peer.name);
+        scene.set(DtlMode::Sync).await;
+        scene.in_sync_at(&peer).await;
+        scene.cluster.start_storage();
+        assert_eq!(scene.cluster.stop(), Some(0));
+        scene.is_degraded().await;
+        assert_eq!(scene.record().await.buffer, None);
+        until("the twin to be forgotten", async || {
+            (scos(&scene.cluster, peer.name) == empty).then_some(())
+        })
+        .await;
+    });
+}
+
+/// SCOs in a node's write buffer: files whose header is one.
+fn scos(cluster: &Cluster, node: &str) -> usize {
+    let is_sco = |path: &std::path::PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        let header = bytes.get(..sconce_schemas::sco::HEADER_LEN).unwrap_or_default();
+        sconce_schemas::sco::ScoHeader::from_bytes(header).is_ok()
+    };
+    let files = cluster.files(&format!("{node}/buffer"));
+    files.iter().filter(|path| is_sco(path)).count()
+}

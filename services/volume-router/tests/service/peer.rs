@@ -1,0 +1,79 @@
+//! Another volume-router of a cluster's pool, in a process of its own.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use sconce_schemas::records::{NodeRecord, keys};
+
+use crate::cluster::{Cluster, until};
+
+pub(crate) struct Peer {
+    router: Child,
+    pub(crate) name: &'static str,
+    log: PathBuf,
+}
+
+impl Peer {
+    /// Starts it, and waits until the registry knows this run of it.
+    pub(crate) async fn start(cluster: &Cluster, name: &'static str, settings: &str) -> Self {
+        // A volume-router's process is the only one of its directory.
+        let (run, log) = (cluster.path(name), cluster.path(&format!("{name}.log")));
+        let text = format!(
+            "[node]\nname = \"{name}\"\nrun_dir = \"{run}\"\nendpoints = [\"{endpoint}\"]\n\
+             [registry]\nhome = \"remote\"\nendpoint = \"{registry}\"\n\
+             [log]\nlevel = \"debug\"\n\
+             [buffer]\ndir = \"{run}/buffer\"\nsize = \"64 MiB\"\n{settings}",
+            run = run.display(),
+            endpoint = cluster.endpoint(name),
+            registry = cluster.endpoint("registry"),
+        );
+        std::fs::create_dir_all(&run).unwrap();
+        let path = cluster.path(&format!("{name}.toml"));
+        std::fs::write(&path, text).unwrap();
+        let to_log = std::fs::File::create(&log).unwrap();
+        let router = Command::new(env!("CARGO_BIN_EXE_volume-router"))
+            .arg("--config")
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(to_log.try_clone().unwrap())
+            .stderr(to_log)
+            .spawn()
+            .unwrap();
+        let peer = Self { router, name, log };
+        let registry = cluster.registry().await;
+        until("the peer to be announced", async || {
+            let nodes = registry.list_records::<NodeRecord>(keys::NODES).await.ok()?;
+            let is_it = |node: &NodeRecord| node.name.as_str() == name && node.pid == peer.router.id();
+            nodes.iter().any(|(_, node, _)| is_it(node)).then_some(())
+        })
+        .await;
+        peer
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.router.kill().unwrap();
+        self.router.wait().unwrap();
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.router.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It may be over already.
+        let _ = self.router.kill();
+        let _ = self.router.wait();
+        if std::thread::panicking() {
+            eprintln!("{}:\n{}", self.name, self.log());
+        }
+    }
+}
