@@ -67,7 +67,7 @@ impl Machines {
     }
 
     fn wait_in_sync(&self) -> Result<()> {
-        wait::until("the twin to be in sync", SOON, || self.is_in_sync())
+        wait::until("the twin to be in sync", SOON, || self.is_in_sync()).map(drop)
     }
 
     fn buffer(&self, name: &str) -> PathBuf {
