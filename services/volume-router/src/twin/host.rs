@@ -143,7 +143,10 @@ impl Twins {
                 drop(state);
                 match queued {
                     Ok(()) => self.go_on(volume),
-                    Err((said, broken)) => self.broken(volume, stream, &broken, said.reply),
+                    Err(refused) => {
+                        let (said, broken) = *refused;
+                        self.broken(volume, stream, &broken, said.reply);
+                    }
                 }
             }
         }
@@ -441,31 +444,26 @@ impl Twins {
     }
 
     async fn look_for_silent(&self) {
-        let state = self.state.borrow();
-        let silent = |stream: &&Stream| stream.heard.elapsed() > SILENT;
-        let silent: Vec<(VolumeId, u64)> = state
-            .streams
-            .values()
-            .filter(silent)
-            .map(|stream| (stream.volume, stream.number))
-            .collect();
-        drop(state);
-        for (volume, number) in silent {
+        for (volume, number) in self.silent() {
             // Where the registry cannot tell, they stay.
             let is_over = match record::read(&self.node.registry, volume).await {
                 Ok((record, _)) => !record::relies_on_twin(&record, &self.node.name, self.node.device.id()),
                 Err(_) => false,
             };
-            let state = self.state.borrow();
             // One that has said something meanwhile may be relied on by now.
-            let still = |stream: &Stream| stream.number == number && stream.heard.elapsed() > SILENT;
-            let is_silent = state.streams.get(&volume).is_some_and(still);
-            drop(state);
-            if is_over && is_silent {
+            if is_over && self.silent().contains(&(volume, number)) {
                 tracing::info!(%volume, "gave a twin up: its owner has left it, and the registry's record does not rely on it");
                 self.give_up(volume, "its owner said nothing for a while");
             }
         }
+    }
+
+    /// Streams that have said nothing for a while.
+    fn silent(&self) -> Vec<(VolumeId, u64)> {
+        let state = self.state.borrow();
+        let silent = |stream: &&Stream| stream.heard.elapsed() > SILENT;
+        let streams = state.streams.values().filter(silent);
+        streams.map(|stream| (stream.volume, stream.number)).collect()
     }
 }
 
