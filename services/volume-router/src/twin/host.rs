@@ -413,16 +413,21 @@ impl Twins {
     /// twin. Gives its SCOs; the actor that is starting takes them with [`Self::take_sealed`], however its start ends.
     pub(crate) fn seal(&self, volume: VolumeId) -> Vec<FoundSco> {
         self.state.borrow_mut().attaches.remove(&volume);
-        let Some((path, found)) = self.end(volume, "the volume is taken over") else {
-            return Vec::new();
-        };
-        tracing::info!(volume = %path, scos = found.len(), "a twin ended, for a takeover");
-        let mut state = self.state.borrow_mut();
-        state
-            .sealed
-            .entry(volume)
-            .or_default()
-            .extend(found.iter().cloned());
+        let ended = self.end(volume, "the volume is taken over");
+        if let Some((path, found)) = &ended {
+            tracing::info!(volume = %path, scos = found.len(), "a twin ended, for a takeover");
+        }
+        let mut found = ended.map_or_else(Vec::new, |(_, found)| found);
+        // One that broke since the actor claimed what there was has left its files to the device.
+        found.extend(self.node.device.claim(volume));
+        if !found.is_empty() {
+            let mut state = self.state.borrow_mut();
+            state
+                .sealed
+                .entry(volume)
+                .or_default()
+                .extend(found.iter().cloned());
+        }
         found
     }
 
@@ -444,26 +449,32 @@ impl Twins {
     }
 
     async fn look_for_silent(&self) {
-        for (volume, number) in self.silent() {
+        for silent in self.silent() {
+            let (volume, ..) = silent;
             // Where the registry cannot tell, they stay.
             let is_over = match record::read(&self.node.registry, volume).await {
-                Ok((record, _)) => !record::relies_on_twin(&record, &self.node.name, self.node.device.id()),
+                Ok((record, _)) => {
+                    record.phase == VolumePhase::Deleting
+                        || !record::relies_on_twin(&record, &self.node.name, self.node.device.id())
+                }
                 Err(_) => false,
             };
             // One that has said something meanwhile may be relied on by now.
-            if is_over && self.silent().contains(&(volume, number)) {
+            if is_over && self.silent().contains(&silent) {
                 tracing::info!(%volume, "gave a twin up: its owner has left it, and the registry's record does not rely on it");
                 self.give_up(volume, "its owner said nothing for a while");
             }
         }
     }
 
-    /// Streams that have said nothing for a while.
-    fn silent(&self) -> Vec<(VolumeId, u64)> {
+    /// Streams that have said nothing for a while, with when they last did.
+    fn silent(&self) -> Vec<(VolumeId, u64, Instant)> {
         let state = self.state.borrow();
         let silent = |stream: &&Stream| stream.heard.elapsed() > SILENT;
         let streams = state.streams.values().filter(silent);
-        streams.map(|stream| (stream.volume, stream.number)).collect()
+        streams
+            .map(|stream| (stream.volume, stream.number, stream.heard))
+            .collect()
     }
 }
 
