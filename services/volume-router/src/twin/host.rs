@@ -52,6 +52,8 @@ struct State {
     /// The newest attach that is under way, for each volume.
     attaches: HashMap<VolumeId, u64>,
     last_attach: u64,
+    /// The newest ownership and stream of each volume that attached to this run of the host.
+    newest: HashMap<VolumeId, (Epoch, u64)>,
     /// Volumes that an actor of this shard has, or is about to have.
     occupied: HashSet<VolumeId>,
     /// What ended streams had, for the actors that are starting.
@@ -300,6 +302,11 @@ impl Twins {
             return Err(over(volume, "a later attach or a takeover came before it"));
         }
         state.attaches.remove(&volume);
+        let newest = state.newest.get(&volume).copied();
+        if newest.is_some_and(|newest| (attach.epoch, attach.stream) < newest) {
+            // Its owner gave it up and went on with a newer one, on which the record may be about to rely.
+            return Err(over(volume, "a newer one attached before it"));
+        }
         let occupied = state.occupied.contains(&volume);
         drop(state);
         let (record, _) = read.map_err(refusal_of)?;
@@ -324,7 +331,10 @@ impl Twins {
         tracing::info!(volume = %attach.path, owner = %record.owner, epoch = %record.epoch, "keeps a twin");
         let key = (volume, attach.epoch, attach.stream);
         let stream = Stream::new(device, key, attach.path, attach.sco_size);
-        self.state.borrow_mut().streams.insert(volume, stream);
+        let mut state = self.state.borrow_mut();
+        state.newest.insert(volume, (key.1, key.2));
+        state.streams.insert(volume, stream);
+        drop(state);
         self.join(volume);
         Ok(TwinReply::Attached {
             buffer: device.id().to_owned(),
