@@ -303,14 +303,14 @@ impl Twins {
         }
         state.attaches.remove(&volume);
         let newest = state.newest.get(&volume).copied();
-        if newest.is_some_and(|newest| (attach.epoch, attach.stream) < newest) {
-            // Its owner gave it up and went on with a newer one, on which the record may be about to rely.
-            return Err(over(volume, "a newer one attached before it"));
-        }
         let occupied = state.occupied.contains(&volume);
         drop(state);
         let (record, _) = read.map_err(refusal_of)?;
         self.may_attach(&record, &attach)?;
+        if newest.is_some_and(|newest| (attach.epoch, attach.stream) < newest) {
+            // Its owner gave it up and went on with a newer one, on which the record may be about to rely.
+            return Err(over(volume, "a newer one attached before it"));
+        }
         if occupied {
             let text = format!(
                 "{} is about to serve volume {} itself",

@@ -323,6 +323,23 @@ fn cluster_of(seed: u64) -> Bytes {
     bytes(seed, CLUSTER_LEN)
 }
 
+#[test]
+fn an_attach_that_comes_behind_a_newer_one_gives_nothing_up() {
+    block_on(async {
+        let mut cluster = Cluster::new();
+        let mut owner = Owner::new(&cluster).await;
+        cluster.start();
+        let newer = owner.stream + 1;
+        let older = std::mem::replace(&mut owner.stream, newer);
+        owner.attach().await;
+        owner.stream = older;
+        let refusal = owner.try_attach(EPOCH).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::NotOpen, "{refusal}");
+        owner.stream = newer;
+        assert_eq!(owner.say(TwinSay::Beat).await, Ok(TwinReply::Done));
+    });
+}
+
 async fn waits_for_takeover(cluster: &Cluster, volume: VolumeId) -> Client {
     let mut client = Client::connect(cluster, volume);
     until("the takeover", async || client.reopen().await.ok()).await;
