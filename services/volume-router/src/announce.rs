@@ -209,18 +209,21 @@ async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], record: &Volum
 /// Another node's: what was left of it here may go once the record proves that nobody needs it.
 async fn give_up_what_is_over(node: &Node, record: &VolumeRecord) {
     let buffer = node.device.id();
-    let mut scos = node
-        .device
-        .give_up(record.id, |newest| leaves_nothing(record, buffer, newest));
-    if scos == 0 && record.dtl_mode != DtlMode::None && node.device.unclaimed().contains(&record.id) {
-        // A twin's, as this process found them when it started. Whether a record relies on them may change, so not what was seen of
-        // it decides, but what it says now.
-        if let Ok((now, _)) = record::read(&node.registry, record.id).await {
-            scos = node.device.give_up(record.id, |newest| {
-                leaves_no_twin(&now, &node.name, buffer, newest)
-            });
-        }
+    if !node.device.unclaimed().contains(&record.id) {
+        return;
     }
+    // Whether a record relies on what is here may change where there are twins: not what was seen of it decides, but what it says now.
+    let now = match record.dtl_mode {
+        DtlMode::None => record.clone(),
+        DtlMode::Async | DtlMode::Sync => match record::read(&node.registry, record.id).await {
+            Ok((now, _)) => now,
+            // Where the registry cannot tell, they stay.
+            Err(_) => return,
+        },
+    };
+    let scos = node.device.give_up(record.id, |newest| {
+        leaves_nothing(&now, buffer, newest) || leaves_no_twin(&now, &node.name, buffer, newest)
+    });
     if scos > 0 {
         tracing::info!(volume = %record.id, owner = %record.owner, scos, "gave up what was left of another node's volume");
     }

@@ -348,7 +348,9 @@ fn damage_below_the_envelope_is_found_and_never_ends_the_check() {
             let sco = extent.sco.unwrap();
             all.iter().any(|(name, _)| matches!(name, ObjectName::Sco { volume: of, id, version: 0, .. } if *of == volume && id.0 == sco))
         };
-        let extent = data.iter().find(written).unwrap();
+        // The newest: of the others a bundle may have what is live, and nothing refers to the SCO any more.
+        let newest = data.iter().filter(written).max_by_key(|extent| extent.sco);
+        let extent = newest.unwrap();
         let is_its = |(name, _): &&(ObjectName, PathBuf)| matches!(name, ObjectName::Sco { volume: of, id, version: 0, .. } if *of == volume && Some(id.0) == extent.sco);
         let (name, file) = all.iter().find(is_its).unwrap();
         let before = std::fs::read(file).unwrap();

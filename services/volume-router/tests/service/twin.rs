@@ -565,24 +565,11 @@ fn a_twin_that_nobody_relies_on_is_not_adopted_and_given_back() {
         owner.is_there(false).await;
         cluster.start();
         owner.client = Client::connect(&cluster, owner.volume);
-        until("the files to be given back", async || {
+        until("the host", async || {
             let status = owner.client.control(VolumeControl::NodeStatus).await;
-            (status.is_ok() && owner.held().await == 0).then_some(())
+            status.ok()
         })
         .await;
-        let takeover = VolumeControl::TakeOver {
-            volume: owner.volume,
-            force: false,
-        };
-        let refusal = until("an answer", async || {
-            let answer = owner.client.control(takeover.clone()).await;
-            answer
-                .err()
-                .filter(|refusal| refusal.code == RefusalCode::WaitsForOwner)
-        })
-        .await;
-        assert!(refusal.text.contains("degraded"), "{refusal}");
-        assert_eq!(owner.owner().await, OWNER);
         // Whether the record is about to rely on it nobody knows, until it relies on another one.
         assert_eq!(owner.held().await, sco_size().file_len());
         owner.relies_on("another").await;
@@ -590,6 +577,15 @@ fn a_twin_that_nobody_relies_on_is_not_adopted_and_given_back() {
             (owner.held().await == 0).then_some(())
         })
         .await;
+        owner.degrade().await;
+        let takeover = VolumeControl::TakeOver {
+            volume: owner.volume,
+            force: false,
+        };
+        let refusal = owner.client.control(takeover).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::WaitsForOwner);
+        assert!(refusal.text.contains("degraded"), "{refusal}");
+        assert_eq!(owner.owner().await, OWNER);
     });
 }
 
