@@ -62,7 +62,8 @@ fn relies_on(n: u8, planted: Option<Planted>, s: &State) -> bool {
 fn claims(n: u8, orphan: Option<u8>, forced: bool, next: &mut Next<'_>) {
     let from = next.from;
     let record = &from.record;
-    let has_twin = relies_on(n, next.rules.planted, from) && orphan.is_none_or(|orphan| orphan == record.epoch);
+    let has_twin =
+        relies_on(n, next.rules.planted, from) && orphan.is_none_or(|orphan| orphan == record.epoch);
     let is_ours = record.buffer.is_none_or(|buffer| buffer == from.buffer(n));
     let as_it_was = next.rules.lacks(Planted::ClaimJudgedEarly) && orphan == Some(record.epoch);
     let epoch = record.epoch + 1;
@@ -92,7 +93,10 @@ fn begins(n: u8, epoch: u8, next: &mut Next<'_>) {
     let is_ours = from.record.buffer.is_none_or(|buffer| buffer == from.buffer(n));
     let files_count = is_ours
         || relies_on(n, planted, from)
-        || matches!(planted, Some(Planted::ForcedUsesGivenUpTwin | Planted::ClaimJudgedEarly));
+        || matches!(
+            planted,
+            Some(Planted::ForcedUsesGivenUpTwin | Planted::ClaimJudgedEarly)
+        );
     let replayed = from.replay(n, files_count);
     next.go(Step::BeginEpoch(n), |s| {
         let node = &mut s.nodes[usize::from(n)];
@@ -102,6 +106,7 @@ fn begins(n: u8, epoch: u8, next: &mut Next<'_>) {
             }
         }
         node.unsynced &= replayed.log;
+        node.kept_for = epoch;
         node.phase = Phase::Serving(Owner {
             epoch,
             log: replayed.log,

@@ -10,11 +10,11 @@
 //! | `HostReadsForAttach`, `HostAttaches` | `twin/host.rs` `attach` (with `may_attach`), `attached` |
 //! | `HostAppends` | `twin/files.rs` `carry_out` |
 //! | `HostDetaches` | `twin/host.rs` `say`, `give_up` |
-//! | `HostReadsForSilent`, `HostGivesUp` | `twin/host.rs` `look_for_silent` |
-//! | `HostReadsForLeft`, `HostGivesUp` | `announce.rs` `give_up_what_is_over` with `leaves_nothing`, `leaves_no_twin` |
+//! | `HostReadsRecord`, `HostGivesUp` | `twin/host.rs` `look_for_silent`; `announce.rs` `give_up_what_is_over` |
+//! | `StreamBreaks` | `twin/host.rs` `broken`: the files stay |
 
-use crate::rules::{Attaching, Planted};
-use crate::state::{Doubt, Phase, SCOS, Sco, State, Stream};
+use crate::rules::Planted;
+use crate::state::{Doubt, Phase, Proof, SCOS, Sco, State, Stream};
 use crate::step::{Next, Step};
 
 pub(crate) fn offer(n: u8, next: &mut Next<'_>) {
@@ -45,12 +45,15 @@ fn reads_for_attach(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
     let record = &next.from.record;
     let is_relied_on = record.in_sync.is_some() || record.buffer == Some(next.from.buffer(n));
     let is_of_it = (record.owner, record.epoch) == (stream.owner, stream.epoch);
-    let is_named = next.rules.attaching != Attaching::NamesRevision || stream.fresh;
-    let may = (is_of_it && !is_relied_on && is_named) || next.rules.lacks(Planted::AttachWithoutRecord);
+    let may = (is_of_it && !is_relied_on) || next.rules.lacks(Planted::AttachWithoutRecord);
+    let supersedes = match next.rules.planted {
+        Some(Planted::AttachOutOfOrder | Planted::AttachWithoutRecord) => 0,
+        _ => stream.after,
+    };
     next.go(Step::HostReadsForAttach(n, at), |s| {
         s.nodes[usize::from(n)].attach = may.then_some(at);
         for (earlier, other) in s.streams.iter_mut().enumerate() {
-            if let Some(other) = other.as_mut().filter(|_| stream.after & (1 << earlier) != 0) {
+            if let Some(other) = other.as_mut().filter(|_| supersedes & (1 << earlier) != 0) {
                 other.asked = false;
             }
         }
@@ -64,20 +67,16 @@ fn attaches(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
     let node = &next.from.nodes[usize::from(n)];
     let is_newer = |file: &Sco| file.batches != 0 && file.epoch > stream.epoch;
     let may = node.phase == Phase::Idle && !node.files.iter().any(is_newer);
-    let rules = next.rules;
-    let is_written = rules.attaching == Attaching::IsWritten;
     next.go(Step::HostAttaches(n, at), |s| {
         s.nodes[usize::from(n)].attach = None;
         if !may {
             return;
         }
-        if is_written {
-            s.record.stream = Some(at);
-            s.record_written(rules);
-        }
         s.gives_up(n);
-        s.nodes[usize::from(n)].hosts = Some(at);
-        let wiped = s.nodes[usize::from(n)].wiped;
+        let node = &mut s.nodes[usize::from(n)];
+        (node.hosts, node.doubt) = (Some(at), None);
+        node.kept_for = stream.epoch;
+        let wiped = node.wiped;
         if let Some(stream) = &mut s.streams[usize::from(at)] {
             stream.attached = true;
             stream.wiped = wiped;
@@ -122,48 +121,69 @@ fn hears(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
 fn doubts(n: u8, next: &mut Next<'_>) {
     let from = next.from;
     let node = &from.nodes[usize::from(n)];
-    let is_relied_on = from.relies_on(n);
-    let rules = next.rules;
-    let writes = rules.attaching == Attaching::IsWritten;
+    let newest = newest_epoch(&node.files);
+    let proof = Proof {
+        epoch: from.record.epoch,
+        elsewhere: from.record.in_sync.is_some(),
+    };
+    if node.hosts.is_some() {
+        next.go(Step::StreamBreaks(n), |s| s.nodes[usize::from(n)].hosts = None);
+    }
+    let mut read = |doubt| {
+        next.go(Step::HostReadsRecord(n), |s| {
+            s.nodes[usize::from(n)].doubt = Some(doubt)
+        });
+    };
     match (node.doubt, node.hosts) {
-        (Some(doubt), _) => next.go(Step::HostGivesUp(n), |s| {
-            s.nodes[usize::from(n)].doubt = None;
-            let still = match doubt {
-                Doubt::Silent(at) => node.hosts == Some(at) && !from.is_used(at),
-                Doubt::Left => node.hosts.is_none() && node.phase == Phase::Idle,
-            };
-            if still {
-                if writes {
-                    s.record.stream = None;
-                    s.record_written(rules);
-                }
-                s.gives_up(n);
-            }
-        }),
-        (None, Some(at)) if !is_relied_on && !from.is_used(at) => {
-            next.go(Step::HostReadsForSilent(n), |s| {
-                s.nodes[usize::from(n)].doubt = Some(Doubt::Silent(at));
-            });
-        }
-        (None, None) if node.phase == Phase::Idle && is_over(n, from) => {
-            next.go(Step::HostReadsForLeft(n), |s| {
-                s.nodes[usize::from(n)].doubt = Some(Doubt::Left);
-            });
-        }
+        (None, Some(at)) if !from.relies_on(n) && !from.is_used(at) => read(Doubt::Silent(at, proof)),
+        (None, None) if newest.is_some() && is_anothers(n, from) => read(Doubt::Left(proof)),
+        (Some(doubt), _) => gives_up(n, doubt, next),
         _ => {}
     }
 }
 
-/// Whether the record says that nobody needs what is left here.
-fn is_over(n: u8, from: &State) -> bool {
+fn gives_up(n: u8, doubt: Doubt, next: &mut Next<'_>) {
+    let from = next.from;
+    let node = &from.nodes[usize::from(n)];
+    let (is_still, epoch, proof) = match doubt {
+        Doubt::Silent(at, proof) => {
+            let epoch = from.streams[usize::from(at)].map(|stream| stream.epoch);
+            (node.hosts == Some(at) && !from.is_used(at), epoch, proof)
+        }
+        Doubt::Left(proof) => {
+            let is_still = node.hosts.is_none() && node.phase == Phase::Idle;
+            let epoch = match next.rules.lacks(Planted::GiveUpByHeaders) {
+                true => newest_epoch(&node.files),
+                false => Some(node.kept_for),
+            };
+            (is_still, epoch, proof)
+        }
+    };
+    let is_of_it = epoch.is_some_and(|epoch| epoch == proof.epoch);
+    let is_earlier = epoch.is_some_and(|epoch| epoch < proof.epoch);
+    let may_go = is_earlier || (is_of_it && (proof.elsewhere || next.rules.lacks(Planted::GiveUpAsRead)));
+    next.go(Step::HostGivesUp(n), |s| {
+        s.nodes[usize::from(n)].doubt = None;
+        if is_still && may_go {
+            s.gives_up(n);
+        }
+    });
+}
+
+fn newest_epoch(files: &[Sco]) -> Option<u8> {
+    files
+        .iter()
+        .filter(|file| file.batches != 0)
+        .map(|file| file.epoch)
+        .max()
+}
+
+/// Whether the record says that another buffer is the owner's, and that this one is not the twin.
+fn is_anothers(n: u8, from: &State) -> bool {
     let (record, buffer) = (&from.record, from.buffer(n));
-    let files = &from.nodes[usize::from(n)].files;
-    let newest = files.iter().filter(|file| file.batches != 0).map(|file| file.epoch).max();
     let is_elsewhere = record.buffer.is_some_and(|named| named != buffer);
-    newest.is_some_and(|newest| newest <= record.epoch)
-        && record.owner != n
-        && is_elsewhere
-        && record.in_sync != Some(buffer)
+    let is_idle = from.nodes[usize::from(n)].phase == Phase::Idle;
+    is_idle && is_elsewhere && record.owner != n && record.in_sync != Some(buffer)
 }
 
 impl State {
@@ -173,6 +193,7 @@ impl State {
         node.hosts = None;
         node.files = [Sco::default(); SCOS];
         node.unsynced = 0;
+        node.kept_for = 0;
     }
 
     /// Whether an owner says things in this stream: it would not be silent.

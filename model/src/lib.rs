@@ -11,7 +11,7 @@ mod step;
 mod world;
 
 pub use properties::Broken;
-pub use rules::{Attaching, Limits, Planted, Rules};
+pub use rules::{Limits, Planted, Rules};
 pub use search::{Found, search};
 pub use state::{BATCHES, EPOCHS, NODES, SCOS, STREAMS};
 pub use step::Step;

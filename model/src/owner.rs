@@ -17,8 +17,10 @@
 //! | `TwinLost`, `RecordDegraded` | `twin.rs` `twin_lost`; `owner/record.rs` `note_degraded` |
 //! | `Release` | `owner/record.rs` `release` |
 
-use crate::rules::{Attaching, Planted, Rules};
-use crate::state::{Batch, Buffer, Object, Owner, Phase, SCO_BATCHES, SCOS, STREAMS, Sco, State, Stream, Twin};
+use crate::rules::Planted;
+use crate::state::{
+    Batch, Buffer, Object, Owner, Phase, SCO_BATCHES, SCOS, STREAMS, Sco, State, Stream, Twin,
+};
 use crate::step::{Next, Step};
 
 pub(crate) fn offer(n: u8, next: &mut Next<'_>) {
@@ -56,8 +58,7 @@ fn writes(n: u8, owner: &Owner, next: &mut Next<'_>) {
     let limits = &next.rules.limits;
     let from = next.from;
     let node = &from.nodes[usize::from(n)];
-    let has_room =
-        |sco: &u8| node.files[usize::from(*sco)].batches.count_ones() < SCO_BATCHES;
+    let has_room = |sco: &u8| node.files[usize::from(*sco)].batches.count_ones() < SCO_BATCHES;
     let open = owner.open.filter(has_room);
     if from.written >= limits.writes || (open.is_none() && owner.next_sco >= limits.scos) {
         return;
@@ -191,7 +192,7 @@ fn seeks(n: u8, owner: &Owner, next: &mut Next<'_>) {
                 return;
             };
             for host in (0..next.rules.limits.nodes).filter(|host| *host != n) {
-                let after = from.asked_before(n, host, next.rules);
+                let after = from.asked_before(n, host);
                 next.go(Step::SendsAttach(n, host), |s| {
                     s.opened += 1;
                     s.streams[usize::from(at)] = Some(Stream {
@@ -201,7 +202,6 @@ fn seeks(n: u8, owner: &Owner, next: &mut Next<'_>) {
                         wiped: 0,
                         asked: true,
                         after,
-                        fresh: true,
                         attached: false,
                         detach: false,
                         flight: 0,
@@ -215,11 +215,9 @@ fn seeks(n: u8, owner: &Owner, next: &mut Next<'_>) {
             }
         }
         Twin::Attaching => {
-            let then = match next.rules.attaching {
-                Attaching::NamesRevision => Twin::Losing,
-                _ => Twin::Detached,
-            };
-            next.go(Step::AttachUnanswered(n), |s| with(s, n, |owner| owner.twin = then));
+            next.go(Step::AttachUnanswered(n), |s| {
+                with(s, n, |owner| owner.twin = Twin::Detached);
+            });
             if from.streams[usize::from(owner.stream)].is_some_and(|stream| stream.attached) {
                 next.go(Step::TwinAttached(n), |s| attached(s, n, owner));
             }
@@ -275,7 +273,8 @@ fn resumes(n: u8, owner: &Owner, next: &mut Next<'_>) {
 
 fn joins(n: u8, owner: &Owner, next: &mut Next<'_>) {
     let from = next.from;
-    let Some(stream) = from.streams[usize::from(owner.stream)].filter(|_| owner.twin.is_waited_for() || owner.twin.listens())
+    let Some(stream) = from.streams[usize::from(owner.stream)]
+        .filter(|_| owner.twin.is_waited_for() || owner.twin.listens())
     else {
         return;
     };
@@ -330,8 +329,7 @@ fn joins(n: u8, owner: &Owner, next: &mut Next<'_>) {
         _ => false,
     };
     let holds = (from.record.owner, from.record.epoch) == (n, owner.epoch);
-    let is_written = next.rules.attaching != Attaching::IsWritten || from.record.stream == Some(owner.stream);
-    if is_due && holds && is_written {
+    if is_due && holds {
         next.go(Step::RecordInSync(n), |s| {
             s.nodes[usize::from(n)].committing = Some(owner.stream);
             with(s, n, |owner| {
@@ -341,7 +339,9 @@ fn joins(n: u8, owner: &Owner, next: &mut Next<'_>) {
         });
     }
     if owner.twin == Twin::Recording && says_so(from, n, owner) {
-        next.go(Step::TwinInSync(n), |s| with(s, n, |owner| owner.twin = Twin::InSync));
+        next.go(Step::TwinInSync(n), |s| {
+            with(s, n, |owner| owner.twin = Twin::InSync)
+        });
     }
 }
 
@@ -351,14 +351,18 @@ fn says_so(s: &State, n: u8, owner: &Owner) -> bool {
         node: stream.host,
         wiped: stream.wiped,
     });
-    (s.record.owner, s.record.epoch) == (n, owner.epoch) && s.record.in_sync.is_some() && s.record.in_sync == host
+    (s.record.owner, s.record.epoch) == (n, owner.epoch)
+        && s.record.in_sync.is_some()
+        && s.record.in_sync == host
 }
 
 fn loses(n: u8, owner: &Owner, next: &mut Next<'_>) {
     match owner.twin {
         Twin::Copying | Twin::Joining => next.go(Step::TwinLost(n), |s| detach(s, n, owner)),
         Twin::Recording | Twin::InSync => {
-            next.go(Step::TwinLost(n), |s| with(s, n, |owner| owner.twin = Twin::Losing));
+            next.go(Step::TwinLost(n), |s| {
+                with(s, n, |owner| owner.twin = Twin::Losing)
+            });
         }
         Twin::Losing => {
             let record = &next.from.record;
@@ -391,11 +395,8 @@ fn detach(s: &mut State, n: u8, owner: &Owner) {
 }
 
 impl State {
-    /// The streams of an owner to a host whose `Attach` has not come yet, where none comes later than one that was sent after it.
-    fn asked_before(&self, n: u8, host: u8, rules: &Rules) -> u8 {
-        if rules.attaching != Attaching::InOrder {
-            return 0;
-        }
+    /// The streams of an owner to a host whose `Attach` has not come yet.
+    fn asked_before(&self, n: u8, host: u8) -> u8 {
         let is_before = |stream: &Option<Stream>| {
             stream.is_some_and(|stream| stream.asked && (stream.owner, stream.host) == (n, host))
         };

@@ -71,7 +71,10 @@ pub(crate) fn can_be_served(s: &State, limits: &Limits) -> bool {
 
 /// Whether it depends on the twin alone: the owner is gone for good.
 pub(crate) fn is_left_to_twin(s: &State, limits: &Limits) -> bool {
-    let is_gone = s.record.buffer.is_some_and(|buffer| s.nodes[usize::from(buffer.node)].gone);
+    let is_gone = s
+        .record
+        .buffer
+        .is_some_and(|buffer| s.nodes[usize::from(buffer.node)].gone);
     is_gone && can_be_served(s, limits)
 }
 

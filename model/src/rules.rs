@@ -1,4 +1,4 @@
-//! What is searched: how much of everything, which repair, and which rule is left out.
+//! What is searched: how much of everything, and which rule is left out.
 //!
 //! Keeps: bounds, without which there would be no end; nothing bounds the length of a life.
 //! Order: none.
@@ -28,7 +28,7 @@ pub struct Limits {
     pub power_losses: u8,
     /// Closed SCOs are stored on the back end, and an owner may release the volume.
     pub uploads: bool,
-    /// Hosts give up what nobody seems to rely on: streams that say nothing, and files that are left.
+    /// Streams break at their hosts, and hosts give up what nobody can rely on any more: streams that say nothing, files that are left.
     pub doubts: bool,
 }
 
@@ -64,20 +64,6 @@ impl Limits {
     }
 }
 
-/// What keeps an `Attach` that comes late from destroying what is relied on by then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attaching {
-    /// The host reads the record, then gives up what it has (decision 0170).
-    ReadsRecord,
-    /// The same, with no `Attach` that comes later than one that was sent after it.
-    InOrder,
-    /// The `Attach` names the record's revision and is refused at another, and one that is not answered is followed by `RecordDegraded`.
-    NamesRevision,
-    /// The host writes the stream into the record by compare-and-swap before it gives anything up, and removes it before it gives that
-    /// up; `RecordInSync` is of the stream that is written there.
-    IsWritten,
-}
-
 /// A rule of the protocol that is left out, for a test of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Planted {
@@ -91,8 +77,14 @@ pub enum Planted {
     ClaimByAnotherBuffer,
     /// A forced takeover uses twin files that the record does not rely on.
     ForcedUsesGivenUpTwin,
-    /// A host does not read the record before it gives up what it has.
+    /// A host gives up what it has for any `Attach`.
     AttachWithoutRecord,
+    /// A host that has heard an `Attach` does not refuse one that was sent before it and comes after it.
+    AttachOutOfOrder,
+    /// A host gives up what the record did not rely on when it was read, although a commit that says otherwise may be on its way.
+    GiveUpAsRead,
+    /// A host takes files for those of an earlier ownership because their headers are: copies are of earlier ones than their stream.
+    GiveUpByHeaders,
     /// Acknowledgements go on alone before the record says `Degraded`.
     DegradeAfterAck,
     /// `RecordDegraded` writes nothing where the record says so already.
@@ -118,23 +110,11 @@ pub enum Planted {
 pub struct Rules {
     /// How much there is.
     pub limits: Limits,
-    /// How streams begin.
-    pub attaching: Attaching,
     /// What is left out.
     pub planted: Option<Planted>,
 }
 
 impl Rules {
-    /// The protocol as it is decided, with streams that begin as `attaching` says.
-    #[must_use]
-    pub const fn of(limits: Limits, attaching: Attaching) -> Self {
-        Self {
-            limits,
-            attaching,
-            planted: None,
-        }
-    }
-
     pub(crate) fn lacks(&self, rule: Planted) -> bool {
         self.planted == Some(rule)
     }

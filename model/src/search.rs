@@ -88,7 +88,11 @@ pub fn search(rules: &Rules) -> Found {
 /// The first state that can be served, as it seems, and from which no steps lead to one that is.
 fn stuck(marks: &Marks, edges: &Edges) -> Option<u32> {
     let mut leads = marks.served.clone();
-    let mut reached: Vec<u32> = (0..).zip(&leads).filter(|(_, served)| **served).map(|(at, _)| at).collect();
+    let mut reached: Vec<u32> = (0..)
+        .zip(&leads)
+        .filter(|(_, served)| **served)
+        .map(|(at, _)| at)
+        .collect();
     let (starts, from) = edges.reversed(leads.len());
     while let Some(at) = reached.pop() {
         let at = at as usize;

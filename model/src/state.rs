@@ -39,8 +39,6 @@ pub(crate) struct Record {
     pub(crate) starts: [u8; EPOCHS],
     /// SCOs below this one are covered by a manifest.
     pub(crate) covered: u8,
-    /// The stream that its host has written here ([`crate::Attaching::IsWritten`]).
-    pub(crate) stream: Option<u8>,
 }
 
 impl Record {
@@ -84,11 +82,17 @@ pub(crate) enum Twin {
 
 impl Twin {
     pub(crate) const fn listens(self) -> bool {
-        matches!(self, Self::Copying | Self::Joining | Self::Recording | Self::InSync)
+        matches!(
+            self,
+            Self::Copying | Self::Joining | Self::Recording | Self::InSync
+        )
     }
 
     pub(crate) const fn is_waited_for(self) -> bool {
-        matches!(self, Self::Joining | Self::Recording | Self::InSync | Self::Losing)
+        matches!(
+            self,
+            Self::Joining | Self::Recording | Self::InSync | Self::Losing
+        )
     }
 }
 
@@ -127,13 +131,22 @@ pub(crate) enum Phase {
     Serving(Owner),
 }
 
-/// What a host has read the record for, and has not done yet.
+/// What a host may give up, by the record as it was read, and has not given up yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Doubt {
-    /// A stream that says nothing is to be given up (services/volume-router/src/twin/host.rs `look_for_silent`).
-    Silent(u8),
-    /// Files that no stream and no actor has are (services/volume-router/src/announce.rs `give_up_what_is_over`).
-    Left,
+    /// A stream that says nothing (services/volume-router/src/twin/host.rs `look_for_silent`).
+    Silent(u8, Proof),
+    /// Files that no stream and no actor has (services/volume-router/src/announce.rs `give_up_what_is_over`).
+    Left(Proof),
+}
+
+/// What the record said when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Proof {
+    /// What is of an earlier ownership is over: no commit of that can succeed any more.
+    pub(crate) epoch: u8,
+    /// It relied on another buffer: so that the owner had written `Degraded` after anything that it wrote of this one.
+    pub(crate) elsewhere: bool,
 }
 
 /// A node.
@@ -144,6 +157,8 @@ pub(crate) struct Node {
     pub(crate) gone: bool,
     pub(crate) phase: Phase,
     pub(crate) files: [Sco; SCOS],
+    /// The ownership that its files are of, or are kept for.
+    pub(crate) kept_for: u8,
     /// Batches that a loss of power may take.
     pub(crate) unsynced: u8,
     /// The stream whose host it is.
@@ -165,10 +180,8 @@ pub(crate) struct Stream {
     pub(crate) wiped: u8,
     /// `Attach` is on its way.
     pub(crate) asked: bool,
-    /// Streams to the same host whose `Attach` was sent before, where that matters.
+    /// Streams of its owner to its host whose `Attach` was sent before.
     pub(crate) after: u8,
-    /// The record was not written since the owner read it for the `Attach`.
-    pub(crate) fresh: bool,
     /// `Attached` is on its way.
     pub(crate) attached: bool,
     /// `Detach` is on its way.
@@ -236,6 +249,7 @@ impl State {
             gone: false,
             phase: Phase::Idle,
             files: [Sco::default(); SCOS],
+            kept_for: 0,
             unsynced: 0,
             hosts: None,
             attach: None,
@@ -254,7 +268,6 @@ impl State {
                 in_sync: None,
                 starts,
                 covered: 0,
-                stream: None,
             },
             nodes,
             streams: [None; STREAMS],

@@ -5,7 +5,7 @@
 //! Crash: this is it.
 //! Knows no rules of the protocol.
 
-use crate::rules::{Attaching, Limits, Planted, Rules};
+use crate::rules::{Limits, Planted, Rules};
 use crate::state::{Batch, Buffer, Doubt, Object, Phase, SCOS, STREAMS, Sco, State, Stream, Twin};
 use crate::step::{Next, Step};
 
@@ -15,7 +15,10 @@ pub(crate) fn offer(n: u8, next: &mut Next<'_>) {
     if let Some(at) = node.committing {
         in_sync_is_written(n, at, next);
     }
-    let lost = from.nodes.iter().fold(0, |lost, node| lost + node.wiped + u8::from(node.gone));
+    let lost = from
+        .nodes
+        .iter()
+        .fold(0, |lost, node| lost + node.wiped + u8::from(node.gone));
     if node.gone {
         return next.go(Step::NodeReturns(n), |s| {
             let node = &mut s.nodes[usize::from(n)];
@@ -29,7 +32,7 @@ pub(crate) fn offer(n: u8, next: &mut Next<'_>) {
             let node = &mut s.nodes[usize::from(n)];
             node.gone = true;
             node.files = [Sco::default(); SCOS];
-            node.unsynced = 0;
+            (node.unsynced, node.kept_for) = (0, 0);
         });
     }
     if node.phase != Phase::Idle || node.hosts.is_some() {
@@ -103,16 +106,8 @@ impl State {
 
     /// The record was written: a commit that was read for before that comes to nothing.
     pub(crate) fn record_written(&mut self, rules: &Rules) {
-        for node in &mut self.nodes {
-            if !rules.lacks(Planted::InSyncComparesEpoch) {
-                node.committing = None;
-            }
-            if rules.attaching == Attaching::IsWritten {
-                (node.attach, node.doubt) = (None, None);
-            }
-        }
-        for stream in self.streams.iter_mut().flatten() {
-            stream.fresh = false;
+        if !rules.lacks(Planted::InSyncComparesEpoch) {
+            self.nodes.iter_mut().for_each(|node| node.committing = None);
         }
     }
 
@@ -127,7 +122,11 @@ impl State {
         if !rules.lacks(Planted::ResumeCutStream) {
             (0..STREAMS).for_each(|at| self.settle_stream(at));
         }
-        let flying = self.streams.iter().flatten().fold(0, |all, stream| all | stream.flight);
+        let flying = self
+            .streams
+            .iter()
+            .flatten()
+            .fold(0, |all, stream| all | stream.flight);
         for (at, batch) in self.batches.iter_mut().enumerate() {
             if flying & (1 << at) == 0 {
                 *batch = Batch::default();
@@ -147,20 +146,16 @@ impl State {
         let is_it = |named: &Option<u8>| named.map(usize::from) == Some(at);
         let host = &self.nodes[usize::from(stream.host)];
         let owner = self.owner(stream.owner).filter(|owner| {
-            (usize::from(owner.stream), owner.epoch) == (at, stream.epoch)
-                && owner.twin != Twin::Detached
+            (usize::from(owner.stream), owner.epoch) == (at, stream.epoch) && owner.twin != Twin::Detached
         });
         let is_heard = owner.is_some();
         let may_be_heard_of = is_it(&host.hosts) || is_it(&host.attach) || stream.asked;
         let is_named = self.nodes.iter().any(|node| is_it(&node.committing))
-            || matches!(host.doubt, Some(Doubt::Silent(silent)) if usize::from(silent) == at);
+            || matches!(host.doubt, Some(Doubt::Silent(silent, _)) if usize::from(silent) == at);
         if !is_heard && !may_be_heard_of && !is_named {
             self.streams[at] = None;
             for stream in self.streams.iter_mut().flatten() {
                 stream.after &= !(1 << at);
-            }
-            if is_it(&self.record.stream) {
-                self.record.stream = None;
             }
             return;
         }
