@@ -1,7 +1,8 @@
 //! The twin's host: what it takes from a stream, and when it gives up what it has.
 //!
 //! Keeps: the rules of services/volume-router/src/twin/host.rs and of announce.rs.
-//! Order: what it reads the record for it does in a later step; an `Attach` that comes later, and a takeover, supersede one that was read for.
+//! Order: what it reads the record for it does in a later step; an `Attach` that comes later, and a takeover, supersede one that the
+//! record was read for.
 //! Crash: see `world`: no stream is known any more, the files stay.
 //! Knows the streams that reach it, in any order; what one says, in its order.
 //!
@@ -13,7 +14,7 @@
 //! | `HostReadsRecord`, `HostGivesUp` | `twin/host.rs` `look_for_silent`; `announce.rs` `give_up_what_is_over` |
 //! | `StreamBreaks` | `twin/host.rs` `broken`: the files stay |
 
-use crate::rules::Planted;
+use crate::rules::{Planted, Streams};
 use crate::state::{Doubt, Phase, Proof, SCOS, Sco, State, Stream};
 use crate::step::{Next, Step};
 
@@ -46,8 +47,8 @@ fn reads_for_attach(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
     let is_relied_on = record.in_sync.is_some() || record.buffer == Some(next.from.buffer(n));
     let is_of_it = (record.owner, record.epoch) == (stream.owner, stream.epoch);
     let may = (is_of_it && !is_relied_on) || next.rules.lacks(Planted::AttachWithoutRecord);
-    let supersedes = match next.rules.planted {
-        Some(Planted::AttachOutOfOrder | Planted::AttachWithoutRecord) => 0,
+    let supersedes = match (next.rules.streams, next.rules.planted) {
+        (Streams::InRecord, _) | (_, Some(Planted::AttachOutOfOrder | Planted::AttachWithoutRecord)) => 0,
         _ => stream.after,
     };
     next.go(Step::HostReadsForAttach(n, at), |s| {
@@ -67,10 +68,15 @@ fn attaches(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
     let node = &next.from.nodes[usize::from(n)];
     let is_newer = |file: &Sco| file.batches != 0 && file.epoch > stream.epoch;
     let may = node.phase == Phase::Idle && !node.files.iter().any(is_newer);
+    let rules = next.rules;
     next.go(Step::HostAttaches(n, at), |s| {
         s.nodes[usize::from(n)].attach = None;
         if !may {
             return;
+        }
+        if rules.streams == Streams::InRecord {
+            s.record.stream = Some(at);
+            s.record_written(rules);
         }
         s.gives_up(n);
         let node = &mut s.nodes[usize::from(n)];
@@ -161,10 +167,17 @@ fn gives_up(n: u8, doubt: Doubt, next: &mut Next<'_>) {
     };
     let is_of_it = epoch.is_some_and(|epoch| epoch == proof.epoch);
     let is_earlier = epoch.is_some_and(|epoch| epoch < proof.epoch);
-    let may_go = is_earlier || (is_of_it && (proof.elsewhere || next.rules.lacks(Planted::GiveUpAsRead)));
+    let rules = next.rules;
+    let by_record = rules.streams == Streams::InRecord;
+    let may_go =
+        by_record || is_earlier || (is_of_it && (proof.elsewhere || rules.lacks(Planted::GiveUpAsRead)));
     next.go(Step::HostGivesUp(n), |s| {
         s.nodes[usize::from(n)].doubt = None;
         if is_still && may_go {
+            if by_record {
+                s.record.stream = None;
+                s.record_written(rules);
+            }
             s.gives_up(n);
         }
     });

@@ -17,7 +17,7 @@
 //! | `TwinLost`, `RecordDegraded` | `twin.rs` `twin_lost`; `owner/record.rs` `note_degraded` |
 //! | `Release` | `owner/record.rs` `release` |
 
-use crate::rules::Planted;
+use crate::rules::{Planted, Streams};
 use crate::state::{
     Batch, Buffer, Object, Owner, Phase, SCO_BATCHES, SCOS, STREAMS, Sco, State, Stream, Twin,
 };
@@ -329,7 +329,8 @@ fn joins(n: u8, owner: &Owner, next: &mut Next<'_>) {
         _ => false,
     };
     let holds = (from.record.owner, from.record.epoch) == (n, owner.epoch);
-    if is_due && holds {
+    let is_named = next.rules.streams != Streams::InRecord || from.record.stream == Some(owner.stream);
+    if is_due && holds && is_named {
         next.go(Step::RecordInSync(n), |s| {
             s.nodes[usize::from(n)].committing = Some(owner.stream);
             with(s, n, |owner| {

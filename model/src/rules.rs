@@ -64,6 +64,17 @@ impl Limits {
     }
 }
 
+/// What keeps a host from giving up what the record is about to rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// Streams of an ownership are numbered upwards, and a host that has heard of one refuses those before it; it gives nothing up by
+    /// itself unless the record is of a later ownership than what it has, or relies on another buffer.
+    Numbered,
+    /// The record names the stream: its host writes that by compare-and-swap before it gives anything up, and removes it before it gives
+    /// that up; `RecordInSync` is of the stream that is named.
+    InRecord,
+}
+
 /// A rule of the protocol that is left out, for a test of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Planted {
@@ -110,6 +121,8 @@ pub enum Planted {
 pub struct Rules {
     /// How much there is.
     pub limits: Limits,
+    /// What binds `RecordInSync` to what the host has.
+    pub streams: Streams,
     /// What is left out.
     pub planted: Option<Planted>,
 }

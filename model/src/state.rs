@@ -39,6 +39,8 @@ pub(crate) struct Record {
     pub(crate) starts: [u8; EPOCHS],
     /// SCOs below this one are covered by a manifest.
     pub(crate) covered: u8,
+    /// The stream that its host has written here ([`crate::Streams::InRecord`]).
+    pub(crate) stream: Option<u8>,
 }
 
 impl Record {
@@ -268,6 +270,7 @@ impl State {
                 in_sync: None,
                 starts,
                 covered: 0,
+                stream: None,
             },
             nodes,
             streams: [None; STREAMS],

@@ -5,7 +5,7 @@
 //! Crash: this is it.
 //! Knows no rules of the protocol.
 
-use crate::rules::{Limits, Planted, Rules};
+use crate::rules::{Limits, Planted, Rules, Streams};
 use crate::state::{Batch, Buffer, Doubt, Object, Phase, SCOS, STREAMS, Sco, State, Stream, Twin};
 use crate::step::{Next, Step};
 
@@ -109,6 +109,12 @@ impl State {
         if !rules.lacks(Planted::InSyncComparesEpoch) {
             self.nodes.iter_mut().for_each(|node| node.committing = None);
         }
+        if rules.streams == Streams::InRecord {
+            // These would write it too.
+            for node in &mut self.nodes {
+                (node.attach, node.doubt) = (None, None);
+            }
+        }
     }
 
     /// The stream that would be the next one, if there may be another.
@@ -156,6 +162,9 @@ impl State {
             self.streams[at] = None;
             for stream in self.streams.iter_mut().flatten() {
                 stream.after &= !(1 << at);
+            }
+            if is_it(&self.record.stream) {
+                self.record.stream = None;
             }
             return;
         }

@@ -1,17 +1,22 @@
 //! The protocol is searched to its end, as it is and with one rule after the other left out.
 //!
-//! With `SCONCE_TEST_FULL` there is more of everything: minutes, and some gigabytes of memory.
+//! With `SCONCE_TEST_FULL=1` there is more of everything (docs/decisions/0171 has numbers); without it the tests whose names say so do
+//! nothing.
 
 use std::time::Instant;
 
-use sconce_model::{Broken, Limits, Planted, Rules, search};
+use sconce_model::{Broken, Found, Limits, Planted, Rules, Streams, search};
 
 const SMALL: Limits = Limits::small();
 
-fn searched(name: &str, limits: Limits, planted: Option<Planted>) -> sconce_model::Found {
+fn searched(name: &str, limits: Limits, streams: Streams, planted: Option<Planted>) -> Found {
     assert!(limits.fit(), "{name}: the model has no room for {limits:?}");
     let begun = Instant::now();
-    let found = search(&Rules { limits, planted });
+    let found = search(&Rules {
+        limits,
+        streams,
+        planted,
+    });
     println!(
         "{name}: {} states, {} steps, {} left to the twin, {:.1?}",
         found.states,
@@ -22,9 +27,13 @@ fn searched(name: &str, limits: Limits, planted: Option<Planted>) -> sconce_mode
     found
 }
 
-fn holds(name: &str, limits: Limits) {
-    let found = searched(name, limits, None);
-    assert_eq!(found.broken, None, "{name}");
+fn is_full() -> bool {
+    std::env::var_os("SCONCE_TEST_FULL").is_some_and(|value| value == "1")
+}
+
+fn holds_with(streams: Streams, name: &str, limits: Limits) {
+    let found = searched(&format!("{name}, {streams:?}"), limits, streams, None);
+    assert_eq!(found.broken, None, "{name}, {streams:?}");
     let can_be_left = limits.losses > 0;
     assert_eq!(
         found.left_to_twin > 0,
@@ -33,17 +42,25 @@ fn holds(name: &str, limits: Limits) {
     );
 }
 
-fn breaks(planted: Planted, limits: Limits, expected: Broken) {
-    let found = searched(&format!("{planted:?}"), limits, Some(planted));
-    let (what, way) = found
-        .broken
-        .unwrap_or_else(|| panic!("{planted:?} was not found"));
-    println!("{planted:?}: {way:?}");
-    assert_eq!(what, expected, "{planted:?}: {way:?}");
+fn holds(name: &str, limits: Limits) {
+    holds_with(Streams::Numbered, name, limits);
+    if is_full() {
+        holds_with(Streams::InRecord, name, limits);
+    }
 }
 
-fn is_full() -> bool {
-    std::env::var_os("SCONCE_TEST_FULL").is_some()
+/// What takes its time.
+fn holds_in_full(name: &str, limits: Limits) {
+    if is_full() {
+        holds(name, limits);
+    }
+}
+
+fn breaks(planted: Planted, limits: Limits, expected: Broken) {
+    let found = searched(&format!("{planted:?}"), limits, Streams::Numbered, Some(planted));
+    println!("{planted:?}: {:?}", found.broken);
+    let what = found.broken.map(|(what, _)| what);
+    assert_eq!(what, Some(expected), "{planted:?}");
 }
 
 #[test]
@@ -68,6 +85,16 @@ fn holds_where_hosts_give_things_up() {
             ..SMALL
         },
     );
+}
+
+#[test]
+fn holds_with_streams_in_the_record() {
+    holds_with(Streams::InRecord, "small", SMALL);
+    let doubts = Limits {
+        doubts: true,
+        ..SMALL
+    };
+    holds_with(Streams::InRecord, "doubts", doubts);
 }
 
 #[test]
@@ -112,98 +139,117 @@ fn holds_with_a_third_node() {
 }
 
 #[test]
-fn holds_with_more_of_everything() {
-    if !is_full() {
-        return;
-    }
-    let (losses, forces, power_losses) = (1, 1, 1);
-    let all = [
-        (
-            "losses, forces",
-            Limits {
-                losses,
-                forces,
-                ..SMALL
-            },
-        ),
-        (
-            "losses, doubts, forces",
-            Limits {
-                losses,
-                forces,
-                doubts: true,
-                ..SMALL
-            },
-        ),
-        (
-            "losses, uploads",
-            Limits {
-                losses,
-                uploads: true,
-                ..SMALL
-            },
-        ),
-        (
-            "forces, uploads",
-            Limits {
-                forces,
-                uploads: true,
-                ..SMALL
-            },
-        ),
-        (
-            "power, uploads",
-            Limits {
-                power_losses,
-                uploads: true,
-                streams: 1,
-                ..SMALL
-            },
-        ),
-        (
-            "power",
-            Limits {
-                power_losses,
-                ..SMALL
-            },
-        ),
-        (
-            "streams, epochs",
-            Limits {
-                streams: 3,
-                epochs: 4,
-                ..SMALL
-            },
-        ),
-        ("third node", Limits { nodes: 3, ..SMALL }),
-        (
-            "third node, losses",
-            Limits {
-                nodes: 3,
-                losses,
-                ..SMALL
-            },
-        ),
-        (
-            "third node, forces",
-            Limits {
-                nodes: 3,
-                forces,
-                ..SMALL
-            },
-        ),
-        (
-            "third node, doubts",
-            Limits {
-                nodes: 3,
-                doubts: true,
-                ..SMALL
-            },
-        ),
-    ];
-    for (name, limits) in all {
-        holds(name, limits);
-    }
+fn holds_in_full_with_losses_forces() {
+    holds_in_full(
+        "losses, forces",
+        Limits {
+            losses: 1,
+            forces: 1,
+            ..SMALL
+        },
+    );
+    holds_in_full(
+        "losses, forces, doubts",
+        Limits {
+            losses: 1,
+            forces: 1,
+            doubts: true,
+            ..SMALL
+        },
+    );
+}
+
+#[test]
+fn holds_in_full_with_back_end_and_losses() {
+    holds_in_full(
+        "losses, uploads",
+        Limits {
+            losses: 1,
+            uploads: true,
+            ..SMALL
+        },
+    );
+}
+
+#[test]
+fn holds_in_full_with_back_end_and_forces() {
+    holds_in_full(
+        "forces, uploads",
+        Limits {
+            forces: 1,
+            uploads: true,
+            ..SMALL
+        },
+    );
+}
+
+#[test]
+fn holds_in_full_with_back_end_and_power() {
+    holds_in_full(
+        "power, uploads",
+        Limits {
+            power_losses: 1,
+            uploads: true,
+            streams: 1,
+            ..SMALL
+        },
+    );
+    holds_in_full(
+        "power, two streams",
+        Limits {
+            power_losses: 1,
+            ..SMALL
+        },
+    );
+}
+
+#[test]
+fn holds_in_full_with_more_streams() {
+    holds_in_full(
+        "three streams, four ownerships",
+        Limits {
+            streams: 3,
+            epochs: 4,
+            ..SMALL
+        },
+    );
+    holds_in_full("third node, two writes", Limits { nodes: 3, ..SMALL });
+}
+
+#[test]
+fn holds_in_full_with_third_node_and_losses() {
+    holds_in_full(
+        "third node, losses",
+        Limits {
+            nodes: 3,
+            losses: 1,
+            ..SMALL
+        },
+    );
+}
+
+#[test]
+fn holds_in_full_with_third_node_and_forces() {
+    holds_in_full(
+        "third node, forces",
+        Limits {
+            nodes: 3,
+            forces: 1,
+            ..SMALL
+        },
+    );
+}
+
+#[test]
+fn holds_in_full_with_third_node_and_doubts() {
+    holds_in_full(
+        "third node, doubts",
+        Limits {
+            nodes: 3,
+            doubts: true,
+            ..SMALL
+        },
+    );
 }
 
 #[test]
