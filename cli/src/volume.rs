@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
 use sconce_fs_router::names::{NamesError, NewEntry, NewVolume, PoolPath, Resolved};
 use sconce_fs_router::peers::{PeerError, is_served};
+use sconce_schemas::records::DtlState;
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{RefusalCode, Role};
 use sconce_schemas::{NodeName, VolumeSize};
@@ -300,13 +301,20 @@ async fn takeover(
     }
 }
 
-/// Who is to own a volume next: a running volume-router other than its owner, else its owner.
+/// Who is to own a volume next: the host of a twin that is in sync, else a running volume-router other than its owner, else its owner.
 async fn successor(cluster: &Cluster, file: &Resolved) -> Result<NodeName> {
-    let owner = cluster.names.volume(file.volume).await.map_err(explained)?.owner;
+    let record = cluster.names.volume(file.volume).await.map_err(explained)?;
     let nodes = cluster.names.nodes().await.map_err(explained)?;
     let mut running = nodes
         .into_iter()
         .filter(|node| node.role == Role::VolumeRouter)
         .map(|node| node.name);
+    let twin = record.dtl_host.filter(|_| record.dtl_state == DtlState::InSync);
+    if let Some(twin) = twin
+        && running.clone().any(|node| node == twin)
+    {
+        return Ok(twin);
+    }
+    let owner = record.owner;
     Ok(running.find(|node| *node != owner).unwrap_or(owner))
 }

@@ -17,7 +17,7 @@ pub struct TwinRequest {
     pub volume: VolumeId,
     /// The ownership that says it.
     pub epoch: Epoch,
-    /// Random number of the stream: one that the twin does not know is refused with `NotOpen`.
+    /// Number of the stream, ascending within the ownership: one that the twin does not know is refused with `NotOpen`.
     pub stream: u64,
     /// What is to be done.
     pub say: TwinSay,

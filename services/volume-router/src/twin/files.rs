@@ -147,14 +147,14 @@ impl Stream {
     }
 
     /// Puts something behind what waits.
-    pub(super) fn queue(&mut self, said: Said) -> Result<(), (Said, Broken)> {
+    pub(super) fn queue(&mut self, said: Said) -> Result<(), Box<(Said, Broken)>> {
         let bytes = self.waiting_bytes.saturating_add(said.data.len());
         if self.waiting.len() >= WAITING_MAX || bytes > WAITING_BYTES_MAX {
             let text = "more waits for a free file of the write buffer than may";
-            return Err((
+            return Err(Box::new((
                 said,
                 Broken::Device(io::Error::new(io::ErrorKind::StorageFull, text)),
-            ));
+            )));
         }
         self.waiting_bytes = bytes;
         self.waiting.push_back(said);

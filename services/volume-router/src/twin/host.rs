@@ -52,6 +52,8 @@ struct State {
     /// The newest attach that is under way, for each volume.
     attaches: HashMap<VolumeId, u64>,
     last_attach: u64,
+    /// The newest ownership and stream of each volume that attached to this run of the host.
+    newest: HashMap<VolumeId, (Epoch, u64)>,
     /// Volumes that an actor of this shard has, or is about to have.
     occupied: HashSet<VolumeId>,
     /// What ended streams had, for the actors that are starting.
@@ -143,7 +145,10 @@ impl Twins {
                 drop(state);
                 match queued {
                     Ok(()) => self.go_on(volume),
-                    Err((said, broken)) => self.broken(volume, stream, &broken, said.reply),
+                    Err(refused) => {
+                        let (said, broken) = *refused;
+                        self.broken(volume, stream, &broken, said.reply);
+                    }
                 }
             }
         }
@@ -297,10 +302,15 @@ impl Twins {
             return Err(over(volume, "a later attach or a takeover came before it"));
         }
         state.attaches.remove(&volume);
+        let newest = state.newest.get(&volume).copied();
         let occupied = state.occupied.contains(&volume);
         drop(state);
         let (record, _) = read.map_err(refusal_of)?;
         self.may_attach(&record, &attach)?;
+        if newest.is_some_and(|newest| (attach.epoch, attach.stream) < newest) {
+            // Its owner gave it up and went on with a newer one, on which the record may be about to rely.
+            return Err(over(volume, "a newer one attached before it"));
+        }
         if occupied {
             let text = format!(
                 "{} is about to serve volume {} itself",
@@ -321,7 +331,10 @@ impl Twins {
         tracing::info!(volume = %attach.path, owner = %record.owner, epoch = %record.epoch, "keeps a twin");
         let key = (volume, attach.epoch, attach.stream);
         let stream = Stream::new(device, key, attach.path, attach.sco_size);
-        self.state.borrow_mut().streams.insert(volume, stream);
+        let mut state = self.state.borrow_mut();
+        state.newest.insert(volume, (key.1, key.2));
+        state.streams.insert(volume, stream);
+        drop(state);
         self.join(volume);
         Ok(TwinReply::Attached {
             buffer: device.id().to_owned(),
@@ -410,16 +423,21 @@ impl Twins {
     /// twin. Gives its SCOs; the actor that is starting takes them with [`Self::take_sealed`], however its start ends.
     pub(crate) fn seal(&self, volume: VolumeId) -> Vec<FoundSco> {
         self.state.borrow_mut().attaches.remove(&volume);
-        let Some((path, found)) = self.end(volume, "the volume is taken over") else {
-            return Vec::new();
-        };
-        tracing::info!(volume = %path, scos = found.len(), "a twin ended, for a takeover");
-        let mut state = self.state.borrow_mut();
-        state
-            .sealed
-            .entry(volume)
-            .or_default()
-            .extend(found.iter().cloned());
+        let ended = self.end(volume, "the volume is taken over");
+        if let Some((path, found)) = &ended {
+            tracing::info!(volume = %path, scos = found.len(), "a twin ended, for a takeover");
+        }
+        let mut found = ended.map_or_else(Vec::new, |(_, found)| found);
+        // One that broke since the actor claimed what there was has left its files to the device.
+        found.extend(self.node.device.claim(volume));
+        if !found.is_empty() {
+            let mut state = self.state.borrow_mut();
+            state
+                .sealed
+                .entry(volume)
+                .or_default()
+                .extend(found.iter().cloned());
+        }
         found
     }
 
@@ -441,31 +459,32 @@ impl Twins {
     }
 
     async fn look_for_silent(&self) {
-        let state = self.state.borrow();
-        let silent = |stream: &&Stream| stream.heard.elapsed() > SILENT;
-        let silent: Vec<(VolumeId, u64)> = state
-            .streams
-            .values()
-            .filter(silent)
-            .map(|stream| (stream.volume, stream.number))
-            .collect();
-        drop(state);
-        for (volume, number) in silent {
+        for silent in self.silent() {
+            let (volume, ..) = silent;
             // Where the registry cannot tell, they stay.
             let is_over = match record::read(&self.node.registry, volume).await {
-                Ok((record, _)) => !record::relies_on_twin(&record, &self.node.name, self.node.device.id()),
+                Ok((record, _)) => {
+                    record.phase == VolumePhase::Deleting
+                        || !record::relies_on_twin(&record, &self.node.name, self.node.device.id())
+                }
                 Err(_) => false,
             };
-            let state = self.state.borrow();
             // One that has said something meanwhile may be relied on by now.
-            let still = |stream: &Stream| stream.number == number && stream.heard.elapsed() > SILENT;
-            let is_silent = state.streams.get(&volume).is_some_and(still);
-            drop(state);
-            if is_over && is_silent {
+            if is_over && self.silent().contains(&silent) {
                 tracing::info!(%volume, "gave a twin up: its owner has left it, and the registry's record does not rely on it");
                 self.give_up(volume, "its owner said nothing for a while");
             }
         }
+    }
+
+    /// Streams that have said nothing for a while, with when they last did.
+    fn silent(&self) -> Vec<(VolumeId, u64, Instant)> {
+        let state = self.state.borrow();
+        let silent = |stream: &&Stream| stream.heard.elapsed() > SILENT;
+        let streams = state.streams.values().filter(silent);
+        streams
+            .map(|stream| (stream.volume, stream.number, stream.heard))
+            .collect()
     }
 }
 

@@ -48,6 +48,8 @@ struct Shared {
     owner: Owner,
     sco_size: ScoSize,
     stream: RefCell<Option<Rc<Stream>>>,
+    /// The number of the next one. A twin refuses one that comes behind a newer one.
+    streams: Cell<u64>,
     /// The volume wants a twin and has none.
     is_wanted: Cell<bool>,
     /// Somebody looks for one.
@@ -66,6 +68,7 @@ impl Ours {
             shard: Rc::clone(shard),
             owner: owner.clone(),
             sco_size,
+            streams: Cell::new(1),
             stream: RefCell::default(),
             is_wanted: Cell::new(false),
             is_sought: Cell::new(false),
@@ -312,7 +315,7 @@ impl Shared {
             owner: self.owner.clone(),
             volume: subject.volume,
             epoch: self.owner.ownership().epoch,
-            stream: Chance::from_os().u64(),
+            stream: self.streams.replace(self.streams.get() + 1),
             timeout: self.timeout(),
         };
         let say = TwinSay::Attach {

@@ -82,8 +82,12 @@ fn a_twin_has_everything_or_the_record_says_that_there_is_none() {
         scene.is_degraded().await;
         let mut first = Peer::start(&scene.cluster, "first", SOON).await;
         scene.in_sync_at(&first).await;
-        let shown = scene.client.show().await;
-        assert_eq!(shown.dtl_state, DtlState::InSync);
+        // The volume hears of it a little after the record says so.
+        let shown = until("the status", async || {
+            let shown = scene.client.show().await;
+            (shown.dtl_state == DtlState::InSync).then_some(shown)
+        });
+        let shown = shown.await;
         assert_eq!(shown.dtl_mode, Some(DtlMode::Sync));
         assert_eq!(shown.dtl_host.as_ref().map(|host| host.as_str()), Some("first"));
         assert_eq!(scene.record().await.dtl_mode, DtlMode::Sync);

@@ -1,10 +1,12 @@
 //! The host of a twin: what it keeps for another owner, refuses, and takes over. The owner is the test.
 
 use bytes::Bytes;
+use sconce_bus::{Endpoint, Identity, Limits, Protocol, RequestIn, Server, ServerEvent};
 use sconce_registry::Registry;
 use sconce_schemas::crc::crc32c;
-use sconce_schemas::records::{DtlMode, DtlState, EpochStart, NodeRecord, VolumeRecord, keys};
+use sconce_schemas::records::{DtlMode, DtlState, EpochStart, NodeRecord, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::sco::{BatchBuilder, Entry, EntryKind, ScoHeader};
+use sconce_schemas::wire::storage::{StorageControl, StorageControlReply, StorageReply, StorageRequest};
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy, Role};
@@ -250,8 +252,92 @@ impl Owner {
     }
 }
 
+/// Back ends that have nothing, and take their time to say so.
+struct Empty(Server<StorageRequest, StorageReply>);
+
+impl Empty {
+    /// In the place of the cluster's storage-router.
+    async fn instead(cluster: &mut Cluster, registry: &Registry) -> Self {
+        cluster.stop_storage();
+        let name: NodeName = "empty".parse().unwrap();
+        let endpoint = cluster.endpoint(name.as_str());
+        let record = NodeRecord {
+            name: name.clone(),
+            role: Role::StorageRouter,
+            endpoints: vec![endpoint.clone()],
+            version: String::new(),
+            pid: 0,
+        };
+        registry
+            .put_record(&keys::node(&name), None, &record, None)
+            .await
+            .unwrap();
+        let identity = Identity {
+            node: name,
+            role: Role::StorageRouter,
+            protocol: Protocol::Storage,
+            limits: Limits::of(Protocol::Storage),
+        };
+        let endpoint: Endpoint = endpoint.parse().unwrap();
+        Self(
+            sconce_bus::bind(&cluster.network, &endpoint, identity)
+                .await
+                .unwrap(),
+        )
+    }
+
+    /// The next requests.
+    async fn asked(&mut self) -> Vec<RequestIn<StorageRequest, StorageReply>> {
+        loop {
+            if let ServerEvent::Requests(requests) = self.0.next().await {
+                return requests;
+            }
+        }
+    }
+
+    fn answer(requests: Vec<RequestIn<StorageRequest, StorageReply>>) {
+        for request in requests {
+            let reply = match request.body {
+                StorageRequest::Control(StorageControl::List { .. }) => {
+                    StorageReply::Control(StorageControlReply::Names { names: Vec::new() })
+                }
+                StorageRequest::Put { .. } => {
+                    let text = "nothing is taken";
+                    StorageReply::Refused(Refusal::retry(RefusalCode::Unavailable, text))
+                }
+                _ => StorageReply::Refused(Refusal::reject(RefusalCode::NotFound, "there is no such object")),
+            };
+            request.reply.send(reply, Bytes::new());
+        }
+    }
+
+    /// Answers at once from here on.
+    async fn serve(mut self) {
+        loop {
+            Self::answer(self.asked().await);
+        }
+    }
+}
+
 fn cluster_of(seed: u64) -> Bytes {
     bytes(seed, CLUSTER_LEN)
+}
+
+#[test]
+fn an_attach_that_comes_behind_a_newer_one_gives_nothing_up() {
+    block_on(async {
+        let mut cluster = Cluster::new();
+        let mut owner = Owner::new(&cluster).await;
+        cluster.start();
+        let newer = owner.stream + 1;
+        let older = std::mem::replace(&mut owner.stream, newer);
+        owner.attach().await;
+        owner.stream = older;
+        let refusal = owner.try_attach(EPOCH).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::NotOpen, "{refusal}");
+        owner.stream = newer;
+        assert_eq!(owner.say(TwinSay::Beat).await, Ok(TwinReply::Done));
+    });
 }
 
 async fn waits_for_takeover(cluster: &Cluster, volume: VolumeId) -> Client {
@@ -313,6 +399,32 @@ fn an_owner_that_is_gone_is_taken_over_with_what_it_appended_and_copied() {
 }
 
 #[test]
+fn a_stream_that_breaks_while_it_is_taken_over_leaves_everything_to_the_takeover() {
+    block_on(async {
+        let mut cluster = Cluster::new();
+        let mut owner = Owner::new(&cluster).await;
+        cluster.start();
+        let buffer = owner.attach().await;
+        owner.open(1).await;
+        owner.append(1, 9, cluster_of(9)).await;
+        owner.relies_on(&buffer).await;
+        let mut storage = Empty::instead(&mut cluster, &owner.registry).await;
+        owner.is_there(false).await;
+
+        // The takeover has begun, and asks which manifest there is. The stream goes on until the claim.
+        let asked = storage.asked().await;
+        assert_eq!(owner.say(TwinSay::Beat).await, Ok(TwinReply::Done));
+        let refusal = owner.try_append(99, 10, cluster_of(10)).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Invalid);
+        Empty::answer(asked);
+        let serving = tokio::task::spawn_local(storage.serve());
+        let mut client = waits_for_takeover(&cluster, owner.volume).await;
+        assert_eq!(client.read(9 * 4096, CLUSTER_LEN).await, cluster_of(9));
+        serving.abort();
+    });
+}
+
+#[test]
 fn a_twin_begins_only_for_the_owner_and_where_nobody_relies_on_another() {
     block_on(async {
         let mut cluster = Cluster::new();
@@ -369,6 +481,37 @@ fn what_is_released_and_what_is_given_up_is_given_back() {
         assert_eq!(owner.held().await, 0);
         let refusal = owner.say(TwinSay::Beat).await.unwrap_err();
         assert_eq!(refusal.code, RefusalCode::NotOpen);
+    });
+}
+
+#[test]
+fn a_stream_whose_owner_is_silent_is_given_up_only_where_nobody_relies_on_it() {
+    block_on(async {
+        let mut cluster = Cluster::new();
+        let mut relied = Owner::of(&cluster, 1).await;
+        let mut left = Owner::of(&cluster, 2).await;
+        let mut deleted = Owner::of(&cluster, 3).await;
+        cluster.start();
+        let mut buffer = String::new();
+        for owner in [&mut relied, &mut left, &mut deleted] {
+            buffer = owner.attach().await;
+            owner.open(1).await;
+            owner.append(1, 0, cluster_of(1)).await;
+        }
+        relied.relies_on(&buffer).await;
+        deleted.relies_on(&buffer).await;
+        deleted
+            .record(|record| record.phase = VolumePhase::Deleting)
+            .await;
+        until("the others to be given up", async || {
+            (relied.held().await == sco_size().file_len()).then_some(())
+        })
+        .await;
+        for owner in [&left, &deleted] {
+            let refusal = owner.say(TwinSay::Beat).await.unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::NotOpen);
+        }
+        assert_eq!(relied.say(TwinSay::Beat).await, Ok(TwinReply::Done));
     });
 }
 

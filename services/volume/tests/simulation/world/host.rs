@@ -121,7 +121,7 @@ impl World {
             | Effect::TwinSync { .. }
             | Effect::TwinRelease { .. }
             | Effect::RecordInSync
-            | Effect::RecordDegraded) => self.carry_out_for_twin(effect),
+            | Effect::RecordDegraded) => self.carry_out_for_twin(&effect),
             Effect::Copy { .. } | Effect::Independent => panic!("the volume is no clone"),
             Effect::Halt { reason } => panic!("halted: {reason}"),
         }

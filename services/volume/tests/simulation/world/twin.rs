@@ -49,8 +49,8 @@ pub(crate) struct Twins {
 
 impl World {
     /// One effect for the twin. What is said to a stream that is cut nobody hears.
-    pub(super) fn carry_out_for_twin(&mut self, effect: Effect) {
-        let said = match effect {
+    pub(super) fn carry_out_for_twin(&mut self, effect: &Effect) {
+        let said = match *effect {
             Effect::TwinOpen { header } => Said::Open(header),
             Effect::TwinCopy {
                 sco,
