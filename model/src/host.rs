@@ -47,17 +47,8 @@ fn reads_for_attach(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
     let is_relied_on = record.in_sync.is_some() || record.buffer == Some(next.from.buffer(n));
     let is_of_it = (record.owner, record.epoch) == (stream.owner, stream.epoch);
     let may = (is_of_it && !is_relied_on) || next.rules.lacks(Planted::AttachWithoutRecord);
-    let supersedes = match (next.rules.streams, next.rules.planted) {
-        (Streams::InRecord, _) | (_, Some(Planted::AttachOutOfOrder | Planted::AttachWithoutRecord)) => 0,
-        _ => stream.after,
-    };
     next.go(Step::HostReadsForAttach(n, at), |s| {
         s.nodes[usize::from(n)].attach = may.then_some(at);
-        for (earlier, other) in s.streams.iter_mut().enumerate() {
-            if let Some(other) = other.as_mut().filter(|_| supersedes & (1 << earlier) != 0) {
-                other.asked = false;
-            }
-        }
         if let Some(stream) = &mut s.streams[usize::from(at)] {
             stream.asked = false;
         }
@@ -68,6 +59,10 @@ fn attaches(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
     let node = &next.from.nodes[usize::from(n)];
     let is_newer = |file: &Sco| file.batches != 0 && file.epoch > stream.epoch;
     let may = node.phase == Phase::Idle && !node.files.iter().any(is_newer);
+    let supersedes = match (next.rules.streams, next.rules.planted) {
+        (Streams::InRecord, _) | (_, Some(Planted::AttachOutOfOrder | Planted::AttachWithoutRecord)) => 0,
+        _ => stream.after,
+    };
     let rules = next.rules;
     next.go(Step::HostAttaches(n, at), |s| {
         s.nodes[usize::from(n)].attach = None;
@@ -86,6 +81,12 @@ fn attaches(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
         if let Some(stream) = &mut s.streams[usize::from(at)] {
             stream.attached = true;
             stream.wiped = wiped;
+        }
+        // They are refused from here on.
+        for (earlier, other) in s.streams.iter_mut().enumerate() {
+            if let Some(other) = other.as_mut().filter(|_| supersedes & (1 << earlier) != 0) {
+                other.asked = false;
+            }
         }
     });
 }

@@ -67,7 +67,7 @@ impl Limits {
 /// What keeps a host from giving up what the record is about to rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Streams {
-    /// Streams of an ownership are numbered upwards, and a host that has heard of one refuses those before it; it gives nothing up by
+    /// Streams of an ownership are numbered upwards, and a host to which one has attached refuses those before it; it gives nothing up by
     /// itself unless the record is of a later ownership than what it has, or relies on another buffer.
     Numbered,
     /// The record names the stream: its host writes that by compare-and-swap before it gives anything up, and removes it before it gives
@@ -90,7 +90,7 @@ pub enum Planted {
     ForcedUsesGivenUpTwin,
     /// A host gives up what it has for any `Attach`.
     AttachWithoutRecord,
-    /// A host that has heard an `Attach` does not refuse one that was sent before it and comes after it.
+    /// A host to which a stream has attached does not refuse an `Attach` that was sent before and comes after.
     AttachOutOfOrder,
     /// A host gives up what the record did not rely on when it was read, although a commit that says otherwise may be on its way.
     GiveUpAsRead,
