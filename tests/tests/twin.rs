@@ -139,8 +139,13 @@ fn no_acknowledged_write_is_lost_with_the_machine_of_its_owner() -> Result<()> {
         "{} writes; from the loss to the first answer: {answers:?}",
         writer.written()
     );
+    let bound = match full() {
+        true => FIRST_ANSWER,
+        // Beside other tests.
+        false => 4 * FIRST_ANSWER,
+    };
     ensure!(
-        median < FIRST_ANSWER + Duration::from_secs(2),
+        median < bound + Duration::from_secs(2),
         "median {median:?} of {answers:?}"
     );
     drop(machines.others);

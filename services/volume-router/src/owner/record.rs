@@ -182,20 +182,25 @@ pub(crate) fn is_given_up_twin(record: &VolumeRecord, buffer: &str, epoch: Epoch
 /// Whether what a write buffer holds of another node's volume is of a twin that nobody relies on. `newest`: the newest epoch in the
 /// buffer.
 pub(crate) fn leaves_no_twin(record: &VolumeRecord, node: &NodeName, buffer: &str, newest: Epoch) -> bool {
-    record.owner != *node
-        && is_given_up_twin(record, buffer, newest)
-        // Of any node: one that was renamed is still the one that has them.
-        && (record.dtl_state != DtlState::InSync || record.dtl_buffer.as_deref() != Some(buffer))
+    record.owner != *node && is_given_up_twin(record, buffer, newest) && relies_elsewhere(record, buffer)
+}
+
+/// Whether the record relies on a twin in another write buffer than this one: it cannot rely on this one any more, unless a stream begins
+/// here anew. A record that relies on none may be about to rely on this one: what its owner has sent is on its way.
+pub(crate) fn relies_elsewhere(record: &VolumeRecord, buffer: &str) -> bool {
+    record.dtl_state == DtlState::InSync && record.dtl_buffer.as_deref().is_some_and(|named| named != buffer)
 }
 
 /// Whether the record proves that what a write buffer holds of the volume is needed no more: the volume is being
-/// deleted, or a later ownership than any that the buffer has seen went on in another buffer, and no twin here is relied on. Anything less may be a
-/// registry that was restored, lost or put right by hand, and what is held here the only copy. `newest`: the newest
+/// deleted, or a later ownership than any that the buffer has seen went on in another buffer, and no twin here is relied on or may be about
+/// to be. Anything less may be a registry that was restored, lost or put right by hand, and what is held here the only copy. `newest`: the newest
 /// epoch in the buffer.
 pub(crate) fn leaves_nothing(record: &VolumeRecord, buffer: &str, newest: Epoch) -> bool {
     let elsewhere = record.buffer.as_deref().is_some_and(|named| named != buffer);
-    let has_twin = record.dtl_state == DtlState::InSync && record.dtl_buffer.as_deref() == Some(buffer);
-    record.phase == VolumePhase::Deleting || (elsewhere && !has_twin && record.epoch > newest)
+    // Copies that a twin has of earlier ownerships' SCOs look like what such an ownership left.
+    let no_twin = record.dtl_mode == DtlMode::None && record.dtl_state != DtlState::InSync;
+    let is_over = elsewhere && record.epoch > newest && (no_twin || relies_elsewhere(record, buffer));
+    record.phase == VolumePhase::Deleting || is_over
 }
 
 /// Raises the epoch and names this node. The buffer stays as it was until recovery has taken over what it says: a

@@ -460,30 +460,32 @@ impl Twins {
 
     async fn look_for_silent(&self) {
         for silent in self.silent() {
-            let (volume, ..) = silent;
+            let (volume, epoch, ..) = silent;
             // Where the registry cannot tell, they stay.
             let is_over = match record::read(&self.node.registry, volume).await {
                 Ok((record, _)) => {
                     record.phase == VolumePhase::Deleting
-                        || !record::relies_on_twin(&record, &self.node.name, self.node.device.id())
+                        || record.epoch > epoch
+                            && !record::relies_on_twin(&record, &self.node.name, self.node.device.id())
+                        || record::relies_elsewhere(&record, self.node.device.id())
                 }
                 Err(_) => false,
             };
             // One that has said something meanwhile may be relied on by now.
             if is_over && self.silent().contains(&silent) {
-                tracing::info!(%volume, "gave a twin up: its owner has left it, and the registry's record does not rely on it");
+                tracing::info!(%volume, "gave a twin up: its owner has left it, and the registry's record will not rely on it");
                 self.give_up(volume, "its owner said nothing for a while");
             }
         }
     }
 
     /// Streams that have said nothing for a while, with when they last did.
-    fn silent(&self) -> Vec<(VolumeId, u64, Instant)> {
+    fn silent(&self) -> Vec<(VolumeId, Epoch, u64, Instant)> {
         let state = self.state.borrow();
         let silent = |stream: &&Stream| stream.heard.elapsed() > SILENT;
         let streams = state.streams.values().filter(silent);
         streams
-            .map(|stream| (stream.volume, stream.number, stream.heard))
+            .map(|stream| (stream.volume, stream.epoch, stream.number, stream.heard))
             .collect()
     }
 }
