@@ -75,7 +75,10 @@ fn attaches(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
         }
         s.gives_up(n);
         let node = &mut s.nodes[usize::from(n)];
-        (node.hosts, node.doubt) = (Some(at), None);
+        node.hosts = Some(at);
+        if !rules.lacks(Planted::GiveUpBehindAttach) {
+            node.doubt = None;
+        }
         node.kept_for = stream.epoch;
         let wiped = node.wiped;
         if let Some(stream) = &mut s.streams[usize::from(at)] {
@@ -128,7 +131,7 @@ fn hears(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
 fn doubts(n: u8, next: &mut Next<'_>) {
     let from = next.from;
     let node = &from.nodes[usize::from(n)];
-    let newest = newest_epoch(&node.files);
+    let has_files = newest_epoch(&node.files).is_some() || next.rules.lacks(Planted::GiveUpBehindAttach);
     let proof = Proof {
         epoch: from.record.epoch,
         elsewhere: from.record.in_sync.is_some(),
@@ -143,7 +146,7 @@ fn doubts(n: u8, next: &mut Next<'_>) {
     };
     match (node.doubt, node.hosts) {
         (None, Some(at)) if !from.relies_on(n) && !from.is_used(at) => read(Doubt::Silent(at, proof)),
-        (None, None) if newest.is_some() && is_anothers(n, from) => read(Doubt::Left(proof)),
+        (None, None) if has_files && is_anothers(n, from) => read(Doubt::Left(proof)),
         (Some(doubt), _) => gives_up(n, doubt, next),
         _ => {}
     }

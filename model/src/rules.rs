@@ -96,6 +96,8 @@ pub enum Planted {
     GiveUpAsRead,
     /// A host takes files for those of an earlier ownership because their headers are: copies are of earlier ones than their stream.
     GiveUpByHeaders,
+    /// A host gives up by what it read of the record before the last stream began here, and whether it had anything then or not.
+    GiveUpBehindAttach,
     /// Acknowledgements go on alone before the record says `Degraded`.
     DegradeAfterAck,
     /// `RecordDegraded` writes nothing where the record says so already.

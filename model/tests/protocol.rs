@@ -300,3 +300,16 @@ fn hosts_have_to_know_that_nobody_can_rely_on_what_they_give_up() {
     breaks(Planted::GiveUpAsRead, doubts, Broken::Twin);
     breaks(Planted::GiveUpByHeaders, doubts, Broken::Twin);
 }
+
+#[test]
+fn hosts_in_full_have_to_read_the_record_after_the_last_stream_began() {
+    if is_full() {
+        let third_node = Limits {
+            nodes: 3,
+            writes: 1,
+            doubts: true,
+            ..SMALL
+        };
+        breaks(Planted::GiveUpBehindAttach, third_node, Broken::Twin);
+    }
+}
