@@ -21,6 +21,7 @@ use sconce_schemas::wire::storage::{
     BackendStatus, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
     Written,
 };
+use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::{
     ChangeKind, ChangedExtent, ErasureStatus, ExtentKind, ExtentStatus, FlattenProgress, IoCode, IoFlags,
     IoRequest, NodeStatus, ReadExtent, ScrubReport, Since, SnapshotStatus, VolumeControl, VolumeControlReply,
@@ -28,8 +29,8 @@ use sconce_schemas::wire::volume::{
 };
 use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
 use sconce_schemas::{
-    ByteLen, CheckpointId, ClusterAddress, Epoch, ManifestSeq, NodeName, ObjectName, ScoId, ScoSize,
-    SessionId, Slot, SnapshotId, VolumeId, VolumeSize,
+    BatchSeq, ByteLen, CheckpointId, ClusterAddress, Epoch, ManifestSeq, NodeName, ObjectName, ScoId,
+    ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize,
 };
 
 const VOLUME: VolumeId = VolumeId([0xab; 16]);
@@ -338,6 +339,50 @@ fn messages_about_the_mode_of_a_twin_keep_their_meaning() {
     status.dtl_host = Some(node("node-c"));
     let reply = VolumeReply::Control(VolumeControlReply::Volume(status));
     golden_batch("volume-dtl-replies", replies(vec![reply]));
+}
+
+#[test]
+fn what_a_twin_is_told_keeps_its_meaning() {
+    let says = [
+        TwinSay::Attach {
+            path: "/vm1/disk.raw".to_owned(),
+            sco_size: ScoSize::new(1024).unwrap(),
+        },
+        TwinSay::Open {
+            sco: ScoId(9),
+            first_batch: BatchSeq(70),
+            synced_below: ScoId(8),
+        },
+        TwinSay::Append {
+            sco: ScoId(9),
+            seq: BatchSeq(70),
+            tlog_offset: 4096,
+            tlog: vec![0xab; 56],
+            first_slot: Slot(3),
+        },
+        TwinSay::Copy {
+            sco: ScoId(7),
+            sco_epoch: Epoch(4),
+            offset: ByteLen(1 << 20),
+            length: ByteLen(3 << 20),
+        },
+        TwinSay::Sync { upto: BatchSeq(70) },
+        TwinSay::Release { upto: ScoId(6) },
+        TwinSay::Detach,
+        TwinSay::Beat,
+    ];
+    let said = says.map(|say| {
+        VolumeRequest::Twin(Box::new(TwinRequest {
+            volume: VOLUME,
+            epoch: Epoch(5),
+            stream: 2,
+            say,
+        }))
+    });
+    golden_batch("twin-requests", requests(said.to_vec()));
+    let buffer = "00112233445566778899aabbccddeeff".to_owned();
+    let answers = [TwinReply::Attached { buffer }, TwinReply::Done];
+    golden_batch("twin-replies", replies(answers.map(VolumeReply::Twin).to_vec()));
 }
 
 fn volume_status() -> VolumeStatus {
