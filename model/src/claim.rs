@@ -8,7 +8,7 @@
 //! A planned move is an owner that stops (a crash, here) and a takeover by its twin's host.
 
 use crate::rules::Planted;
-use crate::state::{Owner, Phase, Sco, State, Twin};
+use crate::state::{Owner, Phase, Sco, State};
 use crate::step::{Next, Step};
 
 pub(crate) fn offer(n: u8, next: &mut Next<'_>) {
@@ -107,18 +107,7 @@ fn begins(n: u8, epoch: u8, next: &mut Next<'_>) {
         }
         node.unsynced &= replayed.log;
         node.kept_for = epoch;
-        node.phase = Phase::Serving(Owner {
-            epoch,
-            log: replayed.log,
-            open: None,
-            next_sco: replayed.next_sco,
-            twin: Twin::Detached,
-            stream: 0,
-            held: 0,
-            synced: 0,
-            owed: 0,
-            copies: 0,
-        });
+        node.phase = Phase::Serving(Owner::begun(epoch, replayed.log, replayed.next_sco));
         // What was not used was given up by whoever forced the claim.
         if s.void_before == epoch {
             s.acked &= replayed.log;

@@ -117,6 +117,24 @@ pub(crate) struct Owner {
     pub(crate) copies: u8,
 }
 
+impl Owner {
+    /// It serves what it has replayed, and has no twin yet.
+    pub(crate) const fn begun(epoch: u8, log: u8, next_sco: u8) -> Self {
+        Self {
+            epoch,
+            log,
+            open: None,
+            next_sco,
+            twin: Twin::Detached,
+            stream: 0,
+            held: 0,
+            synced: 0,
+            owed: 0,
+            copies: 0,
+        }
+    }
+}
+
 /// Where a node is with the volume (services/volume-router/src/owner/mod.rs `start`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
@@ -234,18 +252,7 @@ pub(crate) struct Replayed {
 impl State {
     /// Node 0 serves an empty volume that has no twin yet.
     pub(crate) fn first() -> Self {
-        let owner = Owner {
-            epoch: 0,
-            log: 0,
-            open: None,
-            next_sco: 0,
-            twin: Twin::Detached,
-            stream: 0,
-            held: 0,
-            synced: 0,
-            owed: 0,
-            copies: 0,
-        };
+        let owner = Owner::begun(0, 0, 0);
         let idle = Node {
             wiped: 0,
             gone: false,

@@ -92,6 +92,17 @@ pub enum DtlMode {
     Sync,
 }
 
+impl DtlMode {
+    /// What a record says while there is no twin to rely on.
+    #[must_use]
+    pub const fn without_twin(self) -> DtlState {
+        match self {
+            Self::None => DtlState::Off,
+            Self::Async | Self::Sync => DtlState::Degraded,
+        }
+    }
+}
+
 /// Where a volume is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

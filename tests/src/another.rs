@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -50,6 +51,28 @@ impl Another {
             name: name.to_owned(),
             child: None,
         })
+    }
+
+    /// The same for a volume-router, with a write buffer and an endpoint of its own; gives the buffer's directory too.
+    ///
+    /// # Errors
+    /// As [`Another::prepare`].
+    pub fn volume_router(cluster: &Cluster, name: &str) -> Result<(Self, PathBuf)> {
+        let own = cluster.path(name);
+        let (buffer, socket) = (own.join("buffer"), own.join("bus/volume.sock"));
+        let router = Self::prepare(cluster, Service::VolumeRouter, name, |settings| {
+            let mut set = |section: &str, key: &str, value: Value| {
+                let section = settings.get_mut(section).and_then(Value::as_table_mut);
+                section.map(|section| section.insert(key.to_owned(), value))
+            };
+            set("buffer", "dir", buffer.display().to_string().into());
+            set(
+                "node",
+                "endpoints",
+                vec![format!("ipc://{}", socket.display())].into(),
+            );
+        })?;
+        Ok((router, buffer))
     }
 
     /// Starts it.

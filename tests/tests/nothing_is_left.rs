@@ -42,19 +42,7 @@ fn start() -> Result<(Cluster, Another)> {
     for told in PROVOKED {
         cluster.announce(told);
     }
-    let (buffer, socket) = (cluster.path("buffer-2"), cluster.path("bus/second.sock"));
-    let second = Another::prepare(&cluster, Service::VolumeRouter, SECOND, |settings| {
-        let mut set = |section: &str, key: &str, value: toml::Value| {
-            let section = settings.get_mut(section).and_then(toml::Value::as_table_mut);
-            section.map(|section| section.insert(key.to_owned(), value))
-        };
-        set("buffer", "dir", buffer.display().to_string().into());
-        set(
-            "node",
-            "endpoints",
-            vec![format!("ipc://{}", socket.display())].into(),
-        );
-    })?;
+    let (second, _) = Another::volume_router(&cluster, SECOND)?;
     Ok((cluster, second))
 }
 

@@ -18,7 +18,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(3);
 /// Three volume-routers, each with a write buffer of its own; the first is the cluster's.
 struct Machines {
     cluster: Cluster,
-    others: Vec<(&'static str, Another)>,
+    /// With their buffers.
+    others: Vec<(&'static str, Another, PathBuf)>,
 }
 
 impl Machines {
@@ -34,24 +35,9 @@ impl Machines {
         }
         let mut others = Vec::new();
         for name in ["vr-2", "vr-3"] {
-            let (buffer, socket) = (
-                cluster.path(&format!("buffer-{name}")),
-                cluster.path(name).join("bus/vr.sock"),
-            );
-            let mut other = Another::prepare(&cluster, Service::VolumeRouter, name, |settings| {
-                let mut set = |section: &str, key: &str, value: toml::Value| {
-                    let section = settings.get_mut(section).and_then(toml::Value::as_table_mut);
-                    section.map(|section| section.insert(key.to_owned(), value))
-                };
-                set("buffer", "dir", buffer.display().to_string().into());
-                set(
-                    "node",
-                    "endpoints",
-                    vec![format!("ipc://{}", socket.display())].into(),
-                );
-            })?;
+            let (mut other, buffer) = Another::volume_router(&cluster, name)?;
             other.start(&cluster)?;
-            others.push((name, other));
+            others.push((name, other, buffer));
         }
         Ok(Self { cluster, others })
     }
@@ -70,26 +56,25 @@ impl Machines {
         wait::until("the twin to be in sync", SOON, || self.is_in_sync()).map(drop)
     }
 
-    fn buffer(&self, name: &str) -> PathBuf {
-        match name {
-            "volume-router" => self.cluster.path("buffer"),
-            name => self.cluster.path(&format!("buffer-{name}")),
-        }
-    }
-
     /// The process dies, and its disk is gone.
     fn lose(&mut self, name: &str) -> Result<()> {
-        match self.others.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, other)) => other.kill()?,
-            None => self.cluster.kill_for_good(Service::VolumeRouter)?,
-        }
-        fs::remove_dir_all(self.buffer(name)).with_context(|| format!("removing the write buffer of {name}"))
+        let buffer = match self.others.iter_mut().find(|(other, ..)| *other == name) {
+            Some((_, other, buffer)) => {
+                other.kill()?;
+                buffer.clone()
+            }
+            None => {
+                self.cluster.kill_for_good(Service::VolumeRouter)?;
+                self.cluster.path("buffer")
+            }
+        };
+        fs::remove_dir_all(buffer).with_context(|| format!("removing the write buffer of {name}"))
     }
 
     /// The machine comes back with an empty disk.
     fn replace(&mut self, name: &str) -> Result<()> {
-        match self.others.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, other)) => other.start(&self.cluster),
+        match self.others.iter_mut().find(|(other, ..)| *other == name) {
+            Some((_, other, _)) => other.start(&self.cluster),
             None => self.cluster.start_service(Service::VolumeRouter),
         }
     }

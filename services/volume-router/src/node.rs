@@ -9,8 +9,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sconce_registry::Registry;
+use sconce_bus::Role;
+use sconce_registry::{Registry, RegistryError};
 use sconce_runtime::Clock;
+use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::{ByteLen, NodeName, VolumeId};
 use sconce_volume::{CheckpointPolicy, ScrubPolicy, SweepPolicy};
 
@@ -108,4 +110,11 @@ impl Volumes {
             volumes.remove(&volume);
         }
     }
+}
+
+/// The nodes of a role that run, as their records say.
+pub(crate) async fn running(registry: &Registry, role: Role) -> Result<Vec<NodeRecord>, RegistryError> {
+    let nodes = registry.list_records::<NodeRecord>(keys::NODES).await?;
+    let nodes = nodes.into_iter().map(|(_, node, _)| node);
+    Ok(nodes.filter(|node| node.role == role).collect())
 }

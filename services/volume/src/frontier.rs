@@ -178,19 +178,16 @@ impl Frontier {
             }
             waits
         });
-        let wanted = self
-            .flushes
-            .iter()
-            .any(|(seq, _)| *seq <= self.held && *seq > self.synced);
+        let wanted = self.wants_sync(self.synced, self.held);
         if wanted && self.syncing.is_none() {
             self.syncing = Some(self.held);
             effects.push(Effect::Sync { upto: self.held });
         }
     }
 
-    /// The first batch that a flush waits for.
-    pub(crate) fn flush_waits_for(&self) -> Option<BatchSeq> {
-        self.flushes.iter().map(|(seq, _)| *seq).min()
+    /// Whether a flush waits for a sync up to `held` where there was one up to `synced`.
+    pub(crate) fn wants_sync(&self, synced: BatchSeq, held: BatchSeq) -> bool {
+        self.flushes.iter().any(|(seq, _)| *seq > synced && *seq <= held)
     }
 
     /// Everything that still waits: for a halt.

@@ -52,10 +52,6 @@ pub struct TwinStatus {
     pub state: TwinState,
     /// What is waited for.
     pub mode: DtlMode,
-    /// Batches that it was told of and does not hold yet.
-    pub behind: usize,
-    /// SCOs that are still to be copied to it.
-    pub copies: usize,
 }
 
 /// A batch that the twin was told of and does not hold yet.
@@ -222,8 +218,6 @@ impl Twin {
         TwinStatus {
             state,
             mode: self.mode,
-            behind: self.behind.len(),
-            copies: self.copies.len() + usize::from(self.copying.is_some()),
         }
     }
 
@@ -373,25 +367,22 @@ impl Volume {
         let due = twin.uploads.extract_if(.., |(last, _)| *last <= synced);
         effects.extend(due.map(|(_, upload)| upload));
         let due: Vec<_> = twin.reads.extract_if(.., |(seq, ..)| *seq <= held).collect();
-        self.twin_sync(effects);
         for (_, query, extents) in due {
             self.answer_held_read(query, extents, effects);
         }
     }
 
-    /// Has the twin sync what a flush, an upload or the record waits for. One at a time is under way and serves all that waited
-    /// when it began.
-    fn twin_sync(&mut self, effects: &mut Vec<Effect>) {
-        let flush = self.frontier.flush_waits_for();
+    /// Has the twin sync what a flush, an upload or the record waits for, once it is known what does. One at a time is under way and
+    /// serves all that waited when it began.
+    pub(crate) fn twin_sync(&mut self, effects: &mut Vec<Effect>) {
         let twin = &mut self.twin;
-        let joining = match twin.state {
-            State::Joining(upto) => Some(upto),
-            _ => None,
-        };
-        let upload = twin.uploads.iter().map(|(last, _)| *last).min();
+        if !twin.is_waited_for() || !twin.listens() || twin.syncing {
+            return;
+        }
         let waits = |seq: BatchSeq| seq > twin.synced && seq <= twin.held;
-        let is_wanted = [flush, upload, joining].into_iter().flatten().any(waits);
-        if is_wanted && twin.is_waited_for() && twin.listens() && !twin.syncing {
+        let joins = matches!(twin.state, State::Joining(upto) if waits(upto));
+        let uploads = || twin.uploads.iter().any(|(last, _)| waits(*last));
+        if joins || uploads() || self.frontier.wants_sync(twin.synced, twin.held) {
             twin.syncing = true;
             effects.push(Effect::TwinSync { upto: twin.held });
         }

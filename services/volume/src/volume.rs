@@ -503,6 +503,7 @@ impl Volume {
                 reply: VolumeReply::Done,
             });
         });
+        self.twin_sync(effects);
     }
 
     fn opened(&mut self, sco: ScoId, effects: &mut Vec<Effect>) -> Result<(), String> {

@@ -178,9 +178,7 @@ impl Names {
         let owner = self.choose_owner(new.owner.as_ref()).await?;
         let mut record = self.fresh_record(new.size, new.sco_size, pool, owner);
         record.dtl_mode = new.dtl;
-        if new.dtl != DtlMode::None {
-            record.dtl_state = DtlState::Degraded;
-        }
+        record.dtl_state = new.dtl.without_twin();
         let id = record.id;
         let inode = self.add_file(parent, name, record, entry).await?;
         Ok((inode, id))

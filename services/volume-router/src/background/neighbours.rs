@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use sconce_bus::{CallError, Caller, Endpoint, Hello, Network, Role};
 use sconce_registry::Registry;
-use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest};
 use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_schemas::{ByteLen, NodeName, ObjectName};
@@ -21,6 +20,7 @@ use tokio::time::Instant;
 
 use super::bundle::{Bundle, JobError};
 use crate::actor::Owner;
+use crate::node::running;
 use crate::settings::{ScrubHelp, ScrubSettings};
 
 /// How long a list of volume-routers is believed.
@@ -147,13 +147,10 @@ impl Neighbours {
 
     /// While the registry cannot tell, those that were there are asked.
     async fn list(&self) {
-        let Ok(nodes) = self.registry.list_records::<NodeRecord>(keys::NODES).await else {
+        let Ok(nodes) = running(&self.registry, Role::VolumeRouter).await else {
             return;
         };
-        let others = nodes
-            .into_iter()
-            .map(|(_, node, _)| node)
-            .filter(|node| node.role == Role::VolumeRouter && node.name != self.hello.node);
+        let others = nodes.into_iter().filter(|node| node.name != self.hello.node);
         // Any of a node's endpoints will do: its scrubs are one thread's.
         let found = others.filter_map(|node| {
             let endpoint: Endpoint = node.endpoints.first()?.parse().ok()?;

@@ -13,7 +13,6 @@ use bytes::{Bytes, BytesMut};
 use sconce_bus::{CallError, Caller, Endpoint, Hello, Network, Role};
 use sconce_registry::Registry;
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::wire::storage::{
     GET_BYTES_MAX, OBJECT_BYTES_MAX, StorageControl, StorageControlReply, StorageReply, StorageRequest,
 };
@@ -21,6 +20,8 @@ use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{ObjectName, VolumeId};
 use sconce_tracing::OperationId;
 use tokio::time::Instant;
+
+use crate::node::running;
 
 /// How long one request may take besides its data: long enough for a storage-router that starts, short enough that
 /// one that is gone is noticed and told.
@@ -270,16 +271,14 @@ impl Store {
     }
 
     async fn list_nodes(&self) -> Result<(), StoreError> {
-        let nodes = self.registry.list_records::<NodeRecord>(keys::NODES).await;
-        let nodes = match nodes {
+        let nodes = match running(&self.registry, Role::StorageRouter).await {
             Ok(nodes) => nodes,
             // Storage-routers that were there a moment ago may serve although the registry does not.
             Err(_) if !self.endpoints.borrow().is_empty() => return Ok(()),
             Err(error) => return Err(StoreError::Unavailable(error.to_string())),
         };
-        let storage = nodes.into_iter().map(|(_, node, _)| node);
-        let endpoints: Vec<Endpoint> = storage
-            .filter(|node| node.role == Role::StorageRouter)
+        let endpoints: Vec<Endpoint> = nodes
+            .into_iter()
             .flat_map(|node| node.endpoints)
             .filter_map(|text| text.parse().ok())
             .collect();

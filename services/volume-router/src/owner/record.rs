@@ -239,12 +239,7 @@ pub(crate) async fn begin_epoch(
         record.epochs.push(EpochStart { epoch, first_sco });
         record.buffer = Some(buffer.to_owned());
         // It has no twin yet.
-        record.dtl_state = match record.dtl_mode {
-            DtlMode::None => DtlState::Off,
-            DtlMode::Async | DtlMode::Sync => DtlState::Degraded,
-        };
-        record.dtl_host = None;
-        record.dtl_buffer = None;
+        without_twin(record);
         Changed::Yes
     })
     .await
@@ -471,10 +466,7 @@ pub(crate) async fn set_dtl_mode(
 
 /// Nobody relies on a twin; whether the record said otherwise.
 fn without_twin(record: &mut VolumeRecord) -> bool {
-    let state = match record.dtl_mode {
-        DtlMode::None => DtlState::Off,
-        DtlMode::Async | DtlMode::Sync => DtlState::Degraded,
-    };
+    let state = record.dtl_mode.without_twin();
     let before = (record.dtl_state, record.dtl_host.take(), record.dtl_buffer.take());
     record.dtl_state = state;
     before != (state, None, None)

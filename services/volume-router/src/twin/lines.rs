@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use sconce_bus::{Caller, Endpoint, Hello, Network, Role};
 use sconce_registry::{Registry, RegistryError};
-use sconce_schemas::records::{NodeRecord, keys};
+use sconce_schemas::records::NodeRecord;
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
 use sconce_schemas::{NodeName, VolumeId};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+use crate::node::running;
 
 /// How long a list of volume-routers is believed: many volumes look for another twin at the same time.
 const NODES_AGE_MAX: Duration = Duration::from_secs(1);
@@ -64,9 +66,8 @@ impl Lines {
     }
 
     async fn list(&self) -> Result<(), RegistryError> {
-        let nodes = self.registry.list_records::<NodeRecord>(keys::NODES).await?;
-        let mut others: Vec<NodeRecord> = nodes.into_iter().map(|(_, node, _)| node).collect();
-        others.retain(|node| node.role == Role::VolumeRouter && node.name != self.hello.node);
+        let mut others = running(&self.registry, Role::VolumeRouter).await?;
+        others.retain(|node| node.name != self.hello.node);
         let is_used = |endpoint: &String, _: &mut Line| {
             others
                 .iter()

@@ -1,15 +1,12 @@
 //! Scrubbing with the help of another volume-router: whatever becomes of it, every byte is there and the accounting holds.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
 use sconce_inspect::{Options, Store, Verdict, check};
 use sconce_runtime::crash::{CRASH_ENV, Point};
-use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::wire::volume::ScrubReport;
 
 use crate::client::{Client, Model};
 use crate::cluster::{Cluster, block_on, until};
+use crate::peer::Peer;
 use crate::snapshots::{take, take_over};
 
 const MIB: u64 = 1 << 20;
@@ -18,86 +15,10 @@ const NEIGHBOUR: &str = "neighbour";
 /// Nothing that scrubs do here comes near it.
 const PLENTY: &str = "[scrub]\ngrace = \"100ms\"\nbandwidth = \"1TiB\"\noperations = 1000000\n";
 
-/// Another volume-router of a cluster's pool, in a process of its own.
-struct Neighbour {
-    router: Child,
-    log: PathBuf,
-}
-
-impl Neighbour {
-    /// Starts it, and waits until the registry knows it.
-    async fn start(cluster: &Cluster, environment: &[(&str, &str)]) -> Self {
-        // A volume-router's process is the only one of its directory.
-        let (run, log) = (cluster.path("neighbour"), cluster.path("neighbour.log"));
-        let settings = format!(
-            "[node]\nname = \"{NEIGHBOUR}\"\nrun_dir = \"{run}\"\nendpoints = [\"{endpoint}\"]\n\
-             [registry]\nhome = \"remote\"\nendpoint = \"{registry}\"\n\
-             [log]\nlevel = \"debug\"\n\
-             [buffer]\ndir = \"{run}/buffer\"\nsize = \"32 MiB\"\n{PLENTY}",
-            run = run.display(),
-            endpoint = cluster.endpoint(NEIGHBOUR),
-            registry = cluster.endpoint("registry"),
-        );
-        std::fs::create_dir(&run).unwrap();
-        let path = cluster.path("neighbour.toml");
-        std::fs::write(&path, settings).unwrap();
-        let to_log = std::fs::File::create(&log).unwrap();
-        let router = Command::new(env!("CARGO_BIN_EXE_volume-router"))
-            .arg("--config")
-            .arg(path)
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(to_log.try_clone().unwrap())
-            .stderr(to_log)
-            .spawn()
-            .unwrap();
-        let neighbour = Self { router, log };
-        let registry = cluster.registry().await;
-        until("the neighbour to be announced", async || {
-            let nodes = registry.list_records::<NodeRecord>(keys::NODES).await.ok()?;
-            nodes
-                .iter()
-                .any(|(_, node, _)| node.name.as_str() == NEIGHBOUR)
-                .then_some(())
-        })
-        .await;
-        neighbour
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.router.try_wait().unwrap().is_some()
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.router.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-}
-
-impl Drop for Neighbour {
-    fn drop(&mut self) {
-        let _ = self.router.kill();
-        let _ = self.router.wait();
-        if std::thread::panicking() {
-            eprintln!("neighbour:\n{}", self.log());
-        }
-    }
-}
-
 /// A cluster whose volume-router asks its neighbour, and a volume of it with a snapshot.
 struct Scene {
     cluster: Cluster,
-    neighbour: Neighbour,
+    neighbour: Peer,
     client: Client,
     model: Model,
     kept: Vec<u8>,
@@ -106,7 +27,7 @@ struct Scene {
 impl Scene {
     async fn new(settings: &str, environment: &[(&str, &str)]) -> Self {
         let mut cluster = Cluster::new().with_settings(settings);
-        let neighbour = Neighbour::start(&cluster, environment).await;
+        let neighbour = Peer::start_with(&cluster, NEIGHBOUR, PLENTY, environment).await;
         cluster.start();
         let registry = cluster.registry().await;
         let volume = cluster.create(&registry, 1, 4 * MIB).await;

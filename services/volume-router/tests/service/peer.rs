@@ -16,6 +16,16 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts it, and waits until the registry knows this run of it.
     pub(crate) async fn start(cluster: &Cluster, name: &'static str, settings: &str) -> Self {
+        Self::start_with(cluster, name, settings, &[]).await
+    }
+
+    /// The same with variables of the environment.
+    pub(crate) async fn start_with(
+        cluster: &Cluster,
+        name: &'static str,
+        settings: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         // A volume-router's process is the only one of its directory.
         let (run, log) = (cluster.path(name), cluster.path(&format!("{name}.log")));
         let text = format!(
@@ -34,6 +44,7 @@ impl Peer {
         let router = Command::new(env!("CARGO_BIN_EXE_volume-router"))
             .arg("--config")
             .arg(path)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(to_log.try_clone().unwrap())
             .stderr(to_log)
@@ -62,7 +73,11 @@ impl Peer {
         assert!(sent.unwrap().success());
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.router.try_wait().unwrap().is_some()
+    }
+
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

@@ -323,12 +323,27 @@ fn cluster_of(seed: u64) -> Bytes {
     bytes(seed, CLUSTER_LEN)
 }
 
+/// A volume of an owner that has no twin, and a host that runs.
+async fn started() -> (Cluster, Owner) {
+    let mut cluster = Cluster::new();
+    let owner = Owner::new(&cluster).await;
+    cluster.start();
+    (cluster, owner)
+}
+
+/// The same, attached to the buffer that is named, which has one batch: cluster 9.
+async fn with_one_batch() -> (Cluster, Owner, String) {
+    let (cluster, mut owner) = started().await;
+    let buffer = owner.attach().await;
+    owner.open(1).await;
+    owner.append(1, 9, cluster_of(9)).await;
+    (cluster, owner, buffer)
+}
+
 #[test]
 fn an_attach_that_comes_behind_a_newer_one_gives_nothing_up() {
     block_on(async {
-        let mut cluster = Cluster::new();
-        let mut owner = Owner::new(&cluster).await;
-        cluster.start();
+        let (_cluster, mut owner) = started().await;
         let newer = owner.stream + 1;
         let older = std::mem::replace(&mut owner.stream, newer);
         owner.attach().await;
@@ -349,9 +364,7 @@ async fn waits_for_takeover(cluster: &Cluster, volume: VolumeId) -> Client {
 #[test]
 fn an_owner_that_is_gone_is_taken_over_with_what_it_appended_and_copied() {
     block_on(async {
-        let mut cluster = Cluster::new();
-        let mut owner = Owner::new(&cluster).await;
-        cluster.start();
+        let (cluster, mut owner) = started().await;
         let buffer = owner.attach().await;
         let (first, second) = (cluster_of(1), cluster_of(2));
         let image = owner.image(1, 5, &first);
@@ -401,12 +414,7 @@ fn an_owner_that_is_gone_is_taken_over_with_what_it_appended_and_copied() {
 #[test]
 fn a_stream_that_breaks_while_it_is_taken_over_leaves_everything_to_the_takeover() {
     block_on(async {
-        let mut cluster = Cluster::new();
-        let mut owner = Owner::new(&cluster).await;
-        cluster.start();
-        let buffer = owner.attach().await;
-        owner.open(1).await;
-        owner.append(1, 9, cluster_of(9)).await;
+        let (mut cluster, mut owner, buffer) = with_one_batch().await;
         owner.relies_on(&buffer).await;
         let mut storage = Empty::instead(&mut cluster, &owner.registry).await;
         owner.is_there(false).await;
@@ -427,9 +435,7 @@ fn a_stream_that_breaks_while_it_is_taken_over_leaves_everything_to_the_takeover
 #[test]
 fn a_twin_begins_only_for_the_owner_and_where_nobody_relies_on_another() {
     block_on(async {
-        let mut cluster = Cluster::new();
-        let mut owner = Owner::new(&cluster).await;
-        cluster.start();
+        let (_cluster, mut owner) = started().await;
         let buffer = owner.attach().await;
         let refusal = owner.try_attach(Epoch(2)).await.unwrap_err();
         assert_eq!(
@@ -465,9 +471,7 @@ fn a_twin_begins_only_for_the_owner_and_where_nobody_relies_on_another() {
 #[test]
 fn what_is_released_and_what_is_given_up_is_given_back() {
     block_on(async {
-        let mut cluster = Cluster::new();
-        let mut owner = Owner::new(&cluster).await;
-        cluster.start();
+        let (_cluster, mut owner) = started().await;
         owner.attach().await;
         for sco in 1..=3 {
             owner.open(sco).await;
@@ -520,12 +524,7 @@ fn a_stream_whose_owner_is_silent_is_given_up_only_where_nobody_relies_on_it() {
 #[test]
 fn a_restarted_host_knows_no_stream_and_adopts_what_the_record_relies_on() {
     block_on(async {
-        let mut cluster = Cluster::new();
-        let mut owner = Owner::new(&cluster).await;
-        cluster.start();
-        let buffer = owner.attach().await;
-        owner.open(1).await;
-        owner.append(1, 9, cluster_of(9)).await;
+        let (mut cluster, mut owner, buffer) = with_one_batch().await;
         // Half a copy is no SCO.
         let image = owner.image(2, 10, &cluster_of(10));
         let part = usize::try_from(sco_size().data_offset()).unwrap();
@@ -553,12 +552,7 @@ fn a_restarted_host_knows_no_stream_and_adopts_what_the_record_relies_on() {
 #[test]
 fn a_twin_that_nobody_relies_on_is_not_adopted_and_given_back() {
     block_on(async {
-        let mut cluster = Cluster::new();
-        let mut owner = Owner::new(&cluster).await;
-        cluster.start();
-        let buffer = owner.attach().await;
-        owner.open(1).await;
-        owner.append(1, 9, cluster_of(9)).await;
+        let (mut cluster, mut owner, buffer) = with_one_batch().await;
         owner.relies_on(&buffer).await;
         cluster.kill();
         owner.degrade().await;
@@ -592,12 +586,7 @@ fn a_twin_that_nobody_relies_on_is_not_adopted_and_given_back() {
 #[test]
 fn a_forced_takeover_uses_no_twin_that_was_given_up() {
     block_on(async {
-        let mut cluster = Cluster::new();
-        let mut owner = Owner::new(&cluster).await;
-        cluster.start();
-        owner.attach().await;
-        owner.open(1).await;
-        owner.append(1, 9, cluster_of(9)).await;
+        let (cluster, mut owner, _) = with_one_batch().await;
         // The owner went on without it, and knows that the record says so; the twin's host knows nothing yet.
         let takeover = VolumeControl::TakeOver {
             volume: owner.volume,
