@@ -235,6 +235,17 @@ pub struct ErasedRecord {
     pub erased_us: u64,
 }
 
+/// That a volume-router is being drained, or was: it is given no volumes and no twins: key `drained/<node>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainedRecord {
+    /// Since when, in microseconds since 1970.
+    pub since_us: u64,
+}
+
+impl Record for DrainedRecord {
+    const WHAT: &'static str = "drained record";
+}
+
 impl Record for ErasedRecord {
     const WHAT: &'static str = "erased record";
 }
@@ -382,6 +393,15 @@ pub mod keys {
     pub const ERASED: &str = "erased/";
     /// All pools.
     pub const POOLS: &str = "pool/";
+
+    /// All nodes that are drained.
+    pub const DRAINED: &str = "drained/";
+
+    /// The key that says that a node is drained.
+    #[must_use]
+    pub fn drained(name: &NodeName) -> String {
+        format!("{DRAINED}{name}")
+    }
 
     /// A node's key.
     #[must_use]

@@ -141,7 +141,7 @@ impl VolumeActor {
                 }
                 self.give_up_move_after(number, Step::Joining, COPY_WITHIN, ctx);
             }
-            Err(error) => self.move_failed(refusal_of(error), ctx),
+            Err(error) => self.move_failed(&refusal_of(error), ctx),
         }
     }
 
@@ -157,12 +157,12 @@ impl VolumeActor {
                     self.store_before_move(ctx);
                 } else if let Some(trouble) = serving.twin_trouble() {
                     let text = format!("{} does not keep a twin: {trouble}", moving.to);
-                    self.move_failed(Refusal::retry(RefusalCode::Unavailable, text), ctx);
+                    self.move_failed(&Refusal::retry(RefusalCode::Unavailable, text), ctx);
                 }
             }
             Step::Draining => {
                 if !serving.is_in_sync_on(&moving.to) {
-                    self.move_failed(twin_lost(), ctx);
+                    self.move_failed(&twin_lost(), ctx);
                 } else if serving.twin_has_all() {
                     self.hand_over(ctx);
                 }
@@ -239,17 +239,17 @@ impl VolumeActor {
         ctx.run_later(within, move |actor, ctx| {
             if actor.moving(number).is_some_and(|moving| moving.step == step) {
                 let text = format!("the twin did not have everything within {within:?}");
-                actor.move_failed(Refusal::retry(RefusalCode::Unavailable, text), ctx);
+                actor.move_failed(&Refusal::retry(RefusalCode::Unavailable, text), ctx);
             }
         });
     }
 
     /// The volume stays here, as it was.
-    fn move_failed(&mut self, cause: Refusal, ctx: &mut Context<Self>) {
+    fn move_failed(&mut self, cause: &Refusal, ctx: &mut Context<Self>) {
         let Some(moving) = self.moving.take() else { return };
         let text = format!("volume {} was not moved to {}: {}", self.path(), moving.to, cause.text);
         tracing::warn!(volume = self.path(), to = %moving.to, cause = %cause, "the volume was not moved");
-        moving.tell(&Err(Refusal { text, ..cause }));
+        moving.tell(&Err(Refusal { text, ..cause.clone() }));
         let State::Serving(serving) = &mut self.state else { return };
         serving.stay();
         let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());

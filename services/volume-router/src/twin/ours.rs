@@ -381,7 +381,7 @@ impl Shared {
         if let First::Alone(node, trouble) = first
             && others.first().is_none_or(|other| other.name != *node)
         {
-            *trouble = Some(format!("{node} is no volume-router that runs"));
+            *trouble = Some(format!("{node} is no volume-router that runs and is not drained"));
             self.owner.happened(Event::TwinLost);
         }
     }

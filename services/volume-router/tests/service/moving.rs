@@ -136,7 +136,7 @@ fn a_volume_that_cannot_go_stays() {
         let mut scene = Scene::new(DtlMode::None).await;
         let refused = scene.move_to("nowhere").await.unwrap_err();
         assert!(
-            refused.text.contains("/disk-1") && refused.text.contains("nowhere is no volume-router that runs"),
+            refused.text.contains("/disk-1") && refused.text.contains("nowhere is no volume-router that runs and is not drained"),
             "{refused}"
         );
         scene.change(20).await;
