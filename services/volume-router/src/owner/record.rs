@@ -524,6 +524,12 @@ pub(crate) async fn hand_over(
             return Ok(Changed::No);
         }
         own.holds(record)?;
+        if record.phase == VolumePhase::Deleting {
+            return Err(Refusal::reject(
+                RefusalCode::NotFound,
+                format!("volume {volume} is being deleted"),
+            ));
+        }
         if !relies_on_twin(record, to, buffer) {
             let text = format!("the record of volume {volume} does not rely on the twin at {to} any more");
             return Err(Refusal::retry(RefusalCode::Conflict, text));
