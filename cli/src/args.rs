@@ -245,6 +245,12 @@ pub enum Node {
         /// The volume-router.
         node: NodeName,
     },
+    /// Spread the volumes evenly over the volume-routers that are not drained, after one has joined.
+    Balance {
+        /// Only tell what would be moved.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// A drained volume-router may be given volumes and twins again.
     Undrain {
         /// The volume-router.

@@ -1,4 +1,4 @@
-//! Keeps: `sconce node …`: the volume-routers, and emptying one before its machine is stopped.
+//! Keeps: `sconce node …`: the volume-routers, spreading volumes over them, and emptying one before its machine is stopped.
 //! Order: a node is marked as drained before anything is moved off it, so that nothing new comes; twins go after the volumes.
 //! Crash: what was moved stays moved; the command can be given again.
 //! Knows no data: owners move their volumes themselves.
@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use sconce_fs_router::names::{LIST_MAX, Resolved};
 use sconce_schemas::records::{DtlState, VolumePhase, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeControl;
@@ -54,6 +55,19 @@ struct DrainView {
     twins: usize,
 }
 
+/// What became of a node's share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct MoveView {
+    /// The volume's path.
+    path: String,
+    /// Who owned it.
+    from: String,
+    /// Who owns it now, or is to own it.
+    to: String,
+    /// Whether it was moved, or would be.
+    moved: bool,
+}
+
 /// Runs `sconce node …`.
 ///
 /// # Errors
@@ -61,6 +75,7 @@ struct DrainView {
 pub async fn run(cluster: &Cluster, command: Node, format: Format) -> Result<()> {
     match command {
         Node::List => list(cluster, format).await,
+        Node::Balance { dry_run } => balance(cluster, dry_run, format).await,
         Node::Drain { node } => drain(cluster, &node, format).await,
         Node::Undrain { node } => {
             cluster.names.set_drained(&node, None).await.map_err(explained)?;
@@ -87,7 +102,7 @@ async fn list(cluster: &Cluster, format: Format) -> Result<()> {
                 router.twins.to_string(),
             ]);
         }
-        table.to_string()
+        table.trim_fmt()
     })
 }
 
@@ -120,17 +135,8 @@ async fn drain(cluster: &Cluster, node: &NodeName, format: Format) -> Result<()>
         .owned_by(node)
         .filter_map(|record| Some((record, pool.successor(record, &mut loads)?)))
         .collect::<Vec<_>>();
-    let outcomes = futures_util::stream::iter(moves.iter().map(|(record, to)| move_one(cluster, record, to)));
-    let outcomes: Vec<Result<(), String>> = outcomes.buffer_unordered(MOVES).collect().await;
-    let moved = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-    let failures: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
-    if !failures.is_empty() {
-        bail!(
-            "{node} is drained but for {} volumes; give the command again: {}",
-            failures.len(),
-            failures[..failures.len().min(NAMED_MAX)].join("; ")
-        );
-    }
+    let moved = moves.len();
+    move_all(cluster, &moves).await?;
     let twins = drain_twins(cluster, node).await?;
     let view = DrainView {
         node: node.to_string(),
@@ -143,6 +149,47 @@ async fn drain(cluster: &Cluster, node: &NodeName, format: Format) -> Result<()>
             view.node, view.moved, view.twins, view.node
         )
     })
+}
+
+async fn balance(cluster: &Cluster, dry_run: bool, format: Format) -> Result<()> {
+    let pool = Pool::read(cluster).await?;
+    let moves = pool.even_out();
+    if !dry_run {
+        move_all(cluster, &moves).await?;
+    }
+    let views = moves.iter().map(async |(record, to)| MoveView {
+        path: cluster.path_or_id(record.id).await,
+        from: record.owner.to_string(),
+        to: to.to_string(),
+        moved: !dry_run,
+    });
+    let views: Vec<MoveView> = join_all(views).await;
+    print(format, &views, |views| {
+        if views.is_empty() {
+            return "the volumes are spread evenly: nothing to move".to_owned();
+        }
+        let mut table = columns(&["PATH", "FROM", "TO"], &[]);
+        for view in views {
+            table.add_row([&view.path, &view.from, &view.to]);
+        }
+        table.trim_fmt()
+    })
+}
+
+/// Moves volumes, a few at a time.
+async fn move_all(cluster: &Cluster, moves: &[(&VolumeRecord, NodeName)]) -> Result<()> {
+    let outcomes = futures_util::stream::iter(moves.iter().map(|(record, to)| move_one(cluster, record, to)));
+    let outcomes: Vec<Result<(), String>> = outcomes.buffer_unordered(MOVES).collect().await;
+    let failures: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+    if !failures.is_empty() {
+        bail!(
+            "{} of {} volumes were not moved; give the command again: {}",
+            failures.len(),
+            moves.len(),
+            failures[..failures.len().min(NAMED_MAX)].join("; ")
+        );
+    }
+    Ok(())
 }
 
 async fn move_one(cluster: &Cluster, record: &VolumeRecord, to: &NodeName) -> Result<(), String> {
@@ -246,6 +293,32 @@ impl Pool {
         Some(next)
     }
 
+    /// What has to be moved where, so that no node that may be given volumes has two more than another. Volumes go to the hosts of
+    /// their twins where that does as well.
+    fn even_out(&self) -> Vec<(&VolumeRecord, NodeName)> {
+        let mut loads = self.loads();
+        let mut moves: Vec<(&VolumeRecord, NodeName)> = Vec::new();
+        loop {
+            let least = loads.iter().min_by_key(|(_, count)| **count);
+            let most = loads.iter().max_by_key(|(_, count)| **count);
+            let (Some((least, few)), Some((most, many))) = (least, most) else {
+                return moves;
+            };
+            if *many < few + 2 {
+                return moves;
+            }
+            let stays = |record: &&VolumeRecord| moves.iter().all(|(moved, _)| moved.id != record.id);
+            let twin_is_there = |record: &&VolumeRecord| twin_of(record) == Some(least);
+            let chosen = self.owned_by(most).filter(stays).max_by_key(twin_is_there);
+            let (Some(chosen), least, most) = (chosen, least.clone(), most.clone()) else {
+                return moves;
+            };
+            moves.push((chosen, least.clone()));
+            loads.entry(most).and_modify(|count| *count -= 1);
+            loads.entry(least).and_modify(|count| *count += 1);
+        }
+    }
+
     fn views(&self) -> Vec<RouterView> {
         let owners = self.volumes.iter().map(|record| &record.owner);
         let known: BTreeSet<&NodeName> = self.running.iter().chain(&self.drained).chain(owners).collect();
@@ -264,4 +337,82 @@ impl Pool {
 fn twin_of(record: &VolumeRecord) -> Option<&NodeName> {
     let is_in_sync = record.dtl_state == DtlState::InSync && record.dtl_host.as_ref() != Some(&record.owner);
     record.dtl_host.as_ref().filter(|_| is_in_sync)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sconce_schemas::records::DtlMode;
+    use sconce_schemas::{Epoch, ScoSize, VolumeSize};
+
+    fn name(text: &str) -> NodeName {
+        text.parse().expect("a name")
+    }
+
+    fn volume(number: u8, owner: &str, twin: Option<&str>) -> VolumeRecord {
+        VolumeRecord {
+            id: VolumeId([number; 16]),
+            inode: u64::from(number),
+            initial_size: VolumeSize::default(),
+            size: None,
+            sco_size: ScoSize::default(),
+            pool: "default".to_owned(),
+            phase: VolumePhase::Active,
+            owner: name(owner),
+            epoch: Epoch(1),
+            buffer: None,
+            dtl_mode: DtlMode::Sync,
+            had_twins: false,
+            dtl_host: twin.map(name),
+            dtl_buffer: None,
+            dtl_state: twin.map_or(DtlState::Degraded, |_| DtlState::InSync),
+            manifest: None,
+            epochs: Vec::new(),
+            origin: None,
+            moving: None,
+        }
+    }
+
+    fn pool(running: &[&str], drained: &[&str], volumes: Vec<VolumeRecord>) -> Pool {
+        Pool {
+            running: running.iter().map(|node| name(node)).collect(),
+            drained: drained.iter().map(|node| name(node)).collect(),
+            volumes,
+        }
+    }
+
+    #[test]
+    fn a_node_that_joins_gets_its_share_and_no_more_is_moved_than_that() {
+        let volumes = (0..12).map(|number| volume(number, ["a", "b"][usize::from(number % 2)], None));
+        let pool = pool(&["a", "b", "c", "d"], &["d"], volumes.collect());
+        let moves = pool.even_out();
+        assert_eq!(moves.len(), 4);
+        assert!(moves.iter().all(|(_, to)| *to == name("c")));
+        let of = |node: &str| moves.iter().filter(|(record, _)| record.owner == name(node)).count();
+        assert_eq!((of("a"), of("b")), (2, 2));
+    }
+
+    #[test]
+    fn what_is_even_stays() {
+        let volumes = vec![volume(1, "a", None), volume(2, "b", None), volume(3, "b", None)];
+        assert_eq!(pool(&["a", "b"], &[], volumes).even_out(), Vec::new());
+        assert_eq!(pool(&[], &[], vec![volume(1, "a", None)]).even_out(), Vec::new());
+    }
+
+    #[test]
+    fn volumes_go_to_their_twins() {
+        let volumes = vec![
+            volume(1, "a", None),
+            volume(2, "a", Some("b")),
+            volume(3, "a", Some("c")),
+        ];
+        let pool = pool(&["a", "b"], &[], volumes);
+        let moved: Vec<u64> = pool.even_out().iter().map(|(record, _)| record.inode).collect();
+        assert_eq!(moved, [2]);
+        let mut loads = pool.loads();
+        let next = |at: usize, loads: &mut BTreeMap<NodeName, usize>| pool.successor(&pool.volumes[at], loads);
+        assert_eq!(next(1, &mut loads), Some(name("b")));
+        // The host of its twin does not run; `b` has the fewest.
+        assert_eq!(next(2, &mut loads), Some(name("b")));
+    }
 }

@@ -10,7 +10,7 @@ use sconce_tests::writer::Writer;
 use sconce_tests::{checked, full, rounds, seed, wait};
 
 const VOLUMES: [(&str, &str); 2] = [("/alone", "none"), ("/twinned", "sync")];
-const NODES: [&str; 3] = ["volume-router-1", "vr-2", "vr-3"];
+const NODES: [&str; 3] = ["volume-router", "vr-2", "vr-3"];
 /// What a guest waits for a move at most. Beside other tests, of a debug build, it is more.
 const PAUSE: Duration = Duration::from_millis(300);
 const PAUSE_BESIDE_OTHERS: Duration = Duration::from_secs(5);
