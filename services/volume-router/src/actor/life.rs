@@ -282,7 +282,8 @@ impl VolumeActor {
     /// The ownership is in doubt: nothing is served from here on, and the volume is claimed anew. What the registry
     /// says then decides; until it proves that they are worth nothing, the files stay.
     pub(super) fn lost(&mut self, cause: &Refusal, ctx: &mut Context<Self>) {
-        if !matches!(self.state, State::Serving(_)) {
+        // While it is handed over nothing is served, and who hands it over tells what came of that.
+        if !matches!(self.state, State::Serving(_)) || self.is_handing_over() {
             return;
         }
         self.drop_move(cause);

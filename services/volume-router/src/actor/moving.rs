@@ -220,6 +220,7 @@ impl VolumeActor {
     fn handed_over(&mut self, handed: Result<(), Refusal>, ctx: &mut Context<Self>) {
         // Whether the record says so is for the next start to find out.
         if let Err(refusal) = handed {
+            self.drop_move(&refusal);
             return self.lost(&refusal, ctx);
         }
         let Some(moving) = self.moving.take() else { return };
@@ -270,6 +271,10 @@ impl VolumeActor {
         });
         ctx.spawn(noted);
         self.after(ctx);
+    }
+
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.moving.as_ref().is_some_and(|moving| moving.step == Step::HandingOver)
     }
 
     /// The volume is served here no more, or was started again: nothing comes of its move.

@@ -65,6 +65,11 @@ impl Lines {
         Ok(others)
     }
 
+    /// Who runs is asked anew: one may have come just now.
+    pub(super) fn forget_who_runs(&self) {
+        self.listed.set(None);
+    }
+
     async fn list(&self) -> Result<(), RegistryError> {
         let mut others = running(&self.registry, Role::VolumeRouter).await?;
         let drained = self.registry.list(keys::DRAINED, None, usize::MAX).await?;

@@ -154,6 +154,7 @@ impl Ours {
     pub(crate) fn only_on(&self, node: &NodeName) {
         *self.shared.first.borrow_mut() = Some(First::Alone(node.clone(), None));
         self.shared.rests.borrow_mut().remove(node);
+        self.shared.shard.lines.forget_who_runs();
         if let Some(stream) = self.shared.live().filter(|stream| stream.node() != node) {
             stream.leave(&format!("it is to be on {node}"));
         }
