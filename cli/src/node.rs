@@ -218,7 +218,10 @@ async fn drain_twins(cluster: &Cluster, node: &NodeName) -> Result<usize> {
     let looked = async {
         loop {
             let pool = Pool::read(cluster).await?;
-            if there.iter().all(|volume| pool.is_protected_without(*volume, node)) {
+            if there
+                .iter()
+                .all(|volume| pool.is_protected_without(*volume, node))
+            {
                 return Ok(there.len());
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -281,13 +284,19 @@ impl Pool {
     /// How many volumes each node has that may be given others.
     fn loads(&self) -> BTreeMap<NodeName, usize> {
         let may = self.running.difference(&self.drained);
-        may.map(|node| (node.clone(), self.owned_by(node).count())).collect()
+        may.map(|node| (node.clone(), self.owned_by(node).count()))
+            .collect()
     }
 
     /// Who is to own a volume next: the host of its twin, which has everything, else whoever has the fewest.
     fn successor(&self, record: &VolumeRecord, loads: &mut BTreeMap<NodeName, usize>) -> Option<NodeName> {
         let twin = twin_of(record).filter(|twin| loads.contains_key(*twin));
-        let least = || loads.iter().min_by_key(|(_, count)| **count).map(|(node, _)| node);
+        let least = || {
+            loads
+                .iter()
+                .min_by_key(|(_, count)| **count)
+                .map(|(node, _)| node)
+        };
         let next = twin.or_else(least)?.clone();
         *loads.entry(next.clone()).or_default() += 1;
         Some(next)
@@ -388,7 +397,12 @@ mod tests {
         let moves = pool.even_out();
         assert_eq!(moves.len(), 4);
         assert!(moves.iter().all(|(_, to)| *to == name("c")));
-        let of = |node: &str| moves.iter().filter(|(record, _)| record.owner == name(node)).count();
+        let of = |node: &str| {
+            moves
+                .iter()
+                .filter(|(record, _)| record.owner == name(node))
+                .count()
+        };
         assert_eq!((of("a"), of("b")), (2, 2));
     }
 
@@ -410,7 +424,8 @@ mod tests {
         let moved: Vec<u64> = pool.even_out().iter().map(|(record, _)| record.inode).collect();
         assert_eq!(moved, [2]);
         let mut loads = pool.loads();
-        let next = |at: usize, loads: &mut BTreeMap<NodeName, usize>| pool.successor(&pool.volumes[at], loads);
+        let next =
+            |at: usize, loads: &mut BTreeMap<NodeName, usize>| pool.successor(&pool.volumes[at], loads);
         assert_eq!(next(1, &mut loads), Some(name("b")));
         // The host of its twin does not run; `b` has the fewest.
         assert_eq!(next(2, &mut loads), Some(name("b")));

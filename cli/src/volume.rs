@@ -298,9 +298,14 @@ pub async fn move_to(cluster: &Cluster, file: &Resolved, to: &NodeName) -> Resul
     };
     cluster.owners.ask(&owner, volume, request, MOVE_DEADLINE).await?;
     let served = cluster.owners.show(volume, TAKEOVER_DEADLINE).await;
-    let served = served.with_context(|| format!("{} is {to}'s now, and {to} does not serve it yet", file.path))?;
+    let served =
+        served.with_context(|| format!("{} is {to}'s now, and {to} does not serve it yet", file.path))?;
     if !is_served(&served) {
-        bail!("{} is {to}'s now, and is not served there yet: {}", file.path, served.state);
+        bail!(
+            "{} is {to}'s now, and is not served there yet: {}",
+            file.path,
+            served.state
+        );
     }
     Ok(())
 }

@@ -80,15 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let size = format!("{}M", options.size_mib);
     for (volume, mode) in [ALONE, TWINNED] {
         sconce.command(&[
-            "volume",
-            "create",
-            volume,
-            "--size",
-            &size,
-            "--owner",
-            NODES[1],
-            "--dtl",
-            mode,
+            "volume", "create", volume, "--size", &size, "--owner", NODES[1], "--dtl", mode,
         ])?;
         fio::fill(&sconce.uri(volume), options.size_mib)?;
     }
@@ -129,7 +121,12 @@ const fn writes(depth: u32) -> Load<'static> {
 fn round(sconce: &Sconce, second: &Another, options: &Options, (number, depth): (u32, u32)) -> Result<Round> {
     let run = |(volume, _): (&str, &str)| -> Result<Run> {
         let before = cpu_seconds(sconce, second)?;
-        let figures = fio::run(&writes(depth), &sconce.uri(volume), options.size_mib, options.seconds)?;
+        let figures = fio::run(
+            &writes(depth),
+            &sconce.uri(volume),
+            options.size_mib,
+            options.seconds,
+        )?;
         // What is left to be stored is this run's.
         sconce.command(&["volume", "sync", volume])?;
         Ok(Run {
@@ -171,7 +168,10 @@ fn in_sync(sconce: &Sconce) -> Result<()> {
         }
         thread::sleep(Duration::from_millis(50));
     }
-    bail!("{} has no twin that is in sync after {IN_SYNC_WITHIN:?}", TWINNED.0)
+    bail!(
+        "{} has no twin that is in sync after {IN_SYNC_WITHIN:?}",
+        TWINNED.0
+    )
 }
 
 /// The longest time of a write, in milliseconds, while its volume moves.
@@ -179,8 +179,7 @@ fn pause(sconce: &Sconce, options: &Options, volume: &str, to: &str) -> Result<f
     in_sync(sconce)?;
     let figures = thread::scope(|scope| {
         let uri = sconce.uri(volume);
-        let writing =
-            scope.spawn(move || fio::run(&writes(32), &uri, options.size_mib, MOVE_SECONDS));
+        let writing = scope.spawn(move || fio::run(&writes(32), &uri, options.size_mib, MOVE_SECONDS));
         // It has begun to write by then.
         thread::sleep(Duration::from_secs(1));
         let moved = client::with(sconce, async |client| {
@@ -234,9 +233,9 @@ fn costs(rounds: &[Round], seconds: u32) -> String {
 
 fn moves(mut pauses: Vec<f64>) -> String {
     pauses.sort_by(f64::total_cmp);
-    let at = |share: f64| {
+    let at = |tenths: usize| {
         let last = pauses.len().saturating_sub(1);
-        pauses.get(((last as f64) * share).round() as usize).copied().unwrap_or(0.0)
+        pauses.get((last * tenths).div_ceil(10)).copied().unwrap_or(0.0)
     };
     format!(
         "| moves | shortest | median | 90 % | longest, ms |\n|---:|---:|---:|---:|---:|\n\
@@ -244,10 +243,10 @@ fn moves(mut pauses: Vec<f64>) -> String {
          \nThe longest time of a 4 KiB write at depth 32 in {MOVE_SECONDS} s in which its volume moves to the other volume-router, half of \
          the moves with mode `none`, half with `sync`. Goal: under {PAUSE_GOAL} ms; the longest: {}.\n",
         pauses.len(),
-        at(0.0),
-        at(0.5),
-        at(0.9),
-        at(1.0),
-        judged(at(1.0), PAUSE_GOAL)
+        at(0),
+        at(5),
+        at(9),
+        at(10),
+        judged(at(10), PAUSE_GOAL)
     )
 }

@@ -353,7 +353,10 @@ fn messages_about_moves_keep_their_meaning() {
             node: node("node-a"),
         },
     ];
-    golden_batch("volume-move-requests", requests(moves.map(VolumeRequest::Control).to_vec()));
+    golden_batch(
+        "volume-move-requests",
+        requests(moves.map(VolumeRequest::Control).to_vec()),
+    );
 }
 
 #[test]

@@ -52,7 +52,10 @@ fn volumes_move_and_nodes_are_drained_under_load() -> Result<()> {
     for round in 0..rounds(4, 40) {
         for at in 0..VOLUMES.len() {
             let (volume, _) = VOLUMES[at];
-            let owner = cluster.show(volume)?["owner"].as_str().unwrap_or_default().to_owned();
+            let owner = cluster.show(volume)?["owner"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             let others = NODES.iter().filter(|node| **node != owner);
             let to = others.copied().nth(random.usize(0..2)).context("no other node")?;
             let writer = std::slice::from_mut(&mut writers[at]);
@@ -60,8 +63,13 @@ fn volumes_move_and_nodes_are_drained_under_load() -> Result<()> {
             write_during(writer, &cluster, &["volume", "move", volume, to])?;
             pauses.push(writer[0].take_longest_pause());
             let shown = cluster.show(volume)?;
-            ensure!(shown["owner"] == to, "round {round}: {volume} was moved to {to}: {shown}");
-            writer[0].check().with_context(|| format!("round {round}: {volume}"))?;
+            ensure!(
+                shown["owner"] == to,
+                "round {round}: {volume} was moved to {to}: {shown}"
+            );
+            writer[0]
+                .check()
+                .with_context(|| format!("round {round}: {volume}"))?;
         }
     }
     pauses.sort();
@@ -77,7 +85,10 @@ fn volumes_move_and_nodes_are_drained_under_load() -> Result<()> {
         for (volume, mode) in VOLUMES {
             let shown = cluster.show(volume)?;
             ensure!(shown["owner"] != node, "{node} is drained: {shown}");
-            ensure!(mode == "none" || shown["dtl_host"] != node, "{node} is drained: {shown}");
+            ensure!(
+                mode == "none" || shown["dtl_host"] != node,
+                "{node} is drained: {shown}"
+            );
         }
         cluster.sconce(["node", "undrain", node])?;
     }
@@ -86,7 +97,10 @@ fn volumes_move_and_nodes_are_drained_under_load() -> Result<()> {
         let shown = cluster.show("/twinned")?;
         Ok((shown["dtl_state"] == "in_sync" && shown["dtl_mode"] == "sync").then_some(()))
     })?;
-    ensure!(cluster.show("/alone")?["dtl_mode"] == "none", "a move changes no mode");
+    ensure!(
+        cluster.show("/alone")?["dtl_mode"] == "none",
+        "a move changes no mode"
+    );
     for writer in &mut writers {
         writer.check()?;
     }

@@ -41,7 +41,9 @@ impl Names {
     /// The registry is unreachable.
     pub async fn drained(&self) -> Result<BTreeSet<NodeName>, NamesError> {
         let found = self.entries(keys::DRAINED, None, LIST_MAX).await?;
-        let names = found.iter().filter_map(|entry| entry.key.strip_prefix(keys::DRAINED));
+        let names = found
+            .iter()
+            .filter_map(|entry| entry.key.strip_prefix(keys::DRAINED));
         Ok(names.filter_map(|name| name.parse().ok()).collect())
     }
 

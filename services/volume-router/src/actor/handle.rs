@@ -10,17 +10,17 @@ use std::time::Duration;
 use actix::dev::ToEnvelope;
 use actix::prelude::SendError;
 use actix::{Actor, Addr, Handler, MailboxError, Message};
-use sconce_schemas::{NodeName, SessionId};
 use sconce_schemas::records::{DtlMode, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeStatus;
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{NodeName, SessionId};
 use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 
 use super::VolumeActor;
 use super::messages::{
-    AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, LeaveTwin, ListSnapshots, MoveTo, OpenCompared,
-    OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Orphaned, Renamed, Request,
-    Round, Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
+    AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, LeaveTwin, ListSnapshots,
+    MoveTo, OpenCompared, OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation,
+    Orphaned, Renamed, Request, Round, Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 

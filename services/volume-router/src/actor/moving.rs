@@ -85,7 +85,11 @@ impl Handler<LeaveTwin> for VolumeActor {
 
 impl VolumeActor {
     /// Begins a move, or finds the one that goes there already.
-    fn begin_move(&mut self, to: NodeName, ctx: &mut Context<Self>) -> Result<&mut Moving, Result<(), Refusal>> {
+    fn begin_move(
+        &mut self,
+        to: NodeName,
+        ctx: &mut Context<Self>,
+    ) -> Result<&mut Moving, Result<(), Refusal>> {
         let State::Serving(serving) = &self.state else {
             return Err(Err(self.not_served()));
         };
@@ -100,8 +104,11 @@ impl VolumeActor {
             return Err(Err(Refusal::retry(RefusalCode::Conflict, text)));
         }
         if self.moving.is_none() {
-            let (registry, owner, there) =
-                (self.shard.node.registry.clone(), serving.owner().clone(), to.clone());
+            let (registry, owner, there) = (
+                self.shard.node.registry.clone(),
+                serving.owner().clone(),
+                to.clone(),
+            );
             let note = async move {
                 let volume = owner.subject().volume;
                 record::begin_move(&registry, volume, owner.ownership(), &there).await
@@ -248,10 +255,20 @@ impl VolumeActor {
     /// The volume stays here, as it was.
     fn move_failed(&mut self, cause: &Refusal, ctx: &mut Context<Self>) {
         let Some(moving) = self.moving.take() else { return };
-        let text = format!("volume {} was not moved to {}: {}", self.path(), moving.to, cause.text);
+        let text = format!(
+            "volume {} was not moved to {}: {}",
+            self.path(),
+            moving.to,
+            cause.text
+        );
         tracing::warn!(volume = self.path(), to = %moving.to, cause = %cause, "the volume was not moved");
-        moving.tell(&Err(Refusal { text, ..cause.clone() }));
-        let State::Serving(serving) = &mut self.state else { return };
+        moving.tell(&Err(Refusal {
+            text,
+            ..cause.clone()
+        }));
+        let State::Serving(serving) = &mut self.state else {
+            return;
+        };
         serving.stay();
         let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
         let note = async move {
@@ -274,7 +291,9 @@ impl VolumeActor {
     }
 
     pub(super) fn is_handing_over(&self) -> bool {
-        self.moving.as_ref().is_some_and(|moving| moving.step == Step::HandingOver)
+        self.moving
+            .as_ref()
+            .is_some_and(|moving| moving.step == Step::HandingOver)
     }
 
     /// The volume is served here no more, or was started again: nothing comes of its move.

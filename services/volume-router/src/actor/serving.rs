@@ -25,7 +25,8 @@ use sconce_schemas::{
     BatchSeq, ByteLen, Epoch, NodeName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
 };
 use sconce_volume::{
-    Append, Ask, Effect, Event, FlattenStatus, SessionSlot, SnapshotInfo, Status, Ticket, TwinState, TwinStatus, Volume,
+    Append, Ask, Effect, Event, FlattenStatus, SessionSlot, SnapshotInfo, Status, Ticket, TwinState,
+    TwinStatus, Volume,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;

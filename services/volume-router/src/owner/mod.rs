@@ -222,7 +222,10 @@ async fn recover(
         checkpoint: node.checkpoint,
         scrub: node.scrub,
         sweep: node.sweep,
-        dtl: claimed.moving.as_ref().map_or(claimed.dtl_mode, |moving| moving.mode),
+        dtl: claimed
+            .moving
+            .as_ref()
+            .map_or(claimed.dtl_mode, |moving| moving.mode),
         dtl_behind: ByteLen(node.dtl.behind.bytes()),
     };
     let moved_from = claimed.moving.as_ref().map(|moving| moving.from.clone());

@@ -7,7 +7,8 @@
 
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
 use sconce_schemas::records::{
-    CloneRecord, DtlMode, DtlState, EpochStart, ManifestRef, Moving, Record as _, VolumePhase, VolumeRecord, keys,
+    CloneRecord, DtlMode, DtlState, EpochStart, ManifestRef, Moving, Record as _, VolumePhase, VolumeRecord,
+    keys,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};

@@ -73,7 +73,8 @@ impl Lines {
     async fn list(&self) -> Result<(), RegistryError> {
         let mut others = running(&self.registry, Role::VolumeRouter).await?;
         let drained = self.registry.list(keys::DRAINED, None, usize::MAX).await?;
-        let is_drained = |node: &NodeRecord| drained.iter().any(|entry| entry.key == keys::drained(&node.name));
+        let is_drained =
+            |node: &NodeRecord| drained.iter().any(|entry| entry.key == keys::drained(&node.name));
         others.retain(|node| node.name != self.hello.node && !is_drained(node));
         // A stream to a node that is drained now has its line itself.
         let is_used = |endpoint: &String, _: &mut Line| {

@@ -16,8 +16,8 @@ use sconce_bus::CallError;
 use sconce_runtime::{Backoff, Chance};
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::sco::ScoHeader;
-use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::wire::twin::{TwinReply, TwinSay};
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{BatchSeq, ByteLen, NodeName, ScoId, ScoSize};
 use sconce_volume::{Append, Event, TwinState};
 use tokio::sync::Mutex;
@@ -328,7 +328,9 @@ impl Shared {
                 tracing::info!(volume = %owner.subject().path, twin = %stream.node(), "the twin has every acknowledged write");
                 owner.happened(Event::TwinInSync);
             }
-            Ok(Err(RecordError::Refused(refusal))) if refusal.code == RefusalCode::Conflict => stream.fail(&refusal.text),
+            Ok(Err(RecordError::Refused(refusal))) if refusal.code == RefusalCode::Conflict => {
+                stream.fail(&refusal.text)
+            }
             Ok(Err(RecordError::Refused(refusal))) => owner.lost(refusal),
             // Whether the record says so is unknown: the volume has it say that there is none.
             Ok(Err(RecordError::Unavailable(cause))) => stream.fail(&cause),

@@ -81,7 +81,10 @@ fn a_volume_moves_there_and_back_with_everything_that_is_acknowledged() {
         scene.client.go_to(&scene.cluster, "there").await;
         let record = scene.is_owned_by("there").await;
         assert_eq!(record.epoch, epoch.next());
-        assert_eq!((record.dtl_mode, record.dtl_state), (DtlMode::None, DtlState::Off));
+        assert_eq!(
+            (record.dtl_mode, record.dtl_state),
+            (DtlMode::None, DtlState::Off)
+        );
         scene.model.check(&mut scene.client).await;
         until("the former owner to give its SCOs up", async || {
             (scos(&scene.cluster, NODE) == 0).then_some(())
@@ -107,7 +110,12 @@ fn the_former_owner_keeps_the_twin() {
         let mut first = Peer::start(&scene.cluster, "first", SOON).await;
         let _second = Peer::start(&scene.cluster, "second", SOON).await;
         let mut third = Peer::start(&scene.cluster, "third", SOON).await;
-        for (from, to) in [(NODE, "first"), ("first", "second"), ("second", "third"), ("third", "first")] {
+        for (from, to) in [
+            (NODE, "first"),
+            ("first", "second"),
+            ("second", "third"),
+            ("third", "first"),
+        ] {
             scene.move_to(to).await.unwrap();
             scene.client.go_to(&scene.cluster, to).await;
             scene.change(40).await;
@@ -136,7 +144,10 @@ fn a_volume_that_cannot_go_stays() {
         let mut scene = Scene::new(DtlMode::None).await;
         let refused = scene.move_to("nowhere").await.unwrap_err();
         assert!(
-            refused.text.contains("/disk-1") && refused.text.contains("nowhere is no volume-router that runs and is not drained"),
+            refused.text.contains("/disk-1")
+                && refused
+                    .text
+                    .contains("nowhere is no volume-router that runs and is not drained"),
             "{refused}"
         );
         scene.change(20).await;
@@ -165,7 +176,10 @@ fn the_former_owner_goes_on_where_the_next_one_is_lost_before_it_serves() {
         let armed = [("SCONCE_CRASH_AT", "during-recovery")];
         let mut peer = Peer::start_with(&scene.cluster, "lost", SOON, &armed).await;
         scene.move_to("lost").await.unwrap();
-        until("the next owner to be lost", async || peer.has_ended().then_some(())).await;
+        until("the next owner to be lost", async || {
+            peer.has_ended().then_some(())
+        })
+        .await;
         assert_eq!(scene.record().await.owner.as_str(), "lost");
         until("the next owner's node to be gone", async || {
             let node = keys::node(&"lost".parse().unwrap());
@@ -174,7 +188,10 @@ fn the_former_owner_goes_on_where_the_next_one_is_lost_before_it_serves() {
         })
         .await;
         scene.is_owned_by(NODE).await;
-        until("the volume to be served", async || scene.client.reopen().await.ok()).await;
+        until("the volume to be served", async || {
+            scene.client.reopen().await.ok()
+        })
+        .await;
         scene.model.check(&mut scene.client).await;
         scene.change(20).await;
     });
