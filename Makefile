@@ -4,7 +4,7 @@ RUN ?= run
 BIN ?= target/release
 export RUN BIN
 
-.PHONY: help up down build images test test-full fuzz lint docs deny bench bench-history fmt
+.PHONY: help up down build images test test-full fuzz lint docs deny bench bench-twin bench-history fmt
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -55,6 +55,10 @@ deny: ## licences, sources and banned crates (not advisories: their database is 
 bench: build ## measures against qemu-nbd and writes docs/benchmarks.md
 	@scripts/packages test
 	@$(BIN)/loadtest bench --write docs/benchmarks.md
+
+bench-twin: build ## measures what a twin costs and how long a move takes; writes docs/benchmarks.md (five minutes)
+	@scripts/packages test
+	@$(BIN)/loadtest twin --write docs/benchmarks.md
 
 bench-history: build ## measures snapshots, clones, space and restarts; writes docs/benchmarks.md and docs/growth.svg (ten minutes)
 	@scripts/packages test

@@ -107,6 +107,10 @@ pub enum Command {
     /// Check that a backup stream is whole and as it was written.
     Verify(Verify),
 
+    /// List volume-routers, and empty one before its machine is stopped.
+    #[command(subcommand)]
+    Node(Node),
+
     /// Show the services, pools and back ends, whether they answer, and what is deleted and takes space yet.
     ///
     /// Exits with 1 when something does not answer.
@@ -208,7 +212,14 @@ pub enum Volume {
         #[arg(value_enum)]
         mode: Dtl,
     },
-    /// Let another volume-router own a volume.
+    /// Move a volume to another volume-router, which goes on with everything that is acknowledged. Guests wait for a moment.
+    Move {
+        /// The volume's path.
+        path: PoolPath,
+        /// The volume-router that is to own it.
+        node: NodeName,
+    },
+    /// Let another volume-router own a volume whose owner is gone.
     Takeover {
         /// The volume's path.
         path: PoolPath,
@@ -218,6 +229,32 @@ pub enum Volume {
         /// Accept the loss of acknowledged writes that are only in the old owner's write buffer.
         #[arg(long)]
         force: bool,
+    },
+}
+
+/// Commands on volume-routers.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// List the volume-routers: what they own, whose twins they keep, whether they are drained.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Move all of a volume-router's volumes and twins elsewhere, and give it no others.
+    ///
+    /// It can be stopped, wiped or replaced then. Given again it goes on.
+    Drain {
+        /// The volume-router.
+        node: NodeName,
+    },
+    /// Spread the volumes evenly over the volume-routers that are not drained, after one has joined.
+    Balance {
+        /// Only tell what would be moved.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// A drained volume-router may be given volumes and twins again.
+    Undrain {
+        /// The volume-router.
+        node: NodeName,
     },
 }
 

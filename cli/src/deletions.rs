@@ -148,12 +148,14 @@ mod tests {
             epoch: Epoch(1),
             buffer: None,
             dtl_mode: DtlMode::None,
+            had_twins: false,
             dtl_host: None,
             dtl_buffer: None,
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),
             origin: None,
+            moving: None,
         }
     }
 

@@ -12,6 +12,7 @@ pub mod diff;
 pub mod flatten;
 pub mod group;
 pub mod inspect;
+pub mod node;
 pub mod pool;
 pub mod recover;
 pub mod scrub;
@@ -84,6 +85,7 @@ pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> 
         Command::Import(import) => transfer::import(cluster, &import, output).await,
         Command::Verify(verify) => transfer::verify(&verify, output),
         Command::Export(export) => transfer::export(cluster, &export, output).await,
+        Command::Node(command) => node::run(cluster, command, output).await,
         Command::Status => status::run(cluster, output).await,
         Command::Recover(recover) => recover::run(cluster, &recover, output).await,
         Command::Pool(command) => pool::run(&command, output),

@@ -333,6 +333,7 @@ fn record(owner: NodeName, pool: &str, manifest: &Manifest) -> VolumeRecord {
         epoch: manifest.epoch,
         buffer: None,
         dtl_mode: DtlMode::None,
+        had_twins: false,
         dtl_host: None,
         dtl_buffer: None,
         dtl_state: DtlState::Off,
@@ -342,6 +343,7 @@ fn record(owner: NodeName, pool: &str, manifest: &Manifest) -> VolumeRecord {
         }),
         epochs: manifest.epochs.clone(),
         origin: manifest.origin,
+        moving: None,
     }
 }
 

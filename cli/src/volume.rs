@@ -29,6 +29,8 @@ pub const SYNC_DEADLINE: Duration = Duration::from_secs(3600);
 const OWNER_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a sync goes on before the command says what it waits for.
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a move is given: what is not stored is copied.
+const MOVE_DEADLINE: Duration = Duration::from_secs(900);
 /// How long a takeover is given: it replays what the checkpoints do not cover.
 const TAKEOVER_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -69,6 +71,11 @@ pub async fn run(cluster: &Cluster, command: Volume, format: Format) -> Result<(
         Volume::Delete { path } => delete(cluster, &path, format).await,
         Volume::Sync { path } => sync(cluster, &path, format).await,
         Volume::Flatten { path, wait } => flatten::run(cluster, &path, wait, format).await,
+        Volume::Move { path, node } => {
+            let file = cluster.resolve(&path).await?;
+            move_to(cluster, &file, &node).await?;
+            show(cluster, &file, format).await
+        }
         Volume::Takeover { path, to, force } => takeover(cluster, &path, to, force, format).await,
     }
 }
@@ -276,6 +283,31 @@ fn done(path: &PoolPath, id: String, action: &'static str, format: Format) -> Re
         action,
     };
     print(format, &view, |view| format!("{} {}", view.path, view.action))
+}
+
+/// Moves a volume; returns once the next owner serves it.
+///
+/// # Errors
+/// It stays where it is; why.
+pub async fn move_to(cluster: &Cluster, file: &Resolved, to: &NodeName) -> Result<()> {
+    let volume = file.volume;
+    let owner = cluster.names.volume(volume).await.map_err(explained)?.owner;
+    let request = VolumeControl::Move {
+        volume,
+        to: to.clone(),
+    };
+    cluster.owners.ask(&owner, volume, request, MOVE_DEADLINE).await?;
+    let served = cluster.owners.show(volume, TAKEOVER_DEADLINE).await;
+    let served =
+        served.with_context(|| format!("{} is {to}'s now, and {to} does not serve it yet", file.path))?;
+    if !is_served(&served) {
+        bail!(
+            "{} is {to}'s now, and is not served there yet: {}",
+            file.path,
+            served.state
+        );
+    }
+    Ok(())
 }
 
 async fn takeover(

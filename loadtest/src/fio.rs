@@ -41,6 +41,8 @@ pub(crate) struct Figures {
     pub(crate) median_us: f64,
     /// 99th percentile of an operation's time in microseconds.
     pub(crate) p99_us: f64,
+    /// The longest time of an operation in microseconds.
+    pub(crate) longest_us: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +67,8 @@ struct Side {
 
 #[derive(Debug, Deserialize)]
 struct Latency {
+    #[serde(default)]
+    max: f64,
     #[serde(default)]
     percentile: std::collections::BTreeMap<String, f64>,
 }
@@ -142,5 +146,6 @@ fn figures(command: &mut Command, writes: bool) -> Result<Figures> {
         operations: side.total_ios,
         median_us: percentile("50.000000"),
         p99_us: percentile("99.000000"),
+        longest_us: side.clat_ns.max / 1000.0,
     })
 }

@@ -6,11 +6,13 @@
 //! Knows Sconce as its users do: sockets, the `sconce` command and its library, process ids.
 
 mod bench;
+mod cpu;
 mod document;
 mod fio;
 mod history;
 mod machine;
 mod sconce;
+mod twin;
 
 use clap::{Parser, Subcommand};
 
@@ -30,6 +32,8 @@ enum Command {
     Snapshots(history::snapshots::Options),
     /// Measures what a full volume under random overwrites costs on the back ends.
     Space(history::space::Options),
+    /// Measures what a synchronous twin costs, and how long guests wait for a move.
+    Twin(twin::Options),
     /// Measures restarts and clones against the number of snapshots and the size of the volume.
     Growth(history::growth::Options),
 }
@@ -39,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Snapshots(options) => history::snapshots::run(&options),
         Command::Space(options) => history::space::run(&options),
+        Command::Twin(options) => twin::run(&options),
         Command::Growth(options) => history::growth::run(&options),
     }
 }

@@ -5,10 +5,11 @@
 //! Crash: dropped without `stop`, the services are stopped.
 //! Knows `compose/local/cluster` and the `sconce` command.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -20,6 +21,24 @@ pub(crate) const SERVICES: [&str; 3] = ["fs-router", "volume-router", "storage-r
 pub(crate) struct Sconce {
     run: PathBuf,
     stopped: bool,
+}
+
+/// A service beside those of the scripts.
+#[derive(Debug)]
+pub(crate) struct Another(Child);
+
+impl Another {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Another {
+    fn drop(&mut self) {
+        // It may be over already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What was stored on the back ends since the storage-router started.
@@ -112,6 +131,31 @@ impl Sconce {
         text.trim()
             .parse()
             .with_context(|| format!("pid file {} holds {text:?}", path.display()))
+    }
+
+    /// Starts a second volume-router, with a write buffer of its own; it ends when it is dropped.
+    pub(crate) fn another_volume_router(&self, name: &str) -> Result<Another> {
+        let own = self.run.join(name);
+        fs::DirBuilder::new().mode(0o700).create(&own)?;
+        fs::DirBuilder::new().mode(0o700).create(own.join("bus"))?;
+        let (run, own) = (self.run.display(), own.display());
+        let settings = format!(
+            "[node]\nname = \"{name}\"\nrun_dir = \"{own}\"\n\
+             [registry]\nhome = \"remote\"\nendpoint = \"ipc://{run}/bus/registry.sock\"\n\
+             [buffer]\ndir = \"{own}/buffer\"\nsize = \"4 GiB\"\n"
+        );
+        let path = self.run.join(format!("{name}.toml"));
+        fs::write(&path, settings)?;
+        let log = File::create(self.run.join(format!("{name}.log")))?;
+        let process = Command::new(binaries()?.join("volume-router"))
+            .arg("--config")
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting a second volume-router")?;
+        Ok(Another(process))
     }
 
     /// Stops a service in order.

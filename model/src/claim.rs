@@ -5,7 +5,7 @@
 //! Crash: at any point the next claim takes a higher epoch and begins again.
 //! Knows no leases: that an owner's lease is over may be seen at any time, so that each owner may be one that does not know it.
 //!
-//! A planned move is an owner that stops (a crash, here) and a takeover by its twin's host.
+//! A planned move is a commit by which the twin's host is the owner before it claims anything (`HandOver`).
 
 use crate::rules::Planted;
 use crate::state::{Owner, Phase, Sco, State};

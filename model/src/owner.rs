@@ -153,6 +153,16 @@ fn stores(n: u8, owner: &Owner, next: &mut Next<'_>) {
             });
         }
     }
+    // A planned move (services/volume-router/src/owner/record.rs `hand_over`): nothing is acknowledged any more.
+    if owner.twin == Twin::InSync && says_so(from, n, owner) {
+        let rules = next.rules;
+        let to = from.record.in_sync.map_or(n, |twin| twin.node);
+        next.go(Step::HandOver(n), |s| {
+            s.record.owner = to;
+            s.record_written(rules);
+            s.nodes[usize::from(n)].phase = Phase::Idle;
+        });
+    }
     let in_charge = (from.record.owner, from.record.epoch) == (n, owner.epoch);
     if all_stored && in_charge && from.record.covered < owner.next_sco {
         let rules = next.rules;

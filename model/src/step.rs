@@ -33,6 +33,7 @@ pub enum Step {
     DegradedAsRead(u8),
     Resumes(u8),
     Release(u8),
+    HandOver(u8),
     HostReadsForAttach(u8, u8),
     HostAttaches(u8, u8),
     HostAppends(u8, u8),

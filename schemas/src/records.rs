@@ -160,6 +160,9 @@ pub struct VolumeRecord {
     /// What the twin is waited for.
     #[serde(default)]
     pub dtl_mode: DtlMode,
+    /// A twin was wanted before, and is not now: what a write buffer has of it may be of one that was given up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub had_twins: bool,
     /// DTL host, where there is one.
     pub dtl_host: Option<NodeName>,
     /// Identity of the write buffer that has the twin.
@@ -174,6 +177,20 @@ pub struct VolumeRecord {
     /// The snapshot that the volume began as, if it is a clone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// The volume is being moved: until the next ownership begins, wherever that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Moving>,
+}
+
+/// A planned move of a volume to another volume-router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// Who owned the volume when the move began.
+    pub from: NodeName,
+    /// Who is to own it.
+    pub to: NodeName,
+    /// What the twin is waited for once the move is over: a volume that wants none has one for the time of a move.
+    pub mode: DtlMode,
 }
 
 /// What a clone began as.
@@ -218,6 +235,17 @@ pub struct ErasedRecord {
     pub erased_us: u64,
 }
 
+/// That a volume-router is being drained, or was: it is given no volumes and no twins: key `drained/<node>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainedRecord {
+    /// Since when, in microseconds since 1970.
+    pub since_us: u64,
+}
+
+impl Record for DrainedRecord {
+    const WHAT: &'static str = "drained record";
+}
+
 impl Record for ErasedRecord {
     const WHAT: &'static str = "erased record";
 }
@@ -239,6 +267,18 @@ impl VolumeRecord {
     #[must_use]
     pub fn known_size(&self) -> VolumeSize {
         self.size.unwrap_or(self.initial_size)
+    }
+
+    /// Whether a write buffer that the record does not name may have a twin of the volume.
+    #[must_use]
+    pub fn may_have_twins(&self) -> bool {
+        self.had_twins || self.dtl_mode != DtlMode::None
+    }
+
+    /// Sets what the twin is waited for.
+    pub fn set_dtl_mode(&mut self, mode: DtlMode) {
+        self.had_twins |= self.dtl_mode != DtlMode::None && mode == DtlMode::None;
+        self.dtl_mode = mode;
     }
 }
 
@@ -353,6 +393,15 @@ pub mod keys {
     pub const ERASED: &str = "erased/";
     /// All pools.
     pub const POOLS: &str = "pool/";
+
+    /// All nodes that are drained.
+    pub const DRAINED: &str = "drained/";
+
+    /// The key that says that a node is drained.
+    #[must_use]
+    pub fn drained(name: &NodeName) -> String {
+        format!("{DRAINED}{name}")
+    }
 
     /// A node's key.
     #[must_use]

@@ -342,6 +342,24 @@ fn messages_about_the_mode_of_a_twin_keep_their_meaning() {
 }
 
 #[test]
+fn messages_about_moves_keep_their_meaning() {
+    let moves = [
+        VolumeControl::Move {
+            volume: VOLUME,
+            to: node("node-c"),
+        },
+        VolumeControl::LeaveTwin {
+            volume: VOLUME,
+            node: node("node-a"),
+        },
+    ];
+    golden_batch(
+        "volume-move-requests",
+        requests(moves.map(VolumeRequest::Control).to_vec()),
+    );
+}
+
+#[test]
 fn what_a_twin_is_told_keeps_its_meaning() {
     let says = [
         TwinSay::Attach {

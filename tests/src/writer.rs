@@ -40,6 +40,8 @@ pub struct Writer {
     random: fastrand::Rng,
     /// When the last answer came.
     last_answer: Instant,
+    /// The longest time without one while something was under way.
+    longest_pause: Duration,
 }
 
 impl Writer {
@@ -59,6 +61,7 @@ impl Writer {
             under_way: BTreeMap::new(),
             random: fastrand::Rng::with_seed(seed),
             last_answer: Instant::now(),
+            longest_pause: Duration::ZERO,
         })
     }
 
@@ -119,6 +122,12 @@ impl Writer {
             self.stamps.sent()
         );
         Ok(())
+    }
+
+    /// The longest time without an answer, from now on or, at the end, since then.
+    pub fn take_longest_pause(&mut self) -> Duration {
+        self.last_answer = Instant::now();
+        std::mem::take(&mut self.longest_pause)
     }
 
     /// How many clusters were written so far.
@@ -216,7 +225,9 @@ impl Writer {
         for number in numbers {
             self.stamps.acknowledged(number);
         }
-        self.last_answer = Instant::now();
+        let now = Instant::now();
+        self.longest_pause = self.longest_pause.max(now - self.last_answer);
+        self.last_answer = now;
         Ok(true)
     }
 }

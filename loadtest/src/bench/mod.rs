@@ -6,7 +6,6 @@
 //! Crash: an interrupted benchmark reports nothing and leaves `target/bench`, which the next one replaces.
 //! Knows no protocol; fio speaks NBD.
 
-mod cpu;
 mod report;
 mod server;
 mod workload;

@@ -219,6 +219,7 @@ mod tests {
             operations: 10_000,
             median_us: 20.0,
             p99_us: 90.0,
+            longest_us: 0.0,
         };
         Run {
             workload: &WORKLOADS[0],

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use super::cpu;
+use crate::cpu;
 use crate::sconce::{SERVICES, Sconce, succeed};
 
 const VOLUME: &str = "/bench.raw";

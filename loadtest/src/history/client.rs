@@ -20,13 +20,13 @@ use crate::sconce::Sconce;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A client of a Sconce.
-pub(super) struct Client {
+pub(crate) struct Client {
     cluster: Cluster,
     chance: fastrand::Rng,
 }
 
 /// Runs `work` with a client of a Sconce.
-pub(super) fn with<T>(sconce: &Sconce, work: impl AsyncFnOnce(&mut Client) -> Result<T>) -> Result<T> {
+pub(crate) fn with<T>(sconce: &Sconce, work: impl AsyncFnOnce(&mut Client) -> Result<T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -45,12 +45,12 @@ fn path(text: &str) -> Result<PoolPath> {
 }
 
 impl Client {
-    pub(super) async fn file(&self, volume: &str) -> Result<Resolved> {
+    pub(crate) async fn file(&self, volume: &str) -> Result<Resolved> {
         self.cluster.resolve(&path(volume)?).await
     }
 
     /// Takes a snapshot.
-    pub(super) async fn take(&mut self, file: &Resolved, name: &str) -> Result<()> {
+    pub(crate) async fn take(&mut self, file: &Resolved, name: &str) -> Result<()> {
         let take = VolumeControl::TakeSnapshot {
             volume: file.volume,
             id: SnapshotId(self.chance.u64(1..1 << 63)),
@@ -62,14 +62,14 @@ impl Client {
     }
 
     /// Waits until all that was written to a volume is on the back ends.
-    pub(super) async fn sync(&self, file: &Resolved) -> Result<()> {
+    pub(crate) async fn sync(&self, file: &Resolved) -> Result<()> {
         let volume = file.volume;
         let sync = VolumeControl::Sync { volume };
         self.cluster.owners.call(volume, sync, DEADLINE).await?;
         Ok(())
     }
 
-    pub(super) async fn snapshot(&self, file: &Resolved, name: &str) -> Result<SnapshotStatus> {
+    pub(crate) async fn snapshot(&self, file: &Resolved, name: &str) -> Result<SnapshotStatus> {
         let volume = file.volume;
         let list = VolumeControl::ListSnapshots { volume };
         let VolumeControlReply::Snapshots { snapshots } =
@@ -82,7 +82,7 @@ impl Client {
     }
 
     /// Makes a clone; gives it, and how long that took.
-    pub(super) async fn clone(
+    pub(crate) async fn clone(
         &self,
         file: &Resolved,
         from: &SnapshotStatus,
@@ -104,7 +104,7 @@ impl Client {
     }
 
     /// How long it takes to open a volume and read a cluster of it, waiting for its owner to serve it.
-    pub(super) async fn first_byte(&self, file: &Resolved, address: u64) -> Result<Duration> {
+    pub(crate) async fn first_byte(&self, file: &Resolved, address: u64) -> Result<Duration> {
         let begun = Instant::now();
         let volume = self.cluster.volume(file).await?;
         let read = volume.read(address, CLUSTER_BYTES).await?;
@@ -114,13 +114,18 @@ impl Client {
         Ok(begun.elapsed())
     }
 
+    /// Moves a volume to another volume-router.
+    pub(crate) async fn move_to(&self, file: &Resolved, node: &str) -> Result<()> {
+        sconce_cli::volume::move_to(&self.cluster, file, &node.parse()?).await
+    }
+
     /// Waits until a volume is served.
-    pub(super) async fn served(&self, file: &Resolved) -> Result<()> {
+    pub(crate) async fn served(&self, file: &Resolved) -> Result<()> {
         self.cluster.volume(file).await.map(drop)
     }
 
     /// Overwrites so many random clusters of the first `bytes` bytes.
-    pub(super) async fn scribble(&mut self, file: &Resolved, bytes: u64, clusters: u32) -> Result<()> {
+    pub(crate) async fn scribble(&mut self, file: &Resolved, bytes: u64, clusters: u32) -> Result<()> {
         let volume = self.cluster.volume(file).await?;
         for _ in 0..clusters {
             let mut data = vec![0; 4096];
@@ -132,7 +137,7 @@ impl Client {
     }
 
     /// Some cluster of the first `bytes` bytes.
-    pub(super) fn any_address(&mut self, bytes: u64) -> u64 {
+    pub(crate) fn any_address(&mut self, bytes: u64) -> u64 {
         self.chance.u64(0..bytes / CLUSTER_BYTES) * CLUSTER_BYTES
     }
 }

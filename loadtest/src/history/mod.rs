@@ -5,7 +5,7 @@
 //! Crash: an interrupted run writes nothing; the next one replaces its directory.
 //! Knows the cluster by the `sconce` command's library, so that no process is started within what is timed.
 
-mod client;
+pub(crate) mod client;
 mod fabricate;
 pub(crate) mod growth;
 mod plot;
@@ -34,7 +34,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// An empty directory of this name.
-    fn fresh(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn fresh(&self, name: &str) -> Result<PathBuf> {
         let dir = self.dir.join(name);
         if dir.exists() {
             fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
@@ -44,7 +44,7 @@ impl Place {
     }
 
     /// Prints what was measured, and writes it down.
-    fn report(&self, name: &str, command: &str, found: &str) -> Result<()> {
+    pub(crate) fn report(&self, name: &str, command: &str, found: &str) -> Result<()> {
         let text = format!("{}\n\n{found}", Machine::here(command.to_owned())?);
         println!("{text}");
         match &self.write {
@@ -54,12 +54,12 @@ impl Place {
     }
 
     /// Removes a measurement's files.
-    fn clear(dir: &Path) -> Result<()> {
+    pub(crate) fn clear(dir: &Path) -> Result<()> {
         fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = values.get(middle).copied().unwrap_or(0.0);
@@ -70,7 +70,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// A figure with its goal, which it may not exceed.
-fn judged(found: f64, most: f64) -> &'static str {
+pub(crate) fn judged(found: f64, most: f64) -> &'static str {
     if found <= most { "reached" } else { "missed" }
 }
 

@@ -385,6 +385,20 @@ pub enum VolumeControl {
         /// What is waited for.
         mode: DtlMode,
     },
+    /// Hand the volume over to another volume-router, with everything that is acknowledged. Answered once that owns it.
+    Move {
+        /// The volume.
+        volume: VolumeId,
+        /// Who is to own it.
+        to: NodeName,
+    },
+    /// Have no twin of the volume's write buffer on this node: another one is asked to keep it.
+    LeaveTwin {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeName,
+    },
     /// Keep a moment of the volume's history as a snapshot. Answered once it is on the back ends.
     TakeMoment {
         /// The volume.

@@ -14,7 +14,7 @@ use sconce_registry::Revision;
 use sconce_registry::announce::{AnnounceError, Announcement, Tenure};
 use sconce_runtime::{Backoff, Chance, Stop};
 use sconce_schemas::VolumeId;
-use sconce_schemas::records::{DtlMode, NodeRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{NodeRecord, VolumePhase, VolumeRecord, keys};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -213,9 +213,9 @@ async fn give_up_what_is_over(node: &Node, record: &VolumeRecord) {
         return;
     }
     // Whether a record relies on what is here may change where there are twins: not what was seen of it decides, but what it says now.
-    let now = match record.dtl_mode {
-        DtlMode::None => record.clone(),
-        DtlMode::Async | DtlMode::Sync => match record::read(&node.registry, record.id).await {
+    let now = match record.may_have_twins() {
+        false => record.clone(),
+        true => match record::read(&node.registry, record.id).await {
             Ok((now, _)) => now,
             // Where the registry cannot tell, they stay.
             Err(_) => return,

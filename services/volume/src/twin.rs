@@ -206,6 +206,11 @@ impl Twin {
         last(&|behind| behind.without_slots || is_named(behind))
     }
 
+    /// Whether it holds everything that was appended, and the record says so.
+    fn has_all(&self) -> bool {
+        self.state == State::InSync && self.behind.is_empty()
+    }
+
     fn status(&self) -> TwinStatus {
         let state = match self.state {
             State::Detached if self.mode == DtlMode::None => TwinState::Off,
@@ -255,6 +260,12 @@ impl Volume {
     #[must_use]
     pub fn twin_status(&self) -> TwinStatus {
         self.twin.status()
+    }
+
+    /// Whether the twin holds everything that was appended, and the record says so.
+    #[must_use]
+    pub fn twin_has_all(&self) -> bool {
+        self.twin.has_all()
     }
 
     /// The twin is another's business from here on, or none: what the record says decides.

@@ -204,12 +204,14 @@ impl Names {
             epoch: Epoch::NONE,
             buffer: None,
             dtl_mode: DtlMode::None,
+            had_twins: false,
             dtl_host: None,
             dtl_buffer: None,
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),
             origin: None,
+            moving: None,
         }
     }
 

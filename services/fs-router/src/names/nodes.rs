@@ -3,14 +3,14 @@
 //! Crash: nothing is written.
 //! Knows no bus.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sconce_schemas::NodeName;
-use sconce_schemas::records::{NodeRecord, PoolRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{DrainedRecord, NodeRecord, PoolRecord, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::Role;
 use tokio::time::Instant;
 
-use super::changes::{self, Seen};
+use super::changes::{self, Changes, Plan, Seen};
 use super::{LIST_MAX, Names, NamesError};
 
 /// The pool of volumes that name none, where there are several.
@@ -33,6 +33,37 @@ impl Names {
     pub async fn node(&self, name: &NodeName) -> Result<Option<NodeRecord>, NamesError> {
         let found = self.read::<NodeRecord>(keys::node(name)).await?;
         Ok(found.map(|seen| seen.record))
+    }
+
+    /// The nodes that are drained.
+    ///
+    /// # Errors
+    /// The registry is unreachable.
+    pub async fn drained(&self) -> Result<BTreeSet<NodeName>, NamesError> {
+        let found = self.entries(keys::DRAINED, None, LIST_MAX).await?;
+        let names = found
+            .iter()
+            .filter_map(|entry| entry.key.strip_prefix(keys::DRAINED));
+        Ok(names.filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Notes that a node is drained from now on, `since_us` microseconds since 1970, or is not any more.
+    ///
+    /// # Errors
+    /// The registry is unreachable.
+    pub async fn set_drained(&self, node: &NodeName, since_us: Option<u64>) -> Result<(), NamesError> {
+        let key = keys::drained(node);
+        let at = || format!("node {node}");
+        self.change(at, async |_| {
+            let mut changes = Changes::default();
+            match (self.read::<DrainedRecord>(key.clone()).await?, since_us) {
+                (None, Some(since_us)) => changes.create(key.clone(), &DrainedRecord { since_us }),
+                (Some(seen), None) => changes.remove(&seen),
+                (Some(_), Some(_)) | (None, None) => {}
+            }
+            Ok(Plan { changes, outcome: () })
+        })
+        .await
     }
 
     /// The storage pools, sorted by name.
@@ -83,22 +114,36 @@ impl Names {
     }
 
     async fn try_choose_owner(&self, wanted: Option<&NodeName>) -> Result<NodeName, NamesError> {
-        let nodes = self.nodes().await?;
-        let running: Vec<NodeName> = nodes
-            .into_iter()
-            .filter(|node| node.role == Role::VolumeRouter)
-            .map(|node| node.name)
-            .collect();
-        match (wanted, running.as_slice()) {
-            (Some(name), _) if running.contains(name) => Ok(name.clone()),
-            (_, []) => Err(NamesError::NoVolumeRouter),
-            (Some(name), _) => Err(NamesError::UnknownOwner {
-                name: name.to_string(),
-                known: joined(running.iter().map(NodeName::as_str)),
-            }),
-            (None, [only]) => Ok(only.clone()),
-            (None, _) => self.least_loaded(running).await,
+        let mut running = self.volume_routers().await?;
+        if let Some(name) = wanted {
+            return match (running.contains(name), running.is_empty()) {
+                (true, _) => Ok(name.clone()),
+                (false, true) => Err(NamesError::NoVolumeRouter),
+                (false, false) => Err(NamesError::UnknownOwner {
+                    name: name.to_string(),
+                    known: joined(running.iter().map(NodeName::as_str)),
+                }),
+            };
         }
+        let drained = self.drained().await?;
+        if !running.iter().all(|name| drained.contains(name)) {
+            running.retain(|name| !drained.contains(name));
+        }
+        match running.as_slice() {
+            [] => Err(NamesError::NoVolumeRouter),
+            [only] => Ok(only.clone()),
+            _ => self.least_loaded(running).await,
+        }
+    }
+
+    /// The volume-routers that run.
+    ///
+    /// # Errors
+    /// The registry is unreachable.
+    pub async fn volume_routers(&self) -> Result<Vec<NodeName>, NamesError> {
+        let nodes = self.nodes().await?;
+        let running = nodes.into_iter().filter(|node| node.role == Role::VolumeRouter);
+        Ok(running.map(|node| node.name).collect())
     }
 
     async fn least_loaded(&self, running: Vec<NodeName>) -> Result<NodeName, NamesError> {

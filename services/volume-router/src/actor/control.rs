@@ -282,6 +282,7 @@ impl Handler<Drain> for VolumeActor {
     type Result = Answer<bool>;
 
     fn handle(&mut self, Drain(within): Drain, ctx: &mut Context<Self>) -> Self::Result {
+        self.drop_move(&super::serving::stopping());
         self.drain(Instant::now() + within, ctx)
     }
 }

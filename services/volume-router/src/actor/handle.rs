@@ -10,17 +10,17 @@ use std::time::Duration;
 use actix::dev::ToEnvelope;
 use actix::prelude::SendError;
 use actix::{Actor, Addr, Handler, MailboxError, Message};
-use sconce_schemas::SessionId;
 use sconce_schemas::records::{DtlMode, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeStatus;
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{NodeName, SessionId};
 use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 
 use super::VolumeActor;
 use super::messages::{
-    AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, ListSnapshots, OpenCompared,
-    OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation, Orphaned, Renamed, Request,
-    Round, Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
+    AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, LeaveTwin, ListSnapshots,
+    MoveTo, OpenCompared, OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation,
+    Orphaned, Renamed, Request, Round, Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -141,6 +141,18 @@ impl VolumeHandle {
     pub(crate) async fn set_dtl(&self, mode: DtlMode) -> Result<(), Refusal> {
         self.ask(Served).await??;
         self.ask(SetDtl(mode)).await?
+    }
+
+    /// Hand the volume over to another node; returns once that owns it.
+    pub(crate) async fn move_to(&self, node: NodeName) -> Result<(), Refusal> {
+        self.ask(Served).await??;
+        self.ask(MoveTo(node)).await?
+    }
+
+    /// Have no twin on that node.
+    pub(crate) async fn leave_twin(&self, node: NodeName) -> Result<(), Refusal> {
+        self.ask(Served).await??;
+        self.ask(LeaveTwin(node)).await?
     }
 
     /// Own the volume here.

@@ -143,7 +143,7 @@ impl VolumeActor {
     }
 
     /// The volume is not for this node now.
-    fn refused(&mut self, refusal: Refusal, ctx: &mut Context<Self>) {
+    pub(super) fn refused(&mut self, refusal: Refusal, ctx: &mut Context<Self>) {
         self.tell_waiters(&Err(refusal.clone()));
         let found = std::mem::take(&mut self.resting);
         self.shard.node.device.disclaim(self.id, found);
@@ -212,6 +212,12 @@ impl VolumeActor {
         if serving.halted().is_some() {
             return self.halted(ctx);
         }
+        if self.moving.is_some() {
+            self.move_on(ctx);
+        }
+        let State::Serving(serving) = &self.state else {
+            return;
+        };
         if let Some(due) = serving.next_due()
             && !self.pacing
         {
@@ -248,6 +254,7 @@ impl VolumeActor {
         };
         let (reason, device_failed) = serving.halted().unwrap_or(("", false));
         let reason = reason.to_owned();
+        self.drop_move(&Refusal::retry(RefusalCode::Unavailable, reason.clone()));
         tracing::error!(volume = serving.path(), reason, device_failed, "volume halted");
         serving.owner().end();
         self.resting.extend(serving.into_found());
@@ -275,9 +282,11 @@ impl VolumeActor {
     /// The ownership is in doubt: nothing is served from here on, and the volume is claimed anew. What the registry
     /// says then decides; until it proves that they are worth nothing, the files stay.
     pub(super) fn lost(&mut self, cause: &Refusal, ctx: &mut Context<Self>) {
-        if !matches!(self.state, State::Serving(_)) {
+        // While it is handed over nothing is served, and who hands it over tells what came of that.
+        if !matches!(self.state, State::Serving(_)) || self.is_handing_over() {
             return;
         }
+        self.drop_move(cause);
         if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Starting) {
             tracing::warn!(volume = serving.path(), %cause, "volume is served here no more, unless the registry still says so");
             serving.owner().end();
@@ -291,6 +300,7 @@ impl VolumeActor {
 
     /// The volume is over, here or everywhere: its files are worth nothing.
     pub(super) fn over(&mut self, refusal: &Refusal, ctx: &mut Context<Self>) {
+        self.drop_move(refusal);
         if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Gone(refusal.clone())) {
             tracing::info!(volume = serving.path(), cause = %refusal, "volume is over here");
             serving.owner().end();

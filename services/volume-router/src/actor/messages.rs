@@ -154,6 +154,16 @@ pub(crate) struct Delete;
 #[rtype(result = "Result<(), Refusal>")]
 pub(crate) struct SetDtl(pub(crate) DtlMode);
 
+/// Hand the volume over to this node.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Refusal>")]
+pub(crate) struct MoveTo(pub(crate) NodeName);
+
+/// Have no twin on this node, if another one keeps it.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Refusal>")]
+pub(crate) struct LeaveTwin(pub(crate) NodeName);
+
 /// Own the volume here; [`Served`] tells what came of it.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

@@ -11,6 +11,7 @@ mod handle;
 mod life;
 mod locals;
 mod messages;
+mod moving;
 mod owner;
 mod pace;
 mod read;
@@ -35,6 +36,7 @@ use crate::node::Node;
 use crate::owner::record::TakeOver;
 use crate::twin::{Lines, Twins};
 use messages::{Evict, FileReady, Pressed, StoreSoon};
+use moving::Moving;
 use serving::Serving;
 
 pub(crate) use handle::VolumeHandle;
@@ -105,6 +107,10 @@ pub(crate) struct VolumeActor {
     ticking: bool,
     /// Late acknowledgements are about to leave.
     pacing: bool,
+    /// The volume is being moved.
+    moving: Option<Moving>,
+    /// Counts the moves.
+    moves: u64,
 }
 
 impl VolumeActor {
@@ -124,6 +130,8 @@ impl VolumeActor {
             failure_told: false,
             ticking: false,
             pacing: false,
+            moving: None,
+            moves: 0,
         };
         let handle = VolumeHandle::new(actor.start());
         shard.node.volumes.insert(id, handle.clone());

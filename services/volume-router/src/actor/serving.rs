@@ -25,7 +25,8 @@ use sconce_schemas::{
     BatchSeq, ByteLen, Epoch, NodeName, ScoId, ScoSize, SessionId, SnapshotId, VolumeId, VolumeSize,
 };
 use sconce_volume::{
-    Append, Ask, Effect, Event, FlattenStatus, SessionSlot, SnapshotInfo, Status, Ticket, TwinStatus, Volume,
+    Append, Ask, Effect, Event, FlattenStatus, SessionSlot, SnapshotInfo, Status, Ticket, TwinState,
+    TwinStatus, Volume,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -67,20 +68,26 @@ pub(super) struct Serving {
     halted: Option<String>,
     drained: Option<oneshot::Sender<()>>,
     stopping: Stopping,
+    /// What came while operations wait.
+    waiting: Vec<Operation>,
     sco_size: ScoSize,
     traced: Traced,
     twin: Ours,
 }
 
-/// How far an orderly stop is.
+/// How far an orderly stop or a move is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stopping {
     No,
+    /// Operations wait here until the volume goes on, or are refused when it does so elsewhere.
+    Holding,
     /// No operation is taken in any more; those that wait in the engine go on.
     Draining,
     /// The record is about to say that the back ends have everything: no change is acknowledged any more, so nothing
     /// that is applied from here on was promised to anybody.
     Releasing,
+    /// The record is about to name another node as the owner: likewise, and operations wait.
+    HandingOver,
 }
 
 impl Serving {
@@ -95,7 +102,7 @@ impl Serving {
     ) -> Self {
         let sco_size = owned.record.sco_size;
         let mut serving = Self {
-            twin: Ours::new(shard, &owner, sco_size),
+            twin: Ours::new(shard, &owner, sco_size, owned.moved_from),
             volume: owned.volume,
             effects: Vec::new(),
             spare: Vec::new(),
@@ -113,6 +120,7 @@ impl Serving {
             halted: None,
             drained: None,
             stopping: Stopping::No,
+            waiting: Vec::new(),
             sco_size,
             traced: Traced::default(),
         };
@@ -195,6 +203,9 @@ impl Serving {
     /// Applies a round of operations as one batch.
     pub(super) fn round(&mut self, operations: Vec<Operation>) {
         self.shard.node.guests.came(operations.len());
+        if self.holds() {
+            return self.waiting.extend(operations);
+        }
         for operation in operations {
             if self.stopping != Stopping::No {
                 self.shard.replies.refuse(operation.ticket, stopping());
@@ -238,6 +249,14 @@ impl Serving {
             });
         }
         self.settle();
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping != Stopping::No
+    }
+
+    const fn holds(&self) -> bool {
+        matches!(self.stopping, Stopping::Holding | Stopping::HandingOver)
     }
 
     /// A request that becomes a record in the log. As an operation, it is not taken in once the volume stops: what is in
@@ -297,8 +316,14 @@ impl Serving {
 
     /// Takes in no more operations and asks the engine to store everything; the receiver hears when it has.
     pub(super) fn drain(&mut self) -> oneshot::Receiver<()> {
-        let (drained, heard) = oneshot::channel();
+        self.stay();
         self.stopping = Stopping::Draining;
+        self.store_all()
+    }
+
+    /// Asks the engine to store everything that was taken in by now; the receiver hears when it has.
+    pub(super) fn store_all(&mut self) -> oneshot::Receiver<()> {
+        let (drained, heard) = oneshot::channel();
         self.drained = Some(drained);
         self.take(Event::Sync { ticket: DRAIN });
         self.settle();
@@ -313,6 +338,52 @@ impl Serving {
         }
         self.stopping = Stopping::Releasing;
         true
+    }
+
+    /// The volume is about to go elsewhere: operations wait from here on.
+    pub(super) fn take_none_in(&mut self) {
+        self.stopping = Stopping::Holding;
+    }
+
+    /// It does not: they are taken in.
+    pub(super) fn stay(&mut self) {
+        self.twin.anywhere();
+        if self.holds() {
+            self.stopping = Stopping::No;
+            let waiting = std::mem::take(&mut self.waiting);
+            self.round(waiting);
+        }
+    }
+
+    /// Acknowledges nothing from here on, and has the record name the twin's host as the owner.
+    pub(super) fn hand_over(&mut self) -> impl Future<Output = Result<(), Refusal>> + 'static {
+        self.stopping = Stopping::HandingOver;
+        self.twin.hand_over()
+    }
+
+    /// The twin is to be on this node and on no other.
+    pub(super) fn twin_only_on(&self, node: &NodeName) {
+        self.twin.only_on(node);
+    }
+
+    /// A twin on this node is given up for one elsewhere.
+    pub(super) fn leave_twin(&self, node: &NodeName) {
+        self.twin.leave(node);
+    }
+
+    /// Why the only node that may keep the twin does not.
+    pub(super) fn twin_trouble(&self) -> Option<String> {
+        self.twin.trouble()
+    }
+
+    /// Whether the record says that the twin on this node has every acknowledged write.
+    pub(super) fn is_in_sync_on(&self, node: &NodeName) -> bool {
+        self.volume.twin_status().state == TwinState::InSync && self.twin.host().as_ref() == Some(node)
+    }
+
+    /// Whether the twin has all that was taken in.
+    pub(super) fn twin_has_all(&self) -> bool {
+        self.volume.twin_has_all()
     }
 
     /// What is known of the twin, and where it is.
@@ -617,7 +688,7 @@ impl Serving {
     /// Says that a change, a flush or a request about snapshots is done, if this node may still say so. Otherwise the
     /// client asks again, under the same number or id, whoever serves the volume then.
     fn acknowledge(&self, ticket: Ticket) {
-        if self.stopping == Stopping::Releasing {
+        if matches!(self.stopping, Stopping::Releasing | Stopping::HandingOver) {
             return self.shard.replies.refuse(ticket, stopping());
         }
         if !self.shard.node.gate.is_open() {
@@ -655,7 +726,8 @@ impl Serving {
     }
 }
 
-fn stopping() -> Refusal {
+/// What operations are answered while the volume stops.
+pub(super) fn stopping() -> Refusal {
     Refusal::retry(RefusalCode::Unavailable, "the volume-router is stopping")
 }
 

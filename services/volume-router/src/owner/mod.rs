@@ -21,7 +21,7 @@ use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord, keys};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_schemas::{ByteLen, Epoch, ScoId, VolumeId};
+use sconce_schemas::{ByteLen, Epoch, NodeName, ScoId, VolumeId};
 use sconce_volume::{CloneOf, Recovered, Seal, Volume, VolumeConfig};
 
 use crate::actor::Shard;
@@ -52,6 +52,8 @@ pub(crate) struct Owned {
     pub(crate) manifest: Option<ManifestRef>,
     /// Files in the write buffer that it went on without: of a twin that was given up.
     pub(crate) unused: Vec<FoundSco>,
+    /// Who had the volume before it was moved here.
+    pub(crate) moved_from: Option<NodeName>,
 }
 
 /// Why a volume is not served.
@@ -220,9 +222,13 @@ async fn recover(
         checkpoint: node.checkpoint,
         scrub: node.scrub,
         sweep: node.sweep,
-        dtl: claimed.dtl_mode,
+        dtl: claimed
+            .moving
+            .as_ref()
+            .map_or(claimed.dtl_mode, |moving| moving.mode),
         dtl_behind: ByteLen(node.dtl.behind.bytes()),
     };
+    let moved_from = claimed.moving.as_ref().map(|moving| moving.from.clone());
     let reference = manifest.as_ref().map(|manifest| ManifestRef {
         seq: manifest.seq,
         epoch: manifest.epoch,
@@ -248,6 +254,7 @@ async fn recover(
         lineage,
         manifest: reference,
         unused: Vec::new(),
+        moved_from,
     })
 }
 

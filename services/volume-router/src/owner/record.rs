@@ -7,7 +7,8 @@
 
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
 use sconce_schemas::records::{
-    CloneRecord, DtlMode, DtlState, EpochStart, ManifestRef, Record as _, VolumePhase, VolumeRecord, keys,
+    CloneRecord, DtlMode, DtlState, EpochStart, ManifestRef, Moving, Record as _, VolumePhase, VolumeRecord,
+    keys,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
@@ -176,7 +177,7 @@ pub(crate) fn relies_on_twin(record: &VolumeRecord, node: &NodeName, buffer: &st
 /// place where it was, the volume was written without it, and a SCO may have ended there in the middle.
 pub(crate) fn is_given_up_twin(record: &VolumeRecord, buffer: &str, epoch: Epoch) -> bool {
     let elsewhere = record.buffer.as_deref().is_some_and(|named| named != buffer);
-    record.dtl_mode != DtlMode::None && elsewhere && epoch <= record.epoch
+    record.may_have_twins() && elsewhere && epoch <= record.epoch
 }
 
 /// Whether what a write buffer holds of another node's volume is of a twin that nobody relies on. `newest`: the newest epoch in the
@@ -238,6 +239,10 @@ pub(crate) async fn begin_epoch(
         record.epochs.retain(|earlier| earlier.first_sco < first_sco);
         record.epochs.push(EpochStart { epoch, first_sco });
         record.buffer = Some(buffer.to_owned());
+        // A move ends with the ownership that it began in, wherever this one is.
+        if let Some(moving) = record.moving.take() {
+            record.set_dtl_mode(moving.mode);
+        }
         // It has no twin yet.
         without_twin(record);
         Changed::Yes
@@ -292,8 +297,12 @@ pub(crate) async fn release(
 ) -> Result<(), RecordError> {
     change_own(registry, volume, own, |record| {
         let had_buffer = record.buffer.take().is_some();
+        let moved = record.moving.take();
+        if let Some(moving) = &moved {
+            record.set_dtl_mode(moving.mode);
+        }
         let had_twin = without_twin(record);
-        Changed::when(had_buffer || had_twin)
+        Changed::when(had_buffer || had_twin || moved.is_some())
     })
     .await
     .map(drop)
@@ -410,19 +419,20 @@ pub(crate) async fn note_in_sync(
     host: &NodeName,
     buffer: &str,
 ) -> Result<(), RecordError> {
-    change_own(registry, volume, own, |record| {
-        let said = (
-            record.dtl_state,
-            record.dtl_host.as_ref(),
-            record.dtl_buffer.as_deref(),
-        );
-        if said == (DtlState::InSync, Some(host), Some(buffer)) {
-            return Changed::No;
+    change(registry, volume, |record| {
+        own.holds(record)?;
+        if record.dtl_mode == DtlMode::None {
+            // Its host may be giving up what nobody wants.
+            let text = format!("volume {volume} wants no twin any more");
+            return Err(Refusal::retry(RefusalCode::Conflict, text));
+        }
+        if relies_on_twin(record, host, buffer) {
+            return Ok(Changed::No);
         }
         record.dtl_state = DtlState::InSync;
         record.dtl_host = Some(host.clone());
         record.dtl_buffer = Some(buffer.to_owned());
-        Changed::Yes
+        Ok(Changed::Yes)
     })
     .await
     .map(drop)
@@ -444,24 +454,103 @@ pub(crate) async fn note_degraded(
     .map(drop)
 }
 
-/// What the twin is waited for, from now on.
+/// What the twin is waited for, from now on. A move that goes on meanwhile changes nothing of that any more.
 pub(crate) async fn set_dtl_mode(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
     mode: DtlMode,
 ) -> Result<(), RecordError> {
-    change_own(registry, volume, own, |record| {
-        let had_mode = std::mem::replace(&mut record.dtl_mode, mode);
-        // A twin that is relied on is so until the owner has given it up.
-        let had_state = record.dtl_state;
-        if had_state != DtlState::InSync {
-            without_twin(record);
+    change_own(registry, volume, own, move |record| {
+        if let Some(moving) = &mut record.moving {
+            moving.mode = mode;
         }
-        Changed::when(had_mode != mode || had_state != record.dtl_state)
+        Changed::when(waited_for(record, mode))
     })
     .await
     .map(drop)
+}
+
+/// The volume is about to be moved. Gives how its twin is waited for meanwhile.
+pub(crate) async fn begin_move(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+    to: &NodeName,
+) -> Result<DtlMode, RecordError> {
+    let record = change_own(registry, volume, own, |record| {
+        record.moving = Some(Moving {
+            from: own.node.clone(),
+            to: to.clone(),
+            mode: record.dtl_mode,
+        });
+        // Where it wants no twin it has one for the time of the move.
+        if record.dtl_mode == DtlMode::None {
+            waited_for(record, DtlMode::Sync);
+        }
+        Changed::Yes
+    })
+    .await?;
+    Ok(record.dtl_mode)
+}
+
+/// The volume stays: its twin is waited for as before. Gives how.
+pub(crate) async fn end_move(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+) -> Result<DtlMode, RecordError> {
+    let record = change_own(registry, volume, own, |record| match record.moving.take() {
+        Some(moving) => {
+            waited_for(record, moving.mode);
+            Changed::Yes
+        }
+        None => Changed::No,
+    })
+    .await?;
+    Ok(record.dtl_mode)
+}
+
+/// The owner acknowledges nothing any more, and the twin's host is the owner from here on: it goes on from the twin, in an ownership of
+/// its own. Until that begins the record names this write buffer too.
+pub(crate) async fn hand_over(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+    (to, buffer): (&NodeName, &str),
+) -> Result<(), RecordError> {
+    change(registry, volume, |record| {
+        // One whose outcome was not known.
+        if record.owner == *to && record.epoch == own.epoch {
+            return Ok(Changed::No);
+        }
+        own.holds(record)?;
+        if record.phase == VolumePhase::Deleting {
+            return Err(Refusal::reject(
+                RefusalCode::NotFound,
+                format!("volume {volume} is being deleted"),
+            ));
+        }
+        if !relies_on_twin(record, to, buffer) {
+            let text = format!("the record of volume {volume} does not rely on the twin at {to} any more");
+            return Err(Refusal::retry(RefusalCode::Conflict, text));
+        }
+        record.owner = to.clone();
+        Ok(Changed::Yes)
+    })
+    .await
+    .map(drop)
+}
+
+/// Sets what the twin is waited for; whether that changes anything.
+fn waited_for(record: &mut VolumeRecord, mode: DtlMode) -> bool {
+    let before = (record.dtl_mode, record.dtl_state);
+    record.set_dtl_mode(mode);
+    // A twin that is relied on is so until the owner has given it up.
+    if record.dtl_state != DtlState::InSync {
+        without_twin(record);
+    }
+    before != (record.dtl_mode, record.dtl_state)
 }
 
 /// Nobody relies on a twin; whether the record said otherwise.

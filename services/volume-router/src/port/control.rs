@@ -141,6 +141,14 @@ impl Control {
                 Ok(handle) => handle.set_dtl(mode).await.map(|()| VolumeControlReply::Done),
                 Err(refusal) => Err(refusal),
             },
+            (VolumeControl::Move { volume, to }, None) => match self.begun_here(volume) {
+                Ok(handle) => handle.move_to(to).await.map(|()| VolumeControlReply::Done),
+                Err(refusal) => Err(refusal),
+            },
+            (VolumeControl::LeaveTwin { volume, node }, None) => match self.begun_here(volume) {
+                Ok(handle) => handle.leave_twin(node).await.map(|()| VolumeControlReply::Done),
+                Err(refusal) => Err(refusal),
+            },
             (VolumeControl::Flatten { volume }, None) => {
                 return self.request(volume, Ask::Flatten, reply).await;
             }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sconce_bus::{Caller, Endpoint, Hello, Network, Role};
 use sconce_registry::{Registry, RegistryError};
-use sconce_schemas::records::NodeRecord;
+use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
 use sconce_schemas::{NodeName, VolumeId};
 use tokio::sync::Semaphore;
@@ -54,7 +54,7 @@ impl Lines {
         }
     }
 
-    /// The other volume-routers that run, the one first that a volume asks first.
+    /// The other volume-routers that run and are not drained, the one first that a volume asks first.
     pub(super) async fn others(&self, volume: VolumeId) -> Result<Vec<NodeRecord>, RegistryError> {
         let fresh = self.listed.get().is_some_and(|at| at.elapsed() < NODES_AGE_MAX);
         if !fresh {
@@ -65,9 +65,18 @@ impl Lines {
         Ok(others)
     }
 
+    /// Who runs is asked anew: one may have come just now.
+    pub(super) fn forget_who_runs(&self) {
+        self.listed.set(None);
+    }
+
     async fn list(&self) -> Result<(), RegistryError> {
         let mut others = running(&self.registry, Role::VolumeRouter).await?;
-        others.retain(|node| node.name != self.hello.node);
+        let drained = self.registry.list(keys::DRAINED, None, usize::MAX).await?;
+        let is_drained =
+            |node: &NodeRecord| drained.iter().any(|entry| entry.key == keys::drained(&node.name));
+        others.retain(|node| node.name != self.hello.node && !is_drained(node));
+        // A stream to a node that is drained now has its line itself.
         let is_used = |endpoint: &String, _: &mut Line| {
             others
                 .iter()

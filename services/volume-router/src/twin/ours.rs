@@ -16,8 +16,8 @@ use sconce_bus::CallError;
 use sconce_runtime::{Backoff, Chance};
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::sco::ScoHeader;
-use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::twin::{TwinReply, TwinSay};
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{BatchSeq, ByteLen, NodeName, ScoId, ScoSize};
 use sconce_volume::{Append, Event, TwinState};
 use tokio::sync::Mutex;
@@ -27,7 +27,7 @@ use super::stream::{Copied, Party, Stream, Trouble};
 use crate::actor::{Owner, Shard};
 use crate::background::Tried;
 use crate::device::ScoFile;
-use crate::owner::record::{RecordError, note_degraded, note_in_sync};
+use crate::owner::record::{RecordError, hand_over, note_degraded, note_in_sync, refusal_of};
 
 /// A volume-router that would not, or could not, keep the twin is not asked again for so long.
 const REST: Duration = Duration::from_secs(5);
@@ -40,6 +40,23 @@ pub(crate) struct Ours {
     shared: Rc<Shared>,
     /// The volume gives the stream up: it is told once the record does not rely on it any more.
     giving_up: bool,
+}
+
+/// Who is to keep the twin, if it can.
+#[derive(Debug, Clone)]
+enum First {
+    /// Somebody else may keep it.
+    Preferred(NodeName),
+    /// Nobody else, and why it would not.
+    Alone(NodeName, Option<String>),
+}
+
+impl First {
+    const fn node(&self) -> &NodeName {
+        match self {
+            First::Preferred(node) | First::Alone(node, _) => node,
+        }
+    }
 }
 
 /// What tasks of the volume's thread share.
@@ -56,6 +73,8 @@ struct Shared {
     is_sought: Cell<bool>,
     /// The volume is about to be released: nothing is to say from here on that anybody relies on a twin.
     is_closing: Cell<bool>,
+    /// Who is asked first, and alone where the volume moves there.
+    first: RefCell<Option<First>>,
     /// Volume-routers that are not asked until then.
     rests: RefCell<HashMap<NodeName, Instant>>,
     /// Changes of the record, one after the other: an older one must not win.
@@ -63,7 +82,8 @@ struct Shared {
 }
 
 impl Ours {
-    pub(crate) fn new(shard: &Rc<Shard>, owner: &Owner, sco_size: ScoSize) -> Self {
+    /// `first`: who is asked first.
+    pub(crate) fn new(shard: &Rc<Shard>, owner: &Owner, sco_size: ScoSize, first: Option<NodeName>) -> Self {
         let shared = Shared {
             shard: Rc::clone(shard),
             owner: owner.clone(),
@@ -73,6 +93,7 @@ impl Ours {
             is_wanted: Cell::new(false),
             is_sought: Cell::new(false),
             is_closing: Cell::new(false),
+            first: RefCell::new(first.map(First::Preferred)),
             rests: RefCell::default(),
             turn: Mutex::new(()),
         };
@@ -127,6 +148,59 @@ impl Ours {
     /// Where the twin is, if there is one.
     pub(crate) fn host(&self) -> Option<NodeName> {
         self.shared.live().map(|stream| stream.node().clone())
+    }
+
+    /// The twin is to be on this node and on no other: one elsewhere is given up.
+    pub(crate) fn only_on(&self, node: &NodeName) {
+        *self.shared.first.borrow_mut() = Some(First::Alone(node.clone(), None));
+        self.shared.rests.borrow_mut().remove(node);
+        self.shared.shard.lines.forget_who_runs();
+        if let Some(stream) = self.shared.live().filter(|stream| stream.node() != node) {
+            stream.leave(&format!("it is to be on {node}"));
+        }
+    }
+
+    /// The twin may be on any node.
+    pub(crate) fn anywhere(&self) {
+        self.shared.first.take();
+    }
+
+    /// A twin on this node is given up; another node is asked to keep one.
+    pub(crate) fn leave(&self, node: &NodeName) {
+        if let Some(stream) = self.shared.live().filter(|stream| stream.node() == node) {
+            self.shared.rest(node);
+            stream.leave("it is to be on another node");
+        }
+    }
+
+    /// Why the only node that is asked does not keep the twin.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        match &*self.shared.first.borrow() {
+            Some(First::Alone(_, trouble)) => trouble.clone(),
+            _ => None,
+        }
+    }
+
+    /// Has the record name the twin's host as the owner, in its turn. Nothing is acknowledged any more.
+    pub(crate) fn hand_over(&self) -> impl Future<Output = Result<(), Refusal>> + 'static {
+        let shared = Rc::clone(&self.shared);
+        shared.is_closing.set(true);
+        async move {
+            let _turn = shared.turn.lock().await;
+            let Some(stream) = shared.live() else {
+                return Err(Refusal::retry(RefusalCode::Unavailable, "the twin was lost"));
+            };
+            let (registry, owner) = (&shared.shard.node.registry, &shared.owner);
+            let (volume, twin) = (owner.subject().volume, (stream.node(), stream.buffer.as_str()));
+            let handed = hand_over(registry, volume, owner.ownership(), twin);
+            match timeout(shared.timeout(), handed).await {
+                Ok(handed) => handed.map_err(refusal_of),
+                Err(_) => Err(Refusal::retry(
+                    RefusalCode::Unavailable,
+                    "the registry did not say in time that the volume is handed over",
+                )),
+            }
+        }
     }
 
     pub(crate) fn open(&self, header: &ScoHeader) {
@@ -254,6 +328,9 @@ impl Shared {
                 tracing::info!(volume = %owner.subject().path, twin = %stream.node(), "the twin has every acknowledged write");
                 owner.happened(Event::TwinInSync);
             }
+            Ok(Err(RecordError::Refused(refusal))) if refusal.code == RefusalCode::Conflict => {
+                stream.fail(&refusal.text)
+            }
             Ok(Err(RecordError::Refused(refusal))) => owner.lost(refusal),
             // Whether the record says so is unknown: the volume has it say that there is none.
             Ok(Err(RecordError::Unavailable(cause))) => stream.fail(&cause),
@@ -299,6 +376,33 @@ impl Shared {
         rests.get(node).is_some_and(|until| Instant::now() < *until)
     }
 
+    /// Who is to be asked first comes first; where nobody else is to be asked and it does not run, that is told.
+    fn sort(&self, others: &mut [NodeRecord]) {
+        let mut first = self.first.borrow_mut();
+        let Some(first) = &mut *first else { return };
+        others.sort_by_key(|node| node.name != *first.node());
+        if let First::Alone(node, trouble) = first
+            && others.first().is_none_or(|other| other.name != *node)
+        {
+            *trouble = Some(format!("{node} is no volume-router that runs and is not drained"));
+            self.owner.happened(Event::TwinLost);
+        }
+    }
+
+    fn may_ask(&self, node: &NodeName) -> bool {
+        !matches!(&*self.first.borrow(), Some(First::Alone(alone, _)) if alone != node)
+    }
+
+    fn troubled(&self, node: &NodeName, cause: &Trouble) {
+        if let Some(First::Alone(alone, trouble)) = &mut *self.first.borrow_mut()
+            && alone == node
+        {
+            *trouble = Some(cause.to_string());
+            // For whoever waits for it; the volume has no twin.
+            self.owner.happened(Event::TwinLost);
+        }
+    }
+
     fn is_wanted(&self) -> bool {
         self.is_wanted.get() && self.owner.is_current() && !self.is_closing.get()
     }
@@ -334,15 +438,16 @@ async fn seek(shared: &Shared) {
     let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_MAX, Chance::from_os());
     while shared.is_wanted() {
         let subject = shared.owner.subject();
-        let others = match shared.shard.lines.others(subject.volume).await {
+        let mut others = match shared.shard.lines.others(subject.volume).await {
             Ok(others) => others,
             Err(error) => {
                 tracing::debug!(volume = %subject.path, %error, "who could keep a twin cannot be known now");
                 Vec::new()
             }
         };
+        shared.sort(&mut others);
         for node in others {
-            if !shared.is_wanted() || shared.rests(&node.name) {
+            if !shared.is_wanted() || shared.rests(&node.name) || !shared.may_ask(&node.name) {
                 continue;
             }
             match shared.attach(&node).await {
@@ -355,6 +460,7 @@ async fn seek(shared: &Shared) {
                 Err(error) => {
                     tracing::debug!(volume = %subject.path, node = %node.name, cause = %error, "no twin of the write buffer there");
                     shared.rest(&node.name);
+                    shared.troubled(&node.name, &error);
                     if let Trouble::Call(CallError::Refused(_)) = error {
                         shared.shard.lines.forget(&node, subject.volume);
                     }

@@ -1,6 +1,7 @@
 //! Owners that are gone, whose volumes' twins are on this node.
 //!
-//! Keeps: the volumes of other nodes whose records rely on this node's twins, as the records were last seen.
+//! Keeps: the volumes of other nodes whose records rely on what this node's write buffer has, as the records were last seen: on a twin, or
+//! on the buffer itself, where the next owner has not begun its ownership.
 //! Order: an owner is gone once its record is: its lease is over, and it serves nothing. What the volume's record says then is read
 //! again before the volume is claimed.
 //! Crash: the next start lists the records anew.
@@ -21,7 +22,7 @@ use crate::shard::Begin;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Volumes of other nodes whose records rely on this node's twins, with their owners.
+/// Volumes of other nodes whose records rely on this node's write buffer, with their owners.
 #[derive(Debug, Default)]
 pub(crate) struct Relied {
     owners: Mutex<BTreeMap<VolumeId, NodeName>>,
@@ -34,9 +35,8 @@ impl Relied {
 
     /// A volume's record was seen by the node of this name with this write buffer.
     pub(crate) fn note(&self, record: &VolumeRecord, name: &NodeName, buffer: &str) {
-        let relied = record.phase == VolumePhase::Active
-            && record.owner != *name
-            && relies_on_twin(record, name, buffer);
+        let has_all = relies_on_twin(record, name, buffer) || record.buffer.as_deref() == Some(buffer);
+        let relied = record.phase == VolumePhase::Active && record.owner != *name && has_all;
         let mut owners = self.lock();
         match relied {
             true => drop(owners.insert(record.id, record.owner.clone())),
@@ -81,7 +81,7 @@ async fn look(node: &Node, begin: &[mpsc::Sender<Begin>]) -> Result<(), Registry
         if running.contains(&keys::node(&owner)) {
             continue;
         }
-        tracing::debug!(%volume, %owner, "an owner is gone: its volume is taken over from the twin here");
+        tracing::debug!(%volume, %owner, "an owner is gone: its volume is gone on with from the write buffer here");
         if let Some(shard) = begin.get(node.shard_of(volume)) {
             // A shard that takes none is stopping.
             let _ = shard.send(Begin::Orphan(volume)).await;

@@ -162,6 +162,14 @@ impl Stream {
         self.inner.fail(cause);
     }
 
+    /// Ends the stream because its owner wants so.
+    pub(super) fn leave(&self, cause: &str) {
+        let (owner, twin) = (&self.inner.party.owner, self.node());
+        tracing::info!(volume = %owner.subject().path, %twin, cause, "the twin of the write buffer is given up");
+        self.inner.tell(Event::TwinLost);
+        self.inner.end();
+    }
+
     pub(super) fn open(&self, header: &ScoHeader) {
         let say = TwinSay::Open {
             sco: header.id,

@@ -71,6 +71,13 @@ impl Client {
         }
     }
 
+    /// The same session and numbers, at another node.
+    pub(crate) async fn go_to(&mut self, cluster: &Cluster, node: &str) {
+        let endpoint: Endpoint = cluster.endpoint(node).parse().unwrap();
+        self.caller = Caller::new(&cluster.network, &endpoint, hello(Protocol::Volume));
+        self.reopen().await.unwrap();
+    }
+
     pub(crate) async fn control(&self, control: VolumeControl) -> Result<VolumeControlReply, Refusal> {
         self.control_with(control, Bytes::new()).await
     }

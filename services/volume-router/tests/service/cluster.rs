@@ -285,12 +285,14 @@ impl Cluster {
             epoch: Epoch::NONE,
             buffer: None,
             dtl_mode: DtlMode::None,
+            had_twins: false,
             dtl_host: None,
             dtl_buffer: None,
             dtl_state: DtlState::Off,
             manifest: None,
             epochs: Vec::new(),
             origin,
+            moving: None,
         };
         let file = InodeRecord {
             kind: InodeKind::File(id),

@@ -10,7 +10,7 @@ use crate::peer::Peer;
 
 const SIZE: usize = 8 << 20;
 /// Whoever is silent is soon given up, and whoever is gone soon missed.
-const SOON: &str = "[dtl]\ntimeout = \"500ms\"\n[volumes]\nlease = \"1s\"\n";
+pub(crate) const SOON: &str = "[dtl]\ntimeout = \"500ms\"\n[volumes]\nlease = \"1s\"\n";
 
 /// A volume whose changes are only in write buffers, as the back ends are away.
 struct Scene {
@@ -199,7 +199,7 @@ fn an_orderly_stop_leaves_no_twin() {
 }
 
 /// SCOs in a node's write buffer: files whose header is one.
-fn scos(cluster: &Cluster, node: &str) -> usize {
+pub(crate) fn scos(cluster: &Cluster, node: &str) -> usize {
     let is_sco = |path: &std::path::PathBuf| {
         let bytes = std::fs::read(path).unwrap_or_default();
         let header = bytes.get(..sconce_schemas::sco::HEADER_LEN).unwrap_or_default();

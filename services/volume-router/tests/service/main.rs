@@ -22,6 +22,7 @@ mod hostile;
 mod inspect;
 mod io;
 mod loss;
+mod moving;
 mod neighbour;
 mod ownership;
 mod peer;

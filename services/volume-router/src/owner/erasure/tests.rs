@@ -32,12 +32,14 @@ fn deleted() -> VolumeRecord {
         epoch: Epoch(5),
         buffer: Some("theirs".to_owned()),
         dtl_mode: DtlMode::None,
+        had_twins: false,
         dtl_host: None,
         dtl_buffer: None,
         dtl_state: DtlState::Off,
         manifest: None,
         epochs: Vec::new(),
         origin: None,
+        moving: None,
     }
 }
 

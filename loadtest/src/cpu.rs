@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result};
 
 /// CPU seconds, user and system, that a process used since it started.
-pub(super) fn seconds(pid: u32) -> Result<f64> {
+pub(crate) fn seconds(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     let ticks = user_and_system(&text).with_context(|| format!("{path} holds {text:?}"))?;

@@ -1,0 +1,433 @@
+//! Keeps: `sconce node …`: the volume-routers, spreading volumes over them, and emptying one before its machine is stopped.
+//! Order: a node is marked as drained before anything is moved off it, so that nothing new comes; twins go after the volumes.
+//! Crash: what was moved stays moved; the command can be given again.
+//! Knows no data: owners move their volumes themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, bail};
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use sconce_fs_router::names::{LIST_MAX, Resolved};
+use sconce_schemas::records::{DtlState, VolumePhase, VolumeRecord};
+use sconce_schemas::wire::volume::VolumeControl;
+use sconce_schemas::{NodeName, VolumeId};
+use serde::Serialize;
+
+use crate::args::{Format, Node};
+use crate::cluster::{Cluster, explained};
+use crate::view::{columns, print};
+use crate::volume::move_to;
+
+/// Volumes that are moved at the same time.
+const MOVES: usize = 4;
+/// How long twins may take to be made elsewhere: what is not stored is copied.
+const TWINS_WITHIN: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
+/// Volumes that are named in a message.
+const NAMED_MAX: usize = 5;
+
+/// A volume-router, as its volumes' records say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct RouterView {
+    /// Its name.
+    name: String,
+    /// Whether it runs.
+    running: bool,
+    /// Whether it is given no volumes and no twins.
+    drained: bool,
+    /// Volumes that it owns.
+    volumes: usize,
+    /// Other nodes' volumes that rely on a twin there.
+    twins: usize,
+}
+
+/// What became of a drained node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct DrainView {
+    /// Its name.
+    node: String,
+    /// Volumes that were moved off it.
+    moved: usize,
+    /// Twins that were given up there for others elsewhere.
+    twins: usize,
+}
+
+/// What became of a node's share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct MoveView {
+    /// The volume's path.
+    path: String,
+    /// Who owned it.
+    from: String,
+    /// Who owns it now, or is to own it.
+    to: String,
+    /// Whether it was moved, or would be.
+    moved: bool,
+}
+
+/// Runs `sconce node …`.
+///
+/// # Errors
+/// The registry is unreachable, or not everything could be moved.
+pub async fn run(cluster: &Cluster, command: Node, format: Format) -> Result<()> {
+    match command {
+        Node::List => list(cluster, format).await,
+        Node::Balance { dry_run } => balance(cluster, dry_run, format).await,
+        Node::Drain { node } => drain(cluster, &node, format).await,
+        Node::Undrain { node } => {
+            cluster.names.set_drained(&node, None).await.map_err(explained)?;
+            list(cluster, format).await
+        }
+    }
+}
+
+async fn list(cluster: &Cluster, format: Format) -> Result<()> {
+    let routers = Pool::read(cluster).await?.views();
+    print(format, &routers, |routers| {
+        let mut table = columns(&["VOLUME-ROUTER", "STATE", "VOLUMES", "TWINS"], &[2, 3]);
+        for router in routers {
+            let state = match (router.running, router.drained) {
+                (true, false) => "runs",
+                (true, true) => "runs, drained",
+                (false, false) => "does not run",
+                (false, true) => "does not run, drained",
+            };
+            table.add_row([
+                router.name.clone(),
+                state.to_owned(),
+                router.volumes.to_string(),
+                router.twins.to_string(),
+            ]);
+        }
+        table.trim_fmt()
+    })
+}
+
+async fn drain(cluster: &Cluster, node: &NodeName, format: Format) -> Result<()> {
+    let pool = Pool::read(cluster).await?;
+    if !pool.running.contains(node) {
+        let known: Vec<&str> = pool.running.iter().map(NodeName::as_str).collect();
+        bail!(
+            "{node} is no volume-router that runs; those that do: {}. Volumes of one that is gone: sconce volume takeover",
+            known.join(", ")
+        );
+    }
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let since_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    cluster
+        .names
+        .set_drained(node, Some(since_us))
+        .await
+        .map_err(explained)?;
+
+    // Read again: what was created meanwhile is there now.
+    let pool = Pool::read(cluster).await?;
+    let mut loads = pool.loads();
+    if loads.is_empty() && pool.owned_by(node).next().is_some() {
+        bail!("there is no other volume-router that runs and is not drained: nothing was moved off {node}");
+    }
+    let moves = pool
+        .owned_by(node)
+        .filter_map(|record| Some((record, pool.successor(record, &mut loads)?)))
+        .collect::<Vec<_>>();
+    let moved = moves.len();
+    move_all(cluster, &moves).await?;
+    let twins = drain_twins(cluster, node).await?;
+    let view = DrainView {
+        node: node.to_string(),
+        moved,
+        twins,
+    };
+    print(format, &view, |view| {
+        format!(
+            "{} is empty and can be stopped: {} volumes and {} twins were moved. `sconce node undrain {}` lets it have others",
+            view.node, view.moved, view.twins, view.node
+        )
+    })
+}
+
+async fn balance(cluster: &Cluster, dry_run: bool, format: Format) -> Result<()> {
+    let pool = Pool::read(cluster).await?;
+    let moves = pool.even_out();
+    if !dry_run {
+        move_all(cluster, &moves).await?;
+    }
+    let views = moves.iter().map(async |(record, to)| MoveView {
+        path: cluster.path_or_id(record.id).await,
+        from: record.owner.to_string(),
+        to: to.to_string(),
+        moved: !dry_run,
+    });
+    let views: Vec<MoveView> = join_all(views).await;
+    print(format, &views, |views| {
+        if views.is_empty() {
+            return "the volumes are spread evenly: nothing to move".to_owned();
+        }
+        let mut table = columns(&["PATH", "FROM", "TO"], &[]);
+        for view in views {
+            table.add_row([&view.path, &view.from, &view.to]);
+        }
+        table.trim_fmt()
+    })
+}
+
+/// Moves volumes, a few at a time.
+async fn move_all(cluster: &Cluster, moves: &[(&VolumeRecord, NodeName)]) -> Result<()> {
+    let outcomes = futures_util::stream::iter(moves.iter().map(|(record, to)| move_one(cluster, record, to)));
+    let outcomes: Vec<Result<(), String>> = outcomes.buffer_unordered(MOVES).collect().await;
+    let failures: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+    if !failures.is_empty() {
+        bail!(
+            "{} of {} volumes were not moved; give the command again: {}",
+            failures.len(),
+            moves.len(),
+            failures[..failures.len().min(NAMED_MAX)].join("; ")
+        );
+    }
+    Ok(())
+}
+
+async fn move_one(cluster: &Cluster, record: &VolumeRecord, to: &NodeName) -> Result<(), String> {
+    let path = cluster.names.path_of(record.inode).await;
+    let path = path.map_err(|error| format!("volume {}: {error}", record.id))?;
+    let file = Resolved {
+        inode: record.inode,
+        volume: record.id,
+        path,
+    };
+    move_to(cluster, &file, to)
+        .await
+        .map_err(|error| format!("{}: {error:#}", file.path))
+}
+
+/// Has owners make their twins elsewhere; gives how many there were.
+async fn drain_twins(cluster: &Cluster, node: &NodeName) -> Result<usize> {
+    let there = Pool::read(cluster).await?.twins_on(node);
+    for volume in &there {
+        let leave = VolumeControl::LeaveTwin {
+            volume: *volume,
+            node: node.clone(),
+        };
+        cluster.owners.call(*volume, leave, LEAVE_DEADLINE).await?;
+    }
+    let looked = async {
+        loop {
+            let pool = Pool::read(cluster).await?;
+            if there
+                .iter()
+                .all(|volume| pool.is_protected_without(*volume, node))
+            {
+                return Ok(there.len());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    match tokio::time::timeout(TWINS_WITHIN, looked).await {
+        Ok(looked) => looked,
+        Err(_) => bail!(
+            "{node} owns nothing any more, but not all of the {} twins that it had are in sync elsewhere: \
+             `sconce status` shows which volumes are degraded",
+            there.len()
+        ),
+    }
+}
+
+/// The volume-routers and the volumes, as the registry has them.
+struct Pool {
+    running: BTreeSet<NodeName>,
+    drained: BTreeSet<NodeName>,
+    volumes: Vec<VolumeRecord>,
+}
+
+impl Pool {
+    async fn read(cluster: &Cluster) -> Result<Self> {
+        let names = &cluster.names;
+        let running = names.volume_routers().await.map_err(explained)?;
+        let mut volumes: Vec<VolumeRecord> = Vec::new();
+        loop {
+            let after = volumes.last().map(|record| record.id);
+            let page = names.volumes(after, LIST_MAX).await.map_err(explained)?;
+            let is_last = page.len() < LIST_MAX;
+            volumes.extend(page);
+            if is_last {
+                break;
+            }
+        }
+        volumes.retain(|record| record.phase == VolumePhase::Active);
+        Ok(Self {
+            running: running.into_iter().collect(),
+            drained: names.drained().await.map_err(explained)?,
+            volumes,
+        })
+    }
+
+    fn owned_by(&self, node: &NodeName) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes.iter().filter(move |record| record.owner == *node)
+    }
+
+    fn twins_on(&self, node: &NodeName) -> Vec<VolumeId> {
+        let there = self.volumes.iter().filter(|record| twin_of(record) == Some(node));
+        there.map(|record| record.id).collect()
+    }
+
+    /// Whether a volume's record relies on a twin that is not there; one that is gone needs none.
+    fn is_protected_without(&self, volume: VolumeId, node: &NodeName) -> bool {
+        let record = self.volumes.iter().find(|record| record.id == volume);
+        record.is_none_or(|record| twin_of(record).is_some_and(|twin| twin != node))
+    }
+
+    /// How many volumes each node has that may be given others.
+    fn loads(&self) -> BTreeMap<NodeName, usize> {
+        let may = self.running.difference(&self.drained);
+        may.map(|node| (node.clone(), self.owned_by(node).count()))
+            .collect()
+    }
+
+    /// Who is to own a volume next: the host of its twin, which has everything, else whoever has the fewest.
+    fn successor(&self, record: &VolumeRecord, loads: &mut BTreeMap<NodeName, usize>) -> Option<NodeName> {
+        let twin = twin_of(record).filter(|twin| loads.contains_key(*twin));
+        let least = || {
+            loads
+                .iter()
+                .min_by_key(|(_, count)| **count)
+                .map(|(node, _)| node)
+        };
+        let next = twin.or_else(least)?.clone();
+        *loads.entry(next.clone()).or_default() += 1;
+        Some(next)
+    }
+
+    /// What has to be moved where, so that no node that may be given volumes has two more than another. Volumes go to the hosts of
+    /// their twins where that does as well.
+    fn even_out(&self) -> Vec<(&VolumeRecord, NodeName)> {
+        let mut loads = self.loads();
+        let mut moves: Vec<(&VolumeRecord, NodeName)> = Vec::new();
+        loop {
+            let least = loads.iter().min_by_key(|(_, count)| **count);
+            let most = loads.iter().max_by_key(|(_, count)| **count);
+            let (Some((least, few)), Some((most, many))) = (least, most) else {
+                return moves;
+            };
+            if *many < few + 2 {
+                return moves;
+            }
+            let stays = |record: &&VolumeRecord| moves.iter().all(|(moved, _)| moved.id != record.id);
+            let twin_is_there = |record: &&VolumeRecord| twin_of(record) == Some(least);
+            let chosen = self.owned_by(most).filter(stays).max_by_key(twin_is_there);
+            let (Some(chosen), least, most) = (chosen, least.clone(), most.clone()) else {
+                return moves;
+            };
+            moves.push((chosen, least.clone()));
+            loads.entry(most).and_modify(|count| *count -= 1);
+            loads.entry(least).and_modify(|count| *count += 1);
+        }
+    }
+
+    fn views(&self) -> Vec<RouterView> {
+        let owners = self.volumes.iter().map(|record| &record.owner);
+        let known: BTreeSet<&NodeName> = self.running.iter().chain(&self.drained).chain(owners).collect();
+        let view = |node: &NodeName| RouterView {
+            name: node.to_string(),
+            running: self.running.contains(node),
+            drained: self.drained.contains(node),
+            volumes: self.owned_by(node).count(),
+            twins: self.twins_on(node).len(),
+        };
+        known.into_iter().map(view).collect()
+    }
+}
+
+/// Where the twin is that a volume's record relies on.
+fn twin_of(record: &VolumeRecord) -> Option<&NodeName> {
+    let is_in_sync = record.dtl_state == DtlState::InSync && record.dtl_host.as_ref() != Some(&record.owner);
+    record.dtl_host.as_ref().filter(|_| is_in_sync)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sconce_schemas::records::DtlMode;
+    use sconce_schemas::{Epoch, ScoSize, VolumeSize};
+
+    fn name(text: &str) -> NodeName {
+        text.parse().expect("a name")
+    }
+
+    fn volume(number: u8, owner: &str, twin: Option<&str>) -> VolumeRecord {
+        VolumeRecord {
+            id: VolumeId([number; 16]),
+            inode: u64::from(number),
+            initial_size: VolumeSize::default(),
+            size: None,
+            sco_size: ScoSize::default(),
+            pool: "default".to_owned(),
+            phase: VolumePhase::Active,
+            owner: name(owner),
+            epoch: Epoch(1),
+            buffer: None,
+            dtl_mode: DtlMode::Sync,
+            had_twins: false,
+            dtl_host: twin.map(name),
+            dtl_buffer: None,
+            dtl_state: twin.map_or(DtlState::Degraded, |_| DtlState::InSync),
+            manifest: None,
+            epochs: Vec::new(),
+            origin: None,
+            moving: None,
+        }
+    }
+
+    fn pool(running: &[&str], drained: &[&str], volumes: Vec<VolumeRecord>) -> Pool {
+        Pool {
+            running: running.iter().map(|node| name(node)).collect(),
+            drained: drained.iter().map(|node| name(node)).collect(),
+            volumes,
+        }
+    }
+
+    #[test]
+    fn a_node_that_joins_gets_its_share_and_no_more_is_moved_than_that() {
+        let volumes = (0..12).map(|number| volume(number, ["a", "b"][usize::from(number % 2)], None));
+        let pool = pool(&["a", "b", "c", "d"], &["d"], volumes.collect());
+        let moves = pool.even_out();
+        assert_eq!(moves.len(), 4);
+        assert!(moves.iter().all(|(_, to)| *to == name("c")));
+        let of = |node: &str| {
+            moves
+                .iter()
+                .filter(|(record, _)| record.owner == name(node))
+                .count()
+        };
+        assert_eq!((of("a"), of("b")), (2, 2));
+    }
+
+    #[test]
+    fn what_is_even_stays() {
+        let volumes = vec![volume(1, "a", None), volume(2, "b", None), volume(3, "b", None)];
+        assert_eq!(pool(&["a", "b"], &[], volumes).even_out(), Vec::new());
+        assert_eq!(pool(&[], &[], vec![volume(1, "a", None)]).even_out(), Vec::new());
+    }
+
+    #[test]
+    fn volumes_go_to_their_twins() {
+        let volumes = vec![
+            volume(1, "a", None),
+            volume(2, "a", Some("b")),
+            volume(3, "a", Some("c")),
+        ];
+        let pool = pool(&["a", "b"], &[], volumes);
+        let moved: Vec<u64> = pool.even_out().iter().map(|(record, _)| record.inode).collect();
+        assert_eq!(moved, [2]);
+        let mut loads = pool.loads();
+        let next =
+            |at: usize, loads: &mut BTreeMap<NodeName, usize>| pool.successor(&pool.volumes[at], loads);
+        assert_eq!(next(1, &mut loads), Some(name("b")));
+        // The host of its twin does not run; `b` has the fewest.
+        assert_eq!(next(2, &mut loads), Some(name("b")));
+    }
+}

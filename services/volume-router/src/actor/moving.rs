@@ -1,0 +1,318 @@
+//! A planned move: the volume's twin is made where the volume is to go, and is gone on from there.
+//!
+//! Keeps: how far the move is, and who waits for it.
+//! Order: the twin is in sync at the node that the volume goes to, what can be is stored, so that little is left to be replayed there; then
+//! no operation is taken in, the twin has everything, nothing is acknowledged any more, and one commit makes that node the owner.
+//! Crash: before that commit the next start here ends the move; after it the volume is the other node's, and if that is lost before it
+//! serves, this write buffer has everything too.
+//! Knows no bus: clients are told where to go as after any takeover.
+
+use std::time::Duration;
+
+use actix::fut::WrapFuture as _;
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture};
+use sconce_schemas::NodeName;
+use sconce_schemas::records::DtlMode;
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_volume::Event;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::messages::{LeaveTwin, MoveTo};
+use super::{State, VolumeActor};
+use crate::owner::record::{self, RecordError, refusal_of};
+
+/// How long what is not stored may take to be copied to the twin.
+const COPY_WITHIN: Duration = Duration::from_secs(600);
+/// How long storing may take before the move. What is not stored is replayed by the next owner, while guests wait.
+const STORE_WITHIN: Duration = Duration::from_secs(10);
+
+/// A move that is under way.
+pub(super) struct Moving {
+    to: NodeName,
+    step: Step,
+    /// Who hears what comes of it.
+    asked: Vec<oneshot::Sender<Result<(), Refusal>>>,
+    /// Tells this one from those before it.
+    number: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The record is to say that the volume moves.
+    Noting,
+    /// The twin is to be in sync at the node that the volume goes to.
+    Joining,
+    /// What can be stored is.
+    Storing,
+    /// No operation is taken in; the twin is to have all that was.
+    Draining,
+    /// The record is to name the other node.
+    HandingOver,
+}
+
+impl Handler<MoveTo> for VolumeActor {
+    type Result = ResponseFuture<Result<(), Refusal>>;
+
+    fn handle(&mut self, MoveTo(to): MoveTo, ctx: &mut Context<Self>) -> Self::Result {
+        let (asked, heard) = oneshot::channel();
+        match self.begin_move(to, ctx) {
+            Ok(moving) => moving.asked.push(asked),
+            Err(answer) => drop(asked.send(answer)),
+        }
+        Box::pin(async move {
+            heard.await.unwrap_or_else(|_| {
+                let text = "the volume stopped while it was moved";
+                Err(Refusal::retry(RefusalCode::Unavailable, text))
+            })
+        })
+    }
+}
+
+impl Handler<LeaveTwin> for VolumeActor {
+    type Result = Result<(), Refusal>;
+
+    fn handle(&mut self, LeaveTwin(node): LeaveTwin, _: &mut Context<Self>) -> Self::Result {
+        let State::Serving(serving) = &self.state else {
+            return Err(self.not_served());
+        };
+        if self.moving.is_none() {
+            serving.leave_twin(&node);
+        }
+        Ok(())
+    }
+}
+
+impl VolumeActor {
+    /// Begins a move, or finds the one that goes there already.
+    fn begin_move(
+        &mut self,
+        to: NodeName,
+        ctx: &mut Context<Self>,
+    ) -> Result<&mut Moving, Result<(), Refusal>> {
+        let State::Serving(serving) = &self.state else {
+            return Err(Err(self.not_served()));
+        };
+        if to == self.shard.node.name {
+            return Err(Ok(()));
+        }
+        if self.moving.is_none() && serving.is_stopping() {
+            return Err(Err(super::serving::stopping()));
+        }
+        if let Some(moving) = self.moving.as_ref().filter(|moving| moving.to != to) {
+            let text = format!("volume {} is being moved to {}", serving.path(), moving.to);
+            return Err(Err(Refusal::retry(RefusalCode::Conflict, text)));
+        }
+        if self.moving.is_none() {
+            let (registry, owner, there) = (
+                self.shard.node.registry.clone(),
+                serving.owner().clone(),
+                to.clone(),
+            );
+            let note = async move {
+                let volume = owner.subject().volume;
+                record::begin_move(&registry, volume, owner.ownership(), &there).await
+            };
+            self.moves += 1;
+            let number = self.moves;
+            let noted = note
+                .into_actor(self)
+                .map(move |noted, actor, ctx| actor.move_noted(number, noted, ctx));
+            ctx.spawn(noted);
+        }
+        let begun = || Moving {
+            to,
+            step: Step::Noting,
+            asked: Vec::new(),
+            number: self.moves,
+        };
+        Ok(self.moving.get_or_insert_with(begun))
+    }
+
+    /// The move of this number, if it is still under way.
+    fn moving(&mut self, number: u64) -> Option<&mut Moving> {
+        self.moving.as_mut().filter(|moving| moving.number == number)
+    }
+
+    fn move_noted(&mut self, number: u64, noted: Result<DtlMode, RecordError>, ctx: &mut Context<Self>) {
+        let Some(moving) = self.moving(number) else { return };
+        match noted {
+            Ok(mode) => {
+                moving.step = Step::Joining;
+                let to = moving.to.clone();
+                if let State::Serving(serving) = &mut self.state {
+                    tracing::info!(volume = serving.path(), %to, "the volume is being moved");
+                    serving.happened(Event::TwinMode { mode });
+                    serving.twin_only_on(&to);
+                    self.after(ctx);
+                }
+                self.give_up_move_after(number, Step::Joining, COPY_WITHIN, ctx);
+            }
+            Err(error) => self.move_failed(&refusal_of(error), ctx),
+        }
+    }
+
+    /// After every event: the next step, if it can be done by now.
+    pub(super) fn move_on(&mut self, ctx: &mut Context<Self>) {
+        let (Some(moving), State::Serving(serving)) = (&mut self.moving, &mut self.state) else {
+            return;
+        };
+        match moving.step {
+            Step::Noting | Step::Storing | Step::HandingOver => {}
+            Step::Joining => {
+                if serving.is_in_sync_on(&moving.to) {
+                    self.store_before_move(ctx);
+                } else if let Some(trouble) = serving.twin_trouble() {
+                    let text = format!("{} does not keep a twin: {trouble}", moving.to);
+                    self.move_failed(&Refusal::retry(RefusalCode::Unavailable, text), ctx);
+                }
+            }
+            Step::Draining => {
+                if !serving.is_in_sync_on(&moving.to) {
+                    self.move_failed(&twin_lost(), ctx);
+                } else if serving.twin_has_all() {
+                    self.hand_over(ctx);
+                }
+            }
+        }
+    }
+
+    fn store_before_move(&mut self, ctx: &mut Context<Self>) {
+        let (Some(moving), State::Serving(serving)) = (&mut self.moving, &mut self.state) else {
+            return;
+        };
+        moving.step = Step::Storing;
+        let number = moving.number;
+        let stored = timeout(STORE_WITHIN, serving.store_all());
+        let stored = stored.into_actor(self).map(move |stored, actor: &mut Self, ctx| {
+            if stored.is_err() {
+                tracing::warn!(
+                    volume = actor.path(),
+                    "what is not stored could not be stored in time: the next owner has more to replay"
+                );
+            }
+            actor.drain_before_move(number, ctx);
+        });
+        ctx.spawn(stored);
+    }
+
+    fn drain_before_move(&mut self, number: u64, ctx: &mut Context<Self>) {
+        let within = self.shard.node.dtl.timeout.duration();
+        let Some(moving) = self.moving(number).filter(|moving| moving.step == Step::Storing) else {
+            return;
+        };
+        moving.step = Step::Draining;
+        if let State::Serving(serving) = &mut self.state {
+            serving.take_none_in();
+            self.give_up_move_after(number, Step::Draining, within, ctx);
+            self.after(ctx);
+        }
+    }
+
+    fn hand_over(&mut self, ctx: &mut Context<Self>) {
+        let (Some(moving), State::Serving(serving)) = (&mut self.moving, &mut self.state) else {
+            return;
+        };
+        moving.step = Step::HandingOver;
+        let (number, generation) = (moving.number, self.generation);
+        let handed = serving.hand_over().into_actor(self);
+        let handed = handed.map(move |handed, actor: &mut Self, ctx| {
+            if actor.generation == generation && actor.moving(number).is_some() {
+                actor.handed_over(handed, ctx);
+            }
+        });
+        ctx.spawn(handed);
+    }
+
+    fn handed_over(&mut self, handed: Result<(), Refusal>, ctx: &mut Context<Self>) {
+        // Whether the record says so is for the next start to find out.
+        if let Err(refusal) = handed {
+            self.drop_move(&refusal);
+            return self.lost(&refusal, ctx);
+        }
+        let Some(moving) = self.moving.take() else { return };
+        let text = format!("volume {} was moved to {}", self.path(), moving.to);
+        let refusal = Refusal::reroute(RefusalCode::NotOwner, text);
+        if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Starting) {
+            tracing::info!(volume = serving.path(), to = %moving.to, "the volume is handed over");
+            serving.owner().end();
+            self.resting.extend(serving.into_found());
+        }
+        self.shard.replies.refuse_all(self.id, &refusal);
+        moving.tell(&Ok(()));
+        self.refused(refusal, ctx);
+    }
+
+    fn give_up_move_after(&self, number: u64, step: Step, within: Duration, ctx: &mut Context<Self>) {
+        ctx.run_later(within, move |actor, ctx| {
+            if actor.moving(number).is_some_and(|moving| moving.step == step) {
+                let text = format!("the twin did not have everything within {within:?}");
+                actor.move_failed(&Refusal::retry(RefusalCode::Unavailable, text), ctx);
+            }
+        });
+    }
+
+    /// The volume stays here, as it was.
+    fn move_failed(&mut self, cause: &Refusal, ctx: &mut Context<Self>) {
+        let Some(moving) = self.moving.take() else { return };
+        let text = format!(
+            "volume {} was not moved to {}: {}",
+            self.path(),
+            moving.to,
+            cause.text
+        );
+        tracing::warn!(volume = self.path(), to = %moving.to, cause = %cause, "the volume was not moved");
+        moving.tell(&Err(Refusal {
+            text,
+            ..cause.clone()
+        }));
+        let State::Serving(serving) = &mut self.state else {
+            return;
+        };
+        serving.stay();
+        let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
+        let note = async move {
+            let volume = owner.subject().volume;
+            record::end_move(&registry, volume, owner.ownership()).await
+        };
+        let generation = self.generation;
+        // Where it cannot be noted, the next ownership does.
+        let noted = note.into_actor(self).map(move |noted, actor: &mut Self, ctx| {
+            if let (Ok(mode), State::Serving(serving)) = (noted, &mut actor.state)
+                && actor.generation == generation
+                && actor.moving.is_none()
+            {
+                serving.happened(Event::TwinMode { mode });
+                actor.after(ctx);
+            }
+        });
+        ctx.spawn(noted);
+        self.after(ctx);
+    }
+
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.moving
+            .as_ref()
+            .is_some_and(|moving| moving.step == Step::HandingOver)
+    }
+
+    /// The volume is served here no more, or was started again: nothing comes of its move.
+    pub(super) fn drop_move(&mut self, cause: &Refusal) {
+        if let Some(moving) = self.moving.take() {
+            moving.tell(&Err(cause.clone()));
+        }
+    }
+}
+
+impl Moving {
+    fn tell(self, outcome: &Result<(), Refusal>) {
+        for asked in self.asked {
+            // Who went away does not hear it.
+            let _ = asked.send(outcome.clone());
+        }
+    }
+}
+
+fn twin_lost() -> Refusal {
+    Refusal::retry(RefusalCode::Unavailable, "its twin there was lost")
+}

@@ -1,0 +1,198 @@
+//! Planned moves: the volume goes with everything that is acknowledged, or stays as it was.
+
+use sconce_registry::Registry;
+use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, VolumeRecord, keys};
+use sconce_schemas::wire::volume::VolumeControl;
+use sconce_schemas::wire::{Refusal, RefusalCode};
+
+use crate::client::{Client, Model};
+use crate::cluster::{Cluster, NODE, block_on, until};
+use crate::dtl::{SOON, scos};
+use crate::peer::Peer;
+
+const SIZE: usize = 8 << 20;
+
+/// A volume that was written to.
+struct Scene {
+    cluster: Cluster,
+    registry: Registry,
+    client: Client,
+    model: Model,
+}
+
+impl Scene {
+    async fn new(mode: DtlMode) -> Self {
+        let mut cluster = Cluster::new().with_settings(SOON);
+        cluster.start();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, SIZE as u64).await;
+        let client = Client::open(&cluster, volume).await;
+        client
+            .control(VolumeControl::SetDtl { volume, mode })
+            .await
+            .unwrap();
+        let mut scene = Self {
+            cluster,
+            registry,
+            client,
+            model: Model::new(SIZE, 43),
+        };
+        scene.change(120).await;
+        scene
+    }
+
+    async fn change(&mut self, times: usize) {
+        for _ in 0..times {
+            self.model.change(&mut self.client).await;
+        }
+    }
+
+    async fn record(&self) -> VolumeRecord {
+        self.cluster.record(&self.registry, self.client.volume).await
+    }
+
+    /// Asks whoever the client talks to.
+    async fn move_to(&self, node: &str) -> Result<(), Refusal> {
+        let (volume, to) = (self.client.volume, node.parse().unwrap());
+        let moved = self.client.control(VolumeControl::Move { volume, to }).await;
+        moved.map(drop)
+    }
+
+    async fn is_owned_by(&self, node: &str) -> VolumeRecord {
+        until("the next ownership", async || {
+            let record = self.record().await;
+            (record.owner.as_str() == node && record.moving.is_none()).then_some(record)
+        })
+        .await
+    }
+}
+
+#[test]
+fn a_volume_moves_there_and_back_with_everything_that_is_acknowledged() {
+    block_on(async {
+        let mut scene = Scene::new(DtlMode::None).await;
+        let _peer = Peer::start(&scene.cluster, "there", SOON).await;
+        let epoch = scene.record().await.epoch;
+        scene.move_to("there").await.unwrap();
+
+        // Who asks the former owner is told where to go.
+        let refused = scene.client.reopen().await.unwrap_err();
+        assert_eq!(refused.code, RefusalCode::NotOwner, "{refused}");
+        scene.client.go_to(&scene.cluster, "there").await;
+        let record = scene.is_owned_by("there").await;
+        assert_eq!(record.epoch, epoch.next());
+        assert_eq!(
+            (record.dtl_mode, record.dtl_state),
+            (DtlMode::None, DtlState::Off)
+        );
+        scene.model.check(&mut scene.client).await;
+        until("the former owner to give its SCOs up", async || {
+            (scos(&scene.cluster, NODE) == 0).then_some(())
+        })
+        .await;
+
+        // Numbers of the session go on.
+        scene.change(100).await;
+        scene.client.flush().await;
+        scene.move_to(NODE).await.unwrap();
+        scene.client.go_to(&scene.cluster, NODE).await;
+        scene.is_owned_by(NODE).await;
+        scene.model.check(&mut scene.client).await;
+        scene.change(20).await;
+        scene.model.check(&mut scene.client).await;
+    });
+}
+
+#[test]
+fn the_former_owner_keeps_the_twin() {
+    block_on(async {
+        let mut scene = Scene::new(DtlMode::Sync).await;
+        let mut first = Peer::start(&scene.cluster, "first", SOON).await;
+        let _second = Peer::start(&scene.cluster, "second", SOON).await;
+        let mut third = Peer::start(&scene.cluster, "third", SOON).await;
+        for (from, to) in [
+            (NODE, "first"),
+            ("first", "second"),
+            ("second", "third"),
+            ("third", "first"),
+        ] {
+            scene.move_to(to).await.unwrap();
+            scene.client.go_to(&scene.cluster, to).await;
+            scene.change(40).await;
+            let record = until("the twin at the former owner", async || {
+                let record = scene.is_owned_by(to).await;
+                (record.dtl_state == DtlState::InSync).then_some(record)
+            });
+            let record = record.await;
+            assert_eq!(record.dtl_mode, DtlMode::Sync);
+            assert_eq!(record.dtl_host.as_ref().map(|host| host.as_str()), Some(from));
+            scene.model.check(&mut scene.client).await;
+        }
+        // It is one.
+        scene.change(40).await;
+        first.kill();
+        let mut successor = Client::connect_to(&scene.cluster, "third", scene.client.volume);
+        until("the twin to take over", async || successor.reopen().await.ok()).await;
+        scene.model.check(&mut successor).await;
+        third.kill();
+    });
+}
+
+#[test]
+fn a_volume_that_cannot_go_stays() {
+    block_on(async {
+        let mut scene = Scene::new(DtlMode::None).await;
+        let refused = scene.move_to("nowhere").await.unwrap_err();
+        assert!(
+            refused.text.contains("/disk-1")
+                && refused
+                    .text
+                    .contains("nowhere is no volume-router that runs and is not drained"),
+            "{refused}"
+        );
+        scene.change(20).await;
+        until("the record to say that it stays", async || {
+            let record = scene.record().await;
+            let stays = (record.dtl_mode, record.dtl_state) == (DtlMode::None, DtlState::Off);
+            (stays && record.moving.is_none()).then_some(())
+        })
+        .await;
+
+        // One that is said to run and answers nothing.
+        let silent = Peer::start(&scene.cluster, "silent", SOON).await;
+        silent.signal("-STOP");
+        scene.move_to("silent").await.unwrap_err();
+        scene.change(20).await;
+        assert_eq!(scene.record().await.owner.as_str(), NODE);
+        scene.model.check(&mut scene.client).await;
+        silent.signal("-CONT");
+    });
+}
+
+#[test]
+fn the_former_owner_goes_on_where_the_next_one_is_lost_before_it_serves() {
+    block_on(async {
+        let mut scene = Scene::new(DtlMode::None).await;
+        let armed = [("SCONCE_CRASH_AT", "during-recovery")];
+        let mut peer = Peer::start_with(&scene.cluster, "lost", SOON, &armed).await;
+        scene.move_to("lost").await.unwrap();
+        until("the next owner to be lost", async || {
+            peer.has_ended().then_some(())
+        })
+        .await;
+        assert_eq!(scene.record().await.owner.as_str(), "lost");
+        until("the next owner's node to be gone", async || {
+            let node = keys::node(&"lost".parse().unwrap());
+            let found = scene.registry.get_record::<NodeRecord>(&node).await.unwrap();
+            found.is_none().then_some(())
+        })
+        .await;
+        scene.is_owned_by(NODE).await;
+        until("the volume to be served", async || {
+            scene.client.reopen().await.ok()
+        })
+        .await;
+        scene.model.check(&mut scene.client).await;
+        scene.change(20).await;
+    });
+}

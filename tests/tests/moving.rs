@@ -1,0 +1,114 @@
+//! Planned moves under a writer that remembers every acknowledgement: no error, no lost write, a short pause.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sconce_tests::another::Another;
+use sconce_tests::cluster::{Cluster, SOON};
+use sconce_tests::writer::Writer;
+use sconce_tests::{checked, full, rounds, seed, wait};
+
+const VOLUMES: [(&str, &str); 2] = [("/alone", "none"), ("/twinned", "sync")];
+const NODES: [&str; 3] = ["volume-router", "vr-2", "vr-3"];
+/// What a guest waits for a move at most. Beside other tests, of a debug build, it is more.
+const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE_BESIDE_OTHERS: Duration = Duration::from_secs(5);
+
+/// Writes while a command runs.
+fn write_during(writers: &mut [Writer], cluster: &Cluster, command: &[&str]) -> Result<()> {
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| cluster.sconce(command));
+        while !asked.is_finished() {
+            for writer in &mut *writers {
+                let stands = writer.write_for(Duration::from_millis(20))?;
+                ensure!(stands, "{command:?}: the connection broke");
+            }
+        }
+        let answer = asked.join().ok().context("the command's thread panicked")?;
+        answer.map(drop)
+    })
+}
+
+#[test]
+fn volumes_move_and_nodes_are_drained_under_load() -> Result<()> {
+    let seed = seed();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut cluster = Cluster::start()?;
+    // Of the twins that a drained node had.
+    cluster.announce("is given up");
+    let mut others = Vec::new();
+    for name in &NODES[1..] {
+        let (mut other, _) = Another::volume_router(&cluster, name)?;
+        other.start(&cluster)?;
+        others.push(other);
+    }
+    let mut writers = Vec::new();
+    for (volume, mode) in VOLUMES {
+        cluster.sconce(["volume", "create", volume, "--size", "32M", "--dtl", mode])?;
+        writers.push(Writer::connect(&cluster.nbd_socket(), volume, random.u64(..))?);
+    }
+    let mut pauses = Vec::new();
+    for round in 0..rounds(4, 40) {
+        for at in 0..VOLUMES.len() {
+            let (volume, _) = VOLUMES[at];
+            let owner = cluster.show(volume)?["owner"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            let others = NODES.iter().filter(|node| **node != owner);
+            let to = others.copied().nth(random.usize(0..2)).context("no other node")?;
+            let writer = std::slice::from_mut(&mut writers[at]);
+            writer[0].take_longest_pause();
+            write_during(writer, &cluster, &["volume", "move", volume, to])?;
+            pauses.push(writer[0].take_longest_pause());
+            let shown = cluster.show(volume)?;
+            ensure!(
+                shown["owner"] == to,
+                "round {round}: {volume} was moved to {to}: {shown}"
+            );
+            writer[0]
+                .check()
+                .with_context(|| format!("round {round}: {volume}"))?;
+        }
+    }
+    pauses.sort();
+    eprintln!("pauses of moves: {pauses:?}");
+    let median = pauses[pauses.len() / 2];
+    let bound = if full() { PAUSE } else { PAUSE_BESIDE_OTHERS };
+    ensure!(median < bound, "median {median:?} of {pauses:?}");
+
+    // Whoever has the most is emptied.
+    let begun = Instant::now();
+    for node in NODES {
+        write_during(&mut writers, &cluster, &["node", "drain", node])?;
+        for (volume, mode) in VOLUMES {
+            let shown = cluster.show(volume)?;
+            ensure!(shown["owner"] != node, "{node} is drained: {shown}");
+            ensure!(
+                mode == "none" || shown["dtl_host"] != node,
+                "{node} is drained: {shown}"
+            );
+        }
+        cluster.sconce(["node", "undrain", node])?;
+    }
+    eprintln!("three nodes drained in {:?}", begun.elapsed());
+    wait::until("the twin to be in sync", SOON, || {
+        let shown = cluster.show("/twinned")?;
+        Ok((shown["dtl_state"] == "in_sync" && shown["dtl_mode"] == "sync").then_some(()))
+    })?;
+    ensure!(
+        cluster.show("/alone")?["dtl_mode"] == "none",
+        "a move changes no mode"
+    );
+    for writer in &mut writers {
+        writer.check()?;
+    }
+    drop(writers);
+    // Everything is stored and released where it is.
+    for mut other in others {
+        other.stop()?;
+    }
+    checked::stopped_and_consistent(&cluster)?;
+    cluster.finish()
+}
