@@ -9,9 +9,11 @@ pub mod args;
 pub mod cluster;
 pub mod deletions;
 pub mod diff;
+pub mod events;
 pub mod flatten;
 pub mod group;
 pub mod inspect;
+pub mod owned;
 pub mod pool;
 pub mod recover;
 pub mod scrub;
@@ -84,7 +86,8 @@ pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> 
         Command::Import(import) => transfer::import(cluster, &import, output).await,
         Command::Verify(verify) => transfer::verify(&verify, output),
         Command::Export(export) => transfer::export(cluster, &export, output).await,
-        Command::Status => status::run(cluster, output).await,
+        Command::Status(status) => status::run(cluster, &status, output).await,
+        Command::Events(events) => events::run(cluster, &events, output).await,
         Command::Recover(recover) => recover::run(cluster, &recover, output).await,
         Command::Pool(command) => pool::run(&command, output),
         Command::Inspect(command) => inspect::run(&command, output).await,

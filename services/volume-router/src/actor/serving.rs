@@ -320,6 +320,11 @@ impl Serving {
         (self.volume.twin_status(), self.twin.host())
     }
 
+    /// Why it has no twin that is in sync, where something went wrong.
+    pub(super) fn twin_trouble(&self) -> Option<String> {
+        self.twin.trouble()
+    }
+
     /// The volume is about to be released, and its twin with it.
     pub(super) fn releases_twin(&self) -> Release {
         self.twin.releases()

@@ -6,6 +6,7 @@
 //! Knows no engine.
 
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
+use sconce_runtime::Clock;
 use sconce_schemas::records::{
     CloneRecord, DtlMode, DtlState, EpochStart, ManifestRef, Record as _, VolumePhase, VolumeRecord, keys,
 };
@@ -33,13 +34,26 @@ pub(crate) struct Claimant {
 pub(crate) struct TakeOver {
     /// Accept the loss of what is not on the back ends.
     pub(crate) force: bool,
+    /// It is the pool's: the owner is gone, and the twin is here.
+    pub(crate) orphaned: bool,
     /// The ownership that it is about, once the record was read.
     about: Option<Epoch>,
 }
 
 impl TakeOver {
     pub(crate) const fn asked(force: bool) -> Self {
-        Self { force, about: None }
+        Self {
+            force,
+            orphaned: false,
+            about: None,
+        }
+    }
+
+    pub(crate) const fn orphaned() -> Self {
+        Self {
+            orphaned: true,
+            ..Self::asked(false)
+        }
     }
 
     /// Whether it is about what the record says. It outlives tries that fail, but is about no ownership that came meanwhile at another
@@ -210,10 +224,12 @@ pub(crate) async fn claim(
     volume: VolumeId,
     claimant: &Claimant,
     path: &str,
+    clock: &Clock,
 ) -> Result<VolumeRecord, RecordError> {
     change(registry, volume, |record| {
         may_claim(record, claimant, path)?;
         record.epoch = record.epoch.max(claimant.epochs_used).next();
+        record.epoch_since_us = Some(clock.unix_micros());
         record.owner = claimant.node.clone();
         Ok(Changed::Yes)
     })
@@ -228,8 +244,8 @@ pub(crate) async fn begin_epoch(
     volume: VolumeId,
     own: &Ownership,
     buffer: &str,
-    earlier: &[EpochStart],
-    first_sco: ScoId,
+    (earlier, first_sco): (&[EpochStart], ScoId),
+    clock: &Clock,
 ) -> Result<VolumeRecord, RecordError> {
     let epoch = own.epoch;
     change_own(registry, volume, own, move |record| {
@@ -239,7 +255,7 @@ pub(crate) async fn begin_epoch(
         record.epochs.push(EpochStart { epoch, first_sco });
         record.buffer = Some(buffer.to_owned());
         // It has no twin yet.
-        without_twin(record);
+        without_twin(record, clock);
         Changed::Yes
     })
     .await
@@ -289,10 +305,11 @@ pub(crate) async fn release(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
+    clock: &Clock,
 ) -> Result<(), RecordError> {
     change_own(registry, volume, own, |record| {
         let had_buffer = record.buffer.take().is_some();
-        let had_twin = without_twin(record);
+        let had_twin = without_twin(record, clock);
         Changed::when(had_buffer || had_twin)
     })
     .await
@@ -409,6 +426,7 @@ pub(crate) async fn note_in_sync(
     own: &Ownership,
     host: &NodeName,
     buffer: &str,
+    clock: &Clock,
 ) -> Result<(), RecordError> {
     change_own(registry, volume, own, |record| {
         let said = (
@@ -419,7 +437,7 @@ pub(crate) async fn note_in_sync(
         if said == (DtlState::InSync, Some(host), Some(buffer)) {
             return Changed::No;
         }
-        record.dtl_state = DtlState::InSync;
+        set_state(record, DtlState::InSync, clock);
         record.dtl_host = Some(host.clone());
         record.dtl_buffer = Some(buffer.to_owned());
         Changed::Yes
@@ -428,20 +446,21 @@ pub(crate) async fn note_in_sync(
     .map(drop)
 }
 
-/// There is no twin to rely on.
+/// There is no twin to rely on; gives what the record says of it.
 pub(crate) async fn note_degraded(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
-) -> Result<(), RecordError> {
+    clock: &Clock,
+) -> Result<DtlState, RecordError> {
     change_own(registry, volume, own, |record| {
-        without_twin(record);
+        without_twin(record, clock);
         // Also where it says so: a commit that says otherwise, whose outcome is unknown, may still be on its way. It cannot succeed
         // after this one.
         Changed::Yes
     })
     .await
-    .map(drop)
+    .map(|record| record.dtl_state)
 }
 
 /// What the twin is waited for, from now on.
@@ -450,13 +469,14 @@ pub(crate) async fn set_dtl_mode(
     volume: VolumeId,
     own: &Ownership,
     mode: DtlMode,
+    clock: &Clock,
 ) -> Result<(), RecordError> {
     change_own(registry, volume, own, |record| {
         let had_mode = std::mem::replace(&mut record.dtl_mode, mode);
         // A twin that is relied on is so until the owner has given it up.
         let had_state = record.dtl_state;
         if had_state != DtlState::InSync {
-            without_twin(record);
+            without_twin(record, clock);
         }
         Changed::when(had_mode != mode || had_state != record.dtl_state)
     })
@@ -465,9 +485,17 @@ pub(crate) async fn set_dtl_mode(
 }
 
 /// Nobody relies on a twin; whether the record said otherwise.
-fn without_twin(record: &mut VolumeRecord) -> bool {
+fn without_twin(record: &mut VolumeRecord, clock: &Clock) -> bool {
     let state = record.dtl_mode.without_twin();
     let before = (record.dtl_state, record.dtl_host.take(), record.dtl_buffer.take());
-    record.dtl_state = state;
+    set_state(record, state, clock);
     before != (state, None, None)
+}
+
+fn set_state(record: &mut VolumeRecord, state: DtlState, clock: &Clock) {
+    // Also where it was so before anybody wrote down since when: later than it is, and better than nothing.
+    if record.dtl_state != state || record.dtl_since_us.is_none() {
+        record.dtl_since_us = Some(clock.unix_micros());
+    }
+    record.dtl_state = state;
 }

@@ -7,16 +7,17 @@
 //! Knows no batches: what is waited for is the volume's business.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sconce_bus::CallError;
 use sconce_runtime::{Backoff, Chance};
-use sconce_schemas::records::NodeRecord;
+use sconce_schemas::records::{DtlState, NodeRecord};
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::event::{TwinRefused, What};
 use sconce_schemas::wire::twin::{TwinReply, TwinSay};
 use sconce_schemas::{BatchSeq, ByteLen, NodeName, ScoId, ScoSize};
 use sconce_volume::{Append, Event, TwinState};
@@ -56,8 +57,10 @@ struct Shared {
     is_sought: Cell<bool>,
     /// The volume is about to be released: nothing is to say from here on that anybody relies on a twin.
     is_closing: Cell<bool>,
-    /// Volume-routers that are not asked until then.
-    rests: RefCell<HashMap<NodeName, Instant>>,
+    /// Volume-routers that are not asked until then, and why.
+    rests: RefCell<HashMap<NodeName, (Instant, String)>>,
+    /// Why no twin is in sync, for whoever asks; `None`: one is, or nothing went wrong.
+    trouble: RefCell<Option<String>>,
     /// Changes of the record, one after the other: an older one must not win.
     turn: Mutex<()>,
 }
@@ -74,6 +77,7 @@ impl Ours {
             is_sought: Cell::new(false),
             is_closing: Cell::new(false),
             rests: RefCell::default(),
+            trouble: RefCell::default(),
             turn: Mutex::new(()),
         };
         Self {
@@ -102,8 +106,8 @@ impl Ours {
     fn give_up(&mut self) {
         self.giving_up = false;
         if let Some(stream) = self.shared.stream.take() {
-            if stream.is_over() {
-                self.shared.rest(stream.node());
+            if let Some(cause) = stream.lost() {
+                self.shared.rest(stream.node(), cause);
             }
             actix_rt::spawn(async move { stream.detach().await });
         }
@@ -127,6 +131,11 @@ impl Ours {
     /// Where the twin is, if there is one.
     pub(crate) fn host(&self) -> Option<NodeName> {
         self.shared.live().map(|stream| stream.node().clone())
+    }
+
+    /// Why no twin is in sync, where something went wrong.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.shared.trouble.borrow().clone()
     }
 
     pub(crate) fn open(&self, header: &ScoHeader) {
@@ -248,10 +257,12 @@ impl Shared {
         }
         let (registry, owner) = (&self.shard.node.registry, &self.owner);
         let volume = owner.subject().volume;
-        let note = note_in_sync(registry, volume, owner.ownership(), stream.node(), &stream.buffer);
+        let (host, buffer, clock) = (stream.node(), &stream.buffer, &self.shard.node.clock);
+        let note = note_in_sync(registry, volume, owner.ownership(), host, buffer, clock);
         match timeout(self.timeout(), note).await {
             Ok(Ok(())) => {
-                tracing::info!(volume = %owner.subject().path, twin = %stream.node(), "the twin has every acknowledged write");
+                self.trouble.take();
+                owner.tell(What::InSync { host: host.clone() });
                 owner.happened(Event::TwinInSync);
             }
             Ok(Err(RecordError::Refused(refusal))) => owner.lost(refusal),
@@ -266,14 +277,16 @@ impl Shared {
         let _turn = self.turn.lock().await;
         let (registry, owner) = (&self.shard.node.registry, &self.owner);
         let subject = owner.subject();
+        let (host, cause) = self.why_degraded();
+        let clock = &self.shard.node.clock;
         let note = || async {
-            match note_degraded(registry, subject.volume, owner.ownership()).await {
-                Ok(()) => Tried::Over(Ok(())),
+            match note_degraded(registry, subject.volume, owner.ownership(), clock).await {
+                Ok(state) => Tried::Over(Ok(state)),
                 Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
                 Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
             }
         };
-        let noted: Option<Result<(), Refusal>> = owner
+        let noted: Option<Result<DtlState, Refusal>> = owner
             .outage()
             .endure(
                 "noting in the registry that the twin is lost",
@@ -283,20 +296,53 @@ impl Shared {
             )
             .await;
         match noted {
-            Some(Ok(())) => owner.happened(Event::TwinDegraded),
+            Some(Ok(state)) => {
+                let wanted = state != DtlState::Off;
+                *self.trouble.borrow_mut() = wanted.then(|| cause.clone());
+                owner.tell(What::Degraded { wanted, host, cause });
+                owner.happened(Event::TwinDegraded);
+            }
             Some(Err(refusal)) => owner.lost(refusal),
             None => {}
         }
     }
 
-    fn rest(&self, node: &NodeName) {
-        let until = Instant::now() + REST;
-        self.rests.borrow_mut().insert(node.clone(), until);
+    /// Where the twin was, and why there is none to rely on.
+    fn why_degraded(&self) -> (Option<NodeName>, String) {
+        let stream = self.stream.borrow();
+        let Some(stream) = stream.as_ref() else {
+            return (None, "there is no twin yet".to_owned());
+        };
+        let given_up = || "it was given up".to_owned();
+        let cause = stream
+            .lost()
+            .map(|cause| format!("the twin of the write buffer is lost: {cause}"));
+        (Some(stream.node().clone()), cause.unwrap_or_else(given_up))
     }
 
-    fn rests(&self, node: &NodeName) -> bool {
+    fn rest(&self, node: &NodeName, cause: String) {
+        let until = Instant::now() + REST;
+        self.rests.borrow_mut().insert(node.clone(), (until, cause));
+    }
+
+    /// Why a volume-router is not asked now.
+    fn rests(&self, node: &NodeName) -> Option<String> {
         let rests = self.rests.borrow();
-        rests.get(node).is_some_and(|until| Instant::now() < *until)
+        let (_, cause) = rests.get(node).filter(|(until, _)| Instant::now() < *until)?;
+        Some(cause.clone())
+    }
+
+    /// Nobody keeps a twin.
+    fn not_found(&self, refused: &BTreeMap<NodeName, String>) {
+        let refused = refused.iter().map(|(node, cause)| TwinRefused {
+            node: node.clone(),
+            cause: cause.clone(),
+        });
+        let what = What::TwinNotFound {
+            refused: refused.collect(),
+        };
+        *self.trouble.borrow_mut() = Some(what.to_string());
+        self.owner.tell(what);
     }
 
     fn is_wanted(&self) -> bool {
@@ -332,29 +378,39 @@ impl Shared {
 /// Looks for a twin until there is one or none is wanted any more.
 async fn seek(shared: &Shared) {
     let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_MAX, Chance::from_os());
+    // Who would not; told when others are among them than before.
+    let mut told: Option<Vec<NodeName>> = None;
     while shared.is_wanted() {
         let subject = shared.owner.subject();
         let others = match shared.shard.lines.others(subject.volume).await {
             Ok(others) => others,
             Err(error) => {
                 tracing::debug!(volume = %subject.path, %error, "who could keep a twin cannot be known now");
-                Vec::new()
+                tokio::time::sleep(backoff.wait()).await;
+                continue;
             }
         };
+        let mut refused = BTreeMap::new();
         for node in others {
-            if !shared.is_wanted() || shared.rests(&node.name) {
+            if !shared.is_wanted() {
+                break;
+            }
+            if let Some(cause) = shared.rests(&node.name) {
+                refused.insert(node.name, cause);
                 continue;
             }
             match shared.attach(&node).await {
                 Ok(stream) if shared.is_wanted() => {
-                    tracing::info!(volume = %subject.path, twin = %node.name, "a twin of the write buffer is made");
+                    let host = node.name.clone();
+                    shared.owner.tell(What::TwinChosen { host });
                     *shared.stream.borrow_mut() = Some(Rc::new(stream));
                     return shared.owner.happened(Event::TwinAttached);
                 }
                 Ok(stream) => stream.detach().await,
                 Err(error) => {
                     tracing::debug!(volume = %subject.path, node = %node.name, cause = %error, "no twin of the write buffer there");
-                    shared.rest(&node.name);
+                    shared.rest(&node.name, error.to_string());
+                    refused.insert(node.name.clone(), error.to_string());
                     if let Trouble::Call(CallError::Refused(_)) = error {
                         shared.shard.lines.forget(&node, subject.volume);
                     }
@@ -362,6 +418,11 @@ async fn seek(shared: &Shared) {
             }
         }
         if shared.is_wanted() {
+            let names = refused.keys().cloned().collect();
+            if told.as_ref() != Some(&names) {
+                shared.not_found(&refused);
+                told = Some(names);
+            }
             tokio::time::sleep(backoff.wait()).await;
         }
     }

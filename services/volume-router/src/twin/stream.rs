@@ -16,6 +16,7 @@ use futures_util::FutureExt as _;
 use sconce_bus::{Begun, CallError, NotBegun};
 use sconce_schemas::sco::{HEADER_LEN, ScoHeader};
 use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
 use sconce_schemas::{BatchSeq, ByteLen, Epoch, NodeName, ScoId, VolumeId};
@@ -113,6 +114,8 @@ struct Inner {
     /// Something was sent.
     is_sent: Notify,
     over: Cell<bool>,
+    /// Why it is over, where that was not its owner's wish.
+    lost: RefCell<Option<String>>,
 }
 
 struct Unsent {
@@ -140,6 +143,7 @@ impl Stream {
             sent: RefCell::default(),
             is_sent: Notify::new(),
             over: Cell::new(false),
+            lost: RefCell::default(),
         });
         let tasks = [
             actix_rt::spawn(send(Rc::clone(&inner))),
@@ -155,6 +159,11 @@ impl Stream {
 
     pub(super) fn is_over(&self) -> bool {
         self.inner.over.get()
+    }
+
+    /// Why it is over, where something went wrong.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.inner.lost.borrow().clone()
     }
 
     /// Ends the stream, and tells the volume.
@@ -381,8 +390,11 @@ impl Inner {
         if self.over.get() {
             return;
         }
-        let (owner, twin) = (&self.party.owner, &self.party.node);
-        tracing::warn!(volume = %owner.subject().path, %twin, cause, "the twin of the write buffer is lost: another one is looked for");
+        self.party.owner.tell(What::TwinLost {
+            host: self.party.node.clone(),
+            cause: cause.to_owned(),
+        });
+        *self.lost.borrow_mut() = Some(cause.to_owned());
         self.tell(Event::TwinLost);
         self.end();
     }
