@@ -710,14 +710,14 @@ fn the_status_of_scrubbing_keeps_its_meaning() {
         last_failure_us: 0,
         ..ScrubReport::default()
     }));
-    let reply = VolumeReply::Control(VolumeControlReply::Volume(Box::new(status.clone())));
+    let reply = VolumeReply::Control(VolumeControlReply::Volume(status.clone()));
     golden_batch("volume-scrub-replies", replies(vec![reply]));
     let report = status.scrub.as_mut().unwrap();
     (report.writing_at, report.helped, report.taken_back) = (Some(node("node-c")), 390, 2);
     let written = VolumeControlReply::BundleWritten {
         length: ByteLen(4 << 20),
     };
-    let bodies = [VolumeControlReply::Volume(Box::new(status)), written].map(VolumeReply::Control);
+    let bodies = [VolumeControlReply::Volume(status), written].map(VolumeReply::Control);
     golden_batch("volume-scrub-job-replies", replies(bodies.to_vec()));
 }
 

@@ -136,7 +136,7 @@ fn one_volumes_events_are_found_by_its_id_under_every_path() {
 fn a_going_that_several_saw_is_shown_once_and_the_next_one_again() {
     let mut stream = stream(55);
     let (mut first, mut second) = (Heard::default(), Heard::default());
-    let mut shown = |stream: &mut Stream, heard: &mut Heard, node, event| {
+    let shown = |stream: &mut Stream, heard: &mut Heard, node, event| {
         stream.page(heard, &page(node, 1, 1, vec![event])).len()
     };
     assert_eq!(shown(&mut stream, &mut first, "vr-2", left(60, 1)), 1);
