@@ -128,16 +128,16 @@ impl<'a> Owned<'a> {
     /// Volumes that are named by more than their ids: all, or only those that a table shows.
     #[must_use]
     pub fn to_name(&self, all: bool) -> Vec<VolumeId> {
-        let nameless = |known: &&Known<'_>| path_of(known).is_none();
-        let wanted = self.volumes.iter().filter(nameless);
-        match all {
-            true => wanted.map(|known| known.record.id).collect(),
-            false => wanted
-                .filter(|known| self.state(known) == State::Waits)
-                .take(LISTED_MAX)
-                .map(|known| known.record.id)
-                .collect(),
-        }
+        let wanted = match all {
+            true => (0..self.volumes.len()).collect(),
+            false => attention(&self.views(&BTreeMap::new())),
+        };
+        let shown = if all { usize::MAX } else { LISTED_MAX };
+        let known = wanted.into_iter().take(shown).map(|at| &self.volumes[at]);
+        known
+            .filter(|known| path_of(known).is_none())
+            .map(|known| known.record.id)
+            .collect()
     }
 
     /// For people and programs. `paths`: of those that nobody named.
@@ -350,17 +350,22 @@ pub fn counts_line(counts: &VolumeCounts) -> String {
     }
 }
 
+/// The volumes that a person should look at, by their places: what waits for a person first, then what may lose most.
+fn attention(views: &[OwnedView]) -> Vec<usize> {
+    let needed = |at: &usize| views[*at].state != "serving" || views[*at].dtl_state == "degraded";
+    let mut found: Vec<usize> = (0..views.len()).filter(needed).collect();
+    let rank = |at: &usize| {
+        let at_risk = views[*at].at_risk_bytes.unwrap_or(u64::MAX);
+        std::cmp::Reverse((views[*at].needs.is_some(), at_risk))
+    };
+    found.sort_by_key(rank);
+    found
+}
+
 /// The volumes that a person should look at, as rows; nothing where there are none.
 #[must_use]
 pub fn attention_table(views: &[OwnedView]) -> Option<String> {
-    let needed = |view: &&OwnedView| view.state != "serving" || view.dtl_state == "degraded";
-    let mut found: Vec<&OwnedView> = views.iter().filter(needed).collect();
-    // What waits for a person first, then what may lose most.
-    let rank = |view: &&OwnedView| {
-        let at_risk = view.at_risk_bytes.unwrap_or(u64::MAX);
-        std::cmp::Reverse((view.needs.is_some(), at_risk))
-    };
-    found.sort_by_key(rank);
+    let found: Vec<&OwnedView> = attention(views).into_iter().map(|at| &views[at]).collect();
     if found.is_empty() {
         return None;
     }

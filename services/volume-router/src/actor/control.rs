@@ -266,10 +266,16 @@ impl Handler<SetDtl> for VolumeActor {
         let noted = async move {
             let volume = owner.subject().volume;
             let noted = record::set_dtl_mode(&registry, volume, owner.ownership(), mode, &clock).await;
-            if noted.is_ok() {
-                owner.tell(What::DtlMode { mode });
+            let state = noted.map_err(refusal_of)?;
+            owner.tell(What::DtlMode { mode });
+            if let Some(state) = state {
+                owner.tell(What::Degraded {
+                    wanted: state != DtlState::Off,
+                    host: None,
+                    cause: "as was asked".to_owned(),
+                });
             }
-            noted.map_err(refusal_of)
+            Ok(())
         };
         let set =
             noted

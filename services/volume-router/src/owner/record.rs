@@ -463,25 +463,27 @@ pub(crate) async fn note_degraded(
     .map(|record| record.dtl_state)
 }
 
-/// What the twin is waited for, from now on.
+/// What the twin is waited for, from now on; gives what the record says of the twin by that, where it said something else before.
 pub(crate) async fn set_dtl_mode(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
     mode: DtlMode,
     clock: &Clock,
-) -> Result<(), RecordError> {
-    change_own(registry, volume, own, |record| {
+) -> Result<Option<DtlState>, RecordError> {
+    let mut is_other = false;
+    let record = change_own(registry, volume, own, |record| {
         let had_mode = std::mem::replace(&mut record.dtl_mode, mode);
         // A twin that is relied on is so until the owner has given it up.
         let had_state = record.dtl_state;
         if had_state != DtlState::InSync {
             without_twin(record, clock);
         }
-        Changed::when(had_mode != mode || had_state != record.dtl_state)
+        is_other = had_state != record.dtl_state;
+        Changed::when(had_mode != mode || is_other)
     })
-    .await
-    .map(drop)
+    .await?;
+    Ok(is_other.then_some(record.dtl_state))
 }
 
 /// Nobody relies on a twin; whether the record said otherwise.

@@ -42,6 +42,8 @@ fn a_volume_that_waits_for_its_buffer_is_told_with_its_path_and_the_way_on() {
         let volume = cluster.create(&registry, 1, MIB).await;
         let mut client = Client::open(&cluster, volume).await;
         client.write(0, vec![7; 4096]).await;
+        // The storage-router is there.
+        client.sync().await;
         let first = page(&client, EventsAsk::default()).await;
         let told = of(&first, volume);
         assert!(
@@ -83,9 +85,15 @@ fn a_volume_that_waits_for_its_buffer_is_told_with_its_path_and_the_way_on() {
 
         // Whoever waits hears what comes as it comes.
         let forced = VolumeControl::TakeOver { volume, force: true };
-        let (next, forced) = tokio::join!(ask(&client, &waits, WAIT_MS), client.control(forced));
+        let hears = async {
+            let mut next = ask(&client, &waits, WAIT_MS).await;
+            while of(&next, volume).is_empty() {
+                next = ask(&client, &next, WAIT_MS).await;
+            }
+            of(&next, volume)
+        };
+        let (told, forced) = tokio::join!(hears, client.control(forced));
         forced.unwrap();
-        let told = of(&next, volume);
         assert!(
             matches!(
                 &told[0].what,
