@@ -367,7 +367,7 @@ fn a_back_end_that_goes_and_comes_is_told_and_whoever_waits_takes_no_room() {
                 if let Some(event) = page.events.iter().find(|event| told(&event.what)) {
                     break (event.text.clone(), page.clone());
                 }
-                page = newest(&page, 20_000).await;
+                page = newest(&page, 10_000).await;
             }
         };
         let (_, known) = until(nothing, &|what| matches!(what, What::NodeJoined { .. })).await;
@@ -382,8 +382,24 @@ fn a_back_end_that_goes_and_comes_is_told_and_whoever_waits_takes_no_room() {
         std::fs::rename(&away, &there).unwrap();
         let works = async || while client.put(name(3), content(3, 9)).await != StorageReply::Done {};
         let told = until(known, &|what| matches!(what, What::BackendWorks { .. }));
-        let ((text, _), ()) = tokio::join!(told, works());
+        let ((text, mut known), ()) = tokio::join!(told, works());
         assert_eq!(text, "back end works again: disk-2");
+        let stored = loop {
+            let before = known.clone();
+            let waits = newest(&before, 10_000);
+            tokio::pin!(waits);
+            let told = tokio::select! {
+                biased;
+                page = &mut waits => page,
+                stored = client.put(name(4), content(4, 9)) => break stored,
+            };
+            assert!(
+                !told.events.is_empty(),
+                "the put waited for whoever waits for events"
+            );
+            known = told;
+        };
+        assert_eq!(stored, StorageReply::Done);
         stop.request();
         running.await.unwrap().unwrap();
     });
