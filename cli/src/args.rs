@@ -25,6 +25,7 @@ Examples:
   sconce export /vm1/debian.raw@tuesday tuesday.stream --from monday
   sconce clone /vm1/debian.raw@monday /vm2/debian.raw
   sconce status
+  sconce events --since 1h --follow
 
 Without --cluster, the cluster is the one of $SCONCE_CLUSTER, else of run/sconce.toml in this directory or one above
 it, else of the checkout that this command was built in. docs/operating/cli.md has the JSON output and exit codes.";
@@ -107,14 +108,21 @@ pub enum Command {
     /// Check that a backup stream is whole and as it was written.
     Verify(Verify),
 
-    /// List volume-routers, and empty one before its machine is stopped.
+    /// List volume-routers, spread volumes over them, and empty one before its machine is stopped.
     #[command(subcommand)]
     Node(Node),
 
-    /// Show the services, pools and back ends, whether they answer, and what is deleted and takes space yet.
+    /// Show the services, pools and back ends, whether they answer, who owns the volumes, what is at risk, and what waits for whom.
     ///
-    /// Exits with 1 when something does not answer.
-    Status,
+    /// The table lists the volumes that need a look and counts the others; the JSON has all. Exits with 1 when something does not
+    /// answer, or a volume is not served or not as safe as it should be.
+    Status(Status),
+
+    /// Show what happened to volumes, nodes and back ends, as the services tell it.
+    ///
+    /// Each service keeps its newest events for as long as it runs. What is not known any more is told as a gap. With --output json
+    /// each line is a JSON value.
+    Events(Events),
 
     /// Write names and volume records again from what is on the back ends, after the registry was lost.
     ///
@@ -473,6 +481,46 @@ pub fn parse_moment(text: &str) -> Result<Moment, String> {
     Ok(Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)))
 }
 
+/// Arguments of `sconce status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Judge only whether the services, pools and back ends answer: what volumes wait for is shown and is no problem.
+    #[arg(long)]
+    pub services: bool,
+}
+
+/// Arguments of `sconce events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Go on with what happens from now on, until the command is ended.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only what happened since: 10min ago, or a moment in UTC, as 2026-11-22T10:15:03Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// Only what happened to this volume.
+    #[arg(long, value_name = "PATH")]
+    pub volume: Option<PoolPath>,
+}
+
+/// Since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// So long ago.
+    Ago(Duration),
+    /// A moment.
+    At(Moment),
+}
+
+fn parse_since(text: &str) -> Result<Since, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(Since::Ago(ago));
+    }
+    parse_moment(text)
+        .map(Since::At)
+        .map_err(|error| format!("{error}, nor a time, as 10min"))
+}
+
 /// Where a new volume lies.
 #[derive(Debug, Args)]
 pub struct Placement {
@@ -605,6 +653,18 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn since_is_a_moment_or_a_time() {
+        let since = |text| parse_since(text);
+        assert_eq!(since("10min"), Ok(Since::Ago(Duration::from_secs(600))));
+        assert_eq!(since("1970-01-01T00:00:01Z"), Ok(Since::At(Moment(1_000_000))));
+        let error = since("yesterday").unwrap_err();
+        assert!(
+            error.contains("2026-11-22T10:15:03Z") && error.contains("10min"),
+            "{error}"
+        );
     }
 
     #[test]

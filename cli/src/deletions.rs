@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use sconce_fs_router::names::{DeletedVolumes, NamelessFile, Names, NamesError};
+use sconce_fs_router::names::{KnownVolumes, NamelessFile, Names, NamesError};
 use sconce_schemas::records::{ErasedRecord, NodeRecord, VolumeRecord};
 use sconce_schemas::wire::volume::ErasureStatus;
 use sconce_schemas::{NodeName, VolumeId};
@@ -28,7 +28,7 @@ pub struct DeletionView {
 /// What the registry knows of it.
 #[derive(Debug, Default)]
 pub struct Gone {
-    deleted: DeletedVolumes,
+    volumes: KnownVolumes,
     nameless: Vec<NamelessFile>,
     erased: Vec<(VolumeId, ErasedRecord)>,
 }
@@ -43,7 +43,7 @@ impl Gone {
     /// It is unreachable.
     pub async fn find(names: &Names) -> Result<Self, NamesError> {
         Ok(Self {
-            deleted: names.deleted_volumes().await?,
+            volumes: names.known_volumes().await?,
             nameless: names.all_nameless().await?,
             erased: names.erased_volumes().await?,
         })
@@ -52,14 +52,20 @@ impl Gone {
     /// Records that cannot be read.
     #[must_use]
     pub fn damaged(&self) -> &[String] {
-        &self.deleted.damaged
+        &self.volumes.damaged
+    }
+
+    /// The volumes that exist.
+    #[must_use]
+    pub fn active(&self) -> &[VolumeRecord] {
+        &self.volumes.active
     }
 
     /// For people and programs.
     #[must_use]
     pub fn views(&self, nodes: &[NodeRecord], erasing: &Erasing) -> Vec<DeletionView> {
         let runs = |name: &NodeName| nodes.iter().any(|node| node.name == *name);
-        let deleted = self.deleted.records.iter();
+        let deleted = self.volumes.deleted.iter();
         let deleted = deleted.map(|record| deleted_view(record, runs(&record.owner), erasing));
         let nameless = self.nameless.iter().map(|file| DeletionView {
             id: file.volume.to_string(),
@@ -152,6 +158,8 @@ mod tests {
             dtl_host: None,
             dtl_buffer: None,
             dtl_state: DtlState::Off,
+            epoch_since_us: None,
+            dtl_since_us: None,
             manifest: None,
             epochs: Vec::new(),
             origin: None,
@@ -167,8 +175,9 @@ mod tests {
             volume: VolumeId([number; 16]),
         };
         let gone = Gone {
-            deleted: DeletedVolumes {
-                records: vec![
+            volumes: KnownVolumes {
+                active: Vec::new(),
+                deleted: vec![
                     deleted(1, "vr-1"),
                     deleted(2, "vr-1"),
                     deleted(3, "silent"),

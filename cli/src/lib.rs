@@ -9,10 +9,12 @@ pub mod args;
 pub mod cluster;
 pub mod deletions;
 pub mod diff;
+pub mod events;
 pub mod flatten;
 pub mod group;
 pub mod inspect;
 pub mod node;
+pub mod owned;
 pub mod pool;
 pub mod recover;
 pub mod scrub;
@@ -86,7 +88,8 @@ pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> 
         Command::Verify(verify) => transfer::verify(&verify, output),
         Command::Export(export) => transfer::export(cluster, &export, output).await,
         Command::Node(command) => node::run(cluster, command, output).await,
-        Command::Status => status::run(cluster, output).await,
+        Command::Status(status) => status::run(cluster, &status, output).await,
+        Command::Events(events) => events::run(cluster, &events, output).await,
         Command::Recover(recover) => recover::run(cluster, &recover, output).await,
         Command::Pool(command) => pool::run(&command, output),
         Command::Inspect(command) => inspect::run(&command, output).await,

@@ -337,6 +337,8 @@ fn record(owner: NodeName, pool: &str, manifest: &Manifest) -> VolumeRecord {
         dtl_host: None,
         dtl_buffer: None,
         dtl_state: DtlState::Off,
+        epoch_since_us: None,
+        dtl_since_us: None,
         manifest: Some(ManifestRef {
             seq: manifest.seq,
             epoch: manifest.epoch,

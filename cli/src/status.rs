@@ -4,21 +4,24 @@
 //! Knows no volume's data.
 
 use anyhow::{Result, bail};
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use sconce_fs_router::peers::PeerError;
-use sconce_schemas::VolumeId;
-use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, PoolRecord, Protection};
+use futures_util::stream;
+use sconce_fs_router::peers::{PeerError, is_served};
+use sconce_schemas::records::{NodeRecord, PoolRecord, Protection};
 use sconce_schemas::wire::Role;
 use sconce_schemas::wire::storage::StorageNodeStatus;
-use sconce_schemas::wire::volume::{NodeStatus, VolumeControl, VolumeControlReply};
+use sconce_schemas::wire::volume::{NodeStatus, VolumeControl, VolumeControlReply, VolumeStatus};
+use sconce_schemas::{NodeName, VolumeId};
 
-use crate::args::Format;
+use crate::args::{Format, Status};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
 use crate::deletions::{Erasing, Gone};
+use crate::owned::{self, Owned, OwnedView, VolumeCounts};
 use crate::view::{BackendView, NodeView, PoolView, StatusView, print, status_tables};
 
-/// Volumes at risk that are named.
-const NAMED_MAX: usize = 5;
+/// Paths that are looked up at the same time.
+const PATHS_AT_ONCE: usize = 32;
 
 /// What a service said of itself.
 enum Said {
@@ -33,15 +36,20 @@ enum Said {
 /// Runs `sconce status`.
 ///
 /// # Errors
-/// The registry is unreachable, or something does not answer: that is shown first.
-pub async fn run(cluster: &Cluster, format: Format) -> Result<()> {
+/// The registry is unreachable, or there are problems: they are shown first.
+pub async fn run(cluster: &Cluster, options: &Status, format: Format) -> Result<()> {
     let nodes = cluster.names.nodes().await.map_err(explained)?;
     let pools = cluster.names.pools().await.map_err(explained)?;
     let gone = Gone::find(&cluster.names).await.map_err(explained)?;
     let said = join_all(nodes.iter().map(|node| ask(cluster, node))).await;
-    let at_risk = at_risk(cluster, &said).await;
+    let volumes = volumes(cluster, format, &nodes, &gone, &said).await;
     let mut status = status_of(&nodes, &pools, &gone, said);
-    status.problems.extend(at_risk);
+    status.volume_counts = owned::counts(&volumes);
+    status.risks = owned::risks(&volumes);
+    if !options.services {
+        status.problems.extend(owned::problems(&volumes));
+    }
+    status.volumes = volumes;
     status.healthy = status.problems.is_empty();
     print(format, &status, status_tables)?;
     if !status.healthy {
@@ -50,28 +58,28 @@ pub async fn run(cluster: &Cluster, format: Format) -> Result<()> {
     Ok(())
 }
 
-/// Volumes whose acknowledged writes are to be on two nodes, and are not.
-async fn at_risk(cluster: &Cluster, said: &[Said]) -> Option<String> {
-    let volumes = said.iter().flat_map(|said| match said {
-        Said::Volumes(Ok(found)) => found.volumes.as_slice(),
-        Said::Volumes(Err(_)) | Said::Storage(_) | Said::Nothing => &[],
+/// All volumes, as the registry and their owners know them.
+async fn volumes(
+    cluster: &Cluster,
+    format: Format,
+    nodes: &[NodeRecord],
+    gone: &Gone,
+    said: &[Said],
+) -> Vec<OwnedView> {
+    let answers = nodes.iter().zip(said).filter_map(|(node, said)| match said {
+        Said::Volumes(Ok(found)) => Some((&node.name, found.volumes.as_slice())),
+        Said::Volumes(Err(_)) | Said::Storage(_) | Said::Nothing => None,
     });
-    let alone: Vec<VolumeId> = volumes
-        .filter(|volume| volume.dtl_mode == Some(DtlMode::Sync) && volume.dtl_state == DtlState::Degraded)
-        .map(|volume| volume.id)
-        .collect();
-    let named = alone.iter().take(NAMED_MAX).map(|id| cluster.path_or_id(*id));
-    let mut named = join_all(named).await.join(", ");
-    if alone.len() > NAMED_MAX {
-        named.push_str(", …");
-    }
-    (!alone.is_empty()).then(|| {
-        format!(
-            "{} volumes with --dtl sync have no twin that is in sync, so that what they acknowledge is in one write buffer \
-             alone until it is stored: {named}",
-            alone.len()
-        )
-    })
+    let answers: Vec<(&NodeName, &[VolumeStatus])> = answers.collect();
+    let running = nodes.iter().map(|node| &node.name);
+    let owned = Owned::new(gone.active(), &answers, running);
+    // Each takes the registry a few reads: a table names only those that it shows.
+    let to_name = owned.to_name(format == Format::Json);
+    let named = to_name
+        .into_iter()
+        .map(|id| async move { (id, cluster.path_or_id(id).await) });
+    let paths = stream::iter(named).buffer_unordered(PATHS_AT_ONCE);
+    owned.views(&paths.collect().await)
 }
 
 async fn ask(cluster: &Cluster, node: &NodeRecord) -> Said {
@@ -104,11 +112,14 @@ fn status_of(nodes: &[NodeRecord], pools: &[PoolRecord], gone: &Gone, said: Vec<
         pools: pools.iter().map(pool_view).collect(),
         backends: Vec::new(),
         deletions: Vec::new(),
+        volume_counts: VolumeCounts::default(),
+        risks: Vec::new(),
+        volumes: Vec::new(),
     };
     let mut erasing = Erasing::new();
     for role in [Role::FsRouter, Role::VolumeRouter, Role::StorageRouter] {
         if !nodes.iter().any(|node| node.role == role) {
-            status.problems.push(format!("no {} is running", role_name(role)));
+            status.problems.push(format!("no {} is running", role));
         }
     }
     if pools.is_empty() {
@@ -126,6 +137,7 @@ fn status_of(nodes: &[NodeRecord], pools: &[PoolRecord], gone: &Gone, said: Vec<
             Said::Volumes(Ok(found)) => {
                 view.state = "answers".to_owned();
                 view.volumes = Some(found.volumes.len());
+                view.serving = Some(found.volumes.iter().filter(|volume| is_served(volume)).count());
                 view.buffer_bytes = Some(found.buffer_size.0);
                 view.buffer_unstored_bytes = Some(found.buffer_unstored.0);
                 erasing.insert(node.name.clone(), found.erasing);
@@ -170,7 +182,7 @@ fn add_backends(status: &mut StatusView, found: StorageNodeStatus) {
 fn node_view(node: &NodeRecord) -> NodeView {
     NodeView {
         name: node.name.to_string(),
-        role: role_name(node.role).to_owned(),
+        role: node.role.to_string(),
         version: node.version.clone(),
         pid: node.pid,
         endpoints: node.endpoints.clone(),
@@ -178,6 +190,7 @@ fn node_view(node: &NodeRecord) -> NodeView {
         volumes: None,
         buffer_bytes: None,
         buffer_unstored_bytes: None,
+        serving: None,
     }
 }
 
@@ -191,15 +204,6 @@ fn pool_view(pool: &PoolRecord) -> PoolView {
             .iter()
             .map(|placed| placed.backend.clone())
             .collect(),
-    }
-}
-
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::FsRouter => "fs-router",
-        Role::VolumeRouter => "volume-router",
-        Role::StorageRouter => "storage-router",
-        Role::Client => "client",
     }
 }
 

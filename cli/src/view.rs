@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 
 use crate::args::Format;
 use crate::deletions::{DeletionView, deletion_table};
+use crate::owned::{OwnedView, RiskView, VolumeCounts, attention_table, counts_line, risk_table};
 use crate::size::shown;
 
 /// A volume.
@@ -125,15 +126,13 @@ fn dtl_state<S: Serializer>(state: &DtlState, serializer: S) -> Result<S::Ok, S:
 
 /// `off`, or the mode and the state: `sync degraded`.
 fn dtl_shown(volume: &VolumeView) -> String {
-    let mode = match volume.dtl_mode {
-        DtlMode::None => return dtl_name(volume.dtl_state).to_owned(),
-        DtlMode::Async => "async",
-        DtlMode::Sync => "sync",
-    };
-    format!("{mode} {}", dtl_name(volume.dtl_state))
+    if volume.dtl_mode == DtlMode::None {
+        return dtl_name(volume.dtl_state).to_owned();
+    }
+    format!("{} {}", volume.dtl_mode.as_str(), dtl_name(volume.dtl_state))
 }
 
-fn dtl_name(state: DtlState) -> &'static str {
+pub(crate) fn dtl_name(state: DtlState) -> &'static str {
     match state {
         DtlState::InSync => "in_sync",
         DtlState::Degraded => "degraded",
@@ -162,6 +161,8 @@ pub struct NodeView {
     pub buffer_bytes: Option<u64>,
     /// What of it is not on the back ends yet; null likewise.
     pub buffer_unstored_bytes: Option<u64>,
+    /// How many of its volumes it serves now; null likewise.
+    pub serving: Option<usize>,
 }
 
 /// A back end, as a storage-router sees it.
@@ -213,6 +214,12 @@ pub struct StatusView {
     pub backends: Vec<BackendView>,
     /// What is deleted, or removed while it is open, and takes space yet.
     pub deletions: Vec<DeletionView>,
+    /// How many volumes are how.
+    pub volume_counts: VolumeCounts,
+    /// What the loss of one node's write buffer would lose.
+    pub risks: Vec<RiskView>,
+    /// All volumes: who owns them since when, and what they wait for.
+    pub volumes: Vec<OwnedView>,
 }
 
 /// What `sconce recover` did with a volume.
@@ -355,10 +362,11 @@ pub fn status_tables(status: &StatusView) -> String {
             "PID",
             "STATE",
             "VOLUMES",
+            "SERVING",
             "BUFFER",
             "NOT STORED",
         ],
-        &[5, 6, 7],
+        &[5, 6, 7, 8],
     );
     for node in &status.nodes {
         nodes.add_row([
@@ -368,6 +376,7 @@ pub fn status_tables(status: &StatusView) -> String {
             node.pid.to_string(),
             node.state.clone(),
             node.volumes.map_or_else(unknown, |count| count.to_string()),
+            node.serving.map_or_else(unknown, |count| count.to_string()),
             node.buffer_bytes.map_or_else(unknown, shown),
             node.buffer_unstored_bytes.map_or_else(unknown, shown),
         ]);
@@ -403,8 +412,14 @@ pub fn status_tables(status: &StatusView) -> String {
         .map(|problem| format!("\n! {problem}"))
         .collect();
     let tables = [nodes, pools, backends].map(|table| table.trim_fmt());
+    let volumes = [
+        Some(counts_line(&status.volume_counts)),
+        attention_table(&status.volumes),
+        risk_table(&status.risks),
+    ];
     let deletions = deletion_table(&status.deletions);
-    let tables: Vec<String> = tables.into_iter().chain(deletions).collect();
+    let volumes = volumes.into_iter().flatten();
+    let tables: Vec<String> = tables.into_iter().chain(volumes).chain(deletions).collect();
     let tables = tables.join("\n\n");
     format!("{tables}\n{problems}")
 }
@@ -647,6 +662,7 @@ mod tests {
                 volumes: Some(2),
                 buffer_bytes: Some(1 << 30),
                 buffer_unstored_bytes: Some(0),
+                serving: Some(1),
             }],
             pools: vec![PoolView {
                 name: "default".into(),
@@ -670,8 +686,39 @@ mod tests {
                 state: "deleting".into(),
                 deleted_objects: Some(7),
             }],
+            volume_counts: VolumeCounts {
+                total: 2,
+                serving: 1,
+                waiting: 1,
+                without_twin: 2,
+                ..VolumeCounts::default()
+            },
+            risks: vec![RiskView {
+                node: "vr-1".into(),
+                volumes: 1,
+                bytes: 4096,
+                unknown_volumes: 0,
+                paths: vec!["/a".into()],
+            }],
+            volumes: vec![OwnedView {
+                path: "/a".into(),
+                id: "000102030405060708090a0b0c0d0e0f".into(),
+                owner: "vr-1".into(),
+                epoch: 3,
+                owned_since: Some("2026-11-22T10:15:03Z".into()),
+                state: "waits".into(),
+                state_since: None,
+                dtl_mode: "none".into(),
+                dtl_state: "off".into(),
+                dtl_since: None,
+                dtl_host: None,
+                dtl_trouble: None,
+                unstored_bytes: Some(4096),
+                at_risk_bytes: Some(4096),
+                needs: Some("its owner".into()),
+            }],
         };
-        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}]}"#;
+        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0,"serving":1}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}],"volume_counts":{"total":2,"serving":1,"starting":0,"waiting":1,"unknown":0,"in_sync":0,"degraded":0,"without_twin":2},"risks":[{"node":"vr-1","volumes":1,"bytes":4096,"unknown_volumes":0,"paths":["/a"]}],"volumes":[{"path":"/a","id":"000102030405060708090a0b0c0d0e0f","owner":"vr-1","epoch":3,"owned_since":"2026-11-22T10:15:03Z","state":"waits","state_since":null,"dtl_mode":"none","dtl_state":"off","dtl_since":null,"dtl_host":null,"dtl_trouble":null,"unstored_bytes":4096,"at_risk_bytes":4096,"needs":"its owner"}]}"#;
         assert_eq!(serde_json::to_string(&status).unwrap(), golden);
         let tables = status_tables(&status);
         assert!(tables.contains("1 GiB") && tables.contains("0e0f"), "{tables}");

@@ -84,7 +84,7 @@ async fn serve(network: Network, told: Told) {
             };
             told.borrow_mut().push(control.clone());
             let reply = match control {
-                VolumeControl::Show { volume } => VolumeControlReply::Volume(VolumeStatus {
+                VolumeControl::Show { volume } => VolumeControlReply::Volume(Box::new(VolumeStatus {
                     id: volume,
                     size: VolumeSize::new(7 << 30).unwrap(),
                     allocated: ByteLen(1 << 20),
@@ -98,9 +98,12 @@ async fn serve(network: Network, told: Told) {
                     unstored: ByteLen(4096),
                     map_memory: ByteLen(0),
                     state: "serving".to_owned(),
+                    state_since_us: None,
+                    path: None,
+                    dtl_trouble: None,
                     history: None,
                     scrub: None,
-                }),
+                })),
                 _ => VolumeControlReply::Done,
             };
             request.reply.send(VolumeReply::Control(reply), Bytes::new());

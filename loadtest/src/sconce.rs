@@ -100,7 +100,7 @@ impl Sconce {
 
     /// `sconce status`.
     pub(crate) fn status(&self) -> Result<serde_json::Value> {
-        let text = self.command(&["status", "--output", "json"])?;
+        let text = self.command(&["status", "--services", "--output", "json"])?;
         serde_json::from_str(&text).context("sconce status --output json")
     }
 

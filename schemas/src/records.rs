@@ -93,6 +93,16 @@ pub enum DtlMode {
 }
 
 impl DtlMode {
+    /// Its name, as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Async => "async",
+            Self::Sync => "sync",
+        }
+    }
+
     /// What a record says while there is no twin to rely on.
     #[must_use]
     pub const fn without_twin(self) -> DtlState {
@@ -170,6 +180,12 @@ pub struct VolumeRecord {
     pub dtl_buffer: Option<String>,
     /// Whether the DTL host has every acknowledged write.
     pub dtl_state: DtlState,
+    /// Since when the newest ownership is, in microseconds since 1970 by its owner's clock. Builds before there were events lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch_since_us: Option<u64>,
+    /// Since when `dtl_state` is as it is, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtl_since_us: Option<u64>,
     /// The newest manifest that the owner told the registry of.
     pub manifest: Option<ManifestRef>,
     /// The ownerships that wrote SCOs, oldest first.

@@ -12,7 +12,10 @@ use sconce_schemas::bundle::{BundleIndex, KeptCluster, Member};
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::{DtlMode, DtlState};
 use sconce_schemas::wire::envelope::{Header, Protocol, Reply, Request, Role};
-use sconce_schemas::wire::msgpack::{put_array, put_str, put_uint};
+use sconce_schemas::wire::event::{
+    EventPage, EventsAsk, Level, OwnedWhy, PoolEvent, TwinRefused, VolumeName, What,
+};
+use sconce_schemas::wire::msgpack::{put_array, put_named, put_str, put_uint, take_named};
 use sconce_schemas::wire::registry::{
     Change, Entry, LeaseId, RegistryReply, RegistryRequest, Revision, WatchEvent,
 };
@@ -325,7 +328,7 @@ fn messages_about_flattening_keep_their_meaning() {
         waits_for_history: true,
         trouble: Some("the back ends are away".to_owned()),
     });
-    let reply = VolumeReply::Control(VolumeControlReply::Volume(status));
+    let reply = VolumeReply::Control(VolumeControlReply::Volume(Box::new(status)));
     golden_batch("volume-flatten-replies", replies(vec![reply]));
 }
 
@@ -337,7 +340,7 @@ fn messages_about_the_mode_of_a_twin_keep_their_meaning() {
     let mut status = volume_status();
     status.dtl_mode = Some(DtlMode::Sync);
     status.dtl_host = Some(node("node-c"));
-    let reply = VolumeReply::Control(VolumeControlReply::Volume(status));
+    let reply = VolumeReply::Control(VolumeControlReply::Volume(Box::new(status)));
     golden_batch("volume-dtl-replies", replies(vec![reply]));
 }
 
@@ -417,10 +420,252 @@ fn volume_status() -> VolumeStatus {
         unstored: ByteLen(4 << 20),
         map_memory: ByteLen(16 << 10),
         state: "serving".to_owned(),
+        state_since_us: None,
+        path: None,
+        dtl_trouble: None,
         history: None,
         flatten: None,
         scrub: None,
     }
+}
+
+/// One of each kind.
+fn happenings() -> Vec<What> {
+    let cause = || "no answer".to_owned();
+    let work = || "storing".to_owned();
+    let backend = || "local".to_owned();
+    let (name, host, owner) = (|| node("vr-1"), || node("vr-2"), || node("vr-1"));
+    let (held, size) = (ByteLen(800), ByteLen(1000));
+    let epoch = Epoch(3);
+    let joined = |in_place_of| What::NodeJoined {
+        name: name(),
+        role: Role::VolumeRouter,
+        pid: 7,
+        in_place_of,
+    };
+    let owned = |why| What::Owned {
+        from: name(),
+        epoch,
+        why,
+        replayed: 12,
+    };
+    let refused = TwinRefused {
+        node: host(),
+        cause: cause(),
+    };
+    vec![
+        joined(None),
+        joined(Some(6)),
+        What::NodeLeft {
+            name: name(),
+            role: Role::StorageRouter,
+            pid: 7,
+        },
+        What::LeaseEnded,
+        owned(OwnedWhy::Created),
+        owned(OwnedWhy::Start),
+        owned(OwnedWhy::TwinHost),
+        owned(OwnedWhy::Moved),
+        owned(OwnedWhy::Operator),
+        owned(OwnedWhy::Forced),
+        What::Released { epoch },
+        What::Fenced {
+            epoch,
+            cause: cause(),
+        },
+        What::Over { cause: cause() },
+        What::Halted {
+            cause: cause(),
+            device_failed: true,
+        },
+        What::WaitsForOwner { cause: cause() },
+        What::Unavailable { cause: cause() },
+        What::DtlMode { mode: DtlMode::Async },
+        What::TwinChosen { host: host() },
+        What::TwinNotFound {
+            refused: vec![refused],
+        },
+        What::InSync { host: host() },
+        What::TwinGivenUp {
+            host: host(),
+            cause: cause(),
+        },
+        What::MoveBegun { to: host() },
+        What::NotMoved {
+            to: host(),
+            cause: cause(),
+        },
+        What::HandedOver { to: host(), epoch },
+        What::TwinLost {
+            host: host(),
+            cause: cause(),
+        },
+        What::Degraded {
+            wanted: true,
+            host: Some(host()),
+            cause: cause(),
+        },
+        What::KeepsTwin {
+            owner: owner(),
+            epoch,
+        },
+        What::TwinEnded { cause: cause() },
+        What::BufferNearlyFull { held, size },
+        What::BufferRelieved { held, size },
+        What::WorkFails {
+            work: work(),
+            cause: cause(),
+        },
+        What::WorkGoesOn { work: work() },
+        What::BackendFails {
+            backend: backend(),
+            cause: cause(),
+        },
+        What::BackendWorks { backend: backend() },
+        What::Other,
+    ]
+}
+
+fn event_page() -> EventPage {
+    let volume = VolumeName {
+        id: VOLUME,
+        path: "/vm1/disk.raw".to_owned(),
+    };
+    let events: Vec<PoolEvent> = (41..)
+        .zip(happenings())
+        .map(|(seq, what)| PoolEvent {
+            seq,
+            time_us: 1_700_000_000_000_000 + seq,
+            level: what.level(),
+            volume: (seq > 44).then(|| volume.clone()),
+            text: what.to_string(),
+            what,
+        })
+        .collect();
+    EventPage {
+        node: node("vr-1"),
+        run: 0x1122_3344_5566_7788,
+        began_us: 1_700_000_000_000_000,
+        first: 7,
+        last: 40 + events.len() as u64,
+        events,
+    }
+}
+
+#[test]
+fn events_keep_their_meaning() {
+    let ask = || EventsAsk {
+        run: 0x1122_3344_5566_7788,
+        after: 40,
+        wait_ms: 20_000,
+    };
+    let asked = vec![VolumeRequest::Control(VolumeControl::Events(ask()))];
+    golden_batch("volume-events-requests", requests(asked));
+    let told = vec![VolumeReply::Control(VolumeControlReply::Events(event_page()))];
+    golden_batch("volume-events-replies", replies(told));
+    let asked = vec![StorageRequest::Control(StorageControl::Events(ask()))];
+    golden_batch("storage-events-requests", requests(asked));
+    let told = vec![StorageReply::Control(StorageControlReply::Events(event_page()))];
+    golden_batch("storage-events-replies", replies(told));
+}
+
+#[test]
+fn events_are_called_as_they_are_written() {
+    let mut names = std::collections::BTreeSet::new();
+    for what in happenings() {
+        let mut bytes = Vec::new();
+        put_named(&mut bytes, &what);
+        let written = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(
+            written.contains(&format!("type{}", mark_of(what.name()))),
+            "{what:?}"
+        );
+        names.insert(what.name());
+    }
+    assert_eq!(names.len(), 25, "one of each kind is tested");
+}
+
+/// A short string with its msgpack mark in front.
+fn mark_of(text: &str) -> String {
+    let mark = 0xa0 | u8::try_from(text.len()).unwrap();
+    let bytes = [&[mark], text.as_bytes()].concat();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What a newer minor version may tell: kinds, reasons and fields that this one does not know.
+#[derive(serde::Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Newer {
+    MovedAway {
+        to: &'static str,
+        bytes: u64,
+    },
+    Owned {
+        from: &'static str,
+        epoch: u64,
+        why: &'static str,
+        replayed: u64,
+        pause_ms: u64,
+    },
+}
+
+#[test]
+fn events_of_a_newer_version_keep_their_text() {
+    #[derive(serde::Serialize)]
+    struct NewerEvent {
+        seq: u64,
+        time_us: u64,
+        level: Level,
+        what: Newer,
+        text: &'static str,
+        color: &'static str,
+    }
+    let read = |what| {
+        let event = NewerEvent {
+            seq: 1,
+            time_us: 2,
+            level: Level::Info,
+            what,
+            text: "said",
+            color: "blue",
+        };
+        let mut bytes = Vec::new();
+        put_named(&mut bytes, &event);
+        let event: PoolEvent = take_named(&mut bytes.as_slice(), "event").unwrap();
+        assert_eq!((event.seq, event.text.as_str()), (1, "said"));
+        event.what
+    };
+    assert_eq!(read(Newer::MovedAway { to: "vr-2", bytes: 7 }), What::Other);
+    let owned = read(Newer::Owned {
+        from: "vr-1",
+        epoch: 3,
+        why: "planned_move",
+        replayed: 0,
+        pause_ms: 12,
+    });
+    assert!(
+        matches!(
+            &owned,
+            What::Owned {
+                why: OwnedWhy::Other,
+                epoch: Epoch(3),
+                ..
+            }
+        ),
+        "{owned:?}"
+    );
+}
+
+#[test]
+fn status_with_times_keeps_its_meaning() {
+    let status = VolumeStatus {
+        state_since_us: Some(1_700_000_000_000_000),
+        path: Some("/vm1/disk.raw".to_owned()),
+        dtl_trouble: Some("no other volume-router runs".to_owned()),
+        ..volume_status()
+    };
+    let reply = VolumeReply::Control(VolumeControlReply::Volume(Box::new(status)));
+    golden_batch("volume-since-replies", replies(vec![reply]));
 }
 
 fn volume_replies() -> Vec<VolumeReply> {
@@ -464,7 +709,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         VolumeReply::Extents(extents.to_vec()),
         VolumeReply::Control(opened),
         VolumeReply::Control(VolumeControlReply::Done),
-        VolumeReply::Control(VolumeControlReply::Volume(status)),
+        VolumeReply::Control(VolumeControlReply::Volume(Box::new(status))),
         VolumeReply::Control(VolumeControlReply::Node(node)),
     ];
     bodies.extend(refusals().into_iter().map(VolumeReply::Refused));

@@ -52,7 +52,7 @@ fn json(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
 }
 
 fn runs(cluster: &Cluster, name: &str) -> Result<bool> {
-    let status = json(cluster, &["status"])?;
+    let status = json(cluster, &["status", "--services"])?;
     let nodes = status["nodes"].as_array().into_iter().flatten();
     Ok(nodes
         .into_iter()

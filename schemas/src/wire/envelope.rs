@@ -63,6 +63,25 @@ pub enum Role {
     Client,
 }
 
+impl Role {
+    /// Its name, as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::FsRouter => "fs-router",
+            Role::VolumeRouter => "volume-router",
+            Role::StorageRouter => "storage-router",
+            Role::Client => "client",
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Which protocol's bodies a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -11,6 +11,7 @@
 //! control bodies are msgpack maps, so that a field can be added within a major version.
 
 pub mod envelope;
+pub mod event;
 pub mod msgpack;
 pub mod refusal;
 pub mod registry;

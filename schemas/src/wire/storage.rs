@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::event::{EventPage, EventsAsk};
 use super::msgpack::{Body, put_array, put_named, put_str, put_uint, skip, take_fields, take_named};
 use super::msgpack::{take_str, take_uint};
 use super::refusal::Refusal;
@@ -98,6 +99,8 @@ pub enum StorageControl {
     },
     /// What the node knows of itself and its back ends.
     NodeStatus,
+    /// What happened at the node. Answered at once where there is something to tell.
+    Events(EventsAsk),
 }
 
 /// From a storage-router.
@@ -134,6 +137,8 @@ pub enum StorageControlReply {
     },
     /// The answer to `NodeStatus`.
     Node(StorageNodeStatus),
+    /// The answer to `Events`.
+    Events(EventPage),
 }
 
 /// What a storage-router knows of itself.

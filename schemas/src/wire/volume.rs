@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::event::{EventPage, EventsAsk};
 use super::msgpack::{
     Body, put_array, put_bin, put_named, put_uint, skip, take_array, take_bin, take_fields, take_named,
     take_uint,
@@ -370,6 +371,8 @@ pub enum VolumeControl {
     },
     /// What the node knows of itself and its volumes.
     NodeStatus,
+    /// What happened at the node and to its volumes. Answered at once where there is something to tell.
+    Events(EventsAsk),
     /// Let any moment of the last so many microseconds be had; 0: of none.
     SetHistory {
         /// The volume.
@@ -454,9 +457,11 @@ pub enum VolumeControlReply {
     /// Done.
     Done,
     /// The answer to `Show`.
-    Volume(VolumeStatus),
+    Volume(Box<VolumeStatus>),
     /// The answer to `NodeStatus`.
     Node(NodeStatus),
+    /// The answer to `Events`.
+    Events(EventPage),
     /// The answer to `ListSnapshots`.
     Snapshots {
         /// Oldest first.
@@ -518,6 +523,15 @@ pub struct VolumeStatus {
     pub map_memory: ByteLen,
     /// `serving`, or what it waits for.
     pub state: String,
+    /// Since when it is served, or is not, in microseconds since 1970. Builds before there were events lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_since_us: Option<u64>,
+    /// Its path, where the owner knows it. Likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Why it has no twin that is in sync, where it wants one and something went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtl_trouble: Option<String>,
     /// Its history, if it is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<HistoryReach>,

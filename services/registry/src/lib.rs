@@ -16,6 +16,7 @@ mod host;
 mod image;
 mod lease;
 pub mod limits;
+pub mod nodes;
 mod own_runtime;
 pub mod record;
 mod registry;

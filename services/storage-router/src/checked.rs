@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use sconce_runtime::Events;
+use sconce_runtime::events::log_only;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::stored_object::{HEADER_BYTES, SealedObject, Span, StoredHeader};
+use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::storage::{BackendStatus, Written};
 use sconce_schemas::{DecodeError, ObjectName, VolumeId};
 use sconce_tracing::{Action, Point, Status, Step};
@@ -37,13 +40,15 @@ pub struct Checked {
     errors: AtomicU64,
     objects_written: AtomicU64,
     bytes_written: AtomicU64,
-    /// The last request found it at work: a change is logged, and not each request.
+    /// The last request found it at work: a change is told, and not each request.
     works: AtomicBool,
+    /// Where that is told.
+    events: Option<Events>,
 }
 
 impl Checked {
     /// Checks what `backend` answers; large reads on `workers`. An answer that takes longer than `deadline` counts
-    /// as unavailable.
+    /// as unavailable. Nobody but the log hears of it where it does not work, unless [`Checked::telling`] says who.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, workers: Workers, deadline: Duration) -> Self {
         Self {
@@ -56,6 +61,16 @@ impl Checked {
             objects_written: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             works: AtomicBool::new(true),
+            events: None,
+        }
+    }
+
+    /// The same; where it fails and works again is told to `events`.
+    #[must_use]
+    pub fn telling(self, events: Events) -> Self {
+        Self {
+            events: Some(events),
+            ..self
         }
     }
 
@@ -274,9 +289,14 @@ impl Checked {
             return;
         }
         self.works.store(error.is_none(), Ordering::Relaxed);
-        match error {
-            Some(error) => tracing::warn!(backend = self.name(), %error, "back end fails"),
-            None => tracing::info!(backend = self.name(), "back end works again"),
+        let backend = self.name().to_owned();
+        let what = match error.map(ToString::to_string) {
+            Some(cause) => What::BackendFails { backend, cause },
+            None => What::BackendWorks { backend },
+        };
+        match &self.events {
+            Some(events) => events.tell(what),
+            None => log_only(&what),
         }
     }
 

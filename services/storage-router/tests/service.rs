@@ -16,6 +16,7 @@ use sconce_schemas::object::ObjectKind;
 use sconce_schemas::packed_sco::PackedSco;
 use sconce_schemas::records::{BackendRecord, NodeRecord, PoolRecord, keys};
 use sconce_schemas::sco::ScoHeader;
+use sconce_schemas::wire::event::{EventPage, EventsAsk, What};
 use sconce_schemas::wire::storage::{
     GET_BYTES_MAX, StorageControl, StorageControlReply, StorageReply, StorageRequest,
 };
@@ -326,6 +327,79 @@ fn every_request_is_answered_over_the_bus() {
             .unwrap();
         let identity = std::fs::read_to_string(place.path("backend/1/sconce-backend")).unwrap();
         assert!(identity.contains(&backend.id.to_string()));
+        stop.request();
+        running.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_back_end_that_goes_and_comes_is_told_and_whoever_waits_takes_no_room() {
+    locally(async {
+        let place = Place::new();
+        // Room for one request: who waits for events needs none.
+        let more = "[limits]\nrequests = 1\nbytes = \"96 MiB\"\n";
+        let (stop, running) = place.start(place.settings(2, more));
+        let client = place.client();
+        assert_eq!(client.put(name(1), content(1, 9)).await, StorageReply::Done);
+        let newest = async |after: &EventPage, wait_ms| {
+            let ask = EventsAsk {
+                run: after.run,
+                after: after.last,
+                wait_ms,
+            };
+            match client.control(StorageControl::Events(ask)).await {
+                StorageReply::Control(StorageControlReply::Events(page)) => page,
+                other => panic!("{other:?}"),
+            }
+        };
+        let nothing = EventPage {
+            node: "sr-1".parse().unwrap(),
+            run: 0,
+            began_us: 0,
+            first: 0,
+            last: 0,
+            events: Vec::new(),
+        };
+        // Until this is told, back ends or not.
+        let until = async |after: EventPage, told: &dyn Fn(&What) -> bool| {
+            let mut page = newest(&after, 0).await;
+            loop {
+                if let Some(event) = page.events.iter().find(|event| told(&event.what)) {
+                    break (event.text.clone(), page.clone());
+                }
+                page = newest(&page, 10_000).await;
+            }
+        };
+        let (_, known) = until(nothing, &|what| matches!(what, What::NodeJoined { .. })).await;
+        let (there, away) = (place.path("backend/2"), place.path("backend/away"));
+        std::fs::rename(&there, &away).unwrap();
+        let fails = async || {
+            client.put(name(2), content(2, 9)).await;
+        };
+        let told = until(known, &|what| matches!(what, What::BackendFails { .. }));
+        let ((text, known), ()) = tokio::join!(told, fails());
+        assert!(text.starts_with("back end fails: disk-2: "), "{text}");
+        std::fs::rename(&away, &there).unwrap();
+        let works = async || while client.put(name(3), content(3, 9)).await != StorageReply::Done {};
+        let told = until(known, &|what| matches!(what, What::BackendWorks { .. }));
+        let ((text, mut known), ()) = tokio::join!(told, works());
+        assert_eq!(text, "back end works again: disk-2");
+        let stored = loop {
+            let before = known.clone();
+            let waits = newest(&before, 10_000);
+            tokio::pin!(waits);
+            let told = tokio::select! {
+                biased;
+                page = &mut waits => page,
+                stored = client.put(name(4), content(4, 9)) => break stored,
+            };
+            assert!(
+                !told.events.is_empty(),
+                "the put waited for whoever waits for events"
+            );
+            known = told;
+        };
+        assert_eq!(stored, StorageReply::Done);
         stop.request();
         running.await.unwrap().unwrap();
     });

@@ -108,6 +108,8 @@ async fn measure(
         dtl_host: None,
         dtl_buffer: None,
         dtl_state: DtlState::Off,
+        epoch_since_us: None,
+        dtl_since_us: None,
         manifest: None,
         epochs: Vec::new(),
         origin: None,

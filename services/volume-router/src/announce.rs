@@ -15,9 +15,11 @@ use sconce_registry::announce::{AnnounceError, Announcement, Tenure};
 use sconce_runtime::{Backoff, Chance, Stop};
 use sconce_schemas::VolumeId;
 use sconce_schemas::records::{NodeRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::wire::event::What;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::buffer;
 use crate::deletion::{self, Adoption};
 use crate::node::Node;
 use crate::owner::record::{self, leaves_no_twin, leaves_nothing};
@@ -45,11 +47,17 @@ pub(crate) fn announce(
         let tenure = registered.tenure();
         node.gate.hold(tenure.held_until());
         let guard = actix_rt::spawn(guard(Arc::clone(&node), tenure, ttl));
+        let (registry, name) = (node.registry.clone(), node.name.clone());
+        let nodes = sconce_registry::nodes::tell(registry, name, node.events.clone(), withdraw.clone());
+        let nodes = actix_rt::spawn(nodes);
+        let buffer = actix_rt::spawn(buffer::watch(node.device.clone(), node.events.clone()));
         let owners = actix_rt::spawn(watch_owners(Arc::clone(&node), begin.clone()));
         let follow = actix_rt::spawn(follow(Arc::clone(&node), begin));
         let adopt = actix_rt::spawn(Adoption::new(Arc::clone(&node)).run());
         let kept = registered.keep(withdraw).await;
         guard.abort();
+        nodes.abort();
+        buffer.abort();
         owners.abort();
         follow.abort();
         adopt.abort();
@@ -92,7 +100,7 @@ async fn guard(node: Arc<Node>, tenure: Tenure, ttl: Duration) {
         }
         let renewed_at = until.checked_sub(ttl).unwrap_or(until);
         if renewed_at >= known {
-            tracing::warn!(node = %node.name, "the lease had ended: verifying every volume before it is served again");
+            node.events.tell(What::LeaseEnded);
             // What is not known while this lease lasts is asked again with the next one.
             if !all_verified(&node).await || Instant::now() >= until {
                 continue;

@@ -11,6 +11,7 @@
 mod actor;
 mod announce;
 mod background;
+mod buffer;
 mod deletion;
 pub mod device;
 mod gate;

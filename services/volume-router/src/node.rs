@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sconce_bus::Role;
 use sconce_registry::{Registry, RegistryError};
-use sconce_runtime::Clock;
+use sconce_runtime::{Clock, Events};
 use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::{ByteLen, NodeName, VolumeId};
 use sconce_volume::{CheckpointPolicy, ScrubPolicy, SweepPolicy};
@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) registry: Registry,
     /// The time.
     pub(crate) clock: Clock,
+    /// What happens is told here.
+    pub(crate) events: Events,
     /// Work beside the volumes.
     pub(crate) background: Background,
     /// Counts what guests send.

@@ -13,7 +13,7 @@ use sconce_bus::{BindError, Endpoint, Hello, Network, Protocol, Role, Version};
 use sconce_registry::announce::AnnounceError;
 use sconce_registry::{OpenError, Registry};
 use sconce_runtime::tasks::TasksError;
-use sconce_runtime::{Chance, Clock, Stop};
+use sconce_runtime::{Chance, Clock, Events, Stop};
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::{ByteLen, NodeName};
 use tokio::sync::{mpsc, oneshot};
@@ -162,8 +162,10 @@ async fn node(
     let checkpoints = LocalCheckpoints::open(dir, settings.checkpoint_bytes()).map_err(told)?;
     let checkpoints = Arc::new(checkpoints);
     let guests = Guests::default();
-    let (background, arbiter) =
-        background(settings, components, &checkpoints, &device, guests.clone()).await?;
+    let (name, clock) = (settings.node.name.clone(), components.clock.clone());
+    let events = Events::new(name, clock, &mut Chance::from_os());
+    let shared = (&checkpoints, &device, guests.clone(), events.clone());
+    let (background, arbiter) = background(settings, components, shared).await?;
     let node = Node {
         name: settings.node.name.clone(),
         shards,
@@ -171,6 +173,7 @@ async fn node(
         checkpoints,
         registry: components.registry.clone(),
         clock: components.clock.clone(),
+        events,
         background,
         guests,
         gate: Arc::new(Gate::new()),
@@ -190,9 +193,7 @@ async fn node(
 async fn background(
     settings: &Settings,
     components: &Components,
-    checkpoints: &Arc<LocalCheckpoints>,
-    device: &Device,
-    guests: Guests,
+    (checkpoints, device, guests, events): (&Arc<LocalCheckpoints>, &Device, Guests, Events),
 ) -> Result<(Background, Arbiter), RunError> {
     let arbiter = Arbiter::try_with_tokio_rt(|| runtime(BLOCKING_THREADS))?;
     let parts = background::Components {
@@ -206,6 +207,7 @@ async fn background(
         guests,
         erase: settings.erase,
         clock: components.clock.clone(),
+        events,
         buffer: device.id().to_owned(),
     };
     let (started, handle) = oneshot::channel();

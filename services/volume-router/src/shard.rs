@@ -126,7 +126,7 @@ fn begin_volume(shard: &Rc<Shard>, wanted: Begin) {
         Begin::Volume(_) => {}
         Begin::Orphan(volume) => match volumes.get(volume) {
             Some(handle) => handle.orphaned(),
-            None => drop(VolumeActor::begin(shard, volume, Some(TakeOver::asked(false)))),
+            None => drop(VolumeActor::begin(shard, volume, Some(TakeOver::orphaned()))),
         },
     }
 }

@@ -208,6 +208,8 @@ impl Names {
             dtl_host: None,
             dtl_buffer: None,
             dtl_state: DtlState::Off,
+            epoch_since_us: None,
+            dtl_since_us: None,
             manifest: None,
             epochs: Vec::new(),
             origin: None,

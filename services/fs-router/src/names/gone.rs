@@ -23,11 +23,13 @@ pub struct NamelessFile {
     pub volume: VolumeId,
 }
 
-/// Volumes that were deleted.
+/// Volumes that have a record.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct DeletedVolumes {
-    /// Those whose records are still there.
-    pub records: Vec<VolumeRecord>,
+pub struct KnownVolumes {
+    /// Those that exist.
+    pub active: Vec<VolumeRecord>,
+    /// Those that were deleted and are not erased yet.
+    pub deleted: Vec<VolumeRecord>,
     /// Volume records that cannot be read: while there are any, no node takes another's deletions over.
     pub damaged: Vec<String>,
 }
@@ -54,23 +56,23 @@ impl Names {
         Ok(found.into_iter().filter_map(file).collect())
     }
 
-    /// The volumes that were deleted and are not erased yet.
+    /// All volumes that have a record, by id.
     ///
     /// # Errors
     /// The registry is unreachable.
-    pub async fn deleted_volumes(&self) -> Result<DeletedVolumes, NamesError> {
+    pub async fn known_volumes(&self) -> Result<KnownVolumes, NamesError> {
         let entries = self
             .patiently(async || self.registry.list(keys::VOLUMES, None, usize::MAX).await)
             .await?;
-        let mut deleted = DeletedVolumes::default();
+        let mut known = KnownVolumes::default();
         for entry in entries {
             match decode::<VolumeRecord>(&entry) {
-                Ok(record) if record.phase == VolumePhase::Deleting => deleted.records.push(record),
-                Ok(_) => {}
-                Err(_) => deleted.damaged.push(entry.key),
+                Ok(record) if record.phase == VolumePhase::Deleting => known.deleted.push(record),
+                Ok(record) => known.active.push(record),
+                Err(_) => known.damaged.push(entry.key),
             }
         }
-        Ok(deleted)
+        Ok(known)
     }
 
     /// The volumes that are erased, and of which a write buffer that is away may hold SCOs.

@@ -32,7 +32,7 @@ pub use attributes::SetAttributes;
 pub use clones::Snapshot;
 pub use create::{NewEntry, NewVolume};
 pub use error::NamesError;
-pub use gone::{DeletedVolumes, NamelessFile};
+pub use gone::{KnownVolumes, NamelessFile};
 pub use path::{DEPTH_MAX, NAME_BYTES_MAX, PathError, PoolPath, SnapshotPath, check_name};
 pub use removals::Removal;
 pub use remove::{Keep, Removed};

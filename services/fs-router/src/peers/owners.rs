@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use sconce_bus::Protocol;
 use sconce_schemas::wire::Remedy;
+use sconce_schemas::wire::event::{EventPage, EventsAsk};
 use sconce_schemas::wire::volume::{
     SnapshotStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest, VolumeStatus,
 };
@@ -110,7 +111,7 @@ impl Owners {
             let show = VolumeControl::Show { volume };
             let is_final = |error: &PeerError| matches!(error, PeerError::Absent { .. });
             let status = match self.call_unless(volume, show, left, is_final).await? {
-                VolumeControlReply::Volume(status) => status,
+                VolumeControlReply::Volume(status) => *status,
                 _ => {
                     return Err(PeerError::Answer {
                         node: self.names.volume(volume).await?.owner,
@@ -176,6 +177,23 @@ impl Owners {
             | VolumeReply::Extents(_)
             | VolumeReply::Changes(_)
             | VolumeReply::Twin(_) => Err(PeerError::Answer { node: node.clone() }),
+        }
+    }
+
+    /// What happened at the volume-router `node`, as it tells it.
+    ///
+    /// # Errors
+    /// As [`Owners::ask`].
+    pub async fn events(
+        &self,
+        node: &NodeName,
+        ask: EventsAsk,
+        deadline: Duration,
+    ) -> Result<EventPage, PeerError> {
+        let ask = VolumeControl::Events(ask);
+        match self.ask(node, VolumeId::default(), ask, deadline).await? {
+            VolumeControlReply::Events(page) => Ok(page),
+            _ => Err(PeerError::Answer { node: node.clone() }),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sconce_bus::Protocol;
 use sconce_schemas::records::NodeRecord;
+use sconce_schemas::wire::event::{EventPage, EventsAsk};
 use sconce_schemas::wire::storage::{
     GET_BYTES_MAX, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
 };
@@ -57,6 +58,23 @@ impl StorageRouters {
         let request = StorageRequest::Control(StorageControl::NodeStatus);
         match self.ask(node, &request, 0, deadline).await? {
             (StorageReply::Control(StorageControlReply::Node(status)), _) => Ok(status),
+            _ => Err(other_answer(&node.name)),
+        }
+    }
+
+    /// What happened at a storage-router, as it tells it.
+    ///
+    /// # Errors
+    /// It does not answer within the deadline, or refuses.
+    pub async fn events(
+        &self,
+        node: &NodeRecord,
+        ask: EventsAsk,
+        deadline: Duration,
+    ) -> Result<EventPage, PeerError> {
+        let request = StorageRequest::Control(StorageControl::Events(ask));
+        match self.ask(node, &request, 0, deadline).await? {
+            (StorageReply::Control(StorageControlReply::Events(page)), _) => Ok(page),
             _ => Err(other_answer(&node.name)),
         }
     }

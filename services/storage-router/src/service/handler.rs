@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use sconce_runtime::{Events, Stop};
 use sconce_schemas::wire::storage::{
     GET_BYTES_MAX, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
 };
@@ -24,6 +25,10 @@ const LIST_MAX: u32 = 1000;
 pub(super) struct Handler {
     pub(super) node: NodeName,
     pub(super) pools: Pools,
+    /// What happens is told here.
+    pub(super) events: Events,
+    /// Nobody waits for events past it.
+    pub(super) stop: Stop,
 }
 
 impl Handler {
@@ -120,6 +125,9 @@ impl Handler {
                 StorageControlReply::Volumes {
                     volumes: pool.list_volumes(after, limit).await?,
                 }
+            }
+            StorageControl::Events(ask) => {
+                StorageControlReply::Events(self.events.page(&ask, &self.stop).await)
             }
             StorageControl::NodeStatus => StorageControlReply::Node(self.status().await),
         };

@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use sconce_bus::{Endpoint, Hello, Identity, Limits, Network, Protocol, Role, Version, bind};
 use sconce_registry::announce::{Announcement, NODE_TTL};
 use sconce_registry::{Registry, RegistrySettings};
-use sconce_runtime::{Stop, Tasks};
+use sconce_runtime::{Chance, Clock, Events, Stop, Tasks};
 use sconce_schemas::NodeName;
 use sconce_schemas::records::NodeRecord;
 
@@ -62,11 +62,14 @@ pub async fn run(settings: Settings, components: Components) -> anyhow::Result<(
     }
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let workers = Workers::bounded(threads, CHECK_BYTES_AT_ONCE);
-    let backends = setup::backends(&settings, &registry, &workers).await?;
+    let events = Events::new(node.clone(), Clock::system(), &mut Chance::from_os());
+    let backends = setup::backends(&settings, &registry, &workers, &events).await?;
     setup::pools(&settings, &registry).await?;
     let handler = Rc::new(Handler {
         node: node.clone(),
         pools: Pools::new(registry.clone(), backends, workers),
+        events: events.clone(),
+        stop: stop.clone(),
     });
     let listen = endpoint("node.endpoints", settings.endpoint())?;
     let server = bind(&network, &listen, identity(&node, Protocol::Storage)).await?;
@@ -75,6 +78,8 @@ pub async fn run(settings: Settings, components: Components) -> anyhow::Result<(
         "storage server",
         serving::serve(server, handler, limits, stop.clone()),
     );
+    let nodes = sconce_registry::nodes::tell(registry.clone(), node.clone(), events, stop.clone());
+    tasks.spawn_local("events of nodes", nodes);
     tasks.spawn_local("announcement", announce(registry, &settings, stop.clone()));
     tracing::info!(%node, endpoint = %listen, "storage-router serves");
     tasks.finish(STOP_WITHIN).await?;

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use sconce_bus::{PeerId, RequestIn, Server, ServerEvent};
 use sconce_runtime::Stop;
-use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
+use sconce_schemas::wire::storage::{StorageControl, StorageReply, StorageRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_tracing::OperationId;
 use tokio::task::JoinSet;
@@ -36,7 +36,7 @@ pub(super) async fn serve(
     let room = Room::new(limits.requests, limits.bytes.bytes());
     let mut waiting = Waiting::new(limits.bytes.bytes());
     let mut under_way = JoinSet::new();
-    let mut begin = |request: Request, place: Place| {
+    let mut begin = |request: Request, place: Option<Place>| {
         let handler = Rc::clone(&handler);
         under_way.spawn_local(async move {
             let answer = handler.answer(request.body, request.data, request.reply_bytes);
@@ -55,7 +55,7 @@ pub(super) async fn serve(
             () = stop.requested() => break,
             place = room.enter(waiting.next_bytes()), if !waiting.is_empty() => {
                 if let Some(request) = waiting.pop() {
-                    begin(request, place);
+                    begin(request, Some(place));
                 }
                 continue;
             }
@@ -64,12 +64,17 @@ pub(super) async fn serve(
         match event {
             ServerEvent::Requests(requests) => {
                 for request in requests {
+                    // Who waits for events asks no back end: it takes no room, and holds up nobody.
+                    if is_about_events(&request) {
+                        begin(request, None);
+                        continue;
+                    }
                     match waiting
                         .is_empty()
                         .then(|| room.try_enter(bytes_of(&request)))
                         .flatten()
                     {
-                        Some(place) => begin(request, place),
+                        Some(place) => begin(request, Some(place)),
                         None => waiting.push(request),
                     }
                 }
@@ -90,6 +95,10 @@ fn tell(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "a request's handling ended with a bug");
     }
+}
+
+fn is_about_events(request: &Request) -> bool {
+    matches!(request.body, StorageRequest::Control(StorageControl::Events(_)))
 }
 
 /// What a request takes of the room: what it brought and what it asks for.

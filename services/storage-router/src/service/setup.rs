@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use sconce_registry::{CommitError, Registry, Revision};
+use sconce_runtime::Events;
 use sconce_schemas::BackendId;
 use sconce_schemas::records::{BackendRecord, Record, keys};
+use sconce_schemas::wire::event::What;
 
 use crate::backend::Identified;
 use crate::checked::Checked;
@@ -25,6 +27,7 @@ pub(super) async fn backends(
     settings: &Settings,
     registry: &Registry,
     workers: &Workers,
+    events: &Events,
 ) -> anyhow::Result<HashMap<String, Arc<Checked>>> {
     let mut open = HashMap::new();
     let limits = &settings.limits;
@@ -32,11 +35,12 @@ pub(super) async fn backends(
     // A single back end gets half: what it does not concern is answered then, too.
     let sharers = settings.backends.len().max(2);
     for backend in &settings.backends {
-        let recognised = recognised(settings, backend, registry)
+        let recognised = recognised(settings, backend, registry, events)
             .await
             .with_context(|| format!("back end {}", backend.name))?;
         let checked = Checked::new(recognised, workers.clone(), deadline)
-            .at_most(limits.requests / sharers, limits.bytes.bytes() / sharers as u64);
+            .at_most(limits.requests / sharers, limits.bytes.bytes() / sharers as u64)
+            .telling(events.clone());
         open.insert(backend.name.to_string(), Arc::new(checked));
     }
     Ok(open)
@@ -46,6 +50,7 @@ async fn recognised(
     settings: &Settings,
     backend: &BackendSettings,
     registry: &Registry,
+    events: &Events,
 ) -> anyhow::Result<Arc<dyn Identified>> {
     let name = backend.name.to_string();
     let key = keys::backend(&name);
@@ -61,7 +66,11 @@ async fn recognised(
         // Nothing was ever stored there: most likely a wrong place in the settings.
         (Err(error), None) => bail!("{error}"),
         (Err(error), Some(_)) => {
-            tracing::warn!(backend = found.name(), %error, "serving without a back end until it is back");
+            let (backend, cause) = (
+                found.name().to_owned(),
+                format!("serving without it until it is back: {error}"),
+            );
+            events.tell(What::BackendFails { backend, cause });
         }
     }
     Ok(found)

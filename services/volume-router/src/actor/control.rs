@@ -12,6 +12,7 @@ use actix::{ActorFutureExt as _, Context, Handler, MessageResult, ResponseActFut
 use bytes::Bytes;
 use sconce_schemas::ByteLen;
 use sconce_schemas::records::{DtlState, VolumePhase};
+use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::volume::{FlattenProgress, VolumeReply, VolumeStatus};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::Event;
@@ -130,6 +131,9 @@ impl Handler<Show> for VolumeActor {
             unstored: ByteLen(0),
             map_memory: ByteLen(0),
             state,
+            state_since_us: Some(self.state_since_us),
+            path: self.known.path.as_deref().map(str::to_owned),
+            dtl_trouble: None,
             history: None,
             scrub: None,
             flatten: None,
@@ -140,6 +144,8 @@ impl Handler<Show> for VolumeActor {
             status.dtl_state = twin.state.recorded();
             status.dtl_mode = Some(twin.mode);
             status.dtl_host = dtl_host;
+            status.path = Some(serving.path().to_owned());
+            status.dtl_trouble = serving.twin_trouble();
             status.size = known.size;
             status.allocated = known.allocated;
             status.unstored = known.unstored;
@@ -250,6 +256,7 @@ impl Handler<SetDtl> for VolumeActor {
             return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
         };
         let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
+        let clock = self.shard.node.clock.clone();
         if mode > serving.twin().0.mode {
             // What the record says holds from the moment at which it does.
             serving.happened(Event::TwinMode { mode });
@@ -258,8 +265,17 @@ impl Handler<SetDtl> for VolumeActor {
         let generation = self.generation;
         let noted = async move {
             let volume = owner.subject().volume;
-            let noted = record::set_dtl_mode(&registry, volume, owner.ownership(), mode).await;
-            noted.map_err(refusal_of)
+            let noted = record::set_dtl_mode(&registry, volume, owner.ownership(), mode, &clock).await;
+            let state = noted.map_err(refusal_of)?;
+            owner.tell(What::DtlMode { mode });
+            if let Some(state) = state {
+                owner.tell(What::Degraded {
+                    wanted: state != DtlState::Off,
+                    host: None,
+                    cause: "as was asked".to_owned(),
+                });
+            }
+            Ok(())
         };
         let set =
             noted
@@ -381,9 +397,10 @@ impl VolumeActor {
         };
         let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
         let (generation, twin) = (self.generation, serving.releases_twin());
+        let clock = self.shard.node.clock.clone();
         let release = async move {
             let until = until.max(Instant::now() + RELEASE_WITHIN);
-            let release = record::release(&registry, owner.subject().volume, owner.ownership());
+            let release = record::release(&registry, owner.subject().volume, owner.ownership(), &clock);
             let released = async { matches!(timeout_at(until, release).await, Ok(Ok(()))) };
             twin.after(released).await
         };
@@ -403,7 +420,8 @@ impl VolumeActor {
         let text = format!("volume {} was released by an orderly stop", self.id);
         let refusal = Refusal::retry(RefusalCode::Unavailable, text);
         if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Gone(refusal.clone())) {
-            tracing::info!(volume = serving.path(), "stored and released");
+            let epoch = serving.owner().ownership().epoch;
+            serving.owner().tell(What::Released { epoch });
             serving.owner().end();
         }
         self.shard.replies.refuse_all(self.id, &refusal);

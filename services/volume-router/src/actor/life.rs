@@ -12,6 +12,8 @@ use std::time::Duration;
 use actix::fut::WrapFuture as _;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler};
 use sconce_runtime::Chance;
+use sconce_schemas::records::DtlMode;
+use sconce_schemas::wire::event::{OwnedWhy, What};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_tracing::{Action, OperationId, Point, Status, Step};
 use tokio::sync::oneshot;
@@ -56,6 +58,7 @@ impl VolumeActor {
         self.resting.extend(self.shard.node.device.claim(self.id));
         let (shard, id) = (Rc::clone(&self.shard), self.id);
         let (mut takeover, found) = (self.takeover.take(), self.resting.clone());
+        let mut known = self.known.clone();
         let start = async move {
             let step = Step {
                 operation: OperationId(Chance::from_os().u64()),
@@ -64,13 +67,16 @@ impl VolumeActor {
                 ..Step::default()
             };
             Point::VolumeTakeoverEntry.record(|| step);
-            let started = owner::start(&shard, id, &mut takeover, &found).await;
+            let started = owner::start(&shard, id, (&mut takeover, &mut known), &found).await;
             Point::VolumeTakeoverExit.record(|| takeover_ended(step, &started));
-            (started, takeover)
+            (started, takeover, known)
         };
         let started = start
             .into_actor(self)
-            .map(|(outcome, takeover), actor, ctx| actor.start_ended(outcome, takeover, ctx));
+            .map(|(outcome, takeover, known), actor: &mut Self, ctx| {
+                actor.known = known;
+                actor.start_ended(outcome, takeover, ctx);
+            });
         ctx.spawn(started);
     }
 
@@ -96,9 +102,8 @@ impl VolumeActor {
                 self.pause(refusal, takeover, ctx);
             }
             Err(StartError::Later(refusal)) => {
-                if !std::mem::replace(&mut self.failure_told, true) {
-                    tracing::warn!(volume = %self.id, cause = %refusal, "volume cannot be served now: trying again until it can");
-                }
+                let cause = refusal.text.clone();
+                self.fails(What::Unavailable { cause });
                 self.pause(refusal, takeover, ctx);
             }
         }
@@ -113,14 +118,9 @@ impl VolumeActor {
             owned.ownership.clone(),
             owned.manifest,
             owned.record.known_size(),
+            &self.shard.node.events,
         );
-        tracing::info!(
-            volume = %owned.subject.path,
-            epoch = %owned.ownership.epoch,
-            replayed = owned.recovered.replayed,
-            next_sco = %owned.recovered.next_sco,
-            "serving"
-        );
+        self.tell_owned(&owner, &owned);
         let is_unused = |found: &mut FoundSco| {
             owned
                 .unused
@@ -137,9 +137,41 @@ impl VolumeActor {
         let serving = Serving::new(&self.shard, me, owner, self.generation, owned, found);
         self.state = State::Serving(Box::new(serving));
         self.served_since = Instant::now();
-        self.failure_told = false;
+        self.state_since_us = self.shard.node.clock.unix_micros();
+        self.failure_told = None;
         self.tell_waiters(&Ok(()));
         self.tick(ctx);
+    }
+
+    /// Says whose the volume is, and that it has no twin yet where it wants one.
+    fn tell_owned(&mut self, owner: &Owner, owned: &Owned) {
+        let me = || (self.shard.node.name.clone(), OwnedWhy::Start);
+        let (from, why) = self.known.came.take().unwrap_or_else(me);
+        owner.tell(What::Owned {
+            from,
+            epoch: owned.ownership.epoch,
+            why,
+            replayed: owned.recovered.replayed,
+        });
+        if owned.record.dtl_mode != DtlMode::None {
+            owner.tell(What::Degraded {
+                wanted: true,
+                host: None,
+                cause: "this ownership begins without a twin, one is looked for".to_owned(),
+            });
+        }
+    }
+
+    /// The volume is not served; of one kind told once, until it is.
+    fn fails(&mut self, what: What) {
+        let told = self.failure_told.replace(what.name());
+        if told.is_none() {
+            self.state_since_us = self.shard.node.clock.unix_micros();
+        }
+        if told != Some(what.name()) {
+            let path = self.known.path.as_deref().unwrap_or_default();
+            self.shard.node.events.tell_of(self.id, path, what);
+        }
     }
 
     /// The volume is not for this node now.
@@ -149,9 +181,8 @@ impl VolumeActor {
         self.shard.node.device.disclaim(self.id, found);
         self.shard.twins.vacate(self.id);
         if refusal.code == RefusalCode::WaitsForOwner {
-            if !std::mem::replace(&mut self.failure_told, true) {
-                tracing::warn!(volume = %self.id, "{refusal}");
-            }
+            let cause = refusal.text.clone();
+            self.fails(What::WaitsForOwner { cause });
             self.state = State::Refused(refusal);
         } else {
             self.state = State::Gone(refusal);
@@ -255,7 +286,11 @@ impl VolumeActor {
         let (reason, device_failed) = serving.halted().unwrap_or(("", false));
         let reason = reason.to_owned();
         self.drop_move(&Refusal::retry(RefusalCode::Unavailable, reason.clone()));
-        tracing::error!(volume = serving.path(), reason, device_failed, "volume halted");
+        serving.owner().tell(What::Halted {
+            cause: reason.clone(),
+            device_failed,
+        });
+        self.state_since_us = self.shard.node.clock.unix_micros();
         serving.owner().end();
         self.resting.extend(serving.into_found());
         if self.served_since.elapsed() > STEADY {
@@ -288,7 +323,11 @@ impl VolumeActor {
         }
         self.drop_move(cause);
         if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Starting) {
-            tracing::warn!(volume = serving.path(), %cause, "volume is served here no more, unless the registry still says so");
+            serving.owner().tell(What::Fenced {
+                epoch: serving.owner().ownership().epoch,
+                cause: cause.text.clone(),
+            });
+            self.state_since_us = self.shard.node.clock.unix_micros();
             serving.owner().end();
             self.resting.extend(serving.into_found());
         }
@@ -302,7 +341,8 @@ impl VolumeActor {
     pub(super) fn over(&mut self, refusal: &Refusal, ctx: &mut Context<Self>) {
         self.drop_move(refusal);
         if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Gone(refusal.clone())) {
-            tracing::info!(volume = serving.path(), cause = %refusal, "volume is over here");
+            let cause = refusal.text.clone();
+            serving.owner().tell(What::Over { cause });
             serving.owner().end();
             self.resting.extend(serving.into_found());
         }
@@ -321,7 +361,7 @@ impl Handler<Orphaned> for VolumeActor {
     fn handle(&mut self, _: Orphaned, ctx: &mut Context<Self>) {
         // Where something else is under way, its owner's absence is seen again.
         if matches!(self.state, State::Refused(_)) && Instant::now() >= self.stuck_until {
-            self.takeover = Some(TakeOver::asked(false));
+            self.takeover = Some(TakeOver::orphaned());
             self.start_serving(ctx);
         }
     }

@@ -33,6 +33,7 @@ use tokio::time::Instant;
 
 use crate::device::{FoundSco, Tenant};
 use crate::node::Node;
+use crate::owner::Known;
 use crate::owner::record::TakeOver;
 use crate::twin::{Lines, Twins};
 use messages::{Evict, FileReady, Pressed, StoreSoon};
@@ -42,6 +43,7 @@ use serving::Serving;
 pub(crate) use handle::VolumeHandle;
 pub(crate) use messages::{CompareWith, Operation};
 pub(crate) use owner::Owner;
+pub(crate) use pace::SLOW_FROM;
 pub(crate) use replies::{Replies, Waiting};
 
 /// Rounds that may wait in a volume's mailbox; more are told to come again.
@@ -101,8 +103,12 @@ pub(crate) struct VolumeActor {
     served_since: Instant,
     /// Until then it stays refused, unless an operator decides.
     stuck_until: Instant,
-    /// A failure was told to people and has not passed.
-    failure_told: bool,
+    /// The kind of failure that was told to people and has not passed.
+    failure_told: Option<&'static str>,
+    /// Since when it is served, or is not, in microseconds since 1970.
+    state_since_us: u64,
+    /// What its tries to start have found out.
+    known: Known,
     /// A tick is coming.
     ticking: bool,
     /// Late acknowledgements are about to leave.
@@ -127,7 +133,9 @@ impl VolumeActor {
             backoff: Backoff::new(AGAIN_FIRST, AGAIN_MAX, Chance::from_os()),
             served_since: Instant::now(),
             stuck_until: Instant::now(),
-            failure_told: false,
+            failure_told: None,
+            state_since_us: shard.node.clock.unix_micros(),
+            known: Known::default(),
             ticking: false,
             pacing: false,
             moving: None,

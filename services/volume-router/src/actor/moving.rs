@@ -7,12 +7,14 @@
 //! serves, this write buffer has everything too.
 //! Knows no bus: clients are told where to go as after any takeover.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::WrapFuture as _;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture};
 use sconce_schemas::NodeName;
 use sconce_schemas::records::DtlMode;
+use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::Event;
 use tokio::sync::oneshot;
@@ -104,14 +106,10 @@ impl VolumeActor {
             return Err(Err(Refusal::retry(RefusalCode::Conflict, text)));
         }
         if self.moving.is_none() {
-            let (registry, owner, there) = (
-                self.shard.node.registry.clone(),
-                serving.owner().clone(),
-                to.clone(),
-            );
+            let (node, owner, there) = (Arc::clone(&self.shard.node), serving.owner().clone(), to.clone());
             let note = async move {
                 let volume = owner.subject().volume;
-                record::begin_move(&registry, volume, owner.ownership(), &there).await
+                record::begin_move(&node.registry, volume, owner.ownership(), &there, &node.clock).await
             };
             self.moves += 1;
             let number = self.moves;
@@ -141,7 +139,7 @@ impl VolumeActor {
                 moving.step = Step::Joining;
                 let to = moving.to.clone();
                 if let State::Serving(serving) = &mut self.state {
-                    tracing::info!(volume = serving.path(), %to, "the volume is being moved");
+                    serving.owner().tell(What::MoveBegun { to: to.clone() });
                     serving.happened(Event::TwinMode { mode });
                     serving.twin_only_on(&to);
                     self.after(ctx);
@@ -162,7 +160,7 @@ impl VolumeActor {
             Step::Joining => {
                 if serving.is_in_sync_on(&moving.to) {
                     self.store_before_move(ctx);
-                } else if let Some(trouble) = serving.twin_trouble() {
+                } else if let Some(trouble) = serving.refusal_of_only_twin() {
                     let text = format!("{} does not keep a twin: {trouble}", moving.to);
                     self.move_failed(&Refusal::retry(RefusalCode::Unavailable, text), ctx);
                 }
@@ -234,7 +232,10 @@ impl VolumeActor {
         let text = format!("volume {} was moved to {}", self.path(), moving.to);
         let refusal = Refusal::reroute(RefusalCode::NotOwner, text);
         if let State::Serving(serving) = std::mem::replace(&mut self.state, State::Starting) {
-            tracing::info!(volume = serving.path(), to = %moving.to, "the volume is handed over");
+            serving.owner().tell(What::HandedOver {
+                to: moving.to.clone(),
+                epoch: serving.owner().ownership().epoch,
+            });
             serving.owner().end();
             self.resting.extend(serving.into_found());
         }
@@ -261,7 +262,6 @@ impl VolumeActor {
             moving.to,
             cause.text
         );
-        tracing::warn!(volume = self.path(), to = %moving.to, cause = %cause, "the volume was not moved");
         moving.tell(&Err(Refusal {
             text,
             ..cause.clone()
@@ -270,10 +270,10 @@ impl VolumeActor {
             return;
         };
         serving.stay();
-        let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
+        let (node, owner) = (Arc::clone(&self.shard.node), serving.owner().clone());
         let note = async move {
             let volume = owner.subject().volume;
-            record::end_move(&registry, volume, owner.ownership()).await
+            record::end_move(&node.registry, volume, owner.ownership(), &node.clock).await
         };
         let generation = self.generation;
         // Where it cannot be noted, the next ownership does.

@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
+use sconce_runtime::Events;
 use sconce_schemas::records::ManifestRef;
 use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::event::What;
 use sconce_schemas::{NodeName, ScoId, VolumeId, VolumeSize};
 use sconce_volume::Event;
 
@@ -36,6 +38,7 @@ struct Inner {
     ownership: Ownership,
     current: AtomicBool,
     outage: Outage,
+    events: Events,
     manifests: Mutex<[Option<ManifestRef>; 2]>,
     help: Mutex<Help>,
     /// The volume's size in bytes.
@@ -84,6 +87,7 @@ impl Owner {
         ownership: Ownership,
         manifest: Option<ManifestRef>,
         size: VolumeSize,
+        events: &Events,
     ) -> Self {
         let inner = Inner {
             volume,
@@ -93,7 +97,8 @@ impl Owner {
             path: Mutex::new(subject.path),
             ownership,
             current: AtomicBool::new(true),
-            outage: Outage::default(),
+            outage: Outage::new(events.clone(), subject.volume),
+            events: events.clone(),
             manifests: Mutex::new([None, manifest]),
             help: Mutex::default(),
             size: AtomicU64::new(size.bytes()),
@@ -150,6 +155,12 @@ impl Owner {
     /// What neighbours do of the volume's scrubbing: to be looked at, or changed.
     pub(crate) fn help<T>(&self, look: impl FnOnce(&mut Help) -> T) -> T {
         look(&mut self.inner.help.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Something happened to the volume that people are told of.
+    pub(crate) fn tell(&self, what: What) {
+        let subject = self.subject();
+        self.inner.events.tell_of(subject.volume, &subject.path, what);
     }
 
     /// Whether anybody wants the outcome of a job.

@@ -12,7 +12,7 @@ use sconce_volume::Ticket;
 use tokio::time::Instant;
 
 /// From here on writes are slowed down, in thousandths of the buffer.
-const SLOW_FROM: u64 = 750;
+pub(crate) const SLOW_FROM: u64 = 750;
 /// How late an acknowledgement leaves when the buffer is all but full: uploads that are only somewhat slower than
 /// the writers then never fill it.
 const LATE_MAX: Duration = Duration::from_millis(50);

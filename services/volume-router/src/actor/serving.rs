@@ -372,8 +372,8 @@ impl Serving {
     }
 
     /// Why the only node that may keep the twin does not.
-    pub(super) fn twin_trouble(&self) -> Option<String> {
-        self.twin.trouble()
+    pub(super) fn refusal_of_only_twin(&self) -> Option<String> {
+        self.twin.refusal_of_only()
     }
 
     /// Whether the record says that the twin on this node has every acknowledged write.
@@ -389,6 +389,11 @@ impl Serving {
     /// What is known of the twin, and where it is.
     pub(super) fn twin(&self) -> (TwinStatus, Option<NodeName>) {
         (self.volume.twin_status(), self.twin.host())
+    }
+
+    /// Why it has no twin that is in sync, where something went wrong.
+    pub(super) fn twin_trouble(&self) -> Option<String> {
+        self.twin.trouble()
     }
 
     /// The volume is about to be released, and its twin with it.

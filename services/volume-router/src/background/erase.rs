@@ -151,7 +151,8 @@ impl Erasure<'_> {
                 }
             }
         };
-        match Outage::default().endure("deleting", path, || true, erase).await {
+        let outage = Outage::new(self.shared.events.clone(), self.subject.volume);
+        match outage.endure("deleting", path, || true, erase).await {
             Some(Ok(())) => tracing::info!(volume = %path, "deleted"),
             Some(Err(refusal)) => tracing::info!(volume = %path, %refusal, "not erased here"),
             None => {}

@@ -32,7 +32,7 @@ use actix::{Actor, Addr, Context, Handler, Message};
 use bytes::Bytes;
 use sconce_bus::{Hello, Network, Protocol};
 use sconce_registry::Registry;
-use sconce_runtime::{Chance, Clock};
+use sconce_runtime::{Chance, Clock, Events};
 use sconce_schemas::checkpoint::{NodePlace, NodeRecord, NodeRef};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord};
@@ -72,6 +72,8 @@ pub(crate) struct Components {
     pub(crate) guests: Guests,
     pub(crate) erase: EraseSettings,
     pub(crate) clock: Clock,
+    /// What happens is told here.
+    pub(crate) events: Events,
     /// Identity of the write buffer.
     pub(crate) buffer: String,
 }
@@ -96,6 +98,8 @@ pub(crate) struct Shared {
     pub(crate) erasures: Arc<Erasures>,
     pub(crate) erase: EraseSettings,
     pub(crate) clock: Clock,
+    /// What happens is told here.
+    pub(crate) events: Events,
     /// Identity of the write buffer.
     pub(crate) buffer: String,
 }
@@ -133,6 +137,7 @@ impl Background {
             guests,
             erase,
             clock,
+            events,
             buffer,
         } = components;
         let erasures = Arc::<Erasures>::default();
@@ -154,6 +159,7 @@ impl Background {
             erasures: Arc::clone(&erasures),
             erase,
             clock,
+            events,
             buffer,
         };
         let actor = BackgroundActor {

@@ -10,7 +10,9 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sconce_runtime::Backoff;
+use sconce_runtime::{Backoff, Events};
+use sconce_schemas::VolumeId;
+use sconce_schemas::wire::event::What;
 use tokio::time::Instant;
 
 use super::chance;
@@ -22,9 +24,11 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 const TOLD_AFTER: Duration = Duration::from_secs(3);
 
 /// Whether the jobs of one volume are failing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outage {
     told: AtomicBool,
+    events: Events,
+    volume: VolumeId,
 }
 
 /// How a try ended that is not to be repeated.
@@ -36,6 +40,15 @@ pub(crate) enum Tried<T, E> {
 }
 
 impl Outage {
+    /// Of jobs that do not fail so far.
+    pub(crate) fn new(events: Events, volume: VolumeId) -> Self {
+        Self {
+            told: AtomicBool::new(false),
+            events,
+            volume,
+        }
+    }
+
     /// Tries until it is over, or `None` once `wanted` says that nobody wants it any more.
     pub(crate) async fn endure<T, E: Display, F: Future<Output = Tried<T, E>>>(
         &self,
@@ -50,14 +63,17 @@ impl Outage {
             match attempt().await {
                 Tried::Over(outcome) => {
                     if self.told.swap(false, Ordering::Relaxed) {
-                        tracing::info!(volume = path, "{what} works again");
+                        let work = what.to_owned();
+                        self.events.tell_of(self.volume, path, What::WorkGoesOn { work });
                     }
                     return Some(outcome);
                 }
                 Tried::Again(cause) => {
                     let since = *failing_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= TOLD_AFTER && !self.told.swap(true, Ordering::Relaxed) {
-                        tracing::warn!(volume = path, %cause, "{what} does not work now: trying again until it does");
+                        let (work, cause) = (what.to_owned(), cause.to_string());
+                        self.events
+                            .tell_of(self.volume, path, What::WorkFails { work, cause });
                     }
                     tokio::time::sleep(backoff.wait()).await;
                 }

@@ -20,6 +20,7 @@ use sconce_registry::Registry;
 use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord, keys};
+use sconce_schemas::wire::event::OwnedWhy;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, NodeName, ScoId, VolumeId};
 use sconce_volume::{CloneOf, Recovered, Seal, Volume, VolumeConfig};
@@ -54,6 +55,34 @@ pub(crate) struct Owned {
     pub(crate) unused: Vec<FoundSco>,
     /// Who had the volume before it was moved here.
     pub(crate) moved_from: Option<NodeName>,
+}
+
+/// What tries to start a volume have found out, for messages: it outlives those that fail.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    /// The volume's path.
+    pub(crate) path: Option<Arc<str>>,
+    /// Who owned it before the first claim of this process, and why it is here since.
+    pub(crate) came: Option<(NodeName, OwnedWhy)>,
+}
+
+impl Known {
+    /// The claim succeeded.
+    fn claimed(&mut self, before: &VolumeRecord, claimant: &Claimant) {
+        let asked = claimant.takeover;
+        // Whoever moved it here has named this node as its owner.
+        let moved = before.moving.as_ref().filter(|moving| moving.to == claimant.node);
+        let from = moved.map_or(&before.owner, |moving| &moving.from);
+        let why = match before.owner == claimant.node {
+            _ if asked.is_some_and(|asked| asked.force) => OwnedWhy::Forced,
+            true if before.epoch == Epoch::NONE => OwnedWhy::Created,
+            true if moved.is_some() => OwnedWhy::Moved,
+            true => OwnedWhy::Start,
+            false if asked.is_some_and(|asked| asked.orphaned) => OwnedWhy::TwinHost,
+            false => OwnedWhy::Operator,
+        };
+        self.came.get_or_insert_with(|| (from.clone(), why));
+    }
 }
 
 /// Why a volume is not served.
@@ -100,7 +129,7 @@ impl From<StoreError> for StartError {
 pub(crate) async fn start(
     shard: &Shard,
     id: VolumeId,
-    takeover: &mut Option<TakeOver>,
+    (takeover, so_far): (&mut Option<TakeOver>, &mut Known),
     found: &[FoundSco],
 ) -> Result<Owned, StartError> {
     let node = &shard.node;
@@ -113,6 +142,7 @@ pub(crate) async fn start(
     };
     takeover.take_if(|asked| !asked.is_about(&before, &node.name));
     let path = path_of(&node.registry, &before).await?;
+    so_far.path = Some(path.as_str().into());
     let subject = Subject {
         volume: id,
         path: path.as_str().into(),
@@ -152,11 +182,12 @@ pub(crate) async fn start(
     let newest = manifest.as_ref().map_or(Epoch::NONE, |manifest| manifest.epoch);
     claimant.epochs_used = epochs_of(found).max(newest);
     let buffer_is_ours = before.buffer.as_deref() == Some(node.device.id());
-    let claimed = record::claim(&node.registry, id, &claimant, &path).await?;
+    let claimed = record::claim(&node.registry, id, &claimant, &path, &node.clock).await?;
+    so_far.claimed(&before, &claimant);
     let known = manifest.as_ref().map(|manifest| (manifest.epoch, manifest.seq));
     if claimed.manifest.map(|named| (named.epoch, named.seq)) > known {
         // The owner before stored another one meanwhile: what that condemns may be deleted by now. It stores none after this.
-        return Box::pin(start(shard, id, takeover, found)).await;
+        return Box::pin(start(shard, id, (takeover, so_far), found)).await;
     }
     let ownership = Ownership {
         node: node.name.clone(),
@@ -241,8 +272,8 @@ async fn recover(
         subject.volume,
         &ownership,
         node.device.id(),
-        &claimed.epochs,
-        recovered.next_sco,
+        (&claimed.epochs, recovered.next_sco),
+        &node.clock,
     )
     .await?;
     Ok(Owned {

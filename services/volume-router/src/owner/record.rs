@@ -6,6 +6,7 @@
 //! Knows no engine.
 
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
+use sconce_runtime::Clock;
 use sconce_schemas::records::{
     CloneRecord, DtlMode, DtlState, EpochStart, ManifestRef, Moving, Record as _, VolumePhase, VolumeRecord,
     keys,
@@ -34,13 +35,26 @@ pub(crate) struct Claimant {
 pub(crate) struct TakeOver {
     /// Accept the loss of what is not on the back ends.
     pub(crate) force: bool,
+    /// It is the pool's: the owner is gone, and the twin is here.
+    pub(crate) orphaned: bool,
     /// The ownership that it is about, once the record was read.
     about: Option<Epoch>,
 }
 
 impl TakeOver {
     pub(crate) const fn asked(force: bool) -> Self {
-        Self { force, about: None }
+        Self {
+            force,
+            orphaned: false,
+            about: None,
+        }
+    }
+
+    pub(crate) const fn orphaned() -> Self {
+        Self {
+            orphaned: true,
+            ..Self::asked(false)
+        }
     }
 
     /// Whether it is about what the record says. It outlives tries that fail, but is about no ownership that came meanwhile at another
@@ -211,10 +225,12 @@ pub(crate) async fn claim(
     volume: VolumeId,
     claimant: &Claimant,
     path: &str,
+    clock: &Clock,
 ) -> Result<VolumeRecord, RecordError> {
     change(registry, volume, |record| {
         may_claim(record, claimant, path)?;
         record.epoch = record.epoch.max(claimant.epochs_used).next();
+        record.epoch_since_us = Some(clock.unix_micros());
         record.owner = claimant.node.clone();
         Ok(Changed::Yes)
     })
@@ -229,8 +245,8 @@ pub(crate) async fn begin_epoch(
     volume: VolumeId,
     own: &Ownership,
     buffer: &str,
-    earlier: &[EpochStart],
-    first_sco: ScoId,
+    (earlier, first_sco): (&[EpochStart], ScoId),
+    clock: &Clock,
 ) -> Result<VolumeRecord, RecordError> {
     let epoch = own.epoch;
     change_own(registry, volume, own, move |record| {
@@ -244,7 +260,7 @@ pub(crate) async fn begin_epoch(
             record.set_dtl_mode(moving.mode);
         }
         // It has no twin yet.
-        without_twin(record);
+        without_twin(record, clock);
         Changed::Yes
     })
     .await
@@ -294,6 +310,7 @@ pub(crate) async fn release(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
+    clock: &Clock,
 ) -> Result<(), RecordError> {
     change_own(registry, volume, own, |record| {
         let had_buffer = record.buffer.take().is_some();
@@ -301,7 +318,7 @@ pub(crate) async fn release(
         if let Some(moving) = &moved {
             record.set_dtl_mode(moving.mode);
         }
-        let had_twin = without_twin(record);
+        let had_twin = without_twin(record, clock);
         Changed::when(had_buffer || had_twin || moved.is_some())
     })
     .await
@@ -418,6 +435,7 @@ pub(crate) async fn note_in_sync(
     own: &Ownership,
     host: &NodeName,
     buffer: &str,
+    clock: &Clock,
 ) -> Result<(), RecordError> {
     change(registry, volume, |record| {
         own.holds(record)?;
@@ -429,7 +447,7 @@ pub(crate) async fn note_in_sync(
         if relies_on_twin(record, host, buffer) {
             return Ok(Changed::No);
         }
-        record.dtl_state = DtlState::InSync;
+        set_state(record, DtlState::InSync, clock);
         record.dtl_host = Some(host.clone());
         record.dtl_buffer = Some(buffer.to_owned());
         Ok(Changed::Yes)
@@ -438,37 +456,44 @@ pub(crate) async fn note_in_sync(
     .map(drop)
 }
 
-/// There is no twin to rely on.
+/// There is no twin to rely on; gives what the record says of it.
 pub(crate) async fn note_degraded(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
-) -> Result<(), RecordError> {
+    clock: &Clock,
+) -> Result<DtlState, RecordError> {
     change_own(registry, volume, own, |record| {
-        without_twin(record);
+        without_twin(record, clock);
         // Also where it says so: a commit that says otherwise, whose outcome is unknown, may still be on its way. It cannot succeed
         // after this one.
         Changed::Yes
     })
     .await
-    .map(drop)
+    .map(|record| record.dtl_state)
 }
 
-/// What the twin is waited for, from now on. A move that goes on meanwhile changes nothing of that any more.
+/// What the twin is waited for, from now on; gives what the record says of the twin by that, where it said something else before. A move
+/// that goes on meanwhile changes nothing of that any more.
 pub(crate) async fn set_dtl_mode(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
     mode: DtlMode,
-) -> Result<(), RecordError> {
-    change_own(registry, volume, own, move |record| {
+    clock: &Clock,
+) -> Result<Option<DtlState>, RecordError> {
+    let mut is_other = false;
+    let record = change_own(registry, volume, own, |record| {
         if let Some(moving) = &mut record.moving {
             moving.mode = mode;
         }
-        Changed::when(waited_for(record, mode))
+        let had_state = record.dtl_state;
+        let is_changed = waited_for(record, mode, clock);
+        is_other = had_state != record.dtl_state;
+        Changed::when(is_changed)
     })
-    .await
-    .map(drop)
+    .await?;
+    Ok(is_other.then_some(record.dtl_state))
 }
 
 /// The volume is about to be moved. Gives how its twin is waited for meanwhile.
@@ -477,6 +502,7 @@ pub(crate) async fn begin_move(
     volume: VolumeId,
     own: &Ownership,
     to: &NodeName,
+    clock: &Clock,
 ) -> Result<DtlMode, RecordError> {
     let record = change_own(registry, volume, own, |record| {
         record.moving = Some(Moving {
@@ -486,7 +512,7 @@ pub(crate) async fn begin_move(
         });
         // Where it wants no twin it has one for the time of the move.
         if record.dtl_mode == DtlMode::None {
-            waited_for(record, DtlMode::Sync);
+            waited_for(record, DtlMode::Sync, clock);
         }
         Changed::Yes
     })
@@ -499,10 +525,11 @@ pub(crate) async fn end_move(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
+    clock: &Clock,
 ) -> Result<DtlMode, RecordError> {
     let record = change_own(registry, volume, own, |record| match record.moving.take() {
         Some(moving) => {
-            waited_for(record, moving.mode);
+            waited_for(record, moving.mode, clock);
             Changed::Yes
         }
         None => Changed::No,
@@ -543,20 +570,28 @@ pub(crate) async fn hand_over(
 }
 
 /// Sets what the twin is waited for; whether that changes anything.
-fn waited_for(record: &mut VolumeRecord, mode: DtlMode) -> bool {
+fn waited_for(record: &mut VolumeRecord, mode: DtlMode, clock: &Clock) -> bool {
     let before = (record.dtl_mode, record.dtl_state);
     record.set_dtl_mode(mode);
     // A twin that is relied on is so until the owner has given it up.
     if record.dtl_state != DtlState::InSync {
-        without_twin(record);
+        without_twin(record, clock);
     }
     before != (record.dtl_mode, record.dtl_state)
 }
 
 /// Nobody relies on a twin; whether the record said otherwise.
-fn without_twin(record: &mut VolumeRecord) -> bool {
+fn without_twin(record: &mut VolumeRecord, clock: &Clock) -> bool {
     let state = record.dtl_mode.without_twin();
     let before = (record.dtl_state, record.dtl_host.take(), record.dtl_buffer.take());
-    record.dtl_state = state;
+    set_state(record, state, clock);
     before != (state, None, None)
+}
+
+fn set_state(record: &mut VolumeRecord, state: DtlState, clock: &Clock) {
+    // Also where it was so before anybody wrote down since when: later than it is, and better than nothing.
+    if record.dtl_state != state || record.dtl_since_us.is_none() {
+        record.dtl_since_us = Some(clock.unix_micros());
+    }
+    record.dtl_state = state;
 }

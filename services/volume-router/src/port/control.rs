@@ -11,6 +11,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use sconce_bus::{PeerId, Reply};
+use sconce_runtime::Stop;
 use sconce_schemas::wire::volume::{
     NodeStatus, QueueStatus, SnapshotStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeStatus,
 };
@@ -33,6 +34,8 @@ pub(super) struct Control {
     pub(super) peer: PeerId,
     /// Why nothing but questions is answered now.
     pub(super) closed: Option<Refusal>,
+    /// Nobody waits for events past it.
+    pub(super) stop: Stop,
     /// Counts among the requests under way.
     pub(super) _counted: Rc<()>,
 }
@@ -41,6 +44,10 @@ impl Control {
     /// `data`: what came with it.
     pub(super) async fn run(self, control: VolumeControl, data: Bytes, reply: Reply<VolumeReply>) {
         let done = match (control, &self.closed) {
+            (VolumeControl::Events(ask), _) => {
+                let page = self.shard.node.events.page(&ask, &self.stop).await;
+                Ok(VolumeControlReply::Events(page))
+            }
             (VolumeControl::NodeStatus, _) => Ok(VolumeControlReply::Node(self.status().await)),
             (VolumeControl::Show { volume }, _) => self.show(volume).await,
             (_, Some(refusal)) => Err(refusal.clone()),
@@ -290,7 +297,8 @@ impl Control {
             Err(refusal) if self.closed.is_some() => return Err(refusal),
             Err(_) => self.served_or_begun(volume, None)?,
         };
-        handle.show().await.map(VolumeControlReply::Volume)
+        let shown = handle.show().await?;
+        Ok(VolumeControlReply::Volume(Box::new(shown)))
     }
 
     async fn request(&self, volume: VolumeId, ask: Ask, reply: Reply<VolumeReply>) {

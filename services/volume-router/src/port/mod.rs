@@ -187,6 +187,7 @@ impl Port {
             peers: Rc::clone(&self.peers),
             peer: request.peer,
             closed,
+            stop: self.stop.clone(),
             _counted: Rc::clone(&self.controls),
         };
         actix_rt::spawn(work.run(control, request.data, request.reply));

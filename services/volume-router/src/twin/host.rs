@@ -15,6 +15,7 @@ use bytes::Bytes;
 use sconce_bus::Reply;
 use sconce_runtime::Stop;
 use sconce_schemas::records::{DtlState, VolumePhase, VolumeRecord};
+use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::wire::{Refusal, RefusalCode};
@@ -244,7 +245,13 @@ impl Twins {
         let ended = self.end(volume, "it broke");
         let path = ended.as_ref().map_or("", |(path, _)| path);
         let refusal = broken.refusal(path);
-        tracing::warn!(%volume, cause = %refusal, "a twin is kept no more");
+        self.node.events.tell_of(
+            volume,
+            path,
+            What::TwinEnded {
+                cause: refusal.to_string(),
+            },
+        );
         if let Some((_, found)) = ended {
             self.node.device.disclaim(volume, found);
         }
@@ -328,7 +335,9 @@ impl Twins {
             );
             return Err(Refusal::retry(RefusalCode::Conflict, text));
         }
-        tracing::info!(volume = %attach.path, owner = %record.owner, epoch = %record.epoch, "keeps a twin");
+        let (owner, epoch) = (record.owner, record.epoch);
+        let keeps = What::KeepsTwin { owner, epoch };
+        self.node.events.tell_of(volume, &attach.path, keeps);
         let key = (volume, attach.epoch, attach.stream);
         let stream = Stream::new(device, key, attach.path, attach.sco_size);
         let mut state = self.state.borrow_mut();

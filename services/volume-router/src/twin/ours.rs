@@ -7,15 +7,16 @@
 //! Knows no batches: what is waited for is the volume's business.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sconce_bus::CallError;
 use sconce_runtime::{Backoff, Chance};
-use sconce_schemas::records::NodeRecord;
+use sconce_schemas::records::{DtlState, NodeRecord};
 use sconce_schemas::sco::ScoHeader;
+use sconce_schemas::wire::event::{TwinRefused, What};
 use sconce_schemas::wire::twin::{TwinReply, TwinSay};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{BatchSeq, ByteLen, NodeName, ScoId, ScoSize};
@@ -44,19 +45,10 @@ pub(crate) struct Ours {
 
 /// Who is to keep the twin, if it can.
 #[derive(Debug, Clone)]
-enum First {
-    /// Somebody else may keep it.
-    Preferred(NodeName),
-    /// Nobody else, and why it would not.
-    Alone(NodeName, Option<String>),
-}
-
-impl First {
-    const fn node(&self) -> &NodeName {
-        match self {
-            First::Preferred(node) | First::Alone(node, _) => node,
-        }
-    }
+struct First {
+    node: NodeName,
+    /// Nobody else is to.
+    is_alone: bool,
 }
 
 /// What tasks of the volume's thread share.
@@ -75,8 +67,10 @@ struct Shared {
     is_closing: Cell<bool>,
     /// Who is asked first, and alone where the volume moves there.
     first: RefCell<Option<First>>,
-    /// Volume-routers that are not asked until then.
-    rests: RefCell<HashMap<NodeName, Instant>>,
+    /// Volume-routers that are not asked until then, and why.
+    rests: RefCell<HashMap<NodeName, (Instant, String)>>,
+    /// Why no twin is in sync, for whoever asks; `None`: one is, or nothing went wrong.
+    trouble: RefCell<Option<String>>,
     /// Changes of the record, one after the other: an older one must not win.
     turn: Mutex<()>,
 }
@@ -93,8 +87,12 @@ impl Ours {
             is_wanted: Cell::new(false),
             is_sought: Cell::new(false),
             is_closing: Cell::new(false),
-            first: RefCell::new(first.map(First::Preferred)),
+            first: RefCell::new(first.map(|node| First {
+                node,
+                is_alone: false,
+            })),
             rests: RefCell::default(),
+            trouble: RefCell::default(),
             turn: Mutex::new(()),
         };
         Self {
@@ -123,8 +121,8 @@ impl Ours {
     fn give_up(&mut self) {
         self.giving_up = false;
         if let Some(stream) = self.shared.stream.take() {
-            if stream.is_over() {
-                self.shared.rest(stream.node());
+            if let Some(cause) = stream.lost() {
+                self.shared.rest(stream.node(), cause);
             }
             actix_rt::spawn(async move { stream.detach().await });
         }
@@ -152,7 +150,10 @@ impl Ours {
 
     /// The twin is to be on this node and on no other: one elsewhere is given up.
     pub(crate) fn only_on(&self, node: &NodeName) {
-        *self.shared.first.borrow_mut() = Some(First::Alone(node.clone(), None));
+        *self.shared.first.borrow_mut() = Some(First {
+            node: node.clone(),
+            is_alone: true,
+        });
         self.shared.rests.borrow_mut().remove(node);
         self.shared.shard.lines.forget_who_runs();
         if let Some(stream) = self.shared.live().filter(|stream| stream.node() != node) {
@@ -168,15 +169,15 @@ impl Ours {
     /// A twin on this node is given up; another node is asked to keep one.
     pub(crate) fn leave(&self, node: &NodeName) {
         if let Some(stream) = self.shared.live().filter(|stream| stream.node() == node) {
-            self.shared.rest(node);
+            self.shared.rest(node, "it is to be on another node".to_owned());
             stream.leave("it is to be on another node");
         }
     }
 
     /// Why the only node that is asked does not keep the twin.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn refusal_of_only(&self) -> Option<String> {
         match &*self.shared.first.borrow() {
-            Some(First::Alone(_, trouble)) => trouble.clone(),
+            Some(First { node, is_alone: true }) => self.shared.rests(node),
             _ => None,
         }
     }
@@ -201,6 +202,11 @@ impl Ours {
                 )),
             }
         }
+    }
+
+    /// Why no twin is in sync, where something went wrong.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.shared.trouble.borrow().clone()
     }
 
     pub(crate) fn open(&self, header: &ScoHeader) {
@@ -322,10 +328,12 @@ impl Shared {
         }
         let (registry, owner) = (&self.shard.node.registry, &self.owner);
         let volume = owner.subject().volume;
-        let note = note_in_sync(registry, volume, owner.ownership(), stream.node(), &stream.buffer);
+        let (host, buffer, clock) = (stream.node(), &stream.buffer, &self.shard.node.clock);
+        let note = note_in_sync(registry, volume, owner.ownership(), host, buffer, clock);
         match timeout(self.timeout(), note).await {
             Ok(Ok(())) => {
-                tracing::info!(volume = %owner.subject().path, twin = %stream.node(), "the twin has every acknowledged write");
+                self.trouble.take();
+                owner.tell(What::InSync { host: host.clone() });
                 owner.happened(Event::TwinInSync);
             }
             Ok(Err(RecordError::Refused(refusal))) if refusal.code == RefusalCode::Conflict => {
@@ -343,14 +351,16 @@ impl Shared {
         let _turn = self.turn.lock().await;
         let (registry, owner) = (&self.shard.node.registry, &self.owner);
         let subject = owner.subject();
+        let (host, cause) = self.why_degraded();
+        let clock = &self.shard.node.clock;
         let note = || async {
-            match note_degraded(registry, subject.volume, owner.ownership()).await {
-                Ok(()) => Tried::Over(Ok(())),
+            match note_degraded(registry, subject.volume, owner.ownership(), clock).await {
+                Ok(state) => Tried::Over(Ok(state)),
                 Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
                 Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
             }
         };
-        let noted: Option<Result<(), Refusal>> = owner
+        let noted: Option<Result<DtlState, Refusal>> = owner
             .outage()
             .endure(
                 "noting in the registry that the twin is lost",
@@ -360,45 +370,83 @@ impl Shared {
             )
             .await;
         match noted {
-            Some(Ok(())) => owner.happened(Event::TwinDegraded),
+            Some(Ok(state)) => {
+                let wanted = state != DtlState::Off;
+                *self.trouble.borrow_mut() = wanted.then(|| cause.clone());
+                owner.tell(What::Degraded { wanted, host, cause });
+                owner.happened(Event::TwinDegraded);
+            }
             Some(Err(refusal)) => owner.lost(refusal),
             None => {}
         }
     }
 
-    fn rest(&self, node: &NodeName) {
+    /// Where the twin was, and why there is none to rely on.
+    fn why_degraded(&self) -> (Option<NodeName>, String) {
+        let stream = self.stream.borrow();
+        let Some(stream) = stream.as_ref() else {
+            return (None, "there is no twin yet".to_owned());
+        };
+        let given_up = || "it was given up".to_owned();
+        let cause = stream
+            .lost()
+            .map(|cause| format!("the twin of the write buffer is lost: {cause}"));
+        (Some(stream.node().clone()), cause.unwrap_or_else(given_up))
+    }
+
+    fn rest(&self, node: &NodeName, cause: String) {
         let until = Instant::now() + REST;
-        self.rests.borrow_mut().insert(node.clone(), until);
+        self.rests.borrow_mut().insert(node.clone(), (until, cause));
     }
 
-    fn rests(&self, node: &NodeName) -> bool {
+    /// Why a volume-router is not asked now.
+    fn rests(&self, node: &NodeName) -> Option<String> {
         let rests = self.rests.borrow();
-        rests.get(node).is_some_and(|until| Instant::now() < *until)
+        let (_, cause) = rests.get(node).filter(|(until, _)| Instant::now() < *until)?;
+        Some(cause.clone())
     }
 
-    /// Who is to be asked first comes first; where nobody else is to be asked and it does not run, that is told.
-    fn sort(&self, others: &mut [NodeRecord]) {
-        let mut first = self.first.borrow_mut();
-        let Some(first) = &mut *first else { return };
-        others.sort_by_key(|node| node.name != *first.node());
-        if let First::Alone(node, trouble) = first
-            && others.first().is_none_or(|other| other.name != *node)
-        {
-            *trouble = Some(format!("{node} is no volume-router that runs and is not drained"));
-            self.owner.happened(Event::TwinLost);
+    /// Nobody keeps a twin.
+    fn not_found(&self, refused: &BTreeMap<NodeName, String>) {
+        let refused = refused.iter().map(|(node, cause)| TwinRefused {
+            node: node.clone(),
+            cause: cause.clone(),
+        });
+        let what = What::TwinNotFound {
+            refused: refused.collect(),
+        };
+        *self.trouble.borrow_mut() = Some(what.to_string());
+        self.owner.tell(what);
+    }
+
+    /// Who is to be asked first comes first; where nobody else is to be asked, nobody else stays. Gives who cannot be asked, and why.
+    fn sort(&self, others: &mut Vec<NodeRecord>) -> BTreeMap<NodeName, String> {
+        let Some(First { node, is_alone }) = self.first.borrow().clone() else {
+            return BTreeMap::new();
+        };
+        others.sort_by_key(|other| other.name != node);
+        if !is_alone {
+            return BTreeMap::new();
         }
+        others.retain(|other| other.name == node);
+        if !others.is_empty() {
+            return BTreeMap::new();
+        }
+        let cause = "it is no volume-router that runs and is not drained".to_owned();
+        self.rest(&node, cause.clone());
+        self.tell_if_only(&node);
+        BTreeMap::from([(node, cause)])
     }
 
-    fn may_ask(&self, node: &NodeName) -> bool {
-        !matches!(&*self.first.borrow(), Some(First::Alone(alone, _)) if alone != node)
-    }
-
-    fn troubled(&self, node: &NodeName, cause: &Trouble) {
-        if let Some(First::Alone(alone, trouble)) = &mut *self.first.borrow_mut()
-            && alone == node
+    /// Whoever waits for the only node that is asked looks at how it is.
+    fn tell_if_only(&self, node: &NodeName) {
+        if self
+            .first
+            .borrow()
+            .as_ref()
+            .is_some_and(|first| first.is_alone && first.node == *node)
         {
-            *trouble = Some(cause.to_string());
-            // For whoever waits for it; the volume has no twin.
+            // The volume has no twin, so that it does nothing else.
             self.owner.happened(Event::TwinLost);
         }
     }
@@ -436,31 +484,40 @@ impl Shared {
 /// Looks for a twin until there is one or none is wanted any more.
 async fn seek(shared: &Shared) {
     let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_MAX, Chance::from_os());
+    // Who would not; told when others are among them than before.
+    let mut told: Option<Vec<NodeName>> = None;
     while shared.is_wanted() {
         let subject = shared.owner.subject();
         let mut others = match shared.shard.lines.others(subject.volume).await {
             Ok(others) => others,
             Err(error) => {
                 tracing::debug!(volume = %subject.path, %error, "who could keep a twin cannot be known now");
-                Vec::new()
+                tokio::time::sleep(backoff.wait()).await;
+                continue;
             }
         };
-        shared.sort(&mut others);
+        let mut refused = shared.sort(&mut others);
         for node in others {
-            if !shared.is_wanted() || shared.rests(&node.name) || !shared.may_ask(&node.name) {
+            if !shared.is_wanted() {
+                break;
+            }
+            if let Some(cause) = shared.rests(&node.name) {
+                refused.insert(node.name, cause);
                 continue;
             }
             match shared.attach(&node).await {
                 Ok(stream) if shared.is_wanted() => {
-                    tracing::info!(volume = %subject.path, twin = %node.name, "a twin of the write buffer is made");
+                    let host = node.name.clone();
+                    shared.owner.tell(What::TwinChosen { host });
                     *shared.stream.borrow_mut() = Some(Rc::new(stream));
                     return shared.owner.happened(Event::TwinAttached);
                 }
                 Ok(stream) => stream.detach().await,
                 Err(error) => {
                     tracing::debug!(volume = %subject.path, node = %node.name, cause = %error, "no twin of the write buffer there");
-                    shared.rest(&node.name);
-                    shared.troubled(&node.name, &error);
+                    shared.rest(&node.name, error.to_string());
+                    shared.tell_if_only(&node.name);
+                    refused.insert(node.name.clone(), error.to_string());
                     if let Trouble::Call(CallError::Refused(_)) = error {
                         shared.shard.lines.forget(&node, subject.volume);
                     }
@@ -468,6 +525,11 @@ async fn seek(shared: &Shared) {
             }
         }
         if shared.is_wanted() {
+            let names = refused.keys().cloned().collect();
+            if told.as_ref() != Some(&names) {
+                shared.not_found(&refused);
+                told = Some(names);
+            }
             tokio::time::sleep(backoff.wait()).await;
         }
     }

@@ -16,6 +16,7 @@ use futures_util::FutureExt as _;
 use sconce_bus::{Begun, CallError, NotBegun};
 use sconce_schemas::sco::{HEADER_LEN, ScoHeader};
 use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
 use sconce_schemas::{BatchSeq, ByteLen, Epoch, NodeName, ScoId, VolumeId};
@@ -113,6 +114,8 @@ struct Inner {
     /// Something was sent.
     is_sent: Notify,
     over: Cell<bool>,
+    /// Why it is over, where that was not its owner's wish.
+    lost: RefCell<Option<String>>,
 }
 
 struct Unsent {
@@ -140,6 +143,7 @@ impl Stream {
             sent: RefCell::default(),
             is_sent: Notify::new(),
             over: Cell::new(false),
+            lost: RefCell::default(),
         });
         let tasks = [
             actix_rt::spawn(send(Rc::clone(&inner))),
@@ -157,6 +161,11 @@ impl Stream {
         self.inner.over.get()
     }
 
+    /// Why it is over, where something went wrong.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.inner.lost.borrow().clone()
+    }
+
     /// Ends the stream, and tells the volume.
     pub(super) fn fail(&self, cause: &str) {
         self.inner.fail(cause);
@@ -164,10 +173,11 @@ impl Stream {
 
     /// Ends the stream because its owner wants so.
     pub(super) fn leave(&self, cause: &str) {
-        let (owner, twin) = (&self.inner.party.owner, self.node());
-        tracing::info!(volume = %owner.subject().path, %twin, cause, "the twin of the write buffer is given up");
-        self.inner.tell(Event::TwinLost);
-        self.inner.end();
+        let (inner, host) = (&self.inner, self.node().clone());
+        let cause = cause.to_owned();
+        inner.party.owner.tell(What::TwinGivenUp { host, cause });
+        inner.tell(Event::TwinLost);
+        inner.end();
     }
 
     pub(super) fn open(&self, header: &ScoHeader) {
@@ -389,8 +399,11 @@ impl Inner {
         if self.over.get() {
             return;
         }
-        let (owner, twin) = (&self.party.owner, &self.party.node);
-        tracing::warn!(volume = %owner.subject().path, %twin, cause, "the twin of the write buffer is lost: another one is looked for");
+        self.party.owner.tell(What::TwinLost {
+            host: self.party.node.clone(),
+            cause: cause.to_owned(),
+        });
+        *self.lost.borrow_mut() = Some(cause.to_owned());
         self.tell(Event::TwinLost);
         self.end();
     }

@@ -322,7 +322,7 @@ impl Client {
     pub(crate) async fn show(&self) -> VolumeStatus {
         let volume = self.volume;
         match self.control(VolumeControl::Show { volume }).await.unwrap() {
-            VolumeControlReply::Volume(status) => status,
+            VolumeControlReply::Volume(status) => *status,
             other => panic!("{other:?}"),
         }
     }

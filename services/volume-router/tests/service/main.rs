@@ -14,6 +14,7 @@ mod cluster;
 mod damage;
 mod deletion;
 mod dtl;
+mod events;
 mod faults;
 mod flatten;
 mod group;

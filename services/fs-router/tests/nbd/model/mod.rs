@@ -239,6 +239,8 @@ impl Cluster {
             dtl_host: None,
             dtl_buffer: None,
             dtl_state: DtlState::Off,
+            epoch_since_us: None,
+            dtl_since_us: None,
             manifest: None,
             epochs: Vec::new(),
             origin: None,

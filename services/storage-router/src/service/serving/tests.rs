@@ -9,6 +9,7 @@ use sconce_bus::{
     Caller, ClientEvent, Hello, Identity, InProcess, Limits, Network, Protocol, Role, Version, bind, connect,
 };
 use sconce_registry::Registry;
+use sconce_runtime::{Chance, Clock, Events};
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::{PlacementEntry, PoolRecord, Protection, keys};
 use sconce_schemas::stored_object::SealedObject;
@@ -121,6 +122,8 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
     Handler {
         node: "sr-1".parse().unwrap(),
         pools: Pools::new(registry.clone(), backends, Workers::inline()),
+        events: Events::new("sr-1".parse().unwrap(), Clock::system(), &mut Chance::seeded(1)),
+        stop: Stop::new(),
     }
 }
 
