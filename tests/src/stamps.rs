@@ -53,6 +53,13 @@ impl Stamps {
         }
     }
 
+    /// The cluster that a number was written to, unless the number was given up.
+    #[must_use]
+    pub fn cluster_of(&self, number: usize) -> Option<usize> {
+        let cluster = self.history.get(number.checked_sub(1)?)?;
+        (*cluster != GIVEN_UP).then_some(*cluster)
+    }
+
     /// How many numbers were given out.
     #[must_use]
     pub fn sent(&self) -> usize {
@@ -150,6 +157,23 @@ impl Stamps {
         );
         Ok(number)
     }
+}
+
+/// The number of the write that a cluster holds whole, for who does not know what was written to it; 0: it was never written.
+///
+/// # Errors
+/// It holds no write to this cluster, or a torn one.
+pub fn number_of(cluster: usize, bytes: &[u8]) -> Result<usize> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(0);
+    }
+    let number = bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+    let whole = usize::try_from(number).is_ok_and(|number| bytes == content(number, cluster));
+    ensure!(
+        whole,
+        "cluster {cluster} holds no whole write to it: it begins with {number:#x}"
+    );
+    Ok(usize::try_from(number)?)
 }
 
 /// The number, then words that follow from number and cluster.
