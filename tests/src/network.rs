@@ -21,6 +21,8 @@ use crate::{client, wait};
 const STEP: Duration = Duration::from_secs(30);
 /// The longest name that Linux gives a network interface.
 const NAME_MAX: usize = 15;
+/// The set of pairs between which everything is lost, and how nftables is told of it.
+const LOST_SET: &str = "lost";
 const LOST: &str = "bridge switch lost";
 
 /// What of a machine's traffic is lost.
@@ -53,9 +55,8 @@ impl Network {
         switch.script(&format!(
             "ip link add name switch type bridge && ip link set switch up && \
              nft 'table bridge switch {{ \
-                set lost {{ type ifname . ifname; }} \
-                chain forward {{ type filter hook forward priority 0; iifname . oifname @{} drop; }} }}'",
-            "lost"
+                set {LOST_SET} {{ type ifname . ifname; }}; \
+                chain forward {{ type filter hook forward priority 0; iifname . oifname @{LOST_SET} drop; }}; }}'"
         ))?;
         Ok(Self {
             switch,

@@ -28,6 +28,8 @@ use crate::{checked, client, wait};
 const OPERATOR: &str = "operator";
 /// Where services listen.
 const PORT: u16 = 7300;
+/// What a service says that ends because it finds no registry: it is to be started again.
+const NO_ETCD: &str = "no etcd answers";
 /// How long an orderly stop may take.
 const STOP: Duration = Duration::from_secs(60);
 
@@ -128,8 +130,18 @@ impl Pool {
                 pool.peers(OPERATOR)
             ),
         )?;
-        for (name, _) in MACHINES {
+        for name in Self::names(Role::Etcd) {
             pool.start_machine(name)?;
+        }
+        wait::until("etcd to answer", SOON, || {
+            let told = client::output(pool.command()?.arg("status"))?;
+            let told = String::from_utf8_lossy(&told.stderr).into_owned();
+            Ok((!told.contains(NO_ETCD)).then_some(()))
+        })?;
+        for (name, role) in MACHINES {
+            if role != Role::Etcd {
+                pool.start_machine(name)?;
+            }
         }
         pool.ready()?;
         Ok(pool)
@@ -236,20 +248,30 @@ impl Pool {
         fs::remove_dir_all(&buffer).with_context(|| format!("removing {}", buffer.display()))
     }
 
-    /// The machines whose process has ended by itself since it was started.
+    /// Starts the services again that found no registry at their start, as a supervisor does.
     ///
     /// # Errors
-    /// The kernel does not say.
-    pub fn ended(&mut self) -> Result<Vec<String>> {
-        let mut ended = Vec::new();
+    /// A process ended for another reason.
+    pub fn tend(&mut self) -> Result<()> {
+        let mut again = Vec::new();
         for machine in &mut self.machines {
-            if let Some(process) = &mut machine.process
-                && let Some(status) = process.try_wait()?
-            {
-                ended.push(format!("{}: {status}", machine.name));
+            let Some(process) = &mut machine.process else {
+                continue;
+            };
+            if let Some(status) = process.try_wait()? {
+                let log = self.dir.path().join(format!("{}.log", machine.name));
+                let log = fs::read_to_string(log).unwrap_or_default();
+                let last = log.lines().last().unwrap_or_default();
+                ensure!(
+                    last.contains(NO_ETCD),
+                    "{} ended by itself with {status}: {last}",
+                    machine.name
+                );
+                machine.process = None;
+                again.push(machine.name);
             }
         }
-        Ok(ended)
+        again.into_iter().try_for_each(|name| self.start_machine(name))
     }
 
     /// Waits until every machine's service is in the registry, and the front ends answer.
@@ -258,8 +280,7 @@ impl Pool {
     /// It is not within a minute.
     pub fn ready(&mut self) -> Result<()> {
         wait::until("all services to be in the registry", SOON, || {
-            let ended = self.ended()?;
-            ensure!(ended.is_empty(), "ended by itself: {}", ended.join(", "));
+            self.tend()?;
             // Its exit code is about what is at risk.
             let told = client::output(self.command()?.args(["status", "--output", "json"]))?;
             let told = String::from_utf8_lossy(&told.stdout).into_owned();
@@ -309,8 +330,7 @@ impl Pool {
     /// # Errors
     /// The stop fails, something is not consistent, or the logs hold what was not announced.
     pub fn finish(mut self) -> Result<()> {
-        let ended = self.ended()?;
-        ensure!(ended.is_empty(), "ended by itself: {}", ended.join(", "));
+        self.tend()?;
         for role in [Role::FsRouter, Role::VolumeRouter, Role::StorageRouter] {
             self.stop(role)?;
         }

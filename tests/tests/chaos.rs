@@ -269,7 +269,14 @@ fn round(pool: &mut Pool, board: &Board, random: &mut Rng, figures: &mut Figures
 }
 
 /// Log lines that say what was done to the machines.
-const TOLD: [&str; 1] = ["the twin of the write buffer is lost"];
+const TOLD: [&str; 6] = [
+    "the twin of the write buffer is lost",
+    "lease not renewed",
+    "the lease had ended",
+    "volume is served here no more",
+    "may have acknowledged writes that are only in the write buffer",
+    "cannot announce this node",
+];
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_stale_is_read_whatever_breaks_as_root() -> Result<()> {
