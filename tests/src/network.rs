@@ -258,7 +258,12 @@ mod tests {
             for ((from, to), expected) in [("a", b), ("b", a), ("b", c)].into_iter().zip(expected) {
                 // What comes is waited for; what does not come would take no time on a switch.
                 let within = if expected { "20" } else { "0.5" };
-                assert_eq!(reaches(network, from, to, within), expected, "{told}: {from} to {}", to.0);
+                assert_eq!(
+                    reaches(network, from, to, within),
+                    expected,
+                    "{told}: {from} to {}",
+                    to.0
+                );
             }
         };
         judge(&network, [true, true, true], "nothing lost");

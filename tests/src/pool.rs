@@ -207,9 +207,9 @@ impl Pool {
                 .arg(self.path(&format!("{name}.toml"))),
         };
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let process = command
-            .spawn()
-            .with_context(|| format!("starting {name}; is its Debian package installed? scripts/packages test"))?;
+        let process = command.spawn().with_context(|| {
+            format!("starting {name}; is its Debian package installed? scripts/packages test")
+        })?;
         self.machines[at].process = Some(process);
         Ok(())
     }
@@ -411,7 +411,9 @@ impl Pool {
 
     /// The registry and the peers, as a machine sees them.
     fn peers(&self, name: &str) -> String {
-        let members = self.members().map(|member| format!("\"https://{}:2379\"", member.address));
+        let members = self
+            .members()
+            .map(|member| format!("\"https://{}:2379\"", member.address));
         let members: Vec<String> = members.collect();
         let own = self.path(name);
         let own = own.display();
@@ -432,7 +434,10 @@ impl Pool {
         let (name, address) = (machine.name, machine.address);
         let own = self.path(name);
         let file = |file: &str| own.join(file).display().to_string();
-        let (client, peer) = (format!("https://{address}:2379"), format!("https://{address}:2380"));
+        let (client, peer) = (
+            format!("https://{address}:2379"),
+            format!("https://{address}:2380"),
+        );
         let members = self
             .members()
             .map(|member| format!("{}=https://{}:2380", member.name, member.address));

@@ -70,9 +70,7 @@ impl Reader {
             .map(|cluster| board.floor(cluster))
             .collect();
         let (offset, bytes) = (first * CLUSTER, length * CLUSTER);
-        let read = self
-            .nbd
-            .ask(Ask::Read, offset as u64, u32::try_from(bytes)?, &[]);
+        let read = self.nbd.ask(Ask::Read, offset as u64, u32::try_from(bytes)?, &[]);
         let read = match read {
             Ok(read) => read,
             Err(error) if is_broken(&error) => return Ok(false),

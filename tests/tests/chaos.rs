@@ -243,21 +243,28 @@ fn round(pool: &mut Pool, board: &Board, random: &mut Rng, figures: &mut Figures
         figures.takeovers.entry(fault.name()).or_default().push(answered);
     }
     // What is broken stays so for its time, whoever has noticed.
-    let lasts = second.as_ref().map_or(fault.lasts(), |(_, second)| second.lasts().max(fault.lasts()));
+    let lasts = second
+        .as_ref()
+        .map_or(fault.lasts(), |(_, second)| second.lasts().max(fault.lasts()));
     thread::sleep(lasts.saturating_sub(first.unwrap_or_default()));
     pool.network().mend()?;
     undo(pool, &machine, fault)?;
     if let Some((other, fault)) = &second {
         undo(pool, other, *fault)?;
     }
-    until(board, "an answer after everything was mended", STUCK, || Ok(board.first_answer()))?;
+    until(board, "an answer after everything was mended", STUCK, || {
+        Ok(board.first_answer())
+    })?;
     if first.is_none() {
         let owner_or_twin = match Some(&machine) {
             Some(it) if *it == before.owner => "owner",
             it if it == before.twin.as_ref() => "twin",
             _ => machine.trim_end_matches(['-', '1', '2', '3']),
         };
-        let what = format!("{owner_or_twin}{}", if second.is_some() { " and another" } else { "" });
+        let what = format!(
+            "{owner_or_twin}{}",
+            if second.is_some() { " and another" } else { "" }
+        );
         let pauses = figures.pauses.entry((what, fault.name())).or_default();
         pauses.push(board.longest_pause());
     }
@@ -317,8 +324,11 @@ fn nothing_acknowledged_is_lost_and_nothing_stale_is_read_whatever_breaks_as_roo
         board.reconnections()
     );
     // Why the others stopped is in the first of these that failed.
-    wrote.map_err(|_| anyhow::anyhow!("the writer panicked"))?.context("the writer")?;
-    read.map_err(|_| anyhow::anyhow!("the reader panicked"))?.context("the reader")?;
+    wrote
+        .map_err(|_| anyhow::anyhow!("the writer panicked"))?
+        .context("the writer")?;
+    read.map_err(|_| anyhow::anyhow!("the reader panicked"))?
+        .context("the reader")?;
     broken?;
     let bound = match full() {
         true => LEASE + FIRST_ANSWER,
