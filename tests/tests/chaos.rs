@@ -29,6 +29,8 @@ const STUCK: Duration = Duration::from_secs(45);
 enum Fault {
     /// `kill -9`; started again after a while.
     Kill(Duration),
+    /// Cut off, and killed: what it sent last is still on its way when it is started again and connects anew.
+    KillUnheard(Duration),
     /// Stopped for twice the lease, and then it goes on as if nothing had been.
     Pause,
     /// Cut off for a while.
@@ -44,6 +46,7 @@ impl Fault {
     fn name(self) -> &'static str {
         match self {
             Fault::Kill(_) => "kill -9",
+            Fault::KillUnheard(_) => "cut off and kill -9",
             Fault::Pause => "stopped for twice the lease",
             Fault::Off(Cut::Both, _) => "cut off",
             Fault::Off(Cut::From, _) => "cut off, one way (not heard)",
@@ -55,15 +58,23 @@ impl Fault {
 
     fn lasts(self) -> Duration {
         match self {
-            Fault::Kill(down) | Fault::Off(_, down) | Fault::Unregistered(down) => down,
+            Fault::Kill(down)
+            | Fault::KillUnheard(down)
+            | Fault::Off(_, down)
+            | Fault::Unregistered(down) => down,
             Fault::Pause => 2 * LEASE,
             Fault::Lose => Duration::ZERO,
         }
     }
 
-    /// Whether the owner, struck so, is replaced before it is back.
+    /// Whether the owner, struck so, serves nobody from then on and is replaced before it is back.
     fn replaces_the_owner(self) -> bool {
-        self.lasts() >= 2 * LEASE || matches!(self, Fault::Lose)
+        match self {
+            Fault::Lose | Fault::Pause => true,
+            Fault::Off(_, off) => off >= 2 * LEASE,
+            // It serves until its lease is over.
+            Fault::Kill(_) | Fault::KillUnheard(_) | Fault::Unregistered(_) => false,
+        }
     }
 
     fn random(random: &mut Rng, role: Role) -> Self {
@@ -75,6 +86,7 @@ impl Fault {
         };
         match random.u32(0..10) {
             0 | 1 if role == Role::VolumeRouter => Fault::Lose,
+            0 | 1 if role == Role::FsRouter => Fault::KillUnheard(down),
             0..=3 => Fault::Kill(down),
             4 | 5 => Fault::Pause,
             6 => Fault::Off(Cut::Both, off),
@@ -114,34 +126,39 @@ fn victim(random: &mut Rng, record: &Record) -> (String, Role) {
     }
 }
 
-/// Breaks it; whether what was to be lost with its disk may be, as the other copy is there.
-fn strike(pool: &mut Pool, machine: &str, fault: Fault) -> Result<()> {
+/// Breaks it, and has the board count from then on.
+fn strike(pool: &mut Pool, board: &Board, machine: &str, fault: Fault) -> Result<()> {
     match fault {
-        Fault::Kill(_) => pool.kill(machine),
-        Fault::Pause => pool.signal(machine, "STOP"),
-        Fault::Off(cut, _) => pool.network().cut(machine, cut),
+        Fault::Kill(_) | Fault::Lose => pool.kill(machine)?,
+        Fault::KillUnheard(_) => {
+            pool.network().cut(machine, Cut::From)?;
+            // Long enough for requests to be in the kernel's hands that nobody hears.
+            thread::sleep(Duration::from_millis(20));
+            pool.kill(machine)?;
+        }
+        Fault::Pause => pool.signal(machine, "STOP")?,
+        Fault::Off(cut, _) => pool.network().cut(machine, cut)?,
         Fault::Unregistered(_) => {
             for member in Pool::names(Role::Etcd) {
                 pool.network().lose(machine, member)?;
                 pool.network().lose(member, machine)?;
             }
-            Ok(())
-        }
-        Fault::Lose => {
-            pool.kill(machine)?;
-            // What it had may have become the only copy a moment before it died: then its disk stays.
-            let now = record(pool)?;
-            match now.in_sync || now.owner != machine {
-                true => pool.wipe(machine),
-                false => Ok(()),
-            }
         }
     }
+    board.lost();
+    if matches!(fault, Fault::Lose) {
+        // What it had may have become the only copy a moment before it died: then its disk stays.
+        let now = record(pool)?;
+        if now.in_sync || now.owner != machine {
+            pool.wipe(machine)?;
+        }
+    }
+    Ok(())
 }
 
 fn undo(pool: &mut Pool, machine: &str, fault: Fault) -> Result<()> {
     match fault {
-        Fault::Kill(_) | Fault::Lose => pool.start_machine(machine),
+        Fault::Kill(_) | Fault::KillUnheard(_) | Fault::Lose => pool.start_machine(machine),
         Fault::Pause => pool.signal(machine, "CONT"),
         Fault::Off(..) | Fault::Unregistered(_) => Ok(()),
     }
@@ -228,10 +245,9 @@ fn round(pool: &mut Pool, board: &Board, random: &mut Rng, figures: &mut Figures
             .as_ref()
             .map_or_else(String::new, |(other, fault)| format!("; and {other}: {fault:?}"))
     );
-    board.lost();
-    strike(pool, &machine, fault)?;
+    strike(pool, board, &machine, fault)?;
     if let Some((other, fault)) = &second {
-        strike(pool, other, *fault)?;
+        strike(pool, board, other, *fault)?;
     }
     let is_takeover =
         before.in_sync && machine == before.owner && second.is_none() && fault.replaces_the_owner();
@@ -247,11 +263,12 @@ fn round(pool: &mut Pool, board: &Board, random: &mut Rng, figures: &mut Figures
         .as_ref()
         .map_or(fault.lasts(), |(_, second)| second.lasts().max(fault.lasts()));
     thread::sleep(lasts.saturating_sub(first.unwrap_or_default()));
-    pool.network().mend()?;
+    // Started first: then what its predecessor sent and what it sends itself get through together.
     undo(pool, &machine, fault)?;
     if let Some((other, fault)) = &second {
         undo(pool, other, *fault)?;
     }
+    pool.network().mend()?;
     until(board, "an answer after everything was mended", STUCK, || {
         Ok(board.first_answer())
     })?;
