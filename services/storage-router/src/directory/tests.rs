@@ -41,6 +41,18 @@ fn checked(backend: DirectoryBackend) -> Checked {
     )
 }
 
+/// Storage-routers that share a directory start at the same moment.
+#[tokio::test]
+async fn whoever_attaches_an_empty_directory_at_the_same_time_finds_one_identity() {
+    for _ in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        let backends: Vec<_> = (0..6).map(|_| open(dir.path(), "disk", None)).collect();
+        let attached = futures_util::future::join_all(backends.iter().map(|backend| backend.attach())).await;
+        let first = attached[0].clone().unwrap();
+        assert!(attached.iter().all(|id| *id == Ok(first)), "{attached:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_first_start_makes_the_directory_and_later_ones_know_it() {
     let dir = tempfile::tempdir().unwrap();
