@@ -1,7 +1,6 @@
 //! What a stamping writer, readers of the same volume, and who breaks things under them tell each other.
 //!
-//! Keeps: for each cluster the oldest write that a read may still return; the newest write that anybody read; when the writer was
-//! answered.
+//! Keeps: for each cluster the oldest write that a read may still return; when the writer was answered.
 //! Order: a write is on the board before anything else comes of its acknowledgement; a reader looks before it asks.
 //! Crash: who fails says so, and all others stop.
 //! Knows no connection.
@@ -17,8 +16,6 @@ use anyhow::{Result, ensure};
 pub struct Board {
     /// The newest write to each cluster that was acknowledged, or that somebody read: no later read may return an older one.
     floors: Vec<AtomicUsize>,
-    /// The newest write that a reader saw, whether or not it was acknowledged: it may not be lost any more.
-    seen: AtomicUsize,
     acknowledged: AtomicU64,
     reads: AtomicU64,
     reconnections: AtomicU64,
@@ -43,7 +40,6 @@ impl Board {
     pub fn new(clusters: usize) -> Self {
         Self {
             floors: (0..clusters).map(|_| AtomicUsize::new(0)).collect(),
-            seen: AtomicUsize::new(0),
             acknowledged: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             reconnections: AtomicU64::new(0),
@@ -73,7 +69,7 @@ impl Board {
             .map_or(0, |floor| floor.load(Ordering::Acquire))
     }
 
-    /// A reader saw this write in this cluster, which it asked for when the floor was `floor`.
+    /// Somebody saw this write in this cluster, and had asked for it when the floor was `floor`.
     ///
     /// # Errors
     /// It is older than the floor: the read was stale.
@@ -83,21 +79,7 @@ impl Board {
             "stale: cluster {cluster} was read as write {number}, and write {floor} to it was acknowledged, or read, before"
         );
         self.kept(cluster, number);
-        self.seen.fetch_max(number, Ordering::AcqRel);
         self.reads.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// A volume that ends with the write `newest` was judged after some writes were given up.
-    ///
-    /// # Errors
-    /// A reader saw one that is given up.
-    pub fn ends_with(&self, newest: usize) -> Result<()> {
-        let seen = self.seen.load(Ordering::Acquire);
-        ensure!(
-            newest >= seen,
-            "write {seen} was read, and the volume ends with write {newest}"
-        );
         Ok(())
     }
 
@@ -207,8 +189,6 @@ mod tests {
         // What one read saw, no later one may miss, acknowledged or not.
         board.read(0, 12, board.floor(0)).unwrap();
         assert_eq!(board.floor(0), 12);
-        assert!(board.ends_with(11).is_err());
-        board.ends_with(12).unwrap();
     }
 
     #[test]

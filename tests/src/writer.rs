@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::board::Board;
 use crate::nbd::{Ask, Nbd};
-use crate::stamps::{CLUSTER, Stamps};
+use crate::stamps::{CLUSTER, Stamps, number_of};
 use crate::wait;
 
 /// Longer than any pause that a guest would forgive.
@@ -39,6 +39,10 @@ pub struct Writer {
     stamps: Stamps,
     /// When each request was sent, and the numbers that it carries; none for a flush.
     under_way: BTreeMap<u64, (Instant, Vec<usize>)>,
+    /// Whether it writes as guests do: never to a cluster that a write is under way to.
+    is_guest: bool,
+    /// Clusters that writes are under way to.
+    busy: Vec<bool>,
     /// Who else is told.
     board: Arc<Board>,
     random: fastrand::Rng,
@@ -61,10 +65,24 @@ impl Writer {
             clusters,
             stamps: Stamps::new(clusters),
             under_way: BTreeMap::new(),
+            is_guest: false,
+            busy: vec![false; clusters],
             board: Arc::new(Board::new(clusters)),
             random: fastrand::Rng::with_seed(seed),
             last_answer: Instant::now(),
         })
+    }
+
+    /// The same, of a writer that never has two writes to one cluster under way, as a guest's file system. NBD promises no order
+    /// between such two; and between others it promises none before they are acknowledged, so that the volume is judged cluster by
+    /// cluster.
+    ///
+    /// # Errors
+    /// No connection.
+    pub fn connect_guest(socket: &Path, export: &str, seed: u64) -> Result<Writer> {
+        let mut writer = Self::connect(socket, export, seed)?;
+        writer.is_guest = true;
+        Ok(writer)
     }
 
     /// What readers, and who breaks things, are told.
@@ -172,6 +190,7 @@ impl Writer {
         loop {
             self.board.reconnects();
             self.under_way.clear();
+            self.busy.fill(false);
             let (nbd, _) = wait::until("an NBD connection", PATIENCE, || {
                 Ok(Nbd::connect(&self.socket, &self.export, PATIENCE).ok())
             })?;
@@ -185,6 +204,9 @@ impl Writer {
     /// Gives the newest write that the volume holds; `None`: the connection broke.
     fn judge(&mut self) -> Result<Option<usize>> {
         let mut volume = Vec::with_capacity(self.clusters * CLUSTER);
+        let floors: Vec<usize> = (0..self.clusters)
+            .map(|cluster| self.board.floor(cluster))
+            .collect();
         for offset in (0..self.nbd.size()).step_by(usize::try_from(READ)?) {
             let length = u32::try_from((self.nbd.size() - offset).min(u64::from(READ)))?;
             match self.nbd.ask(Ask::Read, offset, length, &[]) {
@@ -193,12 +215,15 @@ impl Writer {
                 Err(error) => return Err(error).context("reading the volume"),
             }
         }
-        let newest = self.stamps.judge(&volume)?;
-        self.board.ends_with(newest)?;
-        for number in 1..=newest {
-            if let Some(cluster) = self.stamps.cluster_of(number) {
-                self.board.kept(cluster, number);
+        let newest = match self.is_guest {
+            true => {
+                self.stamps.judge_each(&volume)?;
+                self.stamps.sent()
             }
+            false => self.stamps.judge(&volume)?,
+        };
+        for ((cluster, bytes), floor) in volume.chunks_exact(CLUSTER).enumerate().zip(floors) {
+            self.board.read(cluster, number_of(cluster, bytes)?, floor)?;
         }
         Ok(Some(newest))
     }
@@ -217,7 +242,11 @@ impl Writer {
         } else {
             self.random.usize(1..=RUN_MAX)
         };
-        let first = self.random.usize(0..=self.clusters - length);
+        let mut first = self.random.usize(0..=self.clusters - length);
+        while self.is_guest && self.busy[first..first + length].contains(&true) {
+            first = self.random.usize(0..=self.clusters - length);
+        }
+        self.busy[first..first + length].fill(true);
         let mut data = Vec::with_capacity(length * CLUSTER);
         let mut numbers = Vec::with_capacity(length);
         for cluster in first..first + length {
@@ -261,6 +290,7 @@ impl Writer {
             self.stamps.acknowledged(number);
             if let Some(cluster) = self.stamps.cluster_of(number) {
                 self.board.kept(cluster, number);
+                self.busy[cluster] = false;
             }
         }
         self.last_answer = Instant::now();

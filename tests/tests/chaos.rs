@@ -309,7 +309,7 @@ fn nothing_acknowledged_is_lost_and_nothing_stale_is_read_whatever_breaks_as_roo
     let mut pool = Pool::start(LEASE)?;
     TOLD.into_iter().for_each(|told| pool.announce(told));
     pool.sconce(["volume", "create", VOLUME, "--size", "32M", "--dtl", "sync"])?;
-    let mut writer = Writer::connect(&pool.nbd_socket("fr-1"), VOLUME, seed)?;
+    let mut writer = Writer::connect_guest(&pool.nbd_socket("fr-1"), VOLUME, seed)?;
     let mut reader = Reader::connect(&pool.nbd_socket("fr-2"), VOLUME, !seed)?;
     let board = writer.board();
     let mut figures = Figures::default();
