@@ -153,6 +153,7 @@ impl Stamps {
             volume.len(),
             self.clusters
         );
+        let mut all = Vec::with_capacity(self.clusters);
         for (cluster, bytes) in volume.chunks_exact(CLUSTER).enumerate() {
             let found = self.number_in(cluster, bytes)?;
             let kept = self.kept.get(cluster).copied().unwrap_or_default();
@@ -160,8 +161,9 @@ impl Stamps {
                 found >= kept,
                 "cluster {cluster} holds write {found}, and write {kept} to it was acknowledged"
             );
-            self.keep(found);
+            all.push(found);
         }
+        all.into_iter().for_each(|found| self.keep(found));
         let under_way = self.promised + 1..=self.history.len();
         for number in under_way.filter(|number| !self.early.contains(number)) {
             let at = number - 1;
