@@ -123,6 +123,22 @@ impl Network {
         self.tell_switch()
     }
 
+    /// Cuts some machines off from all others, and not from each other.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn split(&mut self, together: &[&str]) -> Result<()> {
+        let is_in = |name: &String| together.contains(&name.as_str());
+        let names: Vec<&String> = self.machines.iter().map(|(name, _)| name).collect();
+        let across = names
+            .iter()
+            .flat_map(|from| names.iter().map(move |to| (*from, *to)));
+        let across = across.filter(|(from, to)| is_in(from) != is_in(to));
+        let across: Vec<_> = across.map(|(from, to)| (from.clone(), to.clone())).collect();
+        self.lost.extend(across);
+        self.tell_switch()
+    }
+
     /// Nothing is lost any more.
     ///
     /// # Errors

@@ -17,6 +17,9 @@ use sconce_tests::writer::Writer;
 use sconce_tests::{full, rounds, seed, wait};
 
 const VOLUME: &str = "/stamped";
+/// The fs-routers of the two.
+const WRITER: &str = "fr-1";
+const READER: &str = "fr-2";
 /// The shortest that an etcd with its default settings grants.
 const LEASE: Duration = Duration::from_secs(2);
 /// From the loss of an owner to the first answer of the next, beyond the lease.
@@ -37,6 +40,8 @@ enum Fault {
     Off(Cut, Duration),
     /// Cut off from the registry for a while, and from nothing else.
     Unregistered(Duration),
+    /// Cut off for a while together with the reader's fs-router, which reaches it alone.
+    Split(Duration),
     /// Killed, its disk lost; a new one comes once somebody else serves.
     Lose,
 }
@@ -52,6 +57,7 @@ impl Fault {
             Fault::Off(Cut::From, _) => "cut off, one way (not heard)",
             Fault::Off(Cut::To, _) => "cut off, one way (hears nothing)",
             Fault::Unregistered(_) => "cut off from the registry",
+            Fault::Split(_) => "cut off with the reader",
             Fault::Lose => "lost with its disk",
         }
     }
@@ -61,7 +67,8 @@ impl Fault {
             Fault::Kill(down)
             | Fault::KillUnheard(down)
             | Fault::Off(_, down)
-            | Fault::Unregistered(down) => down,
+            | Fault::Unregistered(down)
+            | Fault::Split(down) => down,
             Fault::Pause => 2 * LEASE,
             Fault::Lose => Duration::ZERO,
         }
@@ -71,7 +78,7 @@ impl Fault {
     fn replaces_the_owner(self) -> bool {
         match self {
             Fault::Lose | Fault::Pause => true,
-            Fault::Off(_, off) => off >= 2 * LEASE,
+            Fault::Off(_, off) | Fault::Split(off) => off >= 2 * LEASE,
             // It serves until its lease is over.
             Fault::Kill(_) | Fault::KillUnheard(_) | Fault::Unregistered(_) => false,
         }
@@ -84,16 +91,17 @@ impl Fault {
             true => Duration::from_millis(random.u64(100..2000)),
             false => LEASE * 2 + Duration::from_millis(random.u64(0..1000)),
         };
-        match random.u32(0..10) {
+        match random.u32(0..11) {
             0 | 1 if role == Role::VolumeRouter => Fault::Lose,
             0 | 1 if role == Role::FsRouter => Fault::KillUnheard(down),
             0..=3 => Fault::Kill(down),
             4 | 5 => Fault::Pause,
+            6 if role == Role::VolumeRouter => Fault::Split(off),
             6 => Fault::Off(Cut::Both, off),
             7 => Fault::Off(Cut::From, off),
             8 => Fault::Off(Cut::To, off),
-            _ if role == Role::Etcd => Fault::Off(Cut::Both, off),
-            _ => Fault::Unregistered(off),
+            9 if role != Role::Etcd => Fault::Unregistered(off),
+            _ => Fault::Off(Cut::Both, off),
         }
     }
 }
@@ -106,14 +114,18 @@ struct Record {
     in_sync: bool,
 }
 
+/// Asks until the registry tells: its members may be about to elect a leader.
 fn record(pool: &Pool) -> Result<Record> {
-    let shown = pool.show(VOLUME)?;
-    let text = |key: &str| shown[key].as_str().map(str::to_owned);
-    Ok(Record {
-        owner: text("owner").context("no owner is shown")?,
-        twin: text("dtl_host"),
-        in_sync: shown["dtl_state"] == "in_sync",
-    })
+    let asked = || {
+        let shown = pool.show(VOLUME).ok()?;
+        let text = |key: &str| shown[key].as_str().map(str::to_owned);
+        Some(Record {
+            owner: text("owner")?,
+            twin: text("dtl_host"),
+            in_sync: shown["dtl_state"] == "in_sync",
+        })
+    };
+    Ok(wait::until("the volume's record", SOON, || Ok(asked()))?.0)
 }
 
 /// The machine that is struck: the owner and its twin more often than others.
@@ -138,6 +150,7 @@ fn strike(pool: &mut Pool, board: &Board, machine: &str, fault: Fault) -> Result
         }
         Fault::Pause => pool.signal(machine, "STOP")?,
         Fault::Off(cut, _) => pool.network().cut(machine, cut)?,
+        Fault::Split(_) => pool.network().split(&[machine, READER])?,
         Fault::Unregistered(_) => {
             for member in Pool::names(Role::Etcd) {
                 pool.network().lose(machine, member)?;
@@ -160,7 +173,7 @@ fn undo(pool: &mut Pool, machine: &str, fault: Fault) -> Result<()> {
     match fault {
         Fault::Kill(_) | Fault::KillUnheard(_) | Fault::Lose => pool.start_machine(machine),
         Fault::Pause => pool.signal(machine, "CONT"),
-        Fault::Off(..) | Fault::Unregistered(_) => Ok(()),
+        Fault::Off(..) | Fault::Unregistered(_) | Fault::Split(_) => Ok(()),
     }
 }
 
@@ -220,19 +233,20 @@ fn round(pool: &mut Pool, board: &Board, random: &mut Rng, figures: &mut Figures
         Ok((board.acknowledged() >= more).then_some(()))
     })?;
     let mut before = record(pool)?;
-    let (machine, role) = victim(random, &before);
+    let (mut machine, role) = victim(random, &before);
     let fault = Fault::random(random, role);
     let second = (random.u32(0..4) == 0).then(|| {
         let (other, role) = MACHINES[random.usize(0..MACHINES.len())];
         (other.to_owned(), Fault::random(random, role))
     });
-    // Two disks are never lost at once; nor is one machine struck twice.
-    let second = second.filter(|(other, fault)| *other != machine && !matches!(fault, Fault::Lose));
     if matches!(fault, Fault::Lose) && machine == before.owner {
         before = until(board, "the twin to be in sync", SOON, || {
-            Ok(Some(record(pool)?).filter(|now| now.in_sync && now.owner == machine))
+            Ok(Some(record(pool)?).filter(|now| now.in_sync))
         })?;
+        machine.clone_from(&before.owner);
     }
+    // Two disks are never lost at once; nor is one machine struck twice.
+    let second = second.filter(|(other, fault)| *other != machine && !matches!(fault, Fault::Lose));
     eprintln!(
         "  {} is {} for {:?}; owner {}, twin {:?}, in sync {}{}",
         machine,
@@ -309,8 +323,8 @@ fn nothing_acknowledged_is_lost_and_nothing_stale_is_read_whatever_breaks_as_roo
     let mut pool = Pool::start(LEASE)?;
     TOLD.into_iter().for_each(|told| pool.announce(told));
     pool.sconce(["volume", "create", VOLUME, "--size", "32M", "--dtl", "sync"])?;
-    let mut writer = Writer::connect_guest(&pool.nbd_socket("fr-1"), VOLUME, seed)?;
-    let mut reader = Reader::connect(&pool.nbd_socket("fr-2"), VOLUME, !seed)?;
+    let mut writer = Writer::connect_guest(&pool.nbd_socket(WRITER), VOLUME, seed)?;
+    let mut reader = Reader::connect(&pool.nbd_socket(READER), VOLUME, !seed)?;
     let board = writer.board();
     let mut figures = Figures::default();
     let (broken, wrote, read) = thread::scope(|scope| {
