@@ -226,7 +226,15 @@ impl Figures {
 }
 
 /// One round: something breaks, goes on being broken, and is mended; the volume is served and holds what it should.
-fn round(pool: &mut Pool, board: &Board, random: &mut Rng, figures: &mut Figures) -> Result<()> {
+///
+/// `only`: what is done to the writer's fs-router in every round, and nothing else.
+fn round(
+    pool: &mut Pool,
+    board: &Board,
+    random: &mut Rng,
+    figures: &mut Figures,
+    only: Option<fn(Duration) -> Fault>,
+) -> Result<()> {
     // Somewhere in the middle of things.
     let more = board.acknowledged() + random.u64(100..3000);
     until(board, "the writer to get on", STUCK, || {
@@ -234,8 +242,12 @@ fn round(pool: &mut Pool, board: &Board, random: &mut Rng, figures: &mut Figures
     })?;
     let mut before = record(pool)?;
     let (mut machine, role) = victim(random, &before);
-    let fault = Fault::random(random, role);
-    let second = (random.u32(0..4) == 0).then(|| {
+    let mut fault = Fault::random(random, role);
+    if let Some(only) = only {
+        machine = WRITER.to_owned();
+        fault = only(Duration::from_millis(random.u64(0..1500)));
+    }
+    let second = (only.is_none() && random.u32(0..4) == 0).then(|| {
         let (other, role) = MACHINES[random.usize(0..MACHINES.len())];
         (other.to_owned(), Fault::random(random, role))
     });
@@ -318,6 +330,16 @@ const TOLD: [&str; 6] = [
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_stale_is_read_whatever_breaks_as_root() -> Result<()> {
+    chaos(rounds(8, 200), None)
+}
+
+/// What it had sent and nobody heard must not come after what its successor does.
+#[test]
+fn a_killed_fs_router_leaves_no_writes_behind_it_as_root() -> Result<()> {
+    chaos(rounds(8, 30), Some(Fault::KillUnheard))
+}
+
+fn chaos(rounds: u32, only: Option<fn(Duration) -> Fault>) -> Result<()> {
     let seed = seed();
     let mut random = Rng::with_seed(seed);
     let mut pool = Pool::start(LEASE)?;
@@ -339,10 +361,10 @@ fn nothing_acknowledged_is_lost_and_nothing_stale_is_read_whatever_breaks_as_roo
             let seen = Arc::clone(&theirs);
             run(&mut || reader.run(&seen), theirs)
         });
-        let rounds = rounds(8, 200);
         let broken = (0..rounds).try_for_each(|number| {
             eprintln!("round {number}:");
-            round(&mut pool, &board, &mut random, &mut figures).with_context(|| format!("round {number}"))
+            round(&mut pool, &board, &mut random, &mut figures, only)
+                .with_context(|| format!("round {number}"))
         });
         board.end();
         (broken, writing.join(), reading.join())
