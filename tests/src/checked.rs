@@ -6,6 +6,7 @@
 //! Knows the command and its JSON.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -24,8 +25,18 @@ pub fn backend(cluster: &Cluster) -> std::path::PathBuf {
 /// # Errors
 /// It prints no JSON.
 pub fn check(cluster: &Cluster, backend: &Path) -> Result<(Option<i32>, Value)> {
-    let mut command = cluster.command()?;
-    let output = client::output(command.arg("check").arg(backend).args(["--data", "--json"]))?;
+    report(&mut check_command(cluster.command()?, backend))
+}
+
+/// The command `sconce` with what makes it check a back end.
+#[must_use]
+pub fn check_command(mut sconce: Command, backend: &Path) -> Command {
+    sconce.arg("check").arg(backend).args(["--data", "--json"]);
+    sconce
+}
+
+fn report(check: &mut Command) -> Result<(Option<i32>, Value)> {
+    let output = client::output(check)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let report = serde_json::from_str(&text).with_context(|| {
         format!(
@@ -42,7 +53,15 @@ pub fn check(cluster: &Cluster, backend: &Path) -> Result<(Option<i32>, Value)> 
 /// Something is not consistent: the problems are told.
 pub fn stopped_and_consistent(cluster: &Cluster) -> Result<Value> {
     cluster.script(&["down"])?;
-    let (code, report) = check(cluster, &backend(cluster))?;
+    consistent(&mut check_command(cluster.command()?, &backend(cluster)))
+}
+
+/// Runs a [`check_command`], and gives its report.
+///
+/// # Errors
+/// Something is not consistent: the problems are told.
+pub fn consistent(check: &mut Command) -> Result<Value> {
+    let (code, report) = report(check)?;
     ensure!(
         code == Some(0) && report["verdict"] == "consistent",
         "exit code {code:?}: {}",

@@ -1,6 +1,6 @@
-//! The cluster of compose/compose.yaml, with a project name of its own.
+//! The containers of a file of compose/, with a project name of their own.
 //!
-//! Keeps: the compose project.
+//! Keeps: the compose project. One at a time: they take the same ports.
 //! Order: images first, then the services; dropped with all its volumes.
 //! Crash: a killed test leaves its containers; `docker-compose -p sconce-test down -v` removes them.
 //! Knows Docker as its command lines.
@@ -17,7 +17,12 @@ const PROJECT: &str = "sconce-test";
 
 /// A running compose project.
 #[derive(Debug)]
-pub struct Containers(());
+pub struct Containers {
+    /// Its file, in compose/.
+    file: &'static str,
+    /// Where its `sconce` command is run.
+    fs_router: &'static str,
+}
 
 impl Containers {
     /// Makes the images from the binaries under test, and starts the services.
@@ -25,15 +30,30 @@ impl Containers {
     /// # Errors
     /// No Docker engine, or something does not start.
     pub fn up(scale: &[&str]) -> Result<Containers> {
+        Self::of("compose.yaml", "fs-router").start(scale)
+    }
+
+    /// The same with the machines of compose/cluster.yaml.
+    ///
+    /// # Errors
+    /// As [`Containers::up`].
+    pub fn cluster() -> Result<Containers> {
+        Self::of("cluster.yaml", "fs-router-1").start(&[])
+    }
+
+    fn of(file: &'static str, fs_router: &'static str) -> Self {
+        Self { file, fs_router }
+    }
+
+    fn start(self, scale: &[&str]) -> Result<Self> {
         let images = checkout().join("compose/build-images.sh");
         client::run(client::command(images, STEP).env("BIN", crate::cluster::Cluster::binaries()?))?;
-        let containers = Containers(());
-        let mut up = containers.compose(&["up", "--detach"]);
+        let mut up = self.compose(&["up", "--detach"]);
         for service in scale {
             up.arg("--scale").arg(service);
         }
         client::run(&mut up)?;
-        Ok(containers)
+        Ok(self)
     }
 
     /// `docker-compose`, or Compose v2 where it is not installed, on this project.
@@ -46,7 +66,7 @@ impl Containers {
         }
         command
             .args(["-p", PROJECT, "-f"])
-            .arg(checkout().join("compose/compose.yaml"))
+            .arg(checkout().join("compose").join(self.file))
             .args(arguments);
         command
     }
@@ -57,7 +77,7 @@ impl Containers {
     /// It fails; with what it said.
     pub fn sconce(&self, arguments: &[&str]) -> Result<String> {
         client::run(
-            self.compose(&["exec", "-T", "fs-router", "sconce"])
+            self.compose(&["exec", "-T", self.fs_router, "sconce"])
                 .args(arguments),
         )
     }
@@ -66,6 +86,34 @@ impl Containers {
     #[must_use]
     pub fn network(&self, name: &str) -> String {
         format!("{PROJECT}_{name}")
+    }
+
+    /// Takes a service of compose/cluster.yaml off a network.
+    ///
+    /// # Errors
+    /// It is not on it.
+    pub fn disconnect(&self, service: &str, network: &str) -> Result<()> {
+        let id = self.ids(service)?.swap_remove(0);
+        client::run(client::command("docker", STEP).args([
+            "network",
+            "disconnect",
+            &self.network(network),
+            &id,
+        ]))
+        .map(drop)
+    }
+
+    /// Puts it back, with the address that it had.
+    ///
+    /// # Errors
+    /// Another one has the address.
+    pub fn connect(&self, service: &str, network: &str, address: &str) -> Result<()> {
+        let id = self.ids(service)?.swap_remove(0);
+        let network = self.network(network);
+        client::run(
+            client::command("docker", STEP).args(["network", "connect", "--ip", address, &network, &id]),
+        )
+        .map(drop)
     }
 
     /// The ids of a service's containers.

@@ -6,6 +6,7 @@
 //! Knows the services only as their users do: sockets, files, the `sconce` command, process ids.
 
 pub mod another;
+pub mod board;
 pub mod checked;
 pub mod client;
 pub mod cluster;
@@ -19,6 +20,9 @@ pub mod logs;
 pub mod loop_device;
 pub mod lttng;
 pub mod nbd;
+pub mod network;
+pub mod pool;
+pub mod reader;
 pub mod stamps;
 pub mod wait;
 pub mod writer;

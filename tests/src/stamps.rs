@@ -23,6 +23,8 @@ pub struct Stamps {
     promised: usize,
     /// Acknowledged numbers above `promised`.
     early: Vec<usize>,
+    /// For each cluster the newest write to it that was acknowledged, or found by a judgement.
+    kept: Vec<usize>,
 }
 
 impl Stamps {
@@ -34,6 +36,7 @@ impl Stamps {
             history: Vec::new(),
             promised: 0,
             early: Vec::new(),
+            kept: vec![0; clusters],
         }
     }
 
@@ -46,11 +49,27 @@ impl Stamps {
 
     /// The write with this number was acknowledged.
     pub fn acknowledged(&mut self, number: usize) {
+        self.keep(number);
         self.early.push(number);
         while let Some(at) = self.early.iter().position(|n| *n == self.promised + 1) {
             self.early.swap_remove(at);
             self.promised += 1;
         }
+    }
+
+    fn keep(&mut self, number: usize) {
+        if let Some(cluster) = self.cluster_of(number)
+            && let Some(kept) = self.kept.get_mut(cluster)
+        {
+            *kept = number.max(*kept);
+        }
+    }
+
+    /// The cluster that a number was written to, unless the number was given up.
+    #[must_use]
+    pub fn cluster_of(&self, number: usize) -> Option<usize> {
+        let cluster = self.history.get(number.checked_sub(1)?)?;
+        (*cluster != GIVEN_UP).then_some(*cluster)
     }
 
     /// How many numbers were given out.
@@ -120,6 +139,44 @@ impl Stamps {
         Ok(newest)
     }
 
+    /// Judges a whole volume that was written as guests write, never two writes to one cluster under way at a time: each
+    /// cluster holds the newest write that was acknowledged, or one that was under way. What it does not hold of those is given up.
+    ///
+    /// In which order writes to different clusters were kept is nobody's promise while none of them is acknowledged.
+    ///
+    /// # Errors
+    /// A cluster holds anything else.
+    pub fn judge_each(&mut self, volume: &[u8]) -> Result<()> {
+        ensure!(
+            volume.len() == self.clusters * CLUSTER,
+            "the volume has {} bytes, not {} clusters",
+            volume.len(),
+            self.clusters
+        );
+        let mut all = Vec::with_capacity(self.clusters);
+        for (cluster, bytes) in volume.chunks_exact(CLUSTER).enumerate() {
+            let found = self.number_in(cluster, bytes)?;
+            let kept = self.kept.get(cluster).copied().unwrap_or_default();
+            ensure!(
+                found >= kept,
+                "cluster {cluster} holds write {found}, and write {kept} to it was acknowledged"
+            );
+            all.push(found);
+        }
+        all.into_iter().for_each(|found| self.keep(found));
+        let under_way = self.promised + 1..=self.history.len();
+        for number in under_way.filter(|number| !self.early.contains(number)) {
+            let at = number - 1;
+            let cluster = self.history[at];
+            if self.kept.get(cluster) != Some(&number) {
+                self.history[at] = GIVEN_UP;
+            }
+        }
+        self.promised = self.history.len();
+        self.early.clear();
+        Ok(())
+    }
+
     /// The newest number up to `promised` that was not given up.
     fn promised_write(&self) -> usize {
         let kept = |cluster: &usize| *cluster != GIVEN_UP;
@@ -150,6 +207,23 @@ impl Stamps {
         );
         Ok(number)
     }
+}
+
+/// The number of the write that a cluster holds whole, for who does not know what was written to it; 0: it was never written.
+///
+/// # Errors
+/// It holds no write to this cluster, or a torn one.
+pub fn number_of(cluster: usize, bytes: &[u8]) -> Result<usize> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(0);
+    }
+    let number = bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+    let whole = usize::try_from(number).is_ok_and(|number| bytes == content(number, cluster));
+    ensure!(
+        whole,
+        "cluster {cluster} holds no whole write to it: it begins with {number:#x}"
+    );
+    Ok(usize::try_from(number)?)
 }
 
 /// The number, then words that follow from number and cluster.
@@ -186,6 +260,30 @@ mod tests {
         assert_eq!(stamps.judge(&volume(4, &[(0, &a), (1, &b)])).unwrap(), 2);
         // What was given up may not come back.
         assert!(stamps.judge(&volume(4, &[(0, &c), (1, &b)])).is_err());
+    }
+
+    #[test]
+    fn of_a_guest_each_cluster_is_judged_by_itself() {
+        let mut stamps = Stamps::new(3);
+        let (first, a) = stamps.next(0);
+        stamps.acknowledged(first);
+        let (second, b) = stamps.next(0);
+        let (third, c) = stamps.next(1);
+        let (_, d) = stamps.next(2);
+        stamps.acknowledged(third);
+        // The second and the fourth were under way: each is there or not. What was acknowledged has to be.
+        let error = |bytes: Vec<u8>, stamps: &mut Stamps| stamps.judge_each(&bytes).unwrap_err().to_string();
+        assert!(error(volume(3, &[(0, &b)]), &mut stamps).contains("write 3 to it was acknowledged"));
+        stamps
+            .judge_each(&volume(3, &[(0, &a), (1, &c), (2, &d)]))
+            .unwrap();
+        // The second was given up then, and may not come back; the fourth was found, and may not go.
+        assert!(stamps.cluster_of(second).is_none());
+        assert!(error(volume(3, &[(0, &b), (1, &c), (2, &d)]), &mut stamps).contains("given up"));
+        assert!(error(volume(3, &[(0, &a), (1, &c)]), &mut stamps).contains("write 4 to it"));
+        stamps
+            .judge_each(&volume(3, &[(0, &a), (1, &c), (2, &d)]))
+            .unwrap();
     }
 
     #[test]

@@ -9,12 +9,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::board::Board;
 use crate::nbd::{Ask, Nbd};
-use crate::stamps::{CLUSTER, Stamps};
+use crate::stamps::{CLUSTER, Stamps, number_of};
 use crate::wait;
 
 /// Longer than any pause that a guest would forgive.
@@ -35,8 +37,14 @@ pub struct Writer {
     nbd: Nbd,
     clusters: usize,
     stamps: Stamps,
-    /// The numbers that each request carries; none for a flush.
-    under_way: BTreeMap<u64, Vec<usize>>,
+    /// When each request was sent, and the numbers that it carries; none for a flush.
+    under_way: BTreeMap<u64, (Instant, Vec<usize>)>,
+    /// Whether it writes as guests do: never to a cluster that a write is under way to.
+    is_guest: bool,
+    /// Clusters that writes are under way to.
+    busy: Vec<bool>,
+    /// Who else is told.
+    board: Arc<Board>,
     random: fastrand::Rng,
     /// When the last answer came.
     last_answer: Instant,
@@ -59,10 +67,50 @@ impl Writer {
             clusters,
             stamps: Stamps::new(clusters),
             under_way: BTreeMap::new(),
+            is_guest: false,
+            busy: vec![false; clusters],
+            board: Arc::new(Board::new(clusters)),
             random: fastrand::Rng::with_seed(seed),
             last_answer: Instant::now(),
             longest_pause: Duration::ZERO,
         })
+    }
+
+    /// The same, of a writer that never has two writes to one cluster under way, as a guest's file system. NBD promises no order
+    /// between such two; and between others it promises none before they are acknowledged, so that the volume is judged cluster by
+    /// cluster.
+    ///
+    /// # Errors
+    /// No connection.
+    pub fn connect_guest(socket: &Path, export: &str, seed: u64) -> Result<Writer> {
+        let mut writer = Self::connect(socket, export, seed)?;
+        writer.is_guest = true;
+        Ok(writer)
+    }
+
+    /// What readers, and who breaks things, are told.
+    #[must_use]
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
+    }
+
+    /// Writes until the board says that it is over, and judges the volume when the board asks for it. A connection that breaks is
+    /// made again.
+    ///
+    /// # Errors
+    /// As [`Writer::write_for`], [`Writer::check`] and [`Writer::reconnect`].
+    pub fn run(&mut self) -> Result<()> {
+        let board = self.board();
+        while !board.is_over() {
+            if board.is_check_wanted() {
+                self.check()?;
+                board.checked();
+            }
+            if !self.step()? {
+                self.reconnect()?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes for so long, whatever happens on the other side of the connection.
@@ -115,7 +163,9 @@ impl Writer {
                 return self.reconnect();
             }
         }
-        let found = self.judge()?;
+        let Some(found) = self.judge()? else {
+            return self.reconnect();
+        };
         ensure!(
             found == self.stamps.sent(),
             "all {} writes are acknowledged, the volume ends with {found}",
@@ -146,25 +196,45 @@ impl Writer {
     /// # Errors
     /// No connection within the writer's patience, or the volume is wrong.
     pub fn reconnect(&mut self) -> Result<()> {
-        self.under_way.clear();
-        let (nbd, _) = wait::until("an NBD connection", PATIENCE, || {
-            Ok(Nbd::connect(&self.socket, &self.export, PATIENCE).ok())
-        })?;
-        self.nbd = nbd;
-        self.judge().map(drop)
+        loop {
+            self.board.reconnects();
+            self.under_way.clear();
+            self.busy.fill(false);
+            let (nbd, _) = wait::until("an NBD connection", PATIENCE, || {
+                Ok(Nbd::connect(&self.socket, &self.export, PATIENCE).ok())
+            })?;
+            self.nbd = nbd;
+            if self.judge()?.is_some() {
+                return Ok(());
+            }
+        }
     }
 
-    fn judge(&mut self) -> Result<usize> {
+    /// Gives the newest write that the volume holds; `None`: the connection broke.
+    fn judge(&mut self) -> Result<Option<usize>> {
         let mut volume = Vec::with_capacity(self.clusters * CLUSTER);
+        let floors: Vec<usize> = (0..self.clusters)
+            .map(|cluster| self.board.floor(cluster))
+            .collect();
         for offset in (0..self.nbd.size()).step_by(usize::try_from(READ)?) {
             let length = u32::try_from((self.nbd.size() - offset).min(u64::from(READ)))?;
-            volume.extend(
-                self.nbd
-                    .ask(Ask::Read, offset, length, &[])
-                    .context("reading the volume")?,
-            );
+            match self.nbd.ask(Ask::Read, offset, length, &[]) {
+                Ok(bytes) => volume.extend(bytes),
+                Err(error) if is_broken(&error) => return Ok(None),
+                Err(error) => return Err(error).context("reading the volume"),
+            }
         }
-        self.stamps.judge(&volume)
+        let newest = match self.is_guest {
+            true => {
+                self.stamps.judge_each(&volume)?;
+                self.stamps.sent()
+            }
+            false => self.stamps.judge(&volume)?,
+        };
+        for ((cluster, bytes), floor) in volume.chunks_exact(CLUSTER).enumerate().zip(floors) {
+            self.board.read(cluster, number_of(cluster, bytes)?, floor)?;
+        }
+        Ok(Some(newest))
     }
 
     /// One write more, or one answer.
@@ -181,7 +251,11 @@ impl Writer {
         } else {
             self.random.usize(1..=RUN_MAX)
         };
-        let first = self.random.usize(0..=self.clusters - length);
+        let mut first = self.random.usize(0..=self.clusters - length);
+        while self.is_guest && self.busy[first..first + length].contains(&true) {
+            first = self.random.usize(0..=self.clusters - length);
+        }
+        self.busy[first..first + length].fill(true);
         let mut data = Vec::with_capacity(length * CLUSTER);
         let mut numbers = Vec::with_capacity(length);
         for cluster in first..first + length {
@@ -206,7 +280,7 @@ impl Writer {
         let Some(request) = request else {
             return false;
         };
-        self.under_way.insert(request, numbers);
+        self.under_way.insert(request, (Instant::now(), numbers));
         true
     }
 
@@ -214,20 +288,31 @@ impl Writer {
     fn receive(&mut self) -> Result<bool> {
         let answer = match self.nbd.receive() {
             Ok(answer) => answer,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                return Err(error).context("a request was held for a minute");
-            }
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error.into()),
-            Err(_) => return Ok(false),
+            Err(error) if is_broken(&error) => return Ok(false),
+            Err(error) => return Err(error).context("a request was held for a minute, or answered wrongly"),
         };
-        let numbers = self.under_way.remove(&answer.request).unwrap_or_default();
+        let under_way = self.under_way.remove(&answer.request);
+        let (sent, numbers) = under_way.context("an answer to nothing that was asked")?;
         ensure!(answer.error == 0, "IO error {} reached the client", answer.error);
+        self.board.answered(sent, numbers.len());
         for number in numbers {
             self.stamps.acknowledged(number);
+            if let Some(cluster) = self.stamps.cluster_of(number) {
+                self.board.kept(cluster, number);
+                self.busy[cluster] = false;
+            }
         }
         let now = Instant::now();
         self.longest_pause = self.longest_pause.max(now - self.last_answer);
         self.last_answer = now;
         Ok(true)
     }
+}
+
+/// Whether the connection broke, as against a server that does not answer in time, or wrongly.
+pub(crate) fn is_broken(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::InvalidData
+    )
 }

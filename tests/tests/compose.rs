@@ -25,6 +25,72 @@ fn containers_serve_a_disk_and_survive_their_restart_with_docker() -> Result<()>
     served
 }
 
+#[test]
+fn a_machine_that_is_cut_off_is_replaced_and_comes_back_with_docker() -> Result<()> {
+    let containers = Containers::cluster()?;
+    let replaced = cut_off(&containers);
+    if replaced.is_err() {
+        let logs = client::output(&mut containers.compose(&["logs", "--tail=40"]))?;
+        eprintln!("{}", String::from_utf8_lossy(&logs.stdout));
+    }
+    replaced
+}
+
+fn cut_off(containers: &Containers) -> Result<()> {
+    let record = || -> Result<serde_json::Value> {
+        let shown = containers.sconce(&["volume", "show", "/disk", "--output", "json"])?;
+        Ok(serde_json::from_str(&shown)?)
+    };
+    let in_sync = |what: &str| {
+        wait::until(what, STARTING, || {
+            Ok((record()?["dtl_state"] == "in_sync").then_some(()))
+        })
+    };
+    let create = "volume create /disk --size 48M --dtl sync --owner volume-router-1";
+    let create: Vec<&str> = create.split(' ').collect();
+    wait::until("a volume to be created", STARTING, || {
+        Ok(containers.sconce(&create).ok())
+    })?;
+    let dir = tempfile::tempdir()?;
+    let (disk, out) = (dir.path().join("disk.raw"), dir.path().join("out.raw"));
+    let mut bytes = vec![0; 48 << 20];
+    fastrand::Rng::with_seed(2).fill(&mut bytes);
+    std::fs::write(&disk, &bytes)?;
+    // The second fs-router, of which no other test knows.
+    let uri = "nbd://127.0.0.1:10810/disk";
+    wait::until("the disk to be written", STARTING, || {
+        Ok(client::run(client::command("nbdcopy", COPY).arg(&disk).arg(uri)).ok())
+    })?;
+    in_sync("the twin to be in sync")?;
+    for network in ["registry", "bus"] {
+        containers.disconnect("volume-router-1", network)?;
+    }
+    wait::until("the disk to be read from its next owner", STARTING, || {
+        Ok(client::run(client::command("nbdcopy", COPY).arg(uri).arg(&out)).ok())
+    })?;
+    client::same_bytes(&disk, &out)?;
+    ensure!(
+        record()?["owner"] != "volume-router-1",
+        "it is cut off, and owns the volume"
+    );
+    // The third takes the twin's part; with that one gone as well only the one that was cut off is left.
+    in_sync("another twin")?;
+    for (network, address) in [("registry", "10.83.0.31"), ("bus", "10.83.1.31")] {
+        containers.connect("volume-router-1", network, address)?;
+    }
+    let twin = record()?["dtl_host"]
+        .as_str()
+        .context("no twin is shown")?
+        .to_owned();
+    let id = containers.ids(&twin)?.swap_remove(0);
+    docker(&["kill", "--signal=KILL", &id])?;
+    wait::until("the machine that came back to be the twin", STARTING, || {
+        let now = record()?;
+        Ok((now["dtl_host"] == "volume-router-1" && now["dtl_state"] == "in_sync").then_some(()))
+    })?;
+    Ok(())
+}
+
 fn serve(containers: &Containers) -> Result<()> {
     let status = || containers.sconce(&["status", "--output", "json"]);
     wait::until("all services to be in the registry", STARTING, || {

@@ -24,9 +24,10 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// How long a server may take to answer the greeting.
 const GREETING: Duration = Duration::from_secs(5);
 /// With requests outstanding and nothing heard for so long, the server is asked whether it is there.
-const SILENCE: Duration = Duration::from_secs(2);
-/// So many silences in a row, and it is not.
-const SILENCES_MAX: u32 = 4;
+const SILENCE: Duration = Duration::from_secs(1);
+/// So many silences in a row, and it is not. A host that is stopped or cut off closes no connection: for so long guests wait for an owner
+/// that another one has replaced.
+const SILENCES_MAX: u32 = 2;
 
 pub(super) async fn drive(shared: Rc<Shared>, network: Network, endpoint: Endpoint, hello: Hello) {
     let mut chance = network.chance();

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::carry::{Budget, Ended, carry};
 use super::filter::Filter;
-use super::{HANDSHAKE, TlsSettings, server_name, tune};
+use super::{HANDSHAKE, TlsSettings, end_with_process, server_name, tune};
 use crate::limits::Limits;
 use crate::network::DialError;
 
@@ -69,6 +69,7 @@ pub(crate) async fn tunnel(
         .map_err(|_| absent(&format!("no answer within {CONNECT:?}")))?
         .map_err(|e| absent(&e))?;
     tune(&stream).map_err(|e| absent(&e))?;
+    end_with_process(&stream).map_err(|e| absent(&e))?;
     let handshake = TlsConnector::from(config).connect(server_name(node), stream);
     let stream = timeout(HANDSHAKE, handshake)
         .await

@@ -144,6 +144,14 @@ fn server_name(node: &NodeName) -> ServerName<'static> {
     }
 }
 
+/// What a client has sent and the server's host has not got is dropped when the client's process ends. Otherwise the kernel goes on sending
+/// it, as long as the way is cut off and a while longer: the next process would be connected and have read, and then its predecessor's
+/// last writes would be applied.
+fn end_with_process(stream: &TcpStream) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
+    Ok(())
+}
+
 /// Sends small messages at once, and notices a dead host within half a minute.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;

@@ -1,6 +1,6 @@
 //! The etcd home.
 //!
-//! Keeps: the connection, and how our requests are etcd's: a commit is a transaction that compares
+//! Keeps: the connections, and how our requests are etcd's: a commit is a transaction that compares
 //! `mod_revision`s, a revision is etcd's, a lease is etcd's.
 //! Order: etcd's: linearizable reads, transactions one after the other.
 //! Crash: etcd's: an acknowledged transaction is on a majority of its members. A lost answer is `Unknown`.
@@ -10,6 +10,7 @@
 mod endpoints;
 mod errors;
 mod keys;
+mod members;
 mod watch;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ use sconce_schemas::wire::registry::{Change, LeaseId, Revision};
 
 use self::errors::{Failure, Named};
 use self::keys::Keys;
+use self::members::{Asked, Members, Twice};
 use crate::home::{Answer, Found, Home, Page};
 use crate::own_runtime::OwnRuntime;
 use crate::{CommitError, OpenError, RegistryError, Watched};
@@ -33,9 +35,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(3);
 const CHECK: Duration = Duration::from_secs(5);
 
-/// A connection to etcd.
+/// Connections to etcd.
 pub(crate) struct Etcd {
-    client: Client,
+    members: Members,
     keys: Keys,
     named: Named,
     runtime: OwnRuntime,
@@ -64,41 +66,49 @@ impl Etcd {
             if let Some(tls) = tls {
                 options = options.with_tls(tls);
             }
-            let mut client = Client::connect(tried, Some(options)).await?;
-            client.get(keys::PROBE, None).await?;
-            Ok::<_, etcd_client::Error>(client)
+            let members = Members::connect(&tried, &options).await?;
+            let probed = members.clone().ask(Twice::Harmless, |mut client| {
+                Box::pin(async move { client.get(keys::PROBE, None).await })
+            });
+            probed.await.answer?;
+            Ok::<_, Failure>(members)
         });
-        let client = match tokio::time::timeout(DEADLINE, connecting).await {
-            Ok(Some(Ok(client))) => client,
-            Ok(Some(Err(error))) => return Err(unanswered(error.to_string())),
-            Ok(None) => return Err(unanswered("its thread ended".to_owned())),
-            Err(_) => return Err(unanswered(format!("not within {} s", DEADLINE.as_secs()))),
+        let members = match connecting.await {
+            Some(Ok(members)) => members,
+            Some(Err(failure)) => return Err(unanswered(failure.to_string())),
+            None => return Err(unanswered("its thread ended".to_owned())),
         };
         Ok(Self {
-            client,
+            members,
             keys,
             named: Named::new(endpoints),
             runtime,
         })
     }
 
-    /// Runs a request on the connection's own thread, within the deadline.
-    async fn ask<T: Send + 'static>(
+    /// Runs a request on the connections' own thread, within the deadline.
+    async fn ask<T: Send + 'static, A>(
         &self,
-        request: impl Future<Output = Result<T, etcd_client::Error>> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let answer = self.runtime.run(tokio::time::timeout(DEADLINE, request)).await;
-        match answer {
-            Some(Ok(answer)) => answer.map_err(Failure::from),
-            Some(Err(_)) => Err(Failure::late(DEADLINE)),
-            None => Err(Failure::ended()),
-        }
+        twice: Twice,
+        request: impl Fn(Client) -> A + Send + 'static,
+    ) -> Asked<T>
+    where
+        A: Future<Output = Result<T, etcd_client::Error>> + Send + 'static,
+    {
+        let asking = self
+            .members
+            .clone()
+            .ask(twice, move |client| Box::pin(request(client)));
+        let asked = self.runtime.run(asking).await;
+        asked.unwrap_or_else(|| Asked::unknown(Failure::ended()))
     }
 
     async fn read(&self, key: Vec<u8>, options: GetOptions) -> Result<etcd_client::GetResponse, Failure> {
-        let mut client = self.client.clone();
-        self.ask(async move { client.get(key, Some(options)).await })
-            .await
+        let read = move |mut client: Client| {
+            let (key, options) = (key.clone(), options.clone());
+            async move { client.get(key, Some(options)).await }
+        };
+        self.ask(Twice::Harmless, read).await.answer
     }
 
     /// A page, with fewer entries where that many are more than a message takes.
@@ -149,11 +159,10 @@ impl Etcd {
     }
 
     async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId, Failure> {
-        let mut client = self.client.clone();
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        let granted = self
-            .ask(async move { client.lease_grant(to_i64(seconds), None).await })
-            .await?;
+        // One that is granted twice, and that nobody knows of, ends by itself.
+        let grant = move |mut client: Client| async move { client.lease_grant(to_i64(seconds), None).await };
+        let granted = self.ask(Twice::Harmless, grant).await.answer?;
         Ok(LeaseId(to_u64(granted.id())))
     }
 }
@@ -180,11 +189,27 @@ impl Home for Etcd {
     fn commit(&self, changes: Vec<Change>) -> Answer<'_, Revision, CommitError> {
         Box::pin(async move {
             let transaction = self.transaction(&changes);
-            let mut client = self.client.clone();
-            let answer = self.ask(async move { client.txn(transaction).await }).await;
-            let answer = answer.map_err(|failure| self.named.commit_error(failure, &changes))?;
+            let twice = match changes.iter().any(is_guarded) {
+                true => Twice::Harmless,
+                false => Twice::No,
+            };
+            let commit = move |mut client: Client| {
+                let transaction = transaction.clone();
+                async move { client.txn(transaction).await }
+            };
+            let Asked { answer, may_be_done } = self.ask(twice, commit).await;
+            let answer = answer.map_err(|failure| match may_be_done {
+                // Whatever the last member says, an earlier one may have done it.
+                true => self.named.unknown(failure),
+                false => self.named.commit_error(failure, &changes),
+            })?;
             if answer.succeeded() {
                 return Ok(revision_of(answer.header()));
+            }
+            if may_be_done {
+                // The conflict may be with what another member made of this very commit.
+                let text = "put to more than one member, of which one had done it, or somebody else had changed a key";
+                return Err(self.named.unknown(Failure::other(text.to_owned())));
             }
             Err(conflict(&changes, &answer))
         })
@@ -192,7 +217,7 @@ impl Home for Etcd {
 
     fn watch<'a>(&'a self, prefix: &'a str, after: Revision, wait: Duration) -> Answer<'a, Watched> {
         Box::pin(async move {
-            let watch = watch::Watch::new(self.client.clone(), self.keys.clone(), prefix, after);
+            let watch = watch::Watch::new(self.members.current(), self.keys.clone(), prefix, after);
             let watched = match self.runtime.run(watch.wait(wait)).await {
                 Some(watched) => watched,
                 None => Err(Failure::ended()),
@@ -210,26 +235,32 @@ impl Home for Etcd {
 
     fn keep_alive(&self, lease: LeaseId) -> Answer<'_, ()> {
         Box::pin(async move {
-            let mut client = self.client.clone();
-            let kept = self
-                .ask(async move { client.lease_keep_alive(to_i64(lease.0)).await.map(drop) })
-                .await;
+            let keep = move |mut client: Client| async move {
+                client.lease_keep_alive(to_i64(lease.0)).await.map(drop)
+            };
+            let kept = self.ask(Twice::Harmless, keep).await.answer;
             kept.map_err(|failure| self.named.lease_error(failure, lease))
         })
     }
 
     fn revoke(&self, lease: LeaseId) -> Answer<'_, ()> {
         Box::pin(async move {
-            let mut client = self.client.clone();
-            let revoked = self
-                .ask(async move { client.lease_revoke(to_i64(lease.0)).await.map(drop) })
-                .await;
+            let revoke =
+                move |mut client: Client| async move { client.lease_revoke(to_i64(lease.0)).await.map(drop) };
+            let revoked = self.ask(Twice::Harmless, revoke).await.answer;
             match revoked.map_err(|failure| self.named.lease_error(failure, lease)) {
                 Err(RegistryError::LeaseGone { .. }) => Ok(()),
                 outcome => outcome,
             }
         })
     }
+}
+
+/// Whether a commit with this change, once done, cannot be done again: the key is not at the expected revision any more.
+fn is_guarded(change: &Change) -> bool {
+    change
+        .expected
+        .is_some_and(|expected| change.value.is_some() || expected != Revision::ABSENT)
 }
 
 /// The first change whose key is not at its expected revision.

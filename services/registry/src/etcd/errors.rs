@@ -13,11 +13,16 @@ use sconce_schemas::wire::registry::{Change, LeaseId};
 use crate::{CommitError, Invalid, RegistryError};
 
 // gRPC status codes, https://grpc.io/docs/guides/status-codes/.
+const CANCELLED: i32 = 1;
+const UNKNOWN: i32 = 2;
 const INVALID_ARGUMENT: i32 = 3;
+const DEADLINE_EXCEEDED: i32 = 4;
 const NOT_FOUND: i32 = 5;
 const RESOURCE_EXHAUSTED: i32 = 8;
 const FAILED_PRECONDITION: i32 = 9;
 const OUT_OF_RANGE: i32 = 11;
+const INTERNAL: i32 = 13;
+const UNAVAILABLE: i32 = 14;
 const UNAUTHENTICATED: i32 = 16;
 const PERMISSION_DENIED: i32 = 7;
 
@@ -45,6 +50,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl Failure {
     pub(super) fn late(deadline: Duration) -> Self {
         Self::other(format!("no answer within {} ms", deadline.as_millis()))
@@ -60,6 +71,15 @@ impl Failure {
             lease_gone: false,
             text,
         }
+    }
+
+    /// It says something of the member or of the way to it, and another one may answer.
+    pub(super) fn is_of_member(&self) -> bool {
+        let of_member = matches!(
+            self.code,
+            None | Some(CANCELLED | UNKNOWN | DEADLINE_EXCEEDED | INTERNAL | UNAVAILABLE)
+        );
+        of_member && !self.lease_gone
     }
 
     /// An answer larger than a message may be.
@@ -95,18 +115,27 @@ impl Named {
         self.unavailable(failure)
     }
 
+    /// Whether the commit was done nobody can tell.
+    pub(super) fn unknown(&self, failure: Failure) -> CommitError {
+        CommitError::Unknown {
+            registry: self.registry.clone(),
+            detail: failure.text,
+        }
+    }
+
     pub(super) fn commit_error(&self, failure: Failure, changes: &[Change]) -> CommitError {
         let leases: Vec<LeaseId> = changes.iter().filter_map(|change| change.lease).collect();
-        let registry = self.registry.clone();
-        let detail = failure.text;
         match (failure.lease_gone, leases.first(), failure.code) {
             (true, Some(lease), _) => CommitError::LeaseGone { lease: *lease },
-            (_, _, Some(INVALID_ARGUMENT)) => CommitError::Invalid(Invalid { text: detail }),
+            (_, _, Some(INVALID_ARGUMENT)) => CommitError::Invalid(Invalid { text: failure.text }),
             // etcd says so before it does anything: out of space, no right to, no leader yet.
             (_, _, Some(RESOURCE_EXHAUSTED | FAILED_PRECONDITION | PERMISSION_DENIED | UNAUTHENTICATED)) => {
-                CommitError::Unavailable { registry, detail }
+                CommitError::Unavailable {
+                    registry: self.registry.clone(),
+                    detail: failure.text,
+                }
             }
-            _ => CommitError::Unknown { registry, detail },
+            _ => self.unknown(failure),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchStream};
 use sconce_schemas::wire::registry::{Revision, WatchEvent};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::errors::Failure;
@@ -24,15 +25,23 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// One poll.
 pub(super) struct Watch {
     client: Client,
+    /// Notices when another member is asked: the one that this stream is from may be silent because it is cut off.
+    moves: watch::Receiver<usize>,
     keys: Keys,
     prefix: String,
     after: Revision,
 }
 
 impl Watch {
-    pub(super) fn new(client: Client, keys: Keys, prefix: &str, after: Revision) -> Self {
+    pub(super) fn new(
+        (client, moves): (Client, watch::Receiver<usize>),
+        keys: Keys,
+        prefix: &str,
+        after: Revision,
+    ) -> Self {
         Self {
             client,
+            moves,
             keys,
             prefix: prefix.to_owned(),
             after,
@@ -42,11 +51,19 @@ impl Watch {
     /// Waits up to `wait` for the first events.
     pub(super) async fn wait(mut self, wait: Duration) -> Result<Watched, Failure> {
         let until = Instant::now() + wait.max(WAIT_MIN);
-        let mut stream = tokio::time::timeout(DEADLINE, self.open())
-            .await
-            .unwrap_or_else(|_| Err(Failure::late(DEADLINE)))?;
+        let mut moves = self.moves.clone();
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(DEADLINE, self.open()) => opened,
+            // Asked again, of the member that answers.
+            _ = moves.changed() => return Ok(self.told(Vec::new(), self.after, false)),
+        };
+        let mut stream = opened.unwrap_or_else(|_| Err(Failure::late(DEADLINE)))?;
         loop {
-            let Ok(message) = timeout_at(until, stream.message()).await else {
+            let message = tokio::select! {
+                message = timeout_at(until, stream.message()) => message,
+                _ = moves.changed() => return Ok(self.told(Vec::new(), self.after, false)),
+            };
+            let Ok(message) = message else {
                 // Later revisions may be under way, so this is all that is known.
                 return Ok(self.told(Vec::new(), self.after, false));
             };

@@ -17,6 +17,9 @@ pub(crate) struct EtcdServer {
     client_port: u16,
     peer_port: u16,
     tls: Option<TlsSettings>,
+    name: String,
+    /// All members, as etcd is told of them.
+    members: String,
 }
 
 impl EtcdServer {
@@ -30,15 +33,37 @@ impl EtcdServer {
     }
 
     fn start_with(tls: Option<TlsSettings>) -> Self {
-        let mut server = Self {
+        let mut server = Self::prepare("test", tls);
+        server.members = server.member();
+        server.start_again();
+        server
+    }
+
+    /// Three members of one etcd.
+    pub(crate) fn start_three() -> [Self; 3] {
+        let mut servers = ["one", "two", "three"].map(|name| Self::prepare(name, None));
+        let members = servers.each_ref().map(Self::member).join(",");
+        for server in &mut servers {
+            server.members.clone_from(&members);
+            server.start_again();
+        }
+        servers
+    }
+
+    fn prepare(name: &str, tls: Option<TlsSettings>) -> Self {
+        Self {
             tls,
             process: None,
             dir: tempfile::tempdir().unwrap(),
             client_port: free_port(),
             peer_port: free_port(),
-        };
-        server.start_again();
-        server
+            name: name.to_owned(),
+            members: String::new(),
+        }
+    }
+
+    fn member(&self) -> String {
+        format!("{}=http://127.0.0.1:{}", self.name, self.peer_port)
     }
 
     /// Starts the process on the data that is there.
@@ -47,7 +72,7 @@ impl EtcdServer {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = Command::new("etcd");
         command
-            .args(["--name", "test", "--data-dir"])
+            .args(["--name", &self.name, "--data-dir"])
             .arg(self.dir.path().join("data"))
             .args([
                 "--listen-client-urls",
@@ -61,7 +86,7 @@ impl EtcdServer {
                 "--initial-advertise-peer-urls",
                 &peer,
             ])
-            .args(["--initial-cluster", &format!("test={peer}")])
+            .args(["--initial-cluster", &self.members])
             // The shortest that etcd takes: a lone member elects itself sooner.
             .args(["--heartbeat-interval", "20", "--election-timeout", "200"])
             .env_clear()
@@ -86,6 +111,13 @@ impl EtcdServer {
         }
     }
 
+    /// Sends a signal (`STOP`, `CONT`).
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.process.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args([format!("-{signal}"), id]).status();
+        assert!(sent.unwrap().success());
+    }
+
     pub(crate) fn endpoint(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.client_port)
@@ -93,15 +125,21 @@ impl EtcdServer {
 
     /// The registry in this etcd, as soon as it answers.
     pub(crate) async fn registry(&self) -> Registry {
+        Self::registry_of(std::slice::from_ref(self)).await
+    }
+
+    /// The registry in the etcd that has these members, as soon as it answers.
+    pub(crate) async fn registry_of(members: &[Self]) -> Registry {
+        let endpoints: Vec<String> = members.iter().map(Self::endpoint).collect();
         let give_up = Instant::now() + SOON;
         loop {
-            match Registry::etcd(&[self.endpoint()], "/sconce/", self.tls.as_ref()).await {
+            match Registry::etcd(&endpoints, "/sconce/", members[0].tls.as_ref()).await {
                 Ok(registry) => return registry,
                 Err(OpenError::Etcd { .. }) if Instant::now() < give_up => {
                     // A refused connection tells nothing to wait for.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                Err(error) => panic!("{error}\n{}", self.log()),
+                Err(error) => panic!("{error}\n{}", members[0].log()),
             }
         }
     }

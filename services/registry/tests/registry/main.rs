@@ -12,6 +12,7 @@ mod damage;
 mod etcd_server;
 mod homes;
 mod kill;
+mod members;
 mod refused;
 mod secured;
 mod suite;

@@ -145,6 +145,10 @@ impl Root {
         }
         make_durable(&self.path).map_err(&failed)?;
         if let Some(foreign) = foreign_entry(&self.path).map_err(&failed)? {
+            // Another service may have made it a back end since it was looked at.
+            if let Some(found) = Identity::read(&self.path).map_err(&failed)? {
+                return Ok(found.id);
+            }
             return Err(BackendError::Denied {
                 why: format!(
                     "{} holds {foreign:?} but no {IDENTITY_FILE} file, so it is not a back end's; \

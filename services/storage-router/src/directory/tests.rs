@@ -41,6 +41,35 @@ fn checked(backend: DirectoryBackend) -> Checked {
     )
 }
 
+/// Storage-routers that share a directory start at about the same time: whatever one of them is about to do when the other has
+/// made it a back end.
+#[tokio::test]
+async fn two_that_attach_an_empty_directory_find_one_identity() {
+    for behind in 0..300 {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |node: &str| {
+            DirectoryBackend::new(DirectorySettings {
+                name: "disk".to_owned(),
+                root: dir.path().to_owned(),
+                node: node.parse().unwrap(),
+                expected: None,
+            })
+        };
+        let (one, two) = (at("sr-1"), at("sr-2"));
+        let later = async {
+            tokio::time::sleep(Duration::from_micros(behind * 10)).await;
+            two.attach().await
+        };
+        let (first, second) = tokio::join!(one.attach(), later);
+        assert_eq!(
+            (&first, first.is_ok()),
+            (&second, true),
+            "{} us behind",
+            behind * 10
+        );
+    }
+}
+
 #[tokio::test]
 async fn the_first_start_makes_the_directory_and_later_ones_know_it() {
     let dir = tempfile::tempdir().unwrap();
