@@ -1,6 +1,7 @@
 //! What every service needs before it does anything of its own.
 //!
-//! Keeps: settings, clock, chance, orderly stop, supervised tasks, crash points, pid file, throttled log lines.
+//! Keeps: settings, clock, chance, orderly stop, supervised tasks, crash points, pid file, descriptors that outlive the
+//! process, throttled log lines.
 //! Order: a stop that was requested stays requested.
 //! Crash: a pid file that a killed process left behind is taken over by the next.
 //! Knows no service, no bus and no storage.
@@ -9,6 +10,7 @@ pub mod backoff;
 pub mod chance;
 pub mod clock;
 pub mod crash;
+pub mod holder;
 pub mod pidfile;
 pub mod settings;
 pub mod stop;
@@ -18,6 +20,7 @@ pub mod throttle;
 pub use backoff::Backoff;
 pub use chance::Chance;
 pub use clock::Clock;
+pub use holder::Holder;
 pub use pidfile::PidFile;
 pub use stop::Stop;
 pub use tasks::Tasks;
