@@ -41,29 +41,37 @@ impl Stop {
         }
     }
 
-    /// A stop that SIGTERM and SIGINT request, and SIGUSR2 where the next process is to go on with what clients have
-    /// open; a service that has nothing of the kind stops. A second signal ends the process at once, as one who stops
-    /// by hand expects of something that hangs. Runs within a tokio runtime, which has to live as long as the service.
+    /// A stop that SIGTERM and SIGINT request, and SIGUSR2 too. A second signal ends the process at once, as one who
+    /// stops by hand expects of something that hangs. Runs within a tokio runtime, which has to live as long as the
+    /// service.
     ///
     /// # Errors
     /// The signals cannot be received.
     pub fn on_signals() -> io::Result<Stop> {
+        Self::with_usr2(Ending::Stop)
+    }
+
+    /// As [`Stop::on_signals`], but at SIGUSR2 clients are handed over to the next process.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn or_hand_over_on_signals() -> io::Result<Stop> {
+        Self::with_usr2(Ending::HandOver)
+    }
+
+    fn with_usr2(ending: Ending) -> io::Result<Stop> {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
         let mut usr2 = signal(SignalKind::user_defined2())?;
         let stop = Stop::new();
         let requested = stop.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                name = either(&mut term, &mut int) => {
-                    tracing::info!(signal = name, "stop requested");
-                    requested.request();
-                }
-                _ = usr2.recv() => {
-                    tracing::info!(signal = "SIGUSR2", "hand-over requested");
-                    requested.request_hand_over();
-                }
-            }
+            let (name, ending) = tokio::select! {
+                name = either(&mut term, &mut int) => (name, Ending::Stop),
+                _ = usr2.recv() => ("SIGUSR2", ending),
+            };
+            tracing::info!(signal = name, ?ending, "stop requested");
+            requested.end(ending);
             let name = either(&mut term, &mut int).await;
             tracing::warn!(signal = name, "second signal: ending without an orderly stop");
             std::process::exit(1);
@@ -143,8 +151,7 @@ mod tests {
         assert!(stop.is_requested() && !stop.hands_over());
     }
 
-    async fn signalled(signal: &str) -> Stop {
-        let stop = Stop::on_signals().unwrap();
+    async fn signalled(stop: Stop, signal: &str) -> Stop {
         let pid = std::process::id().to_string();
         let sent = std::process::Command::new("kill").args([signal, &pid]).status();
         assert!(sent.unwrap().success());
@@ -154,11 +161,19 @@ mod tests {
 
     #[tokio::test]
     async fn sigterm_requests_the_stop() {
-        assert!(!signalled("-TERM").await.hands_over());
+        let stop = signalled(Stop::or_hand_over_on_signals().unwrap(), "-TERM");
+        assert!(!stop.await.hands_over());
     }
 
     #[tokio::test]
-    async fn sigusr2_requests_the_hand_over() {
-        assert!(signalled("-USR2").await.hands_over());
+    async fn sigusr2_requests_the_hand_over_where_there_is_one() {
+        let stop = signalled(Stop::or_hand_over_on_signals().unwrap(), "-USR2");
+        assert!(stop.await.hands_over());
+    }
+
+    #[tokio::test]
+    async fn sigusr2_requests_the_stop_where_there_is_none() {
+        let stop = signalled(Stop::on_signals().unwrap(), "-USR2");
+        assert!(!stop.await.hands_over());
     }
 }
