@@ -117,6 +117,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
             identity,
             clock: components.clock.clone(),
             in_use: in_use.clone(),
+            holder: components.holder.clone(),
         };
         let served = mount.start(&threads.pick(), &stop).await?;
         tasks.spawn_local("the mount", async move {
@@ -160,6 +161,7 @@ struct MountPart {
     identity: Identity,
     clock: Clock,
     in_use: InUse,
+    holder: Holder,
 }
 
 impl MountPart {
@@ -172,7 +174,15 @@ impl MountPart {
             .spawn(move |router| async move {
                 let node = self.identity.node.clone();
                 let volumes = RoutedVolumes::new(router, self.names.clone(), self.identity);
-                let mounting = Mount::new(&self.settings, self.names, volumes, node, self.clock, self.in_use);
+                let mounting = Mount::new(
+                    &self.settings,
+                    self.names,
+                    volumes,
+                    node,
+                    self.clock,
+                    self.in_use,
+                    self.holder,
+                );
                 match mounting.await {
                     Ok(mount) => {
                         // Whoever waits for these is gone only when the service is.

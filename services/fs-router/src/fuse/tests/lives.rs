@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::volumes::MemoryVolumes;
 use super::{Mounted, block_on, node, registry};
 use crate::fuse::Told;
 use crate::fuse::front::Front;
+use crate::fuse::handles::Handles;
 use crate::fuse::mount::mounted_at;
 use crate::in_use::InUse;
 use crate::names::{Keep, Names, NewEntry, NewVolume};
@@ -95,6 +97,7 @@ fn a_file_that_is_closed_while_its_name_goes_is_removed() {
         node(),
         Clock::system(),
         InUse::default(),
+        Handles::new(Path::new("/mnt")).unwrap(),
     );
     let volume = block_on(async {
         let path = "/f".parse().unwrap();
