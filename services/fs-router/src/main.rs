@@ -8,7 +8,7 @@ use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_fs_router::service::{self, Components};
 use sconce_fs_router::settings::Settings;
 use sconce_registry::{Registry, RegistrySettings};
-use sconce_runtime::{Clock, Holder, Stop, crash, pidfile};
+use sconce_runtime::{Clock, DescriptorStore, Stop, crash, pidfile};
 
 /// Shows a pool's volumes to clients: over NBD, and as files.
 #[derive(Parser)]
@@ -21,7 +21,7 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     // Before anything else is opened.
-    let holder = Holder::from_env().context("the descriptors that the last process left")?;
+    let descriptors = DescriptorStore::from_env().context("the descriptors that the last process left")?;
     let arguments = Arguments::parse();
     let settings: Settings = sconce_runtime::settings::load(&arguments.config)?;
     anyhow::ensure!(
@@ -37,11 +37,11 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, start(settings, holder))
+    local.block_on(&runtime, start(settings, descriptors))
 }
 
-async fn start(settings: Settings, holder: Holder) -> anyhow::Result<()> {
-    let stop = match holder.is_there() {
+async fn start(settings: Settings, descriptors: DescriptorStore) -> anyhow::Result<()> {
+    let stop = match descriptors.is_there() {
         true => Stop::or_hand_over_on_signals()?,
         false => Stop::on_signals()?,
     };
@@ -65,7 +65,7 @@ async fn start(settings: Settings, holder: Holder) -> anyhow::Result<()> {
         network,
         registry,
         clock: Clock::system(),
-        holder,
+        descriptors,
     };
     Ok(service::run(settings, components, stop).await?)
 }

@@ -3,8 +3,8 @@
 //! Keeps: what was started, until it has ended.
 //! Order: sockets and the mount first, so that what cannot be used is told before anyone relies on it; then the
 //! announcement; at the stop front ends go first, IO threads last. At a hand-over the front ends leave what they have
-//! with the holder of descriptors.
-//! Crash: the sockets and the mount stay with the holder, for the next process; without one they stay behind, dead, until
+//! with the descriptor store.
+//! Crash: the sockets and the mount stay in the store, for the next process; without one they stay behind, dead, until
 //! the next start.
 //! Knows no protocol.
 
@@ -15,7 +15,7 @@ use sconce_bus::Network;
 use sconce_registry::Registry;
 use sconce_registry::announce::{AnnounceError, Announcement, NODE_TTL};
 use sconce_runtime::tasks::TasksError;
-use sconce_runtime::{Backoff, Chance, Clock, Holder, Stop, Tasks};
+use sconce_runtime::{Backoff, Chance, Clock, DescriptorStore, Stop, Tasks};
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::wire::Role;
 use tokio::sync::oneshot;
@@ -40,7 +40,7 @@ pub struct Components {
     /// The time.
     pub clock: Clock,
     /// Who holds descriptors for the next process.
-    pub holder: Holder,
+    pub descriptors: DescriptorStore,
 }
 
 /// Why the service did not start, or ended.
@@ -60,7 +60,7 @@ pub enum RunError {
     Stopped(#[from] Stopped),
     /// What is handed over may be lost.
     #[error("handing over: {0}")]
-    Holder(io::Error),
+    DescriptorStore(io::Error),
     /// A part ended that should not have.
     #[error(transparent)]
     Tasks(#[from] TasksError),
@@ -80,7 +80,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         Chance::from_os(),
     );
     let listener = match &settings.nbd {
-        Some(nbd) => Some(Listener::bind(nbd, &components.holder).await?),
+        Some(nbd) => Some(Listener::bind(nbd, &components.descriptors).await?),
         None => None,
     };
     let threads = IoThreads::start(
@@ -117,7 +117,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
             identity,
             clock: components.clock.clone(),
             in_use: in_use.clone(),
-            holder: components.holder.clone(),
+            descriptors: components.descriptors.clone(),
         };
         let served = mount.start(&threads.pick(), &stop).await?;
         tasks.spawn_local("the mount", async move {
@@ -147,7 +147,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
     let finished = tasks.finish(STOP_MAX).await;
     if stop.hands_over() {
         threads.leave();
-        components.holder.settled().map_err(RunError::Holder)?;
+        components.descriptors.settled().map_err(RunError::DescriptorStore)?;
     } else {
         threads.finish();
     }
@@ -161,7 +161,7 @@ struct MountPart {
     identity: Identity,
     clock: Clock,
     in_use: InUse,
-    holder: Holder,
+    descriptors: DescriptorStore,
 }
 
 impl MountPart {
@@ -181,7 +181,7 @@ impl MountPart {
                     node,
                     self.clock,
                     self.in_use,
-                    self.holder,
+                    self.descriptors,
                 );
                 match mounting.await {
                     Ok(mount) => {

@@ -59,9 +59,12 @@ impl Service {
             .args(["--pdeathsig", "TERM", "sh", "-c", NUMBERED, "sh"])
             .args(&self.command)
             .stdin(Stdio::null())
-            .env("NOTIFY_SOCKET", &self.socket)
-            .env("LISTEN_FDS", descriptors.len().to_string())
-            .env("LISTEN_FDNAMES", names.join(":"));
+            .env("NOTIFY_SOCKET", &self.socket);
+        if !descriptors.is_empty() {
+            command
+                .env("LISTEN_FDS", descriptors.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"));
+        }
         if let Some(log) = &self.log {
             let log = log.open()?;
             command.stdout(log.try_clone()?).stderr(log);

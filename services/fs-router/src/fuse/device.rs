@@ -3,10 +3,10 @@
 //! Keeps: the session that reads the kernel's requests.
 //! Order: a mount that is taken over has its unanswered requests sent again before the first is read. A new one is stored
 //! before anything is opened through it.
-//! Crash: the mount stays with the holder of descriptors: programs wait, and the next process takes it over.
+//! Crash: the mount stays with the descriptor store: programs wait, and the next process takes it over.
 //! Knows no file and no volume.
 //!
-//! Every thread reads from the one descriptor that the holder has too: what was read from a clone of it ends with
+//! Every thread reads from the one descriptor that the descriptor store has too: what was read from a clone of it ends with
 //! `ECONNABORTED` when the process that had the clone is gone, and cannot be sent again.
 
 use std::fs::File;
@@ -20,14 +20,14 @@ use fuser::{BackgroundSession, Config, Session};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::DupFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use sconce_runtime::Holder;
+use sconce_runtime::DescriptorStore;
 
 use super::bridge::{Bridge, Kernel};
 use super::handles::{Handles, Opened};
 use super::mount::{self, MountError};
 use super::volumes::Volumes;
 
-/// What the mount is called at the holder, and what is open through it.
+/// What the mount is called in the descriptor store, and what is open through it.
 const DEVICE: &str = "fuse";
 const HANDLES: &str = "fuse-handles";
 
@@ -40,7 +40,7 @@ pub(super) struct Device {
     session: BackgroundSession,
     /// An earlier process mounted it.
     is_taken_over: bool,
-    /// The holder has it too.
+    /// The descriptor store has it too.
     pub(super) is_held: bool,
 }
 
@@ -60,9 +60,9 @@ pub(super) fn find<V: Volumes>(
     config: &Config,
     bridge: impl Fn() -> Bridge<V>,
     kernel: &Arc<Kernel>,
-    holder: &Holder,
+    descriptors: &DescriptorStore,
 ) -> Result<Found<V>, MountError> {
-    if let Some(found) = take_over(point, config, &bridge, holder) {
+    if let Some(found) = take_over(point, config, &bridge, descriptors) {
         return Ok(found);
     }
     let point = mount::prepare(point)?;
@@ -73,12 +73,12 @@ pub(super) fn find<V: Volumes>(
     let session = Session::new(bridge(), &point, config).map_err(refused)?;
     let handles = Handles::new(&point).map_err(refused)?;
     // Without it, what the last process had read would never be answered: better to let the mount end with the process.
-    let is_held = holder.is_there() && kernel.resends();
+    let is_held = descriptors.is_there() && kernel.resends();
     if is_held {
-        holder
+        descriptors
             .store(DEVICE, &[session.as_fd()])
-            .and_then(|()| holder.store(HANDLES, &[handles.as_fd()]))
-            .and_then(|()| holder.settled())
+            .and_then(|()| descriptors.store(HANDLES, &[handles.as_fd()]))
+            .and_then(|()| descriptors.settled())
             .map_err(refused)?;
     }
     Ok(Found {
@@ -96,20 +96,20 @@ fn take_over<V: Volumes>(
     point: &Path,
     config: &Config,
     bridge: impl Fn() -> Bridge<V>,
-    holder: &Holder,
+    descriptors: &DescriptorStore,
 ) -> Option<Found<V>> {
-    let (mut devices, mut files) = (holder.take(DEVICE), holder.take(HANDLES));
+    let (mut devices, mut files) = (descriptors.take(DEVICE), descriptors.take(HANDLES));
     let (Some(device), Some(file), true, true) =
         (devices.pop(), files.pop(), devices.is_empty(), files.is_empty())
     else {
-        end(holder);
+        end(descriptors);
         return None;
     };
     match gone_on(point, config, bridge, device, file.into()) {
         Ok(found) => Some(found),
         Err(why) => {
             tracing::warn!(why, "the last process's mount ends: files that are open through it have to be opened again");
-            end(holder);
+            end(descriptors);
             None
         }
     }
@@ -198,11 +198,11 @@ fn resend(device: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The holder lets go of the mount.
-fn end(holder: &Holder) {
+/// The descriptor store lets go of the mount.
+fn end(descriptors: &DescriptorStore) {
     for name in [DEVICE, HANDLES] {
-        if let Err(error) = holder.remove(name) {
-            tracing::warn!(%error, name, "the holder keeps what it has of the mount");
+        if let Err(error) = descriptors.remove(name) {
+            tracing::warn!(%error, name, "the descriptor store keeps what it has of the mount");
         }
     }
 }
@@ -232,7 +232,7 @@ impl Device {
     }
 
     /// Unmounts, and waits for the threads that read. Blocks.
-    pub(super) fn unmount(self, holder: &Holder) {
+    pub(super) fn unmount(self, descriptors: &DescriptorStore) {
         let Self {
             point,
             session,
@@ -251,7 +251,7 @@ impl Device {
                 tracing::warn!(mount = %point.display(), detail, "cannot unmount");
             }
         }
-        end(holder);
+        end(descriptors);
     }
 }
 

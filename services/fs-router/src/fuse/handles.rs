@@ -1,4 +1,4 @@
-//! Keeps: what programs have open through the mount, in a file in memory that the holder of descriptors keeps with the
+//! Keeps: what programs have open through the mount, in a file in memory that the descriptor store keeps with the
 //! mount; the numbers by which the kernel knows it.
 //! Order: an open is written down before the kernel is told of it, a close before it is answered. A number is given out
 //! once, whichever process gives it.

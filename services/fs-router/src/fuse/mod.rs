@@ -3,7 +3,7 @@
 //! Keeps: the mount, the threads that read the kernel's requests, the queue to the IO thread that serves them.
 //! Order: a leftover mount is taken over, or removed and a new one made; at the stop the mount goes first, then what is
 //! under way is answered. At a hand-over no more requests are taken, what is under way is answered, and the mount stays.
-//! Crash: the mount stays with the holder of descriptors, and the next process goes on with what is open. Without a holder
+//! Crash: the mount stays with the descriptor store, and the next process goes on with what is open. Without a store
 //! it stays behind, dead, until the next start; programs with open files have to open them again.
 //! Knows no NBD and no placement of objects.
 
@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{Config, MountOption, SessionACL};
-use sconce_runtime::{Clock, Holder, Stop};
+use sconce_runtime::{Clock, DescriptorStore, Stop};
 use sconce_schemas::NodeName;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
@@ -77,14 +77,14 @@ fn default_threads() -> u8 {
 pub struct Mount<V> {
     device: Device,
     kernel: Arc<Kernel>,
-    holder: Holder,
+    descriptors: DescriptorStore,
     requests: mpsc::Receiver<Queued<V>>,
     front: Rc<Front<V>>,
 }
 
 impl<V: Volumes> Mount<V> {
-    /// Mounts the tree for the fs-router `node`, or takes over the mount that its last process left with the holder. On
-    /// the IO thread that owns `volumes`, in a `LocalSet`. What is `in_use` is not removed.
+    /// Mounts the tree for the fs-router `node`, or takes over the mount that its last process left in the descriptor store.
+    /// On the IO thread that owns `volumes`, in a `LocalSet`. What is `in_use` is not removed.
     ///
     /// # Errors
     /// The mount point cannot be used.
@@ -95,11 +95,11 @@ impl<V: Volumes> Mount<V> {
         node: NodeName,
         clock: Clock,
         in_use: InUse,
-        holder: Holder,
+        descriptors: DescriptorStore,
     ) -> Result<Self, MountError> {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         let kernel = Arc::<Kernel>::default();
-        let found = found(settings, queue, Arc::clone(&kernel), holder.clone()).await?;
+        let found = found(settings, queue, Arc::clone(&kernel), descriptors.clone()).await?;
         let (device, handles, opened) = found.spawn()?;
         tracing::info!(mount = %device.point.display(), "the pool's tree is mounted");
         let names = names.patient(NAMES_PATIENCE);
@@ -108,7 +108,7 @@ impl<V: Volumes> Mount<V> {
         Ok(Self {
             device,
             kernel,
-            holder,
+            descriptors,
             requests,
             front,
         })
@@ -126,7 +126,7 @@ impl<V: Volumes> Mount<V> {
         let Self {
             device,
             kernel,
-            holder,
+            descriptors,
             requests,
             front,
         } = self;
@@ -147,7 +147,7 @@ impl<V: Volumes> Mount<V> {
             return device.leave();
         }
         // The kernel sends requests while it unmounts; they are still taken.
-        unmount(device, holder).await;
+        unmount(device, descriptors).await;
         if drained(&budget).await.is_none() {
             tracing::warn!(
                 requests = front.underway.get(),
@@ -185,13 +185,13 @@ async fn found<V: Volumes>(
     settings: &FuseSettings,
     queue: mpsc::Sender<Queued<V>>,
     kernel: Arc<Kernel>,
-    holder: Holder,
+    descriptors: DescriptorStore,
 ) -> Result<Found<V>, MountError> {
     let point = settings.mount.clone();
     let config = config(usize::from(settings.threads.clamp(1, 64)));
     let finding = spawn_blocking(move || {
         let bridge = || Bridge::new(queue.clone(), Arc::clone(&kernel));
-        device::find(&point, &config, bridge, &kernel, &holder)
+        device::find(&point, &config, bridge, &kernel, &descriptors)
     });
     match finding.await {
         Ok(found) => found,
@@ -220,7 +220,7 @@ fn config(threads: usize) -> Config {
         SessionACL::Owner
     };
     config.n_threads = Some(threads);
-    // One descriptor, which the holder has too: see `device`.
+    // One descriptor, which the descriptor store has too: see `device`.
     config.clone_fd = false;
     config
 }
@@ -245,8 +245,8 @@ async fn take<V: Volumes>(
     }
 }
 
-async fn unmount(device: Device, holder: Holder) {
-    if let Err(error) = spawn_blocking(move || device.unmount(&holder)).await {
+async fn unmount(device: Device, descriptors: DescriptorStore) {
+    if let Err(error) = spawn_blocking(move || device.unmount(&descriptors)).await {
         tracing::error!(%error, "unmounting ended early");
     }
 }

@@ -1,6 +1,6 @@
 //! Keeps: the mount point: free before the mount, free again after the stop.
 //! Order: what an earlier process left mounted is detached before anything is mounted.
-//! Crash: without a holder of descriptors the mount stays behind, dead (`Transport endpoint is not connected`); the next
+//! Crash: without a descriptor store the mount stays behind, dead (`Transport endpoint is not connected`); the next
 //! start detaches it.
 //! Knows no file.
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, sockopt};
-use sconce_runtime::Holder;
+use sconce_runtime::DescriptorStore;
 use sconce_schemas::VolumeId;
 use serde::{Deserialize, Serialize};
 
@@ -139,12 +139,12 @@ impl Record {
 
 impl Left<Stream> {
     /// Stores it for the next process.
-    pub(super) fn store(&self, holder: &Holder) -> io::Result<()> {
+    pub(super) fn store(&self, descriptors: &DescriptorStore) -> io::Result<()> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let name = format!("{PREFIX}{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let file = self.written()?;
         // In one message: a connection without what was agreed would be of no use.
-        holder.store(&name, &[self.stream.as_fd(), file.as_fd()])
+        descriptors.store(&name, &[self.stream.as_fd(), file.as_fd()])
     }
 }
 
@@ -180,14 +180,14 @@ impl Versioned {
 }
 
 /// Takes the connections that the last process left out of the store.
-pub(super) fn take(holder: &Holder) -> Vec<Left<Accepted>> {
+pub(super) fn take(descriptors: &DescriptorStore) -> Vec<Left<Accepted>> {
     let mut taken = Vec::new();
-    for (name, descriptors) in holder.take_all(PREFIX) {
+    for (name, left) in descriptors.take_all(PREFIX) {
         // First: while the store has it too, nothing that is done here ends it.
-        if let Err(error) = holder.remove(&name) {
+        if let Err(error) = descriptors.remove(&name) {
             tracing::warn!(%error, "an NBD client stays in the store");
         }
-        match Left::read(descriptors) {
+        match Left::read(left) {
             Ok(left) => taken.push(left),
             Err(why) => tracing::warn!(%why, "an NBD client of the last process is dropped: it has to connect again"),
         }

@@ -3,7 +3,7 @@
 //! Keeps: the listening sockets; a count of clients.
 //! Order: a client that is one too many is closed at once, before it costs anything. Clients that the last process left
 //! come before all others.
-//! Crash: the sockets stay with the holder of descriptors; without one the unix socket's file stays behind, and the next
+//! Crash: the sockets stay with the descriptor store; without one the unix socket's file stays behind, and the next
 //! process removes it.
 //! Knows no protocol.
 
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sconce_runtime::settings::ByteSize;
-use sconce_runtime::{Holder, Stop, Throttle};
+use sconce_runtime::{DescriptorStore, Stop, Throttle};
 use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -91,12 +91,12 @@ pub struct Listener {
     tcp: Option<TcpListener>,
     clients_max: usize,
     memory: ByteSize,
-    holder: Holder,
+    descriptors: DescriptorStore,
     /// Clients of the last process.
     left: Vec<Left<Accepted>>,
 }
 
-/// What the listening sockets are called at the holder.
+/// What the listening sockets are called in the descriptor store.
 const UNIX: &str = "nbd-unix";
 const TCP: &str = "nbd-tcp";
 
@@ -113,19 +113,19 @@ const LAST_OPTIONS_MAX: Duration = Duration::from_secs(2);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 impl Listener {
-    /// Listens, with the sockets and clients of the last process where the holder has them.
+    /// Listens, with the sockets and clients of the last process where the store has them.
     ///
     /// # Errors
     /// A path or address cannot be used, or is used by another process.
-    pub async fn bind(settings: &NbdSettings, holder: &Holder) -> Result<Listener, ListenError> {
-        let unix = bind_unix(&settings.socket, holder)?;
+    pub async fn bind(settings: &NbdSettings, descriptors: &DescriptorStore) -> Result<Listener, ListenError> {
+        let unix = bind_unix(&settings.socket, descriptors)?;
         let tcp = match settings.tcp {
             Some(address) => {
-                let bound = bind_tcp(address, holder).await;
+                let bound = bind_tcp(address, descriptors).await;
                 Some(bound.map_err(|source| ListenError::Tcp { address, source })?)
             }
             None => {
-                let_go(holder, TCP);
+                let_go(descriptors, TCP);
                 None
             }
         };
@@ -135,8 +135,8 @@ impl Listener {
             tcp,
             clients_max: settings.clients_max,
             memory: settings.memory,
-            holder: holder.clone(),
-            left: handover::take(holder),
+            descriptors: descriptors.clone(),
+            left: handover::take(descriptors),
         })
     }
 
@@ -195,7 +195,7 @@ impl Listener {
                 in_use: in_use.clone(),
                 budget: budget.clone(),
                 stop: stop.clone(),
-                holder: self.holder.clone(),
+                descriptors: self.descriptors.clone(),
                 place,
             };
             if client.start(thread).await.is_err() {
@@ -205,8 +205,8 @@ impl Listener {
         if !stop.hands_over() {
             // The name goes first: a client that comes now finds nobody, and tries again.
             remove(&self.path);
-            let_go(&self.holder, UNIX);
-            let_go(&self.holder, TCP);
+            let_go(&self.descriptors, UNIX);
+            let_go(&self.descriptors, TCP);
         }
         let all = u32::try_from(self.clients_max).unwrap_or(u32::MAX);
         let gone = tokio::time::timeout(LAST_ANSWERS_MAX, places.acquire_many(all)).await;
@@ -236,12 +236,12 @@ impl Listener {
 }
 
 /// The unix socket at this path that the last process left, or a new one.
-fn bind_unix(path: &Path, holder: &Holder) -> Result<UnixListener, ListenError> {
+fn bind_unix(path: &Path, descriptors: &DescriptorStore) -> Result<UnixListener, ListenError> {
     let failed = |source| ListenError::Unix {
         path: path.to_owned(),
         source,
     };
-    if let Some(held) = taken(holder, UNIX) {
+    if let Some(held) = taken(descriptors, UNIX) {
         let held = std::os::unix::net::UnixListener::from(held);
         let is_here = held
             .local_addr()
@@ -251,47 +251,47 @@ fn bind_unix(path: &Path, holder: &Holder) -> Result<UnixListener, ListenError> 
             return UnixListener::from_std(held).map_err(failed);
         }
         // Settings have changed, or somebody removed the name: nobody finds it.
-        let_go(holder, UNIX);
+        let_go(descriptors, UNIX);
     }
     let bound = bind_new_unix(path)?;
-    store(holder, UNIX, bound.as_fd());
+    put(descriptors, UNIX, bound.as_fd());
     Ok(bound)
 }
 
 /// The TCP socket of this address that the last process left, or a new one.
-async fn bind_tcp(address: SocketAddr, holder: &Holder) -> io::Result<TcpListener> {
-    if let Some(held) = taken(holder, TCP) {
+async fn bind_tcp(address: SocketAddr, descriptors: &DescriptorStore) -> io::Result<TcpListener> {
+    if let Some(held) = taken(descriptors, TCP) {
         let held = std::net::TcpListener::from(held);
         if held.local_addr()? == address {
             held.set_nonblocking(true)?;
             return TcpListener::from_std(held);
         }
-        let_go(holder, TCP);
+        let_go(descriptors, TCP);
     }
     let bound = TcpListener::bind(address).await?;
-    store(holder, TCP, bound.as_fd());
+    put(descriptors, TCP, bound.as_fd());
     Ok(bound)
 }
 
 /// The socket under this name; of several (nobody stores several) none.
-fn taken(holder: &Holder, name: &str) -> Option<OwnedFd> {
-    let mut held = holder.take(name);
+fn taken(descriptors: &DescriptorStore, name: &str) -> Option<OwnedFd> {
+    let mut held = descriptors.take(name);
     if held.len() > 1 {
-        let_go(holder, name);
+        let_go(descriptors, name);
         return None;
     }
     held.pop()
 }
 
-fn store(holder: &Holder, name: &str, socket: std::os::fd::BorrowedFd<'_>) {
-    if let Err(error) = holder.store(name, &[socket]) {
+fn put(descriptors: &DescriptorStore, name: &str, socket: std::os::fd::BorrowedFd<'_>) {
+    if let Err(error) = descriptors.store(name, &[socket]) {
         tracing::warn!(%error, name, "a listening socket will end with this process");
     }
 }
 
-fn let_go(holder: &Holder, name: &str) {
-    if let Err(error) = holder.remove(name) {
-        tracing::warn!(%error, name, "a listening socket stays with the holder");
+fn let_go(descriptors: &DescriptorStore, name: &str) {
+    if let Err(error) = descriptors.remove(name) {
+        tracing::warn!(%error, name, "a listening socket stays in the store");
     }
 }
 
@@ -337,7 +337,7 @@ struct Client {
     in_use: InUse,
     budget: Budget,
     stop: Stop,
-    holder: Holder,
+    descriptors: DescriptorStore,
     place: OwnedSemaphorePermit,
 }
 
@@ -351,7 +351,7 @@ impl Client {
                     in_use: self.in_use,
                 };
                 if let Some((stream, chosen, unsent)) = agree(self.arrived, exports, &self.stop).await {
-                    serve(stream, chosen, unsent, &self.budget, &self.stop, &self.holder).await;
+                    serve(stream, chosen, unsent, &self.budget, &self.stop, &self.descriptors).await;
                 }
                 drop(self.place);
             })
@@ -411,7 +411,7 @@ async fn serve(
     unsent: Vec<u8>,
     budget: &Budget,
     stop: &Stop,
-    holder: &Holder,
+    descriptors: &DescriptorStore,
 ) {
     let name = chosen.name;
     let connection = Connection {
@@ -428,7 +428,7 @@ async fn serve(
     match ended {
         Ok(mut left) => {
             left.record.export = name;
-            if let Err(error) = left.store(holder) {
+            if let Err(error) = left.store(descriptors) {
                 tracing::warn!(export = left.record.export, %error, "an NBD client is not handed over");
             }
         }

@@ -1,7 +1,7 @@
 //! Descriptors that outlive the process: systemd's descriptor store, or the supervisor that speaks as it does.
 //!
 //! Keeps: what an earlier process of this service stored, until a part of this one takes it.
-//! Order: what is stored under a name stays there until it is removed; both are done when [`Holder::settled`] returns.
+//! Order: what is stored under a name stays there until it is removed; both are done when [`DescriptorStore::settled`] returns.
 //! Crash: what was stored is given to the next process.
 //! Knows no sockets and no mounts; only names and descriptors.
 
@@ -13,39 +13,39 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use sd_notify::NotifyState;
 
-/// How long the holder is waited for: it does nothing else than to hold.
+/// How long the store is waited for: it does nothing else.
 const SETTLED_MAX: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
 };
 
-/// Who holds descriptors for this process. Clones share it.
+/// Who keeps descriptors for the next process. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Holder {
+pub struct DescriptorStore {
     /// Nobody holds anything where this is `None`.
     held: Option<Arc<Mutex<Held>>>,
 }
 
 type Held = BTreeMap<String, Vec<OwnedFd>>;
 
-impl Holder {
-    /// The holder that the environment names, and what it held; without one, nothing outlives the process. Call it
-    /// once, before anything else opens descriptors.
+impl DescriptorStore {
+    /// The store that the environment names, and what it has; without one, nothing outlives the process. Call it once,
+    /// before anything else opens descriptors.
     ///
     /// # Errors
-    /// The environment is not what a holder sets.
-    pub fn from_env() -> io::Result<Holder> {
+    /// The environment is not what a store sets.
+    pub fn from_env() -> io::Result<DescriptorStore> {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
-            return Ok(Holder::default());
+            return Ok(DescriptorStore::default());
         }
         let mut held = Held::new();
         for (number, name) in sd_notify::listen_fds_with_names()? {
-            // SAFETY: the holder gave this number to this process (LISTEN_PID is checked), nobody else has asked for
+            // SAFETY: the store gave this number to this process (LISTEN_PID is checked), nobody else has asked for
             // it, and it was open: close-on-exec was set on it.
             let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
             held.entry(name).or_default().push(descriptor);
         }
-        Ok(Holder {
+        Ok(DescriptorStore {
             held: Some(Arc::new(Mutex::new(held))),
         })
     }
@@ -76,12 +76,12 @@ impl Holder {
     /// Stores descriptors under a name, in addition to those that it has.
     ///
     /// # Errors
-    /// The holder does not take them.
+    /// The store does not take them.
     pub fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         if !self.is_there() {
             return Ok(());
         }
-        // Only a removal ends it: the holder need not watch it, and a peer that is gone is this service's business.
+        // Only a removal ends it: the store need not watch it, and a peer that is gone is this service's business.
         let state = [
             NotifyState::FdStore,
             NotifyState::FdName(name),
@@ -93,7 +93,7 @@ impl Holder {
     /// Lets go of what is stored under a name.
     ///
     /// # Errors
-    /// The holder does not listen.
+    /// The store does not listen.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         if !self.is_there() {
             return Ok(());
@@ -101,7 +101,7 @@ impl Holder {
         sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
     }
 
-    /// Waits until the holder has done what it was told.
+    /// Waits until the store has done what it was told.
     ///
     /// # Errors
     /// It does not answer within 5 s.
@@ -109,15 +109,15 @@ impl Holder {
         if !self.is_there() {
             return Ok(());
         }
-        // The holder closes what is sent along with a barrier when it comes to it.
-        let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // The store closes what is sent along with a barrier when it comes to it.
+        let (ours, theirs) = io::pipe()?;
         sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
         drop(theirs);
         let mut closed = [PollFd::new(&ours, PollFlags::empty())];
         match rustix::event::poll(&mut closed, Some(&SETTLED_MAX))? {
             0 => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the holder of descriptors does not answer",
+                "the descriptor store does not answer",
             )),
             _ => Ok(()),
         }
@@ -134,12 +134,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_holder_nothing_is_held_and_nothing_fails() {
-        let holder = Holder::default();
+    fn without_a_store_nothing_is_kept_and_nothing_fails() {
+        let store = DescriptorStore::default();
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        holder.store("a", &[one.as_fd()]).unwrap();
-        holder.remove("a").unwrap();
-        holder.settled().unwrap();
-        assert!(!holder.is_there() && holder.take("a").is_empty() && holder.take_all("").is_empty());
+        store.store("a", &[one.as_fd()]).unwrap();
+        store.remove("a").unwrap();
+        store.settled().unwrap();
+        assert!(!store.is_there() && store.take("a").is_empty() && store.take_all("").is_empty());
     }
 }
