@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use sconce_tests::cluster::{Cluster, SOON, Service};
 use sconce_tests::client;
+use sconce_tests::cluster::{Cluster, SOON, Service};
 
 #[test]
 fn up_twice_is_harmless_and_up_again_finds_all_data() -> Result<()> {

@@ -147,7 +147,10 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
     let finished = tasks.finish(STOP_MAX).await;
     if stop.hands_over() {
         threads.leave();
-        components.descriptors.settled().map_err(RunError::DescriptorStore)?;
+        components
+            .descriptors
+            .settled()
+            .map_err(RunError::DescriptorStore)?;
     } else {
         threads.finish();
     }

@@ -86,7 +86,11 @@ fn locked(path: Option<&Path>) -> anyhow::Result<Locked> {
         return Ok(Locked::Yes(None));
     };
     let told = || format!("lock {}", path.display());
-    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let opened = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path);
     let file = opened.with_context(told)?;
     match file.try_lock() {
         Ok(()) => Ok(Locked::Yes(Some(file))),

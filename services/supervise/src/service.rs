@@ -76,7 +76,8 @@ impl Service {
                 .collect(),
         )?;
         command
-            .spawn().with_context(|| format!("cannot start {}", self.name()))
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.name()))
     }
 }
 
@@ -107,7 +108,9 @@ pub(crate) async fn keep(
         let pause = pace.ended(end);
         events.exits(pace.failed());
         let (ran, again) = (end.ran.as_millis(), pause.as_millis());
-        events.say(&format!("ended after {ran} ms: {status}; starts again in {again} ms"));
+        events.say(&format!(
+            "ended after {ran} ms: {status}; starts again in {again} ms"
+        ));
         if signals.stops_within(pause).await {
             events.say("stopped while it waited to start again");
             return Ok(());

@@ -95,7 +95,10 @@ fn receive(socket: &UnixDatagram) -> io::Result<(String, Vec<OwnedFd>)> {
             descriptors.extend(sent);
         }
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
         // Half a message is none: what it should have kept is closed, and the service's clients connect again.
         return Ok((String::new(), Vec::new()));
     }
@@ -114,14 +117,18 @@ impl Held {
             let name = name.filter(|name| is_name(name)).unwrap_or(NAMELESS);
             let room = HELD_MAX.saturating_sub(self.0.len());
             let named = descriptors.into_iter().take(room);
-            self.0.extend(named.map(|descriptor| (name.to_owned(), descriptor)));
+            self.0
+                .extend(named.map(|descriptor| (name.to_owned(), descriptor)));
         }
     }
 }
 
 /// Whether names of descriptors may be so: the next process finds them in a list with colons between them.
 fn is_name(name: &str) -> bool {
-    (1..=255).contains(&name.len()) && name.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b':')
+    (1..=255).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte) && byte != b':')
 }
 
 #[cfg(test)]

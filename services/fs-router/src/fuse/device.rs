@@ -108,7 +108,10 @@ fn take_over<V: Volumes>(
     match gone_on(point, config, bridge, device, file.into()) {
         Ok(found) => Some(found),
         Err(why) => {
-            tracing::warn!(why, "the last process's mount ends: files that are open through it have to be opened again");
+            tracing::warn!(
+                why,
+                "the last process's mount ends: files that are open through it have to be opened again"
+            );
             end(descriptors);
             None
         }
@@ -185,7 +188,11 @@ fn init() -> Vec<u8> {
         &[7, 40, 1 << 17, u32::MAX, u32::MAX],
         &[0; 11],
     ];
-    numbers.concat().iter().flat_map(|number| number.to_ne_bytes()).collect()
+    numbers
+        .concat()
+        .iter()
+        .flat_map(|number| number.to_ne_bytes())
+        .collect()
 }
 
 /// Lets the kernel send again what the last process was sent and did not answer.
@@ -254,4 +261,3 @@ impl Device {
         end(descriptors);
     }
 }
-

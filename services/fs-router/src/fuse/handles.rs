@@ -373,7 +373,10 @@ mod tests {
         assert_eq!(handles.of_resent(6 | RESENT), None);
         let (mut handles, _) = next(&handles).unwrap();
         assert_eq!(handles.of_resent(6 | RESENT), Some(handle));
-        assert_eq!((handles.of_resent(6), handles.of_resent(7 | RESENT)), (None, None));
+        assert_eq!(
+            (handles.of_resent(6), handles.of_resent(7 | RESENT)),
+            (None, None)
+        );
         handles.close(handle);
         assert_eq!(handles.of_resent(6 | RESENT), None);
     }

@@ -189,7 +189,9 @@ pub(super) fn take(descriptors: &DescriptorStore) -> Vec<Left<Accepted>> {
         }
         match Left::read(left) {
             Ok(left) => taken.push(left),
-            Err(why) => tracing::warn!(%why, "an NBD client of the last process is dropped: it has to connect again"),
+            Err(why) => {
+                tracing::warn!(%why, "an NBD client of the last process is dropped: it has to connect again")
+            }
         }
     }
     taken

@@ -117,7 +117,10 @@ impl Listener {
     ///
     /// # Errors
     /// A path or address cannot be used, or is used by another process.
-    pub async fn bind(settings: &NbdSettings, descriptors: &DescriptorStore) -> Result<Listener, ListenError> {
+    pub async fn bind(
+        settings: &NbdSettings,
+        descriptors: &DescriptorStore,
+    ) -> Result<Listener, ListenError> {
         let unix = bind_unix(&settings.socket, descriptors)?;
         let tcp = match settings.tcp {
             Some(address) => {
@@ -150,7 +153,10 @@ impl Listener {
     pub async fn serve(mut self, threads: &[IoThread], names: &Names, in_use: &InUse, stop: &Stop) {
         let left = std::mem::take(&mut self.left);
         if !left.is_empty() {
-            tracing::info!(clients = left.len(), "going on with the last process's NBD clients");
+            tracing::info!(
+                clients = left.len(),
+                "going on with the last process's NBD clients"
+            );
         }
         let mut left = left.into_iter();
         let budget = Budget::new(self.memory);
@@ -351,7 +357,15 @@ impl Client {
                     in_use: self.in_use,
                 };
                 if let Some((stream, chosen, unsent)) = agree(self.arrived, exports, &self.stop).await {
-                    serve(stream, chosen, unsent, &self.budget, &self.stop, &self.descriptors).await;
+                    serve(
+                        stream,
+                        chosen,
+                        unsent,
+                        &self.budget,
+                        &self.stop,
+                        &self.descriptors,
+                    )
+                    .await;
                 }
                 drop(self.place);
             })

@@ -68,7 +68,15 @@ impl Mounted {
                 LocalSet::new().block_on(&runtime, async {
                     let names = Names::new(registry, Clock::system(), Chance::from_os());
                     let clock = Clock::system();
-                    let mounting = Mount::new(&settings, names, volumes, node(), clock, in_use, DescriptorStore::default());
+                    let mounting = Mount::new(
+                        &settings,
+                        names,
+                        volumes,
+                        node(),
+                        clock,
+                        in_use,
+                        DescriptorStore::default(),
+                    );
                     let mount = mounting.await.unwrap();
                     ready.send(()).unwrap();
                     mount.serve(&stop).await;
