@@ -205,3 +205,71 @@ fn mounts(cluster: &Cluster) -> Result<Vec<String>> {
         .map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" "))
         .collect())
 }
+
+/// A client of a snapshot that has selected contexts: looks, waits for the file `swapped`, and looks again.
+const LOOKS_TWICE: &str = "
+import nbd, os, time
+h = nbd.NBD()
+h.add_meta_context('base:allocation')
+h.add_meta_context('qemu:dirty-bitmap:monday')
+h.connect_uri(uri)
+def look():
+    found = {}
+    def more(context, offset, entries, error):
+        found.setdefault(context, []).extend(entries)
+    h.block_status(1 << 20, 0, more)
+    return bytes(h.pread(12288, 0)), found
+before = look()
+assert before[0] == b'm' * 8192 + b't' * 4096, before
+assert len(before[1]) == 2, before
+open(connected, 'w').close()
+while not os.path.exists(swapped):
+    time.sleep(0.01)
+after = look()
+assert after == before, (before, after)
+h.shutdown()
+";
+
+#[test]
+fn clients_of_a_snapshot_stay_on_it_whatever_has_its_name_after_the_swap() -> Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.create("/disk.raw", "1M")?;
+    let write = |content: u8, length: usize, offset: u64| -> Result<()> {
+        let disk = File::options().write(true).open(cluster.mounted("/disk.raw"))?;
+        Ok(disk.write_all_at(&vec![content; length], offset)?)
+    };
+    write(b'm', 65536, 0)?;
+    cluster.sconce(["snapshot", "create", "/disk.raw@monday"])?;
+    write(b't', 4096, 8192)?;
+    cluster.sconce(["snapshot", "create", "/disk.raw@tuesday"])?;
+    write(b'n', 65536, 0)?;
+    let (connected, swapped) = (cluster.path("connected"), cluster.path("swapped"));
+    let uri = cluster.nbd_uri("/disk.raw@tuesday");
+    let names = format!("uri, connected, swapped = {uri:?}, {connected:?}, {swapped:?}\n");
+    let script = names + LOOKS_TWICE;
+    let mut looking = client::command("/usr/bin/python3", SOON);
+    looking.args(["-c", &script]);
+    let file = File::open(cluster.mounted("/.snapshots/disk.raw@tuesday"))?;
+    Watch::default().during(
+        || client::run(&mut looking).map(drop),
+        || {
+            wait::until("the client to connect", SOON, || {
+                Ok(connected.exists().then_some(()))
+            })?;
+            fs::rename(cluster.mounted("/disk.raw"), cluster.mounted("/other.raw"))?;
+            cluster.create("/disk.raw", "1M")?;
+            cluster.sconce(["snapshot", "create", "/disk.raw@tuesday"])?;
+            cluster.swap(Service::FsRouter)?;
+            Ok(fs::write(&swapped, "")?)
+        },
+    )?;
+    let mut found = vec![0; 12288];
+    file.read_exact_at(&mut found, 0)?;
+    ensure!(
+        found == [[b'm'; 8192].as_slice(), &[b't'; 4096]].concat(),
+        "the file of the snapshot changed"
+    );
+    ensure!(file.metadata()?.len() == 1 << 20, "its size changed");
+    drop(file);
+    cluster.finish()
+}

@@ -105,7 +105,7 @@ fn take_over<V: Volumes>(
         end(descriptors);
         return None;
     };
-    match gone_on(point, config, bridge, device, file.into()) {
+    match gone_on(point, config, bridge, &device, file.into()) {
         Ok(found) => Some(found),
         Err(why) => {
             tracing::warn!(
@@ -122,18 +122,18 @@ fn gone_on<V: Volumes>(
     point: &Path,
     config: &Config,
     bridge: impl Fn() -> Bridge<V>,
-    device: OwnedFd,
+    device: &OwnedFd,
     file: File,
 ) -> Result<Found<V>, String> {
     let point = mount::real(point).map_err(|error| error.to_string())?;
     match mount::mounted_at(&point) {
-        Ok(Some(found)) if found.is_ours() && is_connected(&device) => {}
+        Ok(Some(found)) if found.is_ours() && is_connected(device) => {}
         Ok(_) => return Err(format!("it is not at {} any more", point.display())),
         Err(error) => return Err(error.to_string()),
     }
     let (handles, opened) = Handles::read(file, &point).map_err(|why| why.to_string())?;
-    let session = session_on(bridge(), &device, config).map_err(|error| error.to_string())?;
-    resend(&device).map_err(|error| format!("the kernel does not send requests again: {error}"))?;
+    let session = session_on(bridge(), device, config).map_err(|error| error.to_string())?;
+    resend(device).map_err(|error| format!("the kernel does not send requests again: {error}"))?;
     tracing::info!(mount = %point.display(), open = opened.len(), "going on with the last process's mount");
     Ok(Found {
         point,

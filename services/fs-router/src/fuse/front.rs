@@ -330,13 +330,12 @@ impl<V: Volumes> Front<V> {
     pub(super) async fn remove_all_nameless(&self) -> Result<(), crate::names::NamesError> {
         loop {
             let mut nameless = self.names.nameless(&self.node).await?;
-            let mut files = self.files.borrow_mut();
             nameless.retain(|file| {
+                let mut files = self.files.borrow_mut();
                 // Its last close removes it.
                 files.unnamed(file.inode);
                 !files.is_open(file.inode)
             });
-            drop(files);
             if nameless.is_empty() {
                 return Ok(());
             }

@@ -154,7 +154,12 @@ pub(super) fn is_resent(request: u64) -> bool {
 impl Handles {
     /// None yet, of the tree that is mounted at `mount`.
     pub(super) fn new(mount: &Path) -> io::Result<Self> {
-        let file = File::from(memfd_create("fuse-handles", MemfdFlags::CLOEXEC)?);
+        let file = memfd_create("fuse-handles", MemfdFlags::CLOEXEC)?;
+        Self::over(file.into(), mount)
+    }
+
+    /// As [`Handles::new`], in an empty file.
+    pub(super) fn over(file: File, mount: &Path) -> io::Result<Self> {
         let handles = Self {
             file,
             generation: 0,

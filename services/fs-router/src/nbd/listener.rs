@@ -164,7 +164,7 @@ impl Listener {
         let mut turn = 0;
         loop {
             let arrived = match left.next() {
-                Some(left) => Ok(Arrived::Before(left)),
+                Some(left) => Ok(Arrived::Before(Box::new(left))),
                 None => tokio::select! {
                     biased;
                     () = stop.requested() => break,
@@ -333,7 +333,7 @@ enum Arrived {
     /// To this process.
     Now(Accepted),
     /// To the last one.
-    Before(Left<Accepted>),
+    Before(Box<Left<Accepted>>),
 }
 
 /// A client on its way to an IO thread.
@@ -387,7 +387,7 @@ async fn agree(arrived: Arrived, exports: Exports, stop: &Stop) -> Option<(Strea
         }
     };
     if let Some((record, unread, unsent)) = left {
-        let chosen = exports.go_on(record, unread);
+        let chosen = exports.go_on(record, &unread);
         return Some((stream, chosen, unsent));
     }
     let negotiation = Negotiation::new(&mut stream, exports);

@@ -523,7 +523,7 @@ impl Exports {
 
     /// Goes on with what a client has agreed on with another process. Nobody is asked: the volume's owner is, by the
     /// client's next request.
-    pub(super) fn go_on(&self, record: Record, unread: Vec<u8>) -> Chosen {
+    pub(super) fn go_on(&self, record: Record, unread: &[u8]) -> Chosen {
         let front_end = self.router.attach();
         let volume = record.volume;
         let agreed = record.agreed();
@@ -544,7 +544,7 @@ impl Exports {
             in_use: self.in_use.enter(volume),
             front_end,
             session,
-            rest: BytesMut::from(&unread[..]),
+            rest: BytesMut::from(unread),
             name: record.export,
         }
     }
