@@ -138,6 +138,29 @@ fn nbd_clients_keep_their_connections_while_the_fs_router_is_swapped() -> Result
 }
 
 #[test]
+fn a_request_that_had_come_in_half_is_whole_after_the_swap() -> Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.create("/disk.raw", "4M")?;
+    let mut client = Nbd::connect(&cluster.nbd_socket(), "/disk.raw", SOON)?;
+    // Of a large write the data is read to another place than that of a small one.
+    for (offset, length) in [(0, 4096), (1 << 20, 512 << 10)] {
+        let data: Vec<u8> = (0..length).map(|at: u32| at.to_le_bytes()[1]).collect();
+        let rest = client.send_one_and_a_half(offset, &data)?;
+        ensure!(client.receive()?.error == 0, "the whole write failed");
+        cluster.swap(Service::FsRouter)?;
+        client.send_rest(&rest)?;
+        ensure!(client.receive()?.error == 0, "the write in two halves failed");
+        client.send(Ask::Read, offset, 2 * length, &[])?;
+        let found = client.receive()?.data;
+        ensure!(
+            found == [&data[..], &data].concat(),
+            "{length} bytes at {offset} are not what was written"
+        );
+    }
+    cluster.finish()
+}
+
+#[test]
 fn files_stay_open_while_the_fs_router_is_swapped_or_killed() -> Result<()> {
     let cluster = Cluster::start()?;
     // Without a name only what the kernel has open keeps it.
