@@ -354,7 +354,9 @@ mod tests {
         assert!(!handles.close(first) && handles.close(second) && !handles.close(second));
         handles.open(4, 14, volume, None).unwrap();
         handles.open(5, 15, volume, None).unwrap();
-        assert_eq!(inodes(&next(&handles).unwrap().1), [14, 15, 13]);
+        let (handles, opened) = next(&handles).unwrap();
+        assert_eq!(inodes(&opened), [15, 14, 13]);
+        assert_eq!(handles.end, 4);
     }
 
     #[test]
