@@ -17,7 +17,7 @@ fi
 prebuilt=compose/prebuilt
 mkdir -p "$prebuilt"
 trap 'rm -rf "$prebuilt"' EXIT
-for name in fs-router volume-router storage-router sconce; do
+for name in fs-router volume-router storage-router sconce supervise; do
     install -m 755 "${BIN:-target/release}/$name" "$prebuilt/$name"
     strip --strip-debug "$prebuilt/$name" 2>/dev/null || true # smaller images; backtraces keep their function names
 done

@@ -187,6 +187,16 @@ impl Cluster {
         self.script(&["stop", service.name()]).map(drop)
     }
 
+    /// Starts a service anew in order, under its supervisor, and waits until it runs as another process.
+    ///
+    /// # Errors
+    /// As [`Cluster::script`], or it does not come back.
+    pub fn swap(&self, service: Service) -> Result<()> {
+        let before = self.pid(service)?;
+        self.script(&["swap", service.name()])?;
+        self.restarted(service, before)
+    }
+
     /// Kills a service and its supervisor at once; it stays down.
     ///
     /// # Errors

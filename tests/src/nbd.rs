@@ -108,6 +108,14 @@ impl Nbd {
     /// The connection is broken.
     pub fn send(&mut self, ask: Ask, offset: u64, length: u32, data: &[u8]) -> io::Result<u64> {
         let request = self.next;
+        let message = self.message(ask, offset, length, data);
+        self.stream.write_all(&message)?;
+        Ok(request)
+    }
+
+    /// A request's bytes; its answer is expected from here on.
+    fn message(&mut self, ask: Ask, offset: u64, length: u32, data: &[u8]) -> Vec<u8> {
+        let request = self.next;
         self.next += 1;
         let mut message = Vec::with_capacity(28 + data.len());
         message.extend_from_slice(&REQUEST.to_be_bytes());
@@ -117,14 +125,31 @@ impl Nbd {
         message.extend_from_slice(&offset.to_be_bytes());
         message.extend_from_slice(&length.to_be_bytes());
         message.extend_from_slice(data);
-        self.stream.write_all(&message)?;
-        let expected = if ask == Ask::Read {
-            usize::try_from(length).map_err(io::Error::other)?
-        } else {
-            0
-        };
+        let expected = if ask == Ask::Read { length as usize } else { 0 };
         self.unanswered.insert(request, expected);
-        Ok(request)
+        message
+    }
+
+    /// Sends two writes of `data`, one behind the other, of the second only a half: the rest is for [`Nbd::send_rest`].
+    /// Once the first is answered, the server has the half too.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn send_one_and_a_half(&mut self, offset: u64, data: &[u8]) -> io::Result<Vec<u8>> {
+        let length = length_of(data)?;
+        let first = self.message(Ask::Write, offset, length, data);
+        let mut second = self.message(Ask::Write, offset + u64::from(length), length, data);
+        let rest = second.split_off(second.len() / 2);
+        self.stream.write_all(&[first, second].concat())?;
+        Ok(rest)
+    }
+
+    /// Sends what was left of a request.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn send_rest(&mut self, rest: &[u8]) -> io::Result<()> {
+        self.stream.write_all(rest)
     }
 
     /// Waits for the next answer.

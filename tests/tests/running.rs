@@ -1,13 +1,11 @@
 //! The commands that run Sconce on one machine: `make up` and `make down` are these scripts.
 
 use std::fs;
-use std::io::Write as _;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use sconce_tests::client;
 use sconce_tests::cluster::{Cluster, SOON, Service};
-use sconce_tests::{client, wait};
 
 #[test]
 fn up_twice_is_harmless_and_up_again_finds_all_data() -> Result<()> {
@@ -96,35 +94,4 @@ fn a_service_that_fails_at_its_start_is_told_with_the_reason() -> Result<()> {
         "the others were left running"
     );
     Ok(())
-}
-
-#[test]
-fn a_log_that_grows_becomes_the_old_one_while_its_writer_goes_on() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let (log, old) = (dir.path().join("x.log"), dir.path().join("x.log.1"));
-    let mut writer = fs::OpenOptions::new().create(true).append(true).open(&log)?;
-    writer.write_all(b"short\n")?;
-    let script = sconce_tests::checkout().join("compose/local/cap-log");
-    let mut capping = Command::new(script).arg(&log).args(["1000", "0.02"]).spawn()?;
-    let capped = (|| {
-        for round in 0..3 {
-            let long = format!("{round}").repeat(2000);
-            writer.write_all(long.as_bytes())?;
-            let is_capped = || {
-                Ok((fs::read_to_string(&old).is_ok_and(|text| text.ends_with(&long))
-                    && fs::metadata(&log)?.len() == 0)
-                    .then_some(()))
-            };
-            wait::until("the log to become the old one", SOON, is_capped)?;
-        }
-        writer.write_all(b"more\n")?;
-        ensure!(
-            fs::read_to_string(&log)? == "more\n",
-            "the writer does not go on at the log's start"
-        );
-        Ok(())
-    })();
-    capping.kill()?;
-    capping.wait()?;
-    capped
 }

@@ -134,6 +134,12 @@ impl IoThreads {
         self.threads[next % self.threads.len()].clone()
     }
 
+    /// Leaves the threads as they are, because the process ends in a moment: what still runs on them is neither answered
+    /// nor dropped, which would answer it as well.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
     /// Ends the threads: what still runs on them is dropped.
     pub fn finish(self) {
         self.ending.send_replace(true);

@@ -8,7 +8,7 @@ use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_fs_router::service::{self, Components};
 use sconce_fs_router::settings::Settings;
 use sconce_registry::{Registry, RegistrySettings};
-use sconce_runtime::{Clock, Stop, crash, pidfile};
+use sconce_runtime::{Clock, DescriptorStore, Stop, crash, pidfile};
 
 /// Shows a pool's volumes to clients: over NBD, and as files.
 #[derive(Parser)]
@@ -20,6 +20,8 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    // Before anything else is opened.
+    let descriptors = DescriptorStore::from_env().context("the descriptors that the last process left")?;
     let arguments = Arguments::parse();
     let settings: Settings = sconce_runtime::settings::load(&arguments.config)?;
     anyhow::ensure!(
@@ -35,11 +37,14 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, start(settings))
+    local.block_on(&runtime, start(settings, descriptors))
 }
 
-async fn start(settings: Settings) -> anyhow::Result<()> {
-    let stop = Stop::on_signals()?;
+async fn start(settings: Settings, descriptors: DescriptorStore) -> anyhow::Result<()> {
+    let stop = match descriptors.is_there() {
+        true => Stop::or_hand_over_on_signals()?,
+        false => Stop::on_signals()?,
+    };
     let zeromq = ZeromqSettings {
         run_dir: settings.node.run_dir.clone(),
     };
@@ -60,6 +65,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         network,
         registry,
         clock: Clock::system(),
+        descriptors,
     };
     Ok(service::run(settings, components, stop).await?)
 }

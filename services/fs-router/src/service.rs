@@ -2,8 +2,10 @@
 //!
 //! Keeps: what was started, until it has ended.
 //! Order: sockets and the mount first, so that what cannot be used is told before anyone relies on it; then the
-//! announcement; at the stop front ends go first, IO threads last.
-//! Crash: the sockets and the mount stay behind, dead, until the next start.
+//! announcement; at the stop front ends go first, IO threads last. At a hand-over the front ends leave what they have
+//! with the descriptor store.
+//! Crash: the sockets and the mount stay in the store, for the next process; without one they stay behind, dead, until
+//! the next start.
 //! Knows no protocol.
 
 use std::io;
@@ -13,7 +15,7 @@ use sconce_bus::Network;
 use sconce_registry::Registry;
 use sconce_registry::announce::{AnnounceError, Announcement, NODE_TTL};
 use sconce_runtime::tasks::TasksError;
-use sconce_runtime::{Backoff, Chance, Clock, Stop, Tasks};
+use sconce_runtime::{Backoff, Chance, Clock, DescriptorStore, Stop, Tasks};
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::wire::Role;
 use tokio::sync::oneshot;
@@ -37,6 +39,8 @@ pub struct Components {
     pub registry: Registry,
     /// The time.
     pub clock: Clock,
+    /// Who holds descriptors for the next process.
+    pub descriptors: DescriptorStore,
 }
 
 /// Why the service did not start, or ended.
@@ -54,6 +58,9 @@ pub enum RunError {
     /// An IO thread ended.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    /// What is handed over may be lost.
+    #[error("handing over: {0}")]
+    DescriptorStore(io::Error),
     /// A part ended that should not have.
     #[error(transparent)]
     Tasks(#[from] TasksError),
@@ -73,7 +80,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         Chance::from_os(),
     );
     let listener = match &settings.nbd {
-        Some(nbd) => Some(Listener::bind(nbd).await?),
+        Some(nbd) => Some(Listener::bind(nbd, &components.descriptors).await?),
         None => None,
     };
     let threads = IoThreads::start(
@@ -110,6 +117,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
             identity,
             clock: components.clock.clone(),
             in_use: in_use.clone(),
+            descriptors: components.descriptors.clone(),
         };
         let served = mount.start(&threads.pick(), &stop).await?;
         tasks.spawn_local("the mount", async move {
@@ -133,11 +141,19 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
     };
     tasks.spawn_local(
         "the announcement",
-        announce(components.registry, record, stop.clone()),
+        announce(components.registry.clone(), record, stop.clone()),
     );
     tracing::info!(node = %settings.node.name, threads = threads.all().len(), "serving");
     let finished = tasks.finish(STOP_MAX).await;
-    threads.finish();
+    if stop.hands_over() {
+        threads.leave();
+        components
+            .descriptors
+            .settled()
+            .map_err(RunError::DescriptorStore)?;
+    } else {
+        threads.finish();
+    }
     Ok(finished?)
 }
 
@@ -148,6 +164,7 @@ struct MountPart {
     identity: Identity,
     clock: Clock,
     in_use: InUse,
+    descriptors: DescriptorStore,
 }
 
 impl MountPart {
@@ -160,7 +177,15 @@ impl MountPart {
             .spawn(move |router| async move {
                 let node = self.identity.node.clone();
                 let volumes = RoutedVolumes::new(router, self.names.clone(), self.identity);
-                let mounting = Mount::new(&self.settings, self.names, volumes, node, self.clock, self.in_use);
+                let mounting = Mount::new(
+                    &self.settings,
+                    self.names,
+                    volumes,
+                    node,
+                    self.clock,
+                    self.in_use,
+                    self.descriptors,
+                );
                 match mounting.await {
                     Ok(mount) => {
                         // Whoever waits for these is gone only when the service is.

@@ -1,6 +1,7 @@
 //! What every service needs before it does anything of its own.
 //!
-//! Keeps: settings, clock, chance, orderly stop, supervised tasks, crash points, events, pid file, throttled log lines.
+//! Keeps: settings, clock, chance, orderly stop, supervised tasks, crash points, events, pid file, descriptors that outlive the
+//! process, throttled log lines.
 //! Order: a stop that was requested stays requested.
 //! Crash: a pid file that a killed process left behind is taken over by the next.
 //! Knows no service, no bus and no storage.
@@ -9,6 +10,7 @@ pub mod backoff;
 pub mod chance;
 pub mod clock;
 pub mod crash;
+pub mod descriptors;
 pub mod events;
 pub mod pidfile;
 pub mod settings;
@@ -19,6 +21,7 @@ pub mod throttle;
 pub use backoff::Backoff;
 pub use chance::Chance;
 pub use clock::Clock;
+pub use descriptors::DescriptorStore;
 pub use events::Events;
 pub use pidfile::PidFile;
 pub use stop::Stop;

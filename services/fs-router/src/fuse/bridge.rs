@@ -1,13 +1,16 @@
 //! Keeps: the queue from the threads that read the kernel's requests to the IO thread that serves them.
 //! Order: requests leave in the order in which each thread read them; answers go when they are ready, from the IO
 //! thread straight to the kernel.
-//! Crash: requests that were taken and not answered end with the mount.
+//! Crash: requests that were taken and not answered come to the next process, where it takes the mount over; otherwise
+//! they end with the mount.
 //! Knows no registry and no volume: it turns kernel messages into calls of [`Front`], and their answers into replies.
 
 use std::ffi::OsStr;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -23,6 +26,7 @@ use tokio::sync::mpsc;
 use super::attributes::nanoseconds;
 use super::data::{Allocate, Seek};
 use super::front::{Answer, Front};
+use super::handles::is_resent;
 use super::virtual_inodes::is_virtual;
 use super::volumes::Volumes;
 use crate::names::{NAME_BYTES_MAX, NewEntry, Replace, SetAttributes};
@@ -59,14 +63,34 @@ pub(super) struct Queued<V> {
     pub(super) serve: Box<dyn FnOnce(Rc<Front<V>>) -> Served + Send>,
 }
 
+/// What the threads that read from the kernel are told, and what they learn of it.
+#[derive(Debug, Default)]
+pub(super) struct Kernel {
+    resends: AtomicBool,
+    leaving: AtomicBool,
+}
+
+impl Kernel {
+    /// Whether the kernel can send again what a process was sent and did not answer.
+    pub(super) fn resends(&self) -> bool {
+        self.resends.load(Ordering::Relaxed)
+    }
+
+    /// From here on requests are for the next process.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Takes requests from the kernel.
 pub(super) struct Bridge<V> {
     queue: mpsc::Sender<Queued<V>>,
+    kernel: Arc<Kernel>,
 }
 
 impl<V: Volumes> Bridge<V> {
-    pub(super) fn new(queue: mpsc::Sender<Queued<V>>) -> Self {
-        Self { queue }
+    pub(super) fn new(queue: mpsc::Sender<Queued<V>>, kernel: Arc<Kernel>) -> Self {
+        Self { queue, kernel }
     }
 
     /// Hands a request over; waits while the queue is full. At the end of the IO thread the request is dropped, and
@@ -76,6 +100,11 @@ impl<V: Volumes> Bridge<V> {
         data_len: usize,
         serve: impl FnOnce(Rc<Front<V>>) -> F + Send + 'static,
     ) {
+        while self.kernel.leaving.load(Ordering::Relaxed) {
+            // The process ends in a moment. The thread keeps the request until then: dropping it would answer it, and
+            // what is not answered is sent to the next process.
+            std::thread::park();
+        }
         let bytes = u32::try_from(data_len)
             .unwrap_or(u32::MAX)
             .saturating_add(REQUEST_BYTES);
@@ -83,6 +112,14 @@ impl<V: Volumes> Bridge<V> {
         if self.queue.blocking_send(Queued { bytes, serve }).is_err() {
             tracing::debug!("a file request came after the stop");
         }
+    }
+}
+
+/// What is to be gone may have gone when the request came for the first time.
+fn gone(answer: Answer<()>, request: u64) -> Answer<()> {
+    match answer {
+        Err(errno) if errno.code() == libc::ENOENT && is_resent(request) => Ok(()),
+        answer => answer,
     }
 }
 
@@ -117,6 +154,8 @@ fn new_entry(request: &Request, mode: u32, umask: u32) -> NewEntry {
 
 impl<V: Volumes> Filesystem for Bridge<V> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let resends = config.capabilities().contains(InitFlags::FUSE_HAS_RESEND);
+        self.kernel.resends.store(resends, Ordering::Relaxed);
         let wanted = InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_PARALLEL_DIROPS
             // Without it a program cannot map a file in shared mode, because files are opened without page cache.
@@ -225,17 +264,20 @@ impl<V: Volumes> Filesystem for Bridge<V> {
         });
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.to_owned();
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (name, request) = (name.to_owned(), request.unique().0);
         self.serve(0, async move |front| {
-            empty(front.unlink(parent.0, &name).await, reply)
+            empty(gone(front.unlink(parent.0, &name).await, request), reply)
         });
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.to_owned();
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (name, request) = (name.to_owned(), request.unique().0);
         self.serve(0, async move |front| {
-            empty(front.remove_directory(parent.0, &name).await, reply)
+            empty(
+                gone(front.remove_directory(parent.0, &name).await, request),
+                reply,
+            );
         });
     }
 
@@ -263,11 +305,14 @@ impl<V: Volumes> Filesystem for Bridge<V> {
         });
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let request = request.unique().0;
         let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
-        self.serve(0, async move |front| match front.open(ino.0, writes).await {
-            Ok(()) => reply.opened(FileHandle(0), opened()),
-            Err(errno) => reply.error(errno),
+        self.serve(0, async move |front| {
+            match front.open_handle(request, ino.0, writes).await {
+                Ok(handle) => reply.opened(FileHandle(handle), opened()),
+                Err(errno) => reply.error(errno),
+            }
         });
     }
 
@@ -282,10 +327,12 @@ impl<V: Volumes> Filesystem for Bridge<V> {
         reply: ReplyCreate,
     ) {
         let (name, new) = (name.to_owned(), new_entry(request, mode, umask));
-        let exclusive = flags & libc::O_EXCL != 0;
+        let (exclusive, request) = (flags & libc::O_EXCL != 0, request.unique().0);
         self.serve(0, async move |front| {
-            match front.create(parent.0, &name, new, exclusive).await {
-                Ok(attributes) => reply.created(&TTL, &attributes, GENERATION, FileHandle(0), opened()),
+            match front.create(request, parent.0, &name, new, exclusive).await {
+                Ok((attributes, handle)) => {
+                    reply.created(&TTL, &attributes, GENERATION, FileHandle(handle), opened());
+                }
                 Err(errno) => reply.error(errno),
             }
         });
@@ -351,14 +398,14 @@ impl<V: Volumes> Filesystem for Bridge<V> {
         &self,
         _request: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         self.serve(0, async move |front| {
-            front.close(ino.0).await;
+            front.close_handle(fh.0, ino.0).await;
             reply.ok();
         });
     }
@@ -425,7 +472,7 @@ impl<V: Volumes> Filesystem for Bridge<V> {
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.serve(0, async move |front| match front.open_directory(ino.0).await {
-            Ok(handle) => reply.opened(FileHandle(handle as u64), FopenFlags::empty()),
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
         });
     }
@@ -443,9 +490,7 @@ impl<V: Volumes> Filesystem for Bridge<V> {
         reply: ReplyEmpty,
     ) {
         self.serve(0, async move |front| {
-            if let Ok(handle) = usize::try_from(fh.0) {
-                front.close_directory(handle);
-            }
+            front.close_directory(fh.0);
             reply.ok();
         });
     }
@@ -470,9 +515,8 @@ async fn list<V: Volumes>(
     mut reply: ReplyDirectory,
 ) {
     let found = async {
-        let handle = usize::try_from(fh.0).map_err(|_| Errno::EBADF)?;
         let entries = front
-            .entries(handle, offset.saturating_sub(DOTS), ENTRIES_MAX)
+            .entries(inode, fh.0, offset.saturating_sub(DOTS), ENTRIES_MAX)
             .await?;
         Ok::<_, Errno>((front.parent(inode).await?, entries))
     };

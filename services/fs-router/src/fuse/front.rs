@@ -1,9 +1,10 @@
 //! Keeps: the front end on its IO thread: the tree, the volumes, the open files.
 //! Order: each request is a task of its own; what belongs together in the tree is one commit there.
-//! Crash: a file that is open without a name is removed by the next start.
+//! Crash: a file that is open without a name is removed by the next start, unless the mount is taken over with it open.
 //! Knows no kernel messages: requests come as calls, answers go as values or an errno.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,16 +13,17 @@ use sconce_runtime::Clock;
 use sconce_schemas::records::{InodeKind, InodeRecord};
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{NodeName, VolumeId};
-use slab::Slab;
 use tokio::sync::Mutex;
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::attributes::attributes;
 use super::errno::{of_names, of_refusal};
+use super::handles::{self, Handles, OpenedSnapshot};
 use super::listing::OpenDirectory;
 use super::snapshots::Snapshots;
 use super::table::{OpenFile, OpenFiles};
-use super::virtual_inodes::is_virtual;
+use super::virtual_inodes::{Virtual, is_virtual};
 use super::volumes::{Extent, Source, Told, Volumes};
 use crate::in_use::InUse;
 use crate::names::{Keep, Names, Removed};
@@ -41,7 +43,9 @@ pub(super) struct Front<V> {
     pub(super) names: Names,
     pub(super) volumes: V,
     pub(super) files: RefCell<OpenFiles>,
-    pub(super) listings: RefCell<Slab<Rc<Mutex<OpenDirectory>>>>,
+    /// What the kernel has open.
+    pub(super) handles: RefCell<Handles>,
+    pub(super) listings: RefCell<HashMap<u64, Rc<Mutex<OpenDirectory>>>>,
     pub(super) snapshots: Snapshots,
     pub(super) clock: Clock,
     node: NodeName,
@@ -52,11 +56,19 @@ pub(super) struct Front<V> {
 }
 
 impl<V: Volumes> Front<V> {
-    pub(super) fn new(names: Names, volumes: V, node: NodeName, clock: Clock, in_use: InUse) -> Self {
+    pub(super) fn new(
+        names: Names,
+        volumes: V,
+        node: NodeName,
+        clock: Clock,
+        in_use: InUse,
+        handles: Handles,
+    ) -> Self {
         Self {
             names,
             volumes,
             files: RefCell::default(),
+            handles: RefCell::new(handles),
             listings: RefCell::default(),
             snapshots: Snapshots::default(),
             clock,
@@ -168,6 +180,98 @@ impl<V: Volumes> Front<V> {
         Ok(self.files.borrow_mut().told(inode, mark, opened.size.bytes()))
     }
 
+    /// Goes on with what was opened through an earlier process.
+    pub(super) fn go_on(self: &Rc<Self>, opened: Vec<handles::Opened>) {
+        for opened in opened {
+            let (inode, source) = (opened.inode, opened.source());
+            let is_first = !self.files.borrow().is_open(inode);
+            self.files.borrow_mut().enter(inode, source);
+            match opened.snapshot {
+                Some(of) => {
+                    let snapshot = of.snapshot();
+                    self.volumes
+                        .attach_snapshot(source.volume, snapshot.id, &snapshot.name);
+                    self.files.borrow_mut().known(inode, snapshot.size, true);
+                    let file = Virtual::File {
+                        of: of.of,
+                        volume: source.volume,
+                        snapshot,
+                    };
+                    self.snapshots.inodes.borrow_mut().looked_up(file);
+                }
+                None if is_first => {
+                    // Requests need not wait for what the owner says of it.
+                    let front = Rc::clone(self);
+                    spawn_local(async move {
+                        if let Ok(opened) = front.volumes.open(source.volume).await {
+                            front.files.borrow_mut().opened(inode, opened);
+                        }
+                    });
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Writes down when files were last written to that stay open for the next process.
+    pub(super) async fn keep_times(&self) {
+        let written = self.files.borrow().written();
+        for (inode, written_ns) in written {
+            self.keep_time(inode, written_ns).await;
+        }
+    }
+
+    async fn keep_time(&self, inode: u64, written_ns: i64) {
+        let set = crate::names::SetAttributes {
+            mtime_ns: Some(written_ns),
+            ..Default::default()
+        };
+        if let Err(error) = self.names.set_attributes(inode, set).await {
+            tracing::debug!(%error, "the time of a file's last write is not kept");
+        }
+    }
+
+    /// Opens the file of an inode for a request of the kernel: a handle, the same if the request comes again.
+    pub(super) async fn open_handle(&self, request: u64, inode: u64, writes: bool) -> Answer<u64> {
+        let before = self.handles.borrow().of_resent(request);
+        if let Some(handle) = before {
+            return Ok(handle);
+        }
+        self.open(inode, writes).await?;
+        self.handle(request, inode).await
+    }
+
+    /// A handle for a file that was opened for a request.
+    pub(super) async fn handle(&self, request: u64, inode: u64) -> Answer<u64> {
+        let given = self.file(inode).and_then(|file| {
+            let snapshot = match is_virtual(inode) {
+                true => match self.virtual_inode(inode)? {
+                    Virtual::File { of, snapshot, .. } => Some(OpenedSnapshot::new(of, &snapshot)),
+                    Virtual::Directory { .. } => return Err(Errno::EISDIR),
+                },
+                false => None,
+            };
+            let volume = file.source.volume;
+            let given = self.handles.borrow_mut().open(request, inode, volume, snapshot);
+            given.map_err(|error| {
+                tracing::warn!(%error, "a file cannot be opened");
+                Errno::ENFILE
+            })
+        });
+        if given.is_err() {
+            self.close(inode).await;
+        }
+        given
+    }
+
+    /// Closes a file for a request of the kernel, once, however often that comes.
+    pub(super) async fn close_handle(&self, handle: u64, inode: u64) {
+        let is_open = self.handles.borrow_mut().close(handle);
+        if is_open {
+            self.close(inode).await;
+        }
+    }
+
     /// Opens the file of an inode once more.
     pub(super) async fn open(&self, inode: u64, writes: bool) -> Answer<()> {
         if is_virtual(inode) {
@@ -217,21 +321,21 @@ impl<V: Volumes> Front<V> {
         self.volumes.close(file.source);
         if file.nameless {
             self.remove_nameless(inode).await;
-        } else if let Some(mtime_ns) = file.written_ns {
-            let set = crate::names::SetAttributes {
-                mtime_ns: Some(mtime_ns),
-                ..Default::default()
-            };
-            if let Err(error) = self.names.set_attributes(inode, set).await {
-                tracing::debug!(%error, "the time of a file's last write is not kept");
-            }
+        } else if let Some(written_ns) = file.written_ns {
+            self.keep_time(inode, written_ns).await;
         }
     }
 
-    /// Removes what an earlier process of this node had open without a name.
+    /// Removes what an earlier process of this node had open without a name, and is not open any more.
     pub(super) async fn remove_all_nameless(&self) -> Result<(), crate::names::NamesError> {
         loop {
-            let nameless = self.names.nameless(&self.node).await?;
+            let mut nameless = self.names.nameless(&self.node).await?;
+            nameless.retain(|file| {
+                let mut files = self.files.borrow_mut();
+                // Its last close removes it.
+                files.unnamed(file.inode);
+                !files.is_open(file.inode)
+            });
             if nameless.is_empty() {
                 return Ok(());
             }

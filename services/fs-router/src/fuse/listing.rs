@@ -9,7 +9,8 @@ use crate::names::{Entry, LIST_MAX, Names, NamesError};
 /// A directory that is being read: one of the tree, or the snapshots of one.
 pub(super) enum OpenDirectory {
     Tree(Listing),
-    Snapshots(u64, Found),
+    /// What was found is missing until it is asked for.
+    Snapshots(u64, Option<Found>),
 }
 
 /// A directory of the tree that is being read.

@@ -1,16 +1,19 @@
 //! The FUSE front end: the pool's tree as a file system, in which any file is a volume.
 //!
 //! Keeps: the mount, the threads that read the kernel's requests, the queue to the IO thread that serves them.
-//! Order: a leftover mount is removed, then the new one made; at the stop the mount goes first, then what is under way
-//! is answered.
-//! Crash: the mount stays behind, dead, until the next start; programs with open files have to open them again.
+//! Order: a leftover mount is taken over, or removed and a new one made; at the stop the mount goes first, then what is
+//! under way is answered. At a hand-over no more requests are taken, what is under way is answered, and the mount stays.
+//! Crash: the mount stays with the descriptor store, and the next process goes on with what is open. Without a store
+//! it stays behind, dead, until the next start; programs with open files have to open them again.
 //! Knows no NBD and no placement of objects.
 
 mod attributes;
 mod bridge;
 mod data;
+mod device;
 mod errno;
 mod front;
+mod handles;
 mod listing;
 mod mount;
 mod routed;
@@ -27,14 +30,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
-use sconce_runtime::{Clock, Stop};
+use fuser::{Config, MountOption, SessionACL};
+use sconce_runtime::{Clock, DescriptorStore, Stop};
 use sconce_schemas::NodeName;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::task::{spawn_blocking, spawn_local};
 
-use bridge::{Bridge, Queued};
+use bridge::{Bridge, Kernel, Queued};
+use device::{Device, Found};
 use front::Front;
 pub use mount::MountError;
 pub use routed::RoutedVolumes;
@@ -71,14 +75,16 @@ fn default_threads() -> u8 {
 
 /// The mounted tree, not served yet: requests wait.
 pub struct Mount<V> {
-    point: PathBuf,
-    session: BackgroundSession,
+    device: Device,
+    kernel: Arc<Kernel>,
+    descriptors: DescriptorStore,
     requests: mpsc::Receiver<Queued<V>>,
     front: Rc<Front<V>>,
 }
 
 impl<V: Volumes> Mount<V> {
-    /// Mounts the tree for the fs-router `node`. On the IO thread that owns `volumes`. What is `in_use` is not removed.
+    /// Mounts the tree for the fs-router `node`, or takes over the mount that its last process left in the descriptor store.
+    /// On the IO thread that owns `volumes`, in a `LocalSet`. What is `in_use` is not removed.
     ///
     /// # Errors
     /// The mount point cannot be used.
@@ -89,30 +95,38 @@ impl<V: Volumes> Mount<V> {
         node: NodeName,
         clock: Clock,
         in_use: InUse,
+        descriptors: DescriptorStore,
     ) -> Result<Self, MountError> {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
-        let (point, session) = mounted(settings, Bridge::new(queue)).await?;
-        tracing::info!(mount = %point.display(), "the pool's tree is mounted");
-        let front = Front::new(names.patient(NAMES_PATIENCE), volumes, node, clock, in_use);
+        let kernel = Arc::<Kernel>::default();
+        let found = found(settings, queue, Arc::clone(&kernel), descriptors.clone()).await?;
+        let (device, handles, opened) = found.spawn()?;
+        tracing::info!(mount = %device.point.display(), "the pool's tree is mounted");
+        let names = names.patient(NAMES_PATIENCE);
+        let front = Rc::new(Front::new(names, volumes, node, clock, in_use, handles));
+        front.go_on(opened);
         Ok(Self {
-            point,
-            session,
+            device,
+            kernel,
+            descriptors,
             requests,
-            front: Rc::new(front),
+            front,
         })
     }
 
     /// Where it is mounted.
     #[must_use]
     pub fn point(&self) -> &Path {
-        &self.point
+        &self.device.point
     }
 
-    /// Serves requests until the stop, then unmounts and answers what is under way. In a `LocalSet`.
+    /// Serves requests until the stop, then unmounts and answers what is under way; or answers what is under way and
+    /// leaves the mount to the next process. In a `LocalSet`.
     pub async fn serve(self, stop: &Stop) {
         let Self {
-            point,
-            session,
+            device,
+            kernel,
+            descriptors,
             requests,
             front,
         } = self;
@@ -121,18 +135,20 @@ impl<V: Volumes> Mount<V> {
         let mut taking = spawn_local(take(Rc::clone(&front), requests, Arc::clone(&budget)));
         tokio::select! {
             _ = &mut taking => {
-                tracing::error!(mount = %point.display(), "the file system was unmounted by somebody else");
+                tracing::error!(mount = %device.point.display(), "the file system was unmounted by somebody else");
                 stop.requested().await;
             }
             () = stop.requested() => {}
         }
+        if stop.hands_over() && device.is_held {
+            kernel.leave();
+            leave(&front, &budget).await;
+            // The tasks stay as they are, with what they have not answered: dropping it would answer it.
+            return device.leave();
+        }
         // The kernel sends requests while it unmounts; they are still taken.
-        unmount(point, session).await;
-        let all = u32::try_from(BYTES_MAX).unwrap_or(u32::MAX);
-        if tokio::time::timeout(DRAIN, budget.acquire_many(all))
-            .await
-            .is_err()
-        {
+        unmount(device, descriptors).await;
+        if drained(&budget).await.is_none() {
             tracing::warn!(
                 requests = front.underway.get(),
                 "file requests are not answered: their volumes wait"
@@ -143,24 +159,42 @@ impl<V: Volumes> Mount<V> {
     }
 }
 
-async fn mounted<V: Volumes>(
+/// Waits until nothing is under way, for a while; nothing more is taken for as long as what this gives is there.
+async fn drained(budget: &Semaphore) -> Option<SemaphorePermit<'_>> {
+    let all = u32::try_from(BYTES_MAX).unwrap_or(u32::MAX);
+    let drained = tokio::time::timeout(DRAIN, budget.acquire_many(all)).await;
+    drained.ok()?.ok()
+}
+
+/// Ends what is under way, before the next process goes on with the mount.
+async fn leave<V: Volumes>(front: &Front<V>, budget: &Semaphore) {
+    match drained(budget).await {
+        // What waits in the queue is for the next process.
+        Some(all) => all.forget(),
+        None => tracing::info!(
+            requests = front.underway.get(),
+            "file requests are left to the next process: their volumes wait"
+        ),
+    }
+    if tokio::time::timeout(DRAIN, front.keep_times()).await.is_err() {
+        tracing::info!("the times of last writes are not kept: the registry does not answer");
+    }
+}
+
+async fn found<V: Volumes>(
     settings: &FuseSettings,
-    bridge: Bridge<V>,
-) -> Result<(PathBuf, BackgroundSession), MountError> {
+    queue: mpsc::Sender<Queued<V>>,
+    kernel: Arc<Kernel>,
+    descriptors: DescriptorStore,
+) -> Result<Found<V>, MountError> {
     let point = settings.mount.clone();
-    let threads = usize::from(settings.threads.clamp(1, 64));
-    let mounting = spawn_blocking(move || {
-        let point = mount::prepare(&point)?;
-        let refused = |source| MountError::Refused {
-            path: point.clone(),
-            source,
-        };
-        let session = Session::new(bridge, &point, &config(threads)).map_err(refused)?;
-        let session = session.spawn().map_err(refused)?;
-        Ok((point, session))
+    let config = config(usize::from(settings.threads.clamp(1, 64)));
+    let finding = spawn_blocking(move || {
+        let bridge = || Bridge::new(queue.clone(), Arc::clone(&kernel));
+        device::find(&point, &config, bridge, &kernel, &descriptors)
     });
-    match mounting.await {
-        Ok(mounted) => mounted,
+    match finding.await {
+        Ok(found) => found,
         Err(error) => Err(MountError::Refused {
             path: settings.mount.clone(),
             source: std::io::Error::other(error),
@@ -186,7 +220,8 @@ fn config(threads: usize) -> Config {
         SessionACL::Owner
     };
     config.n_threads = Some(threads);
-    config.clone_fd = true;
+    // One descriptor, which the descriptor store has too: see `device`.
+    config.clone_fd = false;
     config
 }
 
@@ -210,22 +245,13 @@ async fn take<V: Volumes>(
     }
 }
 
-async fn unmount(point: PathBuf, session: BackgroundSession) {
-    let unmounting = spawn_blocking(move || {
-        if let Err(error) = session.umount_and_join() {
-            // Somebody has a file open: out of the tree at once, the rest when they close it.
-            tracing::info!(mount = %point.display(), %error, "unmounting lazily");
-            if let Err(detail) = mount::detach(&point) {
-                tracing::warn!(mount = %point.display(), detail, "cannot unmount");
-            }
-        }
-    });
-    if let Err(error) = unmounting.await {
+async fn unmount(device: Device, descriptors: DescriptorStore) {
+    if let Err(error) = spawn_blocking(move || device.unmount(&descriptors)).await {
         tracing::error!(%error, "unmounting ended early");
     }
 }
 
-/// Removes files that an earlier process of this node had open without a name.
+/// Removes files that an earlier process of this node had open without a name, and that are not open any more.
 async fn clear_nameless<V: Volumes>(front: Rc<Front<V>>) {
     while let Err(error) = front.remove_all_nameless().await {
         tracing::debug!(%error, "removed files of an earlier run are tried again");

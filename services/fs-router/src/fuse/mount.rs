@@ -1,6 +1,7 @@
 //! Keeps: the mount point: free before the mount, free again after the stop.
 //! Order: what an earlier process left mounted is detached before anything is mounted.
-//! Crash: the mount stays behind, dead (`Transport endpoint is not connected`); the next start detaches it.
+//! Crash: without a descriptor store the mount stays behind, dead (`Transport endpoint is not connected`); the next
+//! start detaches it.
 //! Knows no file.
 
 use std::io;
@@ -65,15 +66,7 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
         path: path.to_owned(),
         source,
     };
-    let absolute = std::path::absolute(path).map_err(wrong)?;
-    // A dead mount cannot be looked at: its parent is resolved instead.
-    let real = match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) => {
-            std::fs::create_dir_all(parent).map_err(wrong)?;
-            parent.canonicalize().map_err(wrong)?.join(name)
-        }
-        _ => absolute,
-    };
+    let real = real(path).map_err(wrong)?;
     for _ in 0..LEFTOVERS_MAX {
         match mounted_at(&real).map_err(wrong)? {
             None => {
@@ -96,6 +89,24 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     }
     let detail = format!("{LEFTOVERS_MAX} were removed and there are more");
     Err(MountError::Stuck { path: real, detail })
+}
+
+/// The mount point's real path. Its parent is made where it is missing.
+pub(super) fn real(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    // A dead mount cannot be looked at: its parent is resolved instead.
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => {
+            std::fs::create_dir_all(parent)?;
+            Ok(parent.canonicalize()?.join(name))
+        }
+        _ => Ok(absolute),
+    }
+}
+
+/// Unmounts what nobody uses.
+pub(super) fn unmount(path: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(path, UnmountFlags::empty())?)
 }
 
 /// Takes the mount out of the tree at once; programs that have files open keep them until they close them.

@@ -60,6 +60,16 @@ impl RoutedVolumes {
         open.entry(volume.into()).or_insert_with(attach).clone()
     }
 
+    fn snapshot(&self, volume: VolumeId, id: SnapshotId, name: &str) -> Volume {
+        let source = Source {
+            volume,
+            snapshot: Some(id),
+        };
+        let mut open = self.open.borrow_mut();
+        let attach = || self.router.attach_snapshot(volume, id, name.to_owned());
+        open.entry(source).or_insert_with(attach).clone()
+    }
+
     async fn ask_space(&self) -> Result<Space, PeerError> {
         let pools = self.names.pools().await?;
         let mut backends = Vec::new();
@@ -112,18 +122,11 @@ impl Volumes for RoutedVolumes {
     }
 
     async fn open_snapshot(&self, volume: VolumeId, id: SnapshotId, name: &str) -> Result<Opened, Refusal> {
-        let source = Source {
-            volume,
-            snapshot: Some(id),
-        };
-        let attach = || self.router.attach_snapshot(volume, id, name.to_owned());
-        let snapshot = self
-            .open
-            .borrow_mut()
-            .entry(source)
-            .or_insert_with(attach)
-            .clone();
-        snapshot.opened().await
+        self.snapshot(volume, id, name).opened().await
+    }
+
+    fn attach_snapshot(&self, volume: VolumeId, id: SnapshotId, name: &str) {
+        self.snapshot(volume, id, name);
     }
 
     async fn run(&self, source: Source, operation: Operation) -> Outcome {

@@ -1,6 +1,7 @@
 //! Keeps: which files are open through this mount, and what is known of each: size, last write, whether it has a name.
 //! Order: a size that was asked for is forgotten when a write or resize ended meanwhile: the file's own is newer.
-//! Crash: the table is gone; files that had no name any more are found in the registry at the next start.
+//! Crash: the table is gone; it is made anew from the handles, where the next process has them. Files that had no name any
+//! more are found in the registry.
 //! Knows no registry and no owner.
 
 use std::collections::HashMap;
@@ -48,10 +49,21 @@ impl OpenFiles {
 
     /// What the owner said of the file.
     pub(super) fn opened(&mut self, inode: u64, opened: Opened) {
+        self.known(inode, opened.size.bytes(), opened.read_only);
+    }
+
+    /// What is known of the file.
+    pub(super) fn known(&mut self, inode: u64, size: u64, read_only: bool) {
         if let Some(file) = self.0.get_mut(&inode) {
-            file.size = file.size.max(opened.size.bytes());
-            file.read_only = opened.read_only;
+            file.size = file.size.max(size);
+            file.read_only = read_only;
         }
+    }
+
+    /// The files that were written to, and when, where their records do not tell.
+    pub(super) fn written(&self) -> Vec<(u64, i64)> {
+        let written = |(inode, file): (&u64, &OpenFile)| Some((*inode, file.written_ns?));
+        self.0.iter().filter_map(written).collect()
     }
 
     /// One open less; answers the file when it was the last.

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use super::errno::of_names;
 use super::front::{Answer, Front};
 use super::listing::{Listing, OpenDirectory};
-use super::snapshots::{self, Found};
+use super::snapshots;
 use super::virtual_inodes::{Virtual, is_virtual};
 use super::volumes::{Extent, Told, Volumes};
 use crate::names::{Entry, NamesError, NewEntry, NewVolume, PathError, PoolPath, Replace, SetAttributes};
@@ -75,7 +75,26 @@ impl<V: Volumes> Front<V> {
     }
 
     /// Makes a file and opens it; opens one that somebody made first, unless it had to be new.
+    /// Makes a file and opens it: its attributes and a handle.
     pub(super) async fn create(
+        &self,
+        request: u64,
+        parent: u64,
+        name: &OsStr,
+        entry: NewEntry,
+        exclusive: bool,
+    ) -> Answer<(FileAttr, u64)> {
+        let before = self.handles.borrow().of_resent(request);
+        if let Some(handle) = before {
+            let entry = self.names.lookup(parent, text(name)?).await.map_err(failed)?;
+            return Ok((self.attributes(entry.inode).await?, handle));
+        }
+        let attributes = self.create_open(parent, name, entry, exclusive).await?;
+        let handle = self.handle(request, attributes.ino.0).await?;
+        Ok((attributes, handle))
+    }
+
+    async fn create_open(
         &self,
         parent: u64,
         name: &OsStr,
@@ -194,10 +213,17 @@ impl<V: Volumes> Front<V> {
     }
 
     /// Starts reading a directory; answers the handle.
-    pub(super) async fn open_directory(&self, inode: u64) -> Answer<usize> {
+    pub(super) async fn open_directory(&self, inode: u64) -> Answer<u64> {
+        let listing = self.listing(inode).await?;
+        let handle = self.handles.borrow_mut().number();
+        self.listings.borrow_mut().insert(handle, listing);
+        Ok(handle)
+    }
+
+    async fn listing(&self, inode: u64) -> Answer<Rc<Mutex<OpenDirectory>>> {
         let listing = if is_virtual(inode) {
             match self.virtual_inode(inode)? {
-                Virtual::Directory { of } => OpenDirectory::Snapshots(of, Found::default()),
+                Virtual::Directory { of } => OpenDirectory::Snapshots(of, None),
                 Virtual::File { .. } => return Err(Errno::ENOTDIR),
             }
         } else {
@@ -207,11 +233,11 @@ impl<V: Volumes> Front<V> {
             }
             OpenDirectory::Tree(Listing::new(inode))
         };
-        Ok(self.listings.borrow_mut().insert(Rc::new(Mutex::new(listing))))
+        Ok(Rc::new(Mutex::new(listing)))
     }
 
-    pub(super) fn close_directory(&self, handle: usize) {
-        self.listings.borrow_mut().try_remove(handle);
+    pub(super) fn close_directory(&self, handle: u64) {
+        self.listings.borrow_mut().remove(&handle);
     }
 
     /// The directory above.
@@ -230,9 +256,24 @@ impl<V: Volumes> Front<V> {
             .map_err(failed)
     }
 
-    /// Entries of an open directory from the `place`-th on, at most `limit`.
-    pub(super) async fn entries(&self, handle: usize, place: u64, limit: usize) -> Answer<Vec<Entry>> {
-        let listing = self.listings.borrow().get(handle).cloned().ok_or(Errno::EBADF)?;
+    /// Entries of an open directory from the `place`-th on, at most `limit`. One that was opened through an earlier process
+    /// is read from there on.
+    pub(super) async fn entries(
+        &self,
+        inode: u64,
+        handle: u64,
+        place: u64,
+        limit: usize,
+    ) -> Answer<Vec<Entry>> {
+        let known = self.listings.borrow().get(&handle).cloned();
+        let listing = match known {
+            Some(listing) => listing,
+            None => {
+                let listing = self.listing(inode).await?;
+                let mut listings = self.listings.borrow_mut();
+                Rc::clone(listings.entry(handle).or_insert(listing))
+            }
+        };
         let entries = match &mut *listing.lock().await {
             OpenDirectory::Tree(listing) => {
                 let entries = listing.from(&self.names, place).await.map_err(failed)?;
@@ -240,8 +281,12 @@ impl<V: Volumes> Front<V> {
             }
             OpenDirectory::Snapshots(of, found) => {
                 if place == 0 {
-                    *found = self.list_snapshots(*of).await?;
+                    *found = None;
                 }
+                let found = match found {
+                    Some(found) => found,
+                    None => found.insert(self.list_snapshots(*of).await?),
+                };
                 let skip = usize::try_from(place).unwrap_or(usize::MAX);
                 let left = found.entries.get(skip..).unwrap_or_default();
                 match (left, found.failed) {

@@ -86,6 +86,9 @@ pub trait Volumes: 'static {
     /// There is no such snapshot any more.
     async fn open_snapshot(&self, volume: VolumeId, id: SnapshotId, name: &str) -> Result<Opened, Refusal>;
 
+    /// As [`Volumes::open_snapshot`], of one that is known to be open; does not wait.
+    fn attach_snapshot(&self, volume: VolumeId, id: SnapshotId, name: &str);
+
     /// Runs an operation on what is open. Waits for the owner.
     async fn run(&self, source: Source, operation: Operation) -> Outcome;
 

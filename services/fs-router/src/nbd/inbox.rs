@@ -72,6 +72,21 @@ impl Inbox {
         }
     }
 
+    /// What was read and not taken, for one who begins with it. `None` in the middle of a write that is thrown away: what
+    /// of it is gone already cannot be said again.
+    pub(super) fn into_rest(self) -> Option<Vec<u8>> {
+        match self.state {
+            State::Header => Some(self.buffer.into()),
+            State::Payload(request, data) => {
+                let mut rest = request.header().to_vec();
+                rest.extend_from_slice(&data);
+                rest.extend_from_slice(&self.buffer);
+                Some(rest)
+            }
+            State::Skipping(..) => None,
+        }
+    }
+
     /// Where the next bytes go, with its limit.
     pub(super) fn target(&mut self) -> Limit<&mut BytesMut> {
         match &mut self.state {
@@ -235,6 +250,52 @@ mod tests {
             let mut inbox = Inbox::new(BytesMut::from(&bytes[..]));
             while let Ok(Taken::Request(..)) = inbox.take(|_| true) {}
         }
+    }
+
+    /// As [`feed`], with another inbox for what is left after each piece.
+    fn feed_through_many(stream: &[u8], pieces: &[usize]) -> Vec<(u64, Bytes)> {
+        let mut inbox = Inbox::new(BytesMut::new());
+        let (mut out, mut rest, mut turn) = (Vec::new(), stream, 0);
+        loop {
+            match inbox.take(|_| true).unwrap() {
+                Taken::Request(request, data) => out.push((request.cookie, data)),
+                Taken::NoRoom => unreachable!("there is room without end"),
+                Taken::More if rest.is_empty() => return out,
+                Taken::More => {
+                    let left = inbox.into_rest().unwrap();
+                    inbox = Inbox::new(BytesMut::from(&left[..]));
+                    assert_eq!(inbox.take(|_| true), Ok(Taken::More));
+                    let mut target = inbox.target();
+                    let some = pieces[turn % pieces.len()]
+                        .min(rest.len())
+                        .min(target.remaining_mut());
+                    turn += 1;
+                    target.put_slice(&rest[..some]);
+                    rest = &rest[some..];
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_one_left_another_goes_on_with() {
+        let (mut stream, mut wanted) = (Vec::new(), Vec::new());
+        for (cookie, length) in [(0, 300), (1, 70_000), (2, 0), (3, 200_000), (4, 1)] {
+            let data = vec![u8::try_from(cookie).unwrap(); length];
+            stream.extend(encode(1, cookie, u32::try_from(length).unwrap()));
+            stream.extend(&data);
+            wanted.push((cookie, Bytes::from(data)));
+        }
+        for pieces in [&[1000, 27, 1][..], &[65_536], &[9_999, 28]] {
+            assert_eq!(feed_through_many(&stream, pieces), wanted, "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_is_thrown_away_cannot_be_left() {
+        let mut inbox = Inbox::new(BytesMut::from(&encode(1, 1, PAYLOAD_MAX + 1)[..]));
+        assert_eq!(inbox.take(|_| true), Ok(Taken::More));
+        assert!(inbox.into_rest().is_none());
     }
 
     #[test]

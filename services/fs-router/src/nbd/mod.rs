@@ -2,11 +2,13 @@
 //!
 //! Keeps: the listening sockets and how many clients there are.
 //! Order: clients are spread over the IO threads in turn; a client stays on its thread.
-//! Crash: a unix socket that a killed process left behind is taken over by the next.
+//! Crash: with a descriptor store the sockets go on listening, and clients that connect again wait for the next
+//! process; without, a unix socket that a killed process left behind is taken over by the next.
 //! Knows no owner: it hands operations to its thread's router.
 
 mod budget;
 mod contexts;
+mod handover;
 mod inbox;
 mod listener;
 mod negotiation;

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::contexts::{self, ContextKind, For, SELECTED_MAX, Selected, Selection};
+use super::handover::Record;
 use super::protocol::handshake::{self, ClientOption, ContextQuery, ExportQuery, OptionReply};
 use super::protocol::request::Agreed;
 use super::protocol::{BASE_ALLOCATION_ID, Export, Violation};
@@ -518,6 +519,34 @@ impl Exports {
             });
         }
         Ok(opened)
+    }
+
+    /// Goes on with what a client has agreed on with another process. Nobody is asked: the volume's owner is, by the
+    /// client's next request.
+    pub(super) fn go_on(&self, record: Record, unread: &[u8]) -> Chosen {
+        let front_end = self.router.attach();
+        let volume = record.volume;
+        let agreed = record.agreed();
+        let session = match record.view {
+            Some(view) => front_end.view_session(volume, view),
+            None => front_end.session(volume),
+        };
+        let contexts = record.contexts.into_iter().map(|context| Selected {
+            id: context.id,
+            kind: match context.view {
+                Some(view) => ContextKind::Changes(front_end.view_session(volume, view)),
+                None => ContextKind::Allocation,
+            },
+        });
+        Chosen {
+            agreed,
+            contexts: contexts.collect(),
+            in_use: self.in_use.enter(volume),
+            front_end,
+            session,
+            rest: BytesMut::from(unread),
+            name: record.export,
+        }
     }
 
     async fn ask(&self, front_end: &FrontEnd, session: &SessionHandle) -> Option<Outcome> {

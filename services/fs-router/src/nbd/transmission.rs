@@ -3,7 +3,8 @@
 //! Keeps: the client's requests that are under way, and their bytes.
 //! Order: requests go to the router in the order in which they came; replies leave in the order in which their
 //! operations end.
-//! Crash: a client that is gone leaves operations behind, which are abandoned; one that breaks the protocol is gone.
+//! Crash: a client that is gone leaves operations behind, which are abandoned; one that breaks the protocol is gone. At a
+//! hand-over no more requests are taken; when those that were are answered, the connection is left to the next process.
 //! Knows no owner and no other client. What a client can make this process hold is bounded here, and together with
 //! all others by its share of the process's [`Budget`].
 
@@ -14,6 +15,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use sconce_runtime::Stop;
 use sconce_schemas::wire::volume::IoFlags;
 use sconce_tracing::{Action, OperationId, Point, Status, Step};
 use slab::Slab;
@@ -21,6 +23,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use super::budget::{Budget, Share};
 use super::contexts::{ContextKind, Selected};
+use super::handover::{Left, Record};
 use super::inbox::{Inbox, Taken, weight};
 use super::outbox::{Outbox, SLICES};
 use super::protocol::Violation;
@@ -52,6 +55,28 @@ pub(super) enum Ended {
     Protocol(#[from] Violation),
 }
 
+/// How a connection comes to an end that nothing has broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    /// The client disconnects, or the service stops.
+    ForGood,
+    /// The next process goes on with it.
+    Over,
+}
+
+/// A connection that has an export.
+pub(super) struct Connection {
+    pub(super) stream: Stream,
+    pub(super) agreed: Agreed,
+    pub(super) front_end: FrontEnd,
+    pub(super) session: SessionHandle,
+    pub(super) contexts: Vec<Selected>,
+    /// What the client sent already.
+    pub(super) unread: BytesMut,
+    /// What it was to be sent first.
+    pub(super) unsent: Vec<u8>,
+}
+
 pub(super) struct Transmission {
     stream: Stream,
     agreed: Agreed,
@@ -69,62 +94,71 @@ pub(super) struct Transmission {
     leaving: u64,
     /// Operations that found no room at the router, or came behind one; each with its context, if it is for one.
     stalled: VecDeque<(Token, Option<usize>, Operation)>,
-    /// No more requests are taken: the client disconnects, or the service stops.
-    closing: bool,
+    /// No more requests are taken.
+    closing: Option<Closing>,
     /// Reused.
     completions: Vec<Completion>,
 }
 
 impl Transmission {
-    pub(super) fn new(
-        stream: Stream,
-        rest: BytesMut,
-        agreed: Agreed,
-        front_end: FrontEnd,
-        session: SessionHandle,
-        contexts: Vec<Selected>,
-        budget: &Budget,
-    ) -> Self {
+    pub(super) fn new(connection: Connection, budget: &Budget) -> Self {
         Self {
-            stream,
-            agreed,
-            front_end,
-            session,
-            contexts,
+            stream: connection.stream,
+            agreed: connection.agreed,
+            front_end: connection.front_end,
+            session: connection.session,
+            contexts: connection.contexts,
             statuses: Statuses::default(),
-            inbox: Inbox::new(rest),
-            outbox: Outbox::default(),
+            inbox: Inbox::new(connection.unread),
+            outbox: Outbox::with(connection.unsent),
             pending: Slab::new(),
             share: budget.share(),
             leaving: 0,
             stalled: VecDeque::new(),
-            closing: false,
+            closing: None,
             completions: Vec::new(),
         }
     }
 
-    /// Serves the client until it goes, or until `stop` is ready and all that it had asked for is answered.
-    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) -> Ended {
-        let mut stop = pin!(stop);
+    /// Serves the client until it goes, or until the stop and all that it had asked for is answered. Gives what is left
+    /// to the next process.
+    ///
+    /// # Errors
+    /// Nothing is left: why the connection ended.
+    pub(super) async fn run(mut self, stop: &Stop) -> Result<Left<Stream>, Ended> {
+        let mut stopping = pin!(stop.requested());
         let ended = poll_fn(|cx| {
-            if !self.closing && stop.as_mut().poll(cx).is_ready() {
-                self.closing = true;
+            if self.closing.is_none() && stopping.as_mut().poll(cx).is_ready() {
+                self.closing = Some(match stop.hands_over() {
+                    true => Closing::Over,
+                    false => Closing::ForGood,
+                });
             }
             self.poll(cx)
         });
-        match ended.await {
-            Ok(never) => match never {},
-            Err(ended) => ended,
-        }
+        ended.await?;
+        // In the middle of a request that is thrown away the connection ends as it does at a stop.
+        let unread = self.inbox.into_rest().ok_or(Ended::Disconnected)?;
+        Ok(Left {
+            record: Record::new(&self.agreed, &self.session, &self.contexts),
+            stream: self.stream,
+            unsent: self.outbox.into_unwritten(),
+            unread,
+        })
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<std::convert::Infallible, Ended>> {
+    /// Ready when the connection is to be handed over, or has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         loop {
             let mut progress = self.take_requests(cx)?;
             progress |= self.take_completions(cx);
             progress |= self.write(cx)?;
-            if self.closing && self.pending.is_empty() && self.outbox.is_empty() {
-                return Poll::Ready(Err(Ended::Disconnected));
+            match self.closing.filter(|_| self.pending.is_empty()) {
+                Some(Closing::Over) => return Poll::Ready(Ok(())),
+                Some(Closing::ForGood) if self.outbox.is_empty() => {
+                    return Poll::Ready(Err(Ended::Disconnected));
+                }
+                _ => {}
             }
             if !progress {
                 return Poll::Pending;
@@ -157,7 +191,7 @@ impl Transmission {
     }
 
     fn may_take(&self) -> bool {
-        !self.closing
+        self.closing.is_none()
             && self.stalled.is_empty()
             && self.pending.len() < REQUESTS_MAX
             && self.outbox.len() < UNWRITTEN_MAX
@@ -178,7 +212,7 @@ impl Transmission {
         let (cookie, structured) = (request.cookie, self.agreed.structured);
         let command = match request.judge(&self.agreed) {
             Ok(Command::Disconnect) => {
-                self.closing = true;
+                self.closing = Some(Closing::ForGood);
                 self.share.give(weight(request));
                 return;
             }

@@ -152,6 +152,13 @@ impl SessionHandle {
         self.volume
     }
 
+    /// What it is on beside the volume itself, with the snapshots that it found.
+    #[must_use]
+    pub fn view(&self) -> Option<View> {
+        let state = self.router.shared.state.borrow();
+        state.core.view(self.key).cloned()
+    }
+
     /// Why the volume's operations are held, where they are.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::volumes::MemoryVolumes;
 use super::{Mounted, block_on, node, registry};
 use crate::fuse::Told;
 use crate::fuse::front::Front;
+use crate::fuse::handles::Handles;
 use crate::fuse::mount::mounted_at;
 use crate::in_use::InUse;
 use crate::names::{Keep, Names, NewEntry, NewVolume};
@@ -85,17 +87,75 @@ fn files_that_were_open_without_a_name_are_removed_at_the_next_start() {
     assert_eq!(block_on(names.nameless(&node())).unwrap(), []);
 }
 
-#[test]
-fn a_file_that_is_closed_while_its_name_goes_is_removed() {
-    let volumes = MemoryVolumes::default();
-    let names = Names::new(registry(), Clock::system(), Chance::seeded(1));
+/// A front end without a mount, as the next process has it that finds these files open.
+fn front(names: &Names, volumes: &MemoryVolumes, handles: Handles) -> Rc<Front<MemoryVolumes>> {
     let front = Front::new(
         names.clone(),
         volumes.clone(),
         node(),
         Clock::system(),
         InUse::default(),
+        handles,
     );
+    Rc::new(front)
+}
+
+#[test]
+fn the_next_process_answers_for_what_it_did_not_open() {
+    const RESENT: u64 = 1 << 63;
+    let volumes = MemoryVolumes::default();
+    let names = Names::new(registry(), Clock::system(), Chance::seeded(1));
+    let table = tempfile::tempfile().unwrap();
+    let handles = || Handles::read(table.try_clone().unwrap(), Path::new("/mnt"));
+    let local = tokio::task::LocalSet::new();
+    block_on(local.run_until(async {
+        let first = Handles::over(table.try_clone().unwrap(), Path::new("/mnt")).unwrap();
+        let before = front(&names, &volumes, first);
+        let name = std::ffi::OsStr::new("f");
+        let (made, handle) = before
+            .create(2, ROOT_INODE, name, NewEntry::FILE, true)
+            .await
+            .unwrap();
+        let inode = made.ino.0;
+        before.write(inode, 0, "content".into(), false).await.unwrap();
+        let gone = before.open_handle(4, inode, true).await.unwrap();
+        let directory = before.open_directory(ROOT_INODE).await.unwrap();
+        before.unlink(ROOT_INODE, name).await.unwrap();
+        names
+            .make_directory(ROOT_INODE, "d", NewEntry::DIRECTORY)
+            .await
+            .unwrap();
+
+        let (handles, opened) = handles().unwrap();
+        let after = front(&names, &volumes, handles);
+        after.go_on(opened);
+        // It is not one of those that a process left behind without anybody having it open.
+        after.remove_all_nameless().await.unwrap();
+        let read = after.read(inode, 0, 100).await.unwrap();
+        assert_eq!(&read.into_bytes()[..], b"content");
+        assert_eq!(after.attributes(inode).await.unwrap().nlink, 0);
+        assert_eq!(
+            after.entries(ROOT_INODE, directory, 0, 10).await.unwrap().len(),
+            1
+        );
+        // What comes again is not done again.
+        assert_eq!(after.open_handle(4 | RESENT, inode, true).await, Ok(gone));
+        for _ in 0..2 {
+            after.close_handle(gone, inode).await;
+        }
+        assert!(after.file(inode).is_ok(), "closed once too often");
+        after.close_handle(handle, inode).await;
+        assert!(after.file(inode).is_err());
+    }));
+    assert!(matches!(volumes.told()[..], [(_, Told::Deleted)]));
+    assert_eq!(block_on(names.nameless(&node())).unwrap(), []);
+}
+
+#[test]
+fn a_file_that_is_closed_while_its_name_goes_is_removed() {
+    let volumes = MemoryVolumes::default();
+    let names = Names::new(registry(), Clock::system(), Chance::seeded(1));
+    let front = front(&names, &volumes, Handles::new(Path::new("/mnt")).unwrap());
     let volume = block_on(async {
         let path = "/f".parse().unwrap();
         let made = names

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use sconce_registry::Registry;
-use sconce_runtime::{Chance, Clock, Stop};
+use sconce_runtime::{Chance, Clock, DescriptorStore, Stop};
 use sconce_schemas::records::{NodeRecord, PoolRecord, Protection, Record, keys};
 use sconce_schemas::wire::Role;
 use sconce_schemas::wire::registry::{Change, Revision};
@@ -67,9 +67,17 @@ impl Mounted {
                     .unwrap();
                 LocalSet::new().block_on(&runtime, async {
                     let names = Names::new(registry, Clock::system(), Chance::from_os());
-                    let mount = Mount::new(&settings, names, volumes, node(), Clock::system(), in_use)
-                        .await
-                        .unwrap();
+                    let clock = Clock::system();
+                    let mounting = Mount::new(
+                        &settings,
+                        names,
+                        volumes,
+                        node(),
+                        clock,
+                        in_use,
+                        DescriptorStore::default(),
+                    );
+                    let mount = mounting.await.unwrap();
                     ready.send(()).unwrap();
                     mount.serve(&stop).await;
                 });

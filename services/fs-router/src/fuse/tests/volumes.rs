@@ -278,6 +278,11 @@ impl Volumes for MemoryVolumes {
         })
     }
 
+    fn attach_snapshot(&self, volume: VolumeId, id: SnapshotId, _name: &str) {
+        let snapshot = Some(id);
+        self.state().open.insert(Source { volume, snapshot });
+    }
+
     async fn snapshots(&self, volume: VolumeId) -> Result<Vec<Snapshot>, Refusal> {
         if self.absent.load(Ordering::Relaxed) {
             return Err(refusal(RefusalCode::WaitsForOwner, Remedy::Retry));

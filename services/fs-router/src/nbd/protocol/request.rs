@@ -122,6 +122,19 @@ impl Request {
         }))
     }
 
+    /// The header's bytes: what [`Request::parse`] was given.
+    #[must_use]
+    pub fn header(&self) -> [u8; REQUEST_LEN] {
+        let mut header = [0; REQUEST_LEN];
+        header[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
+        header[4..6].copy_from_slice(&self.flags.to_be_bytes());
+        header[6..8].copy_from_slice(&self.kind.to_be_bytes());
+        header[8..16].copy_from_slice(&self.cookie.to_be_bytes());
+        header[16..24].copy_from_slice(&self.offset.to_be_bytes());
+        header[24..].copy_from_slice(&self.length.to_be_bytes());
+        header
+    }
+
     /// Bytes that follow the header.
     #[must_use]
     pub fn payload(&self) -> u32 {

@@ -115,6 +115,12 @@ impl Core {
         self.new_session(volume, Some(view))
     }
 
+    /// What a session is on beside the volume itself.
+    #[must_use]
+    pub fn view(&self, session: SessionKey) -> Option<&View> {
+        self.sessions.get(session.0)?.view.as_ref()
+    }
+
     fn new_session(&mut self, volume: VolumeId, view: Option<View>) -> SessionKey {
         let id = SessionId(self.chance.u64());
         SessionKey(self.sessions.insert(Session {

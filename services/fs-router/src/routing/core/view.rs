@@ -8,19 +8,20 @@
 use sconce_schemas::wire::volume::{Since, VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{SessionId, SnapshotId, VolumeId};
+use serde::{Deserialize, Serialize};
 
 use crate::routing::operation::Opened;
 
 /// What a session is on that is not the volume itself: a snapshot to be read, or two roots to be compared. It takes no
-/// changes.
-#[derive(Debug)]
+/// changes. Written down, it is still on those snapshots that it was on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// The snapshot that is read, or looked at; `None`: the volume, which is only compared.
     snapshot: Option<OnSnapshot>,
     compared: Compared,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Compared {
     /// It is read.
     No,
@@ -31,7 +32,7 @@ enum Compared {
 }
 
 /// A snapshot that a session is on.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct OnSnapshot {
     /// What it is opened by.
     name: String,

@@ -17,7 +17,7 @@ use sconce_fs_router::service::{self, Components};
 use sconce_fs_router::settings::{RoutingSettings, Settings};
 use sconce_registry::{Change, Registry, RegistrySettings};
 use sconce_runtime::settings::{ByteSize, NodeSettings};
-use sconce_runtime::{Chance, Clock, Stop};
+use sconce_runtime::{Chance, Clock, DescriptorStore, Stop};
 use sconce_schemas::records::{
     DtlMode, DtlState, NodeRecord, PoolRecord, Protection, VolumePhase, VolumeRecord, keys,
 };
@@ -113,6 +113,7 @@ impl Cluster {
             network: network.clone(),
             registry: registry.clone(),
             clock: Clock::system(),
+            descriptors: DescriptorStore::default(),
         };
         let service = std::thread::spawn({
             let stop = stop.clone();
