@@ -582,7 +582,7 @@ fn events_are_called_as_they_are_written() {
         );
         names.insert(what.name());
     }
-    assert_eq!(names.len(), 25, "one of each kind is tested");
+    assert_eq!(names.len(), 29, "one of each kind is tested");
 }
 
 /// A short string with its msgpack mark in front.
