@@ -252,6 +252,9 @@ pub enum Node {
     Drain {
         /// The volume-router.
         node: NodeName,
+        /// Accept that volumes which want a twin have none, where no volume-router is left that could keep it.
+        #[arg(long)]
+        degrade: bool,
     },
     /// Spread the volumes evenly over the volume-routers that are not drained, after one has joined.
     Balance {

@@ -4,15 +4,15 @@
 //! Knows no data: owners move their volumes themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use sconce_fs_router::names::{LIST_MAX, Resolved};
-use sconce_schemas::records::{DtlState, VolumePhase, VolumeRecord};
+use sconce_schemas::NodeName;
+use sconce_schemas::records::{DtlMode, DtlState, VolumePhase, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeControl;
-use sconce_schemas::{NodeName, VolumeId};
 use serde::Serialize;
 
 use crate::args::{Format, Node};
@@ -22,8 +22,10 @@ use crate::volume::move_to;
 
 /// Volumes that are moved at the same time.
 const MOVES: usize = 4;
-/// How long twins may take to be made elsewhere: what is not stored is copied.
-const TWINS_WITHIN: Duration = Duration::from_secs(120);
+/// How long all may take: volumes are moved and twins made elsewhere, to which what is not stored is copied.
+const EMPTY_WITHIN: Duration = Duration::from_secs(900);
+/// Who is drained is known everywhere after this time.
+const MARK_SEEN_WITHIN: Duration = Duration::from_millis(1500);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
 /// Volumes that are named in a message.
@@ -76,7 +78,7 @@ pub async fn run(cluster: &Cluster, command: Node, format: Format) -> Result<()>
     match command {
         Node::List => list(cluster, format).await,
         Node::Balance { dry_run } => balance(cluster, dry_run, format).await,
-        Node::Drain { node } => drain(cluster, &node, format).await,
+        Node::Drain { node, degrade } => drain(cluster, &node, degrade, format).await,
         Node::Undrain { node } => {
             cluster.names.set_drained(&node, None).await.map_err(explained)?;
             list(cluster, format).await
@@ -106,15 +108,9 @@ async fn list(cluster: &Cluster, format: Format) -> Result<()> {
     })
 }
 
-async fn drain(cluster: &Cluster, node: &NodeName, format: Format) -> Result<()> {
+async fn drain(cluster: &Cluster, node: &NodeName, degrade: bool, format: Format) -> Result<()> {
     let pool = Pool::read(cluster).await?;
-    if !pool.running.contains(node) {
-        let known: Vec<&str> = pool.running.iter().map(NodeName::as_str).collect();
-        bail!(
-            "{node} is no volume-router that runs; those that do: {}. Volumes of one that is gone: sconce volume takeover",
-            known.join(", ")
-        );
-    }
+    pool.may_be_drained(node, degrade)?;
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -124,20 +120,13 @@ async fn drain(cluster: &Cluster, node: &NodeName, format: Format) -> Result<()>
         .set_drained(node, Some(since_us))
         .await
         .map_err(explained)?;
-
-    // Read again: what was created meanwhile is there now.
-    let pool = Pool::read(cluster).await?;
-    let mut loads = pool.loads();
-    if loads.is_empty() && pool.owned_by(node).next().is_some() {
-        bail!("there is no other volume-router that runs and is not drained: nothing was moved off {node}");
-    }
-    let moves = pool
-        .owned_by(node)
-        .filter_map(|record| Some((record, pool.successor(record, &mut loads)?)))
-        .collect::<Vec<_>>();
-    let moved = moves.len();
-    move_all(cluster, &moves).await?;
-    let twins = drain_twins(cluster, node).await?;
+    let emptied = empty(cluster, node, degrade).await;
+    let (moved, twins) = emptied.with_context(|| {
+        format!(
+            "{node} is not empty yet, and is given nothing more: give the command again to go on, or `sconce node undrain {node}` to \
+             let it have volumes and twins"
+        )
+    })?;
     let view = DrainView {
         node: node.to_string(),
         moved,
@@ -149,6 +138,80 @@ async fn drain(cluster: &Cluster, node: &NodeName, format: Format) -> Result<()>
             view.node, view.moved, view.twins, view.node
         )
     })
+}
+
+/// Moves everything off a node that is marked, until nothing is left there; gives how many volumes and twins there were. What was on its way
+/// there before the mark comes late, so it is looked again after a while.
+async fn empty(cluster: &Cluster, node: &NodeName, degrade: bool) -> Result<(usize, usize)> {
+    let give_up = Instant::now() + EMPTY_WITHIN;
+    let (mut moved, mut twins) = (0, BTreeSet::new());
+    let mut is_first_clean_look = true;
+    loop {
+        let pool = Pool::read(cluster).await?;
+        let mut loads = pool.loads();
+        let owned = pool.owned_by(node);
+        let moves: Vec<(&VolumeRecord, NodeName)> = owned
+            .filter_map(|record| Some((record, pool.successor(record, &mut loads)?)))
+            .collect();
+        move_all(cluster, &moves).await?;
+        moved += moves.len();
+        let there = match degrade {
+            true => Vec::new(),
+            false => pool.twins_on(node),
+        };
+        leave_twins(cluster, node, &there).await?;
+        twins.extend(there.iter().map(|record| record.id));
+        let waits: Vec<&VolumeRecord> = pool
+            .volumes
+            .iter()
+            .filter(|record| twins.contains(&record.id))
+            .collect();
+        let unprotected: Vec<&VolumeRecord> = waits
+            .into_iter()
+            .filter(|record| pool.waits_for_twin(record, node))
+            .collect();
+        let is_clean = moves.is_empty() && there.is_empty() && unprotected.is_empty();
+        match is_clean {
+            true if !is_first_clean_look => return Ok((moved, twins.len())),
+            true => tokio::time::sleep(MARK_SEEN_WITHIN).await,
+            false => tokio::time::sleep(LOOK_EVERY).await,
+        }
+        is_first_clean_look = !is_clean;
+        if Instant::now() >= give_up {
+            let named = unprotected
+                .iter()
+                .take(NAMED_MAX)
+                .map(|record| cluster.path_or_id(record.id));
+            bail!(
+                "{} volumes whose twin was on {node} have none in sync elsewhere after {EMPTY_WITHIN:?}: {}",
+                unprotected.len(),
+                join_all(named).await.join(", ")
+            );
+        }
+    }
+}
+
+/// Has owners make their twins elsewhere.
+async fn leave_twins(cluster: &Cluster, node: &NodeName, there: &[&VolumeRecord]) -> Result<()> {
+    let mut failures = Vec::new();
+    for record in there {
+        let leave = VolumeControl::LeaveTwin {
+            volume: record.id,
+            node: node.clone(),
+        };
+        if let Err(error) = cluster.owners.call(record.id, leave, LEAVE_DEADLINE).await {
+            failures.push(format!("{}: {error}", cluster.path_or_id(record.id).await));
+        }
+    }
+    if !failures.is_empty() {
+        bail!(
+            "{} of {} twins were not given up: {}",
+            failures.len(),
+            there.len(),
+            failures[..failures.len().min(NAMED_MAX)].join("; ")
+        );
+    }
+    Ok(())
 }
 
 async fn balance(cluster: &Cluster, dry_run: bool, format: Format) -> Result<()> {
@@ -205,38 +268,6 @@ async fn move_one(cluster: &Cluster, record: &VolumeRecord, to: &NodeName) -> Re
         .map_err(|error| format!("{}: {error:#}", file.path))
 }
 
-/// Has owners make their twins elsewhere; gives how many there were.
-async fn drain_twins(cluster: &Cluster, node: &NodeName) -> Result<usize> {
-    let there = Pool::read(cluster).await?.twins_on(node);
-    for volume in &there {
-        let leave = VolumeControl::LeaveTwin {
-            volume: *volume,
-            node: node.clone(),
-        };
-        cluster.owners.call(*volume, leave, LEAVE_DEADLINE).await?;
-    }
-    let looked = async {
-        loop {
-            let pool = Pool::read(cluster).await?;
-            if there
-                .iter()
-                .all(|volume| pool.is_protected_without(*volume, node))
-            {
-                return Ok(there.len());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    match tokio::time::timeout(TWINS_WITHIN, looked).await {
-        Ok(looked) => looked,
-        Err(_) => bail!(
-            "{node} owns nothing any more, but not all of the {} twins that it had are in sync elsewhere: \
-             `sconce status` shows which volumes are degraded",
-            there.len()
-        ),
-    }
-}
-
 /// The volume-routers and the volumes, as the registry has them.
 struct Pool {
     running: BTreeSet<NodeName>,
@@ -270,15 +301,53 @@ impl Pool {
         self.volumes.iter().filter(move |record| record.owner == *node)
     }
 
-    fn twins_on(&self, node: &NodeName) -> Vec<VolumeId> {
+    /// Volumes of others whose records rely on a twin on this node.
+    fn twins_on(&self, node: &NodeName) -> Vec<&VolumeRecord> {
         let there = self.volumes.iter().filter(|record| twin_of(record) == Some(node));
-        there.map(|record| record.id).collect()
+        there.collect()
     }
 
-    /// Whether a volume's record relies on a twin that is not there; one that is gone needs none.
-    fn is_protected_without(&self, volume: VolumeId, node: &NodeName) -> bool {
-        let record = self.volumes.iter().find(|record| record.id == volume);
-        record.is_none_or(|record| twin_of(record).is_some_and(|twin| twin != node))
+    /// Whether a volume wants a twin and has none in sync but on this node.
+    fn waits_for_twin(&self, record: &VolumeRecord, node: &NodeName) -> bool {
+        record.dtl_mode != DtlMode::None && twin_of(record).is_none_or(|twin| twin == node)
+    }
+
+    /// Looks whether there is somewhere to go for all that is on a node, before anything is changed.
+    fn may_be_drained(&self, node: &NodeName, degrade: bool) -> Result<()> {
+        let names = |nodes: &mut dyn Iterator<Item = &NodeName>| {
+            nodes.map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+        };
+        if !self.running.contains(node) {
+            bail!(
+                "{node} is no volume-router that runs; those that do: {}. Volumes of one that is gone: sconce volume takeover",
+                names(&mut self.running.iter())
+            );
+        }
+        let others: BTreeSet<&NodeName> = self
+            .running
+            .difference(&self.drained)
+            .filter(|other| *other != node)
+            .collect();
+        if others.is_empty() && self.owned_by(node).next().is_some() {
+            bail!(
+                "there is no other volume-router that runs and is not drained: nothing can be moved off {node}"
+            );
+        }
+        let is_on = |record: &&VolumeRecord| record.owner == *node || twin_of(record) == Some(node);
+        let want_twins = self
+            .volumes
+            .iter()
+            .filter(is_on)
+            .filter(|record| record.dtl_mode != DtlMode::None)
+            .count();
+        if want_twins > 0 && others.len() < 2 && !degrade {
+            bail!(
+                "without {node} only {} would be left, and {want_twins} volumes that want a twin could have none: start another \
+                 volume-router, or accept that they are degraded with --degrade",
+                names(&mut others.into_iter())
+            );
+        }
+        Ok(())
     }
 
     /// How many volumes each node has that may be given others.
@@ -351,8 +420,7 @@ fn twin_of(record: &VolumeRecord) -> Option<&NodeName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sconce_schemas::records::DtlMode;
-    use sconce_schemas::{Epoch, ScoSize, VolumeSize};
+    use sconce_schemas::{Epoch, ScoSize, VolumeId, VolumeSize};
 
     fn name(text: &str) -> NodeName {
         text.parse().expect("a name")
@@ -431,5 +499,34 @@ mod tests {
         assert_eq!(next(1, &mut loads), Some(name("b")));
         // The host of its twin does not run; `b` has the fewest.
         assert_eq!(next(2, &mut loads), Some(name("b")));
+    }
+
+    #[test]
+    fn a_node_is_drained_only_where_everything_has_a_place_to_go() {
+        let told = |pool: &Pool, node: &str, degrade| {
+            pool.may_be_drained(&name(node), degrade)
+                .map_err(|error| error.to_string())
+        };
+        let three = pool(&["a", "b", "c"], &[], vec![volume(1, "a", Some("b"))]);
+        assert_eq!(told(&three, "a", false), Ok(()));
+        assert!(told(&three, "d", false).unwrap_err().contains("a, b, c"));
+
+        let two = pool(&["a", "b"], &[], vec![volume(1, "a", Some("b"))]);
+        for node in ["a", "b"] {
+            assert!(told(&two, node, false).unwrap_err().contains("--degrade"));
+            assert_eq!(told(&two, node, true), Ok(()));
+        }
+        let drained = pool(&["a", "b", "c"], &["c"], vec![volume(1, "a", Some("b"))]);
+        assert!(
+            told(&drained, "b", false)
+                .unwrap_err()
+                .contains("without b only a would be left")
+        );
+        let one = pool(&["a"], &[], vec![volume(1, "a", None)]);
+        assert!(
+            told(&one, "a", true)
+                .unwrap_err()
+                .contains("nothing can be moved off a")
+        );
     }
 }

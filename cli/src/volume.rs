@@ -10,8 +10,8 @@ use futures_util::StreamExt;
 use sconce_fs_router::names::{NamesError, NewEntry, NewVolume, PoolPath, Resolved};
 use sconce_fs_router::peers::{PeerError, is_served};
 use sconce_schemas::records::DtlState;
+use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::VolumeControl;
-use sconce_schemas::wire::{RefusalCode, Role};
 use sconce_schemas::{NodeName, VolumeSize};
 use serde::Serialize;
 
@@ -298,14 +298,16 @@ pub async fn move_to(cluster: &Cluster, file: &Resolved, to: &NodeName) -> Resul
     };
     cluster.owners.ask(&owner, volume, request, MOVE_DEADLINE).await?;
     let served = cluster.owners.show(volume, TAKEOVER_DEADLINE).await;
-    let served =
-        served.with_context(|| format!("{} is {to}'s now, and {to} does not serve it yet", file.path))?;
+    // Until it does, the former owner has everything too.
+    let waits = || {
+        let path = &file.path;
+        format!(
+            "{path} is {to}'s now, and not served there yet; where it cannot be: sconce volume takeover {path} --to {owner}"
+        )
+    };
+    let served = served.with_context(waits)?;
     if !is_served(&served) {
-        bail!(
-            "{} is {to}'s now, and is not served there yet: {}",
-            file.path,
-            served.state
-        );
+        bail!("{}: {}", waits(), served.state);
     }
     Ok(())
 }
@@ -333,14 +335,13 @@ async fn takeover(
     }
 }
 
-/// Who is to own a volume next: the host of a twin that is in sync, else a running volume-router other than its owner, else its owner.
+/// Who is to own a volume next: the host of a twin that is in sync, else a volume-router other than its owner that runs and is not drained,
+/// else its owner.
 async fn successor(cluster: &Cluster, file: &Resolved) -> Result<NodeName> {
     let record = cluster.names.volume(file.volume).await.map_err(explained)?;
-    let nodes = cluster.names.nodes().await.map_err(explained)?;
-    let mut running = nodes
-        .into_iter()
-        .filter(|node| node.role == Role::VolumeRouter)
-        .map(|node| node.name);
+    let drained = cluster.names.drained().await.map_err(explained)?;
+    let running = cluster.names.volume_routers().await.map_err(explained)?;
+    let mut running = running.into_iter().filter(|node| !drained.contains(node));
     let twin = record.dtl_host.filter(|_| record.dtl_state == DtlState::InSync);
     if let Some(twin) = twin
         && running.clone().any(|node| node == twin)

@@ -221,13 +221,9 @@ async fn give_up_what_is_over(node: &Node, record: &VolumeRecord) {
         return;
     }
     // Whether a record relies on what is here may change where there are twins: not what was seen of it decides, but what it says now.
-    let now = match record.may_have_twins() {
-        false => record.clone(),
-        true => match record::read(&node.registry, record.id).await {
-            Ok((now, _)) => now,
-            // Where the registry cannot tell, they stay.
-            Err(_) => return,
-        },
+    // Where the registry cannot tell, they stay.
+    let Ok((now, _)) = record::read(&node.registry, record.id).await else {
+        return;
     };
     let scos = node.device.give_up(record.id, |newest| {
         leaves_nothing(&now, buffer, newest) || leaves_no_twin(&now, &node.name, buffer, newest)

@@ -298,7 +298,14 @@ impl Handler<Drain> for VolumeActor {
     type Result = Answer<bool>;
 
     fn handle(&mut self, Drain(within): Drain, ctx: &mut Context<Self>) -> Self::Result {
-        self.drop_move(&super::serving::stopping());
+        if self.is_handing_over() {
+            // Whose it is the hand-over tells; whatever it is, nothing may be acknowledged here now.
+            return Box::pin(std::future::ready(false).into_actor(self));
+        }
+        self.drop_move(&Refusal::retry(
+            RefusalCode::Unavailable,
+            "the volume-router is stopping",
+        ));
         self.drain(Instant::now() + within, ctx)
     }
 }
@@ -336,6 +343,11 @@ impl Handler<Followed> for VolumeActor {
     type Result = ();
 
     fn handle(&mut self, followed: Followed, ctx: &mut Context<Self>) {
+        let is_here = followed.owner == self.shard.node.name;
+        if is_here && matches!(self.state, State::Refused(_)) && Instant::now() >= self.stuck_until {
+            // It was another's, and was moved here meanwhile.
+            return self.start_serving(ctx);
+        }
         let State::Serving(serving) = &self.state else {
             return;
         };

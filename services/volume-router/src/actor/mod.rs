@@ -117,6 +117,8 @@ pub(crate) struct VolumeActor {
     moving: Option<Moving>,
     /// Counts the moves.
     moves: u64,
+    /// The record is about to say that the volume stays.
+    move_ends: bool,
 }
 
 impl VolumeActor {
@@ -140,6 +142,7 @@ impl VolumeActor {
             pacing: false,
             moving: None,
             moves: 0,
+            move_ends: false,
         };
         let handle = VolumeHandle::new(actor.start());
         shard.node.volumes.insert(id, handle.clone());

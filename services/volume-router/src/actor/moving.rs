@@ -21,7 +21,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::messages::{LeaveTwin, MoveTo};
-use super::{State, VolumeActor};
+use super::{Owner, State, VolumeActor};
+use crate::background::Tried;
+use crate::node::Node;
 use crate::owner::record::{self, RecordError, refusal_of};
 
 /// How long what is not stored may take to be copied to the twin.
@@ -78,9 +80,11 @@ impl Handler<LeaveTwin> for VolumeActor {
         let State::Serving(serving) = &self.state else {
             return Err(self.not_served());
         };
-        if self.moving.is_none() {
-            serving.leave_twin(&node);
+        if self.moving.is_some() {
+            let text = format!("volume {} is being moved", serving.path());
+            return Err(Refusal::retry(RefusalCode::Conflict, text));
         }
+        serving.leave_twin(&node);
         Ok(())
     }
 }
@@ -99,10 +103,14 @@ impl VolumeActor {
             return Err(Ok(()));
         }
         if self.moving.is_none() && serving.is_stopping() {
-            return Err(Err(super::serving::stopping()));
+            return Err(Err(serving.stopping()));
         }
         if let Some(moving) = self.moving.as_ref().filter(|moving| moving.to != to) {
             let text = format!("volume {} is being moved to {}", serving.path(), moving.to);
+            return Err(Err(Refusal::retry(RefusalCode::Conflict, text)));
+        }
+        if self.move_ends {
+            let text = format!("a move of volume {} is being ended", serving.path());
             return Err(Err(Refusal::retry(RefusalCode::Conflict, text)));
         }
         if self.moving.is_none() {
@@ -160,6 +168,9 @@ impl VolumeActor {
             Step::Joining => {
                 if serving.is_in_sync_on(&moving.to) {
                     self.store_before_move(ctx);
+                } else if serving.wants_no_twin() {
+                    let text = "it wants no twin any more";
+                    self.move_failed(&Refusal::retry(RefusalCode::Conflict, text), ctx);
                 } else if let Some(trouble) = serving.refusal_of_only_twin() {
                     let text = format!("{} does not keep a twin: {trouble}", moving.to);
                     self.move_failed(&Refusal::retry(RefusalCode::Unavailable, text), ctx);
@@ -223,10 +234,17 @@ impl VolumeActor {
     }
 
     fn handed_over(&mut self, handed: Result<(), Refusal>, ctx: &mut Context<Self>) {
-        // Whether the record says so is for the next start to find out.
-        if let Err(refusal) = handed {
-            self.drop_move(&refusal);
-            return self.lost(&refusal, ctx);
+        match (handed, &mut self.state) {
+            (Ok(()), _) => {}
+            (Err(refusal), State::Serving(serving)) if refusal.code == RefusalCode::Conflict => {
+                serving.is_not_handed_over();
+                return self.move_failed(&refusal, ctx);
+            }
+            // Whether the record says so is for the next start to find out.
+            (Err(refusal), _) => {
+                self.drop_move(&refusal);
+                return self.lost(&refusal, ctx);
+            }
         }
         let Some(moving) = self.moving.take() else { return };
         let text = format!("volume {} was moved to {}", self.path(), moving.to);
@@ -270,20 +288,22 @@ impl VolumeActor {
             return;
         };
         serving.stay();
-        let (node, owner) = (Arc::clone(&self.shard.node), serving.owner().clone());
-        let note = async move {
-            let volume = owner.subject().volume;
-            record::end_move(&node.registry, volume, owner.ownership(), &node.clock).await
-        };
-        let generation = self.generation;
-        // Where it cannot be noted, the next ownership does.
-        let noted = note.into_actor(self).map(move |noted, actor: &mut Self, ctx| {
-            if let (Ok(mode), State::Serving(serving)) = (noted, &mut actor.state)
-                && actor.generation == generation
-                && actor.moving.is_none()
-            {
-                serving.happened(Event::TwinMode { mode });
-                actor.after(ctx);
+        let (node, owner, generation) = (
+            Arc::clone(&self.shard.node),
+            serving.owner().clone(),
+            self.generation,
+        );
+        self.move_ends = true;
+        let noted = async move { end_in_record(&node, &owner).await };
+        let noted = noted.into_actor(self).map(move |noted, actor: &mut Self, ctx| {
+            actor.move_ends = false;
+            match (noted, &mut actor.state) {
+                (Some(Ok(mode)), State::Serving(serving)) if actor.generation == generation => {
+                    serving.happened(Event::TwinMode { mode });
+                    actor.after(ctx);
+                }
+                (Some(Err(refusal)), _) if actor.generation == generation => actor.lost(&refusal, ctx),
+                _ => {}
             }
         });
         ctx.spawn(noted);
@@ -311,6 +331,23 @@ impl Moving {
             let _ = asked.send(outcome.clone());
         }
     }
+}
+
+/// Says in the record that the volume stays, as often as it takes; gives what its twin is waited for then. `None`: the ownership is over.
+async fn end_in_record(node: &Node, owner: &Owner) -> Option<Result<DtlMode, Refusal>> {
+    let subject = owner.subject();
+    let end = || async {
+        match record::end_move(&node.registry, subject.volume, owner.ownership(), &node.clock).await {
+            Ok(mode) => Tried::Over(Ok(mode)),
+            Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
+            Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
+        }
+    };
+    let what = "noting in the registry that the volume stays";
+    owner
+        .outage()
+        .endure(what, &subject.path, || owner.is_current(), end)
+        .await
 }
 
 fn twin_lost() -> Refusal {

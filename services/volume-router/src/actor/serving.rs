@@ -202,13 +202,13 @@ impl Serving {
 
     /// Applies a round of operations as one batch.
     pub(super) fn round(&mut self, operations: Vec<Operation>) {
-        self.shard.node.guests.came(operations.len());
         if self.holds() {
             return self.waiting.extend(operations);
         }
+        self.shard.node.guests.came(operations.len());
         for operation in operations {
             if self.stopping != Stopping::No {
-                self.shard.replies.refuse(operation.ticket, stopping());
+                self.shard.replies.refuse(operation.ticket, self.stopping());
                 continue;
             }
             if operation.generation != self.generation {
@@ -251,6 +251,24 @@ impl Serving {
         self.settle();
     }
 
+    /// What is answered to what is not taken in.
+    pub(super) fn stopping(&self) -> Refusal {
+        let text = match self.stopping {
+            Stopping::Holding | Stopping::HandingOver => {
+                format!("volume {} is being moved to another volume-router", self.path)
+            }
+            Stopping::No | Stopping::Draining | Stopping::Releasing => {
+                "the volume-router is stopping".to_owned()
+            }
+        };
+        Refusal::retry(RefusalCode::Unavailable, text)
+    }
+
+    /// Whether the twin is given up because none is wanted any more.
+    pub(super) fn wants_no_twin(&self) -> bool {
+        self.volume.twin_status().state == TwinState::Off
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping != Stopping::No
     }
@@ -263,7 +281,7 @@ impl Serving {
     /// the log after the last manifest would be lost with the release.
     pub(super) fn request(&mut self, ticket: Ticket, ask: Ask) {
         if self.stopping != Stopping::No {
-            return self.shard.replies.refuse(ticket, stopping());
+            return self.shard.replies.refuse(ticket, self.stopping());
         }
         let now_us = self.shard.node.clock.unix_micros();
         self.happened(Event::Ask { ticket, ask, now_us });
@@ -345,14 +363,20 @@ impl Serving {
         self.stopping = Stopping::Holding;
     }
 
-    /// It does not: they are taken in.
+    /// It does not: they are taken in. Not while it is handed over: then nobody knows.
     pub(super) fn stay(&mut self) {
         self.twin.anywhere();
-        if self.holds() {
+        if self.stopping == Stopping::Holding {
             self.stopping = Stopping::No;
             let waiting = std::mem::take(&mut self.waiting);
             self.round(waiting);
         }
+    }
+
+    /// It was not handed over, and cannot be any more by what was asked for: operations wait again.
+    pub(super) fn is_not_handed_over(&mut self) {
+        self.stopping = Stopping::Holding;
+        self.twin.stays();
     }
 
     /// Acknowledges nothing from here on, and has the record name the twin's host as the owner.
@@ -694,7 +718,7 @@ impl Serving {
     /// client asks again, under the same number or id, whoever serves the volume then.
     fn acknowledge(&self, ticket: Ticket) {
         if matches!(self.stopping, Stopping::Releasing | Stopping::HandingOver) {
-            return self.shard.replies.refuse(ticket, stopping());
+            return self.shard.replies.refuse(ticket, self.stopping());
         }
         if !self.shard.node.gate.is_open() {
             return self.shard.replies.refuse(ticket, crate::gate::no_lease());
@@ -729,11 +753,6 @@ impl Serving {
             self.acknowledge(ticket);
         }
     }
-}
-
-/// What operations are answered while the volume stops.
-pub(super) fn stopping() -> Refusal {
-    Refusal::retry(RefusalCode::Unavailable, "the volume-router is stopping")
 }
 
 fn not_open(path: &str) -> Refusal {

@@ -213,9 +213,14 @@ pub(crate) fn relies_elsewhere(record: &VolumeRecord, buffer: &str) -> bool {
 pub(crate) fn leaves_nothing(record: &VolumeRecord, buffer: &str, newest: Epoch) -> bool {
     let elsewhere = record.buffer.as_deref().is_some_and(|named| named != buffer);
     // Copies that a twin has of earlier ownerships' SCOs look like what such an ownership left.
-    let no_twin = record.dtl_mode == DtlMode::None && record.dtl_state != DtlState::InSync;
-    let is_over = elsewhere && record.epoch > newest && (no_twin || relies_elsewhere(record, buffer));
+    let is_over =
+        elsewhere && record.epoch > newest && (wants_none(record) || relies_elsewhere(record, buffer));
     record.phase == VolumePhase::Deleting || is_over
+}
+
+/// Whether there is no twin to rely on and none is wanted: none can be relied on before one attaches anew.
+pub(crate) fn wants_none(record: &VolumeRecord) -> bool {
+    record.dtl_mode == DtlMode::None && record.dtl_state != DtlState::InSync
 }
 
 /// Raises the epoch and names this node. The buffer stays as it was until recovery has taken over what it says: a
@@ -484,13 +489,14 @@ pub(crate) async fn set_dtl_mode(
 ) -> Result<Option<DtlState>, RecordError> {
     let mut is_other = false;
     let record = change_own(registry, volume, own, |record| {
-        if let Some(moving) = &mut record.moving {
-            moving.mode = mode;
-        }
+        let of_move = record
+            .moving
+            .as_mut()
+            .map(|moving| std::mem::replace(&mut moving.mode, mode));
         let had_state = record.dtl_state;
         let is_changed = waited_for(record, mode, clock);
         is_other = had_state != record.dtl_state;
-        Changed::when(is_changed)
+        Changed::when(is_changed || of_move.is_some_and(|before| before != mode))
     })
     .await?;
     Ok(is_other.then_some(record.dtl_state))
@@ -505,10 +511,15 @@ pub(crate) async fn begin_move(
     clock: &Clock,
 ) -> Result<DtlMode, RecordError> {
     let record = change_own(registry, volume, own, |record| {
+        // Of a move that was not ended: its mode is what was asked for.
+        let mode = record
+            .moving
+            .as_ref()
+            .map_or(record.dtl_mode, |moving| moving.mode);
         record.moving = Some(Moving {
             from: own.node.clone(),
             to: to.clone(),
-            mode: record.dtl_mode,
+            mode,
         });
         // Where it wants no twin it has one for the time of the move.
         if record.dtl_mode == DtlMode::None {
@@ -547,8 +558,8 @@ pub(crate) async fn hand_over(
     (to, buffer): (&NodeName, &str),
 ) -> Result<(), RecordError> {
     change(registry, volume, |record| {
-        // One whose outcome was not known.
-        if record.owner == *to && record.epoch == own.epoch {
+        // One whose outcome was not known; the next owner may have claimed its own epoch by now.
+        if record.owner == *to && record.epoch >= own.epoch {
             return Ok(Changed::No);
         }
         own.holds(record)?;

@@ -474,6 +474,7 @@ impl Twins {
             let is_over = match record::read(&self.node.registry, volume).await {
                 Ok((record, _)) => {
                     record.phase == VolumePhase::Deleting
+                        || record::wants_none(&record)
                         || record.epoch > epoch
                             && !record::relies_on_twin(&record, &self.node.name, self.node.device.id())
                         || record::relies_elsewhere(&record, self.node.device.id())

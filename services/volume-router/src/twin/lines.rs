@@ -6,7 +6,7 @@
 //! Knows no volume's state.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::time::Duration;
@@ -36,6 +36,8 @@ pub(crate) struct Lines {
     hello: Hello,
     lines: RefCell<HashMap<String, Line>>,
     nodes: RefCell<Vec<NodeRecord>>,
+    /// Keys of those that are drained.
+    drained: RefCell<HashSet<String>>,
     listed: Cell<Option<Instant>>,
     /// Room for SCOs that are copied.
     pub(super) copies: Rc<Semaphore>,
@@ -49,6 +51,7 @@ impl Lines {
             hello,
             lines: RefCell::default(),
             nodes: RefCell::default(),
+            drained: RefCell::default(),
             listed: Cell::new(None),
             copies: Rc::new(Semaphore::new(COPIES_MAX)),
         }
@@ -56,13 +59,24 @@ impl Lines {
 
     /// The other volume-routers that run and are not drained, the one first that a volume asks first.
     pub(super) async fn others(&self, volume: VolumeId) -> Result<Vec<NodeRecord>, RegistryError> {
-        let fresh = self.listed.get().is_some_and(|at| at.elapsed() < NODES_AGE_MAX);
-        if !fresh {
-            self.list().await?;
-        }
+        self.list_if_old().await?;
         let mut others = self.nodes.borrow().clone();
         others.sort_by_cached_key(|node| std::cmp::Reverse(rank(volume, &node.name)));
         Ok(others)
+    }
+
+    /// Whether a node is drained.
+    pub(super) async fn is_drained(&self, node: &NodeName) -> Result<bool, RegistryError> {
+        self.list_if_old().await?;
+        Ok(self.drained.borrow().contains(&keys::drained(node)))
+    }
+
+    async fn list_if_old(&self) -> Result<(), RegistryError> {
+        let fresh = self.listed.get().is_some_and(|at| at.elapsed() < NODES_AGE_MAX);
+        match fresh {
+            true => Ok(()),
+            false => self.list().await,
+        }
     }
 
     /// Who runs is asked anew: one may have come just now.
@@ -73,9 +87,9 @@ impl Lines {
     async fn list(&self) -> Result<(), RegistryError> {
         let mut others = running(&self.registry, Role::VolumeRouter).await?;
         let drained = self.registry.list(keys::DRAINED, None, usize::MAX).await?;
-        let is_drained =
-            |node: &NodeRecord| drained.iter().any(|entry| entry.key == keys::drained(&node.name));
-        others.retain(|node| node.name != self.hello.node && !is_drained(node));
+        let drained: HashSet<String> = drained.into_iter().map(|entry| entry.key).collect();
+        others.retain(|node| node.name != self.hello.node && !drained.contains(&keys::drained(&node.name)));
+        *self.drained.borrow_mut() = drained;
         // A stream to a node that is drained now has its line itself.
         let is_used = |endpoint: &String, _: &mut Line| {
             others

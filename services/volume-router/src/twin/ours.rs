@@ -168,9 +168,10 @@ impl Ours {
 
     /// A twin on this node is given up; another node is asked to keep one.
     pub(crate) fn leave(&self, node: &NodeName) {
+        let cause = "it is to be on another node";
+        self.shared.rest(node, cause.to_owned());
         if let Some(stream) = self.shared.live().filter(|stream| stream.node() == node) {
-            self.shared.rest(node, "it is to be on another node".to_owned());
-            stream.leave("it is to be on another node");
+            stream.leave(cause);
         }
     }
 
@@ -180,6 +181,11 @@ impl Ours {
             Some(First { node, is_alone: true }) => self.shared.rests(node),
             _ => None,
         }
+    }
+
+    /// It is not handed over.
+    pub(crate) fn stays(&self) {
+        self.shared.is_closing.set(false);
     }
 
     /// Has the record name the twin's host as the owner, in its turn. Nothing is acknowledged any more.
@@ -326,6 +332,12 @@ impl Shared {
         if self.is_closing.get() || stream.is_over() {
             return stream.fail("the volume is being released");
         }
+        // One that was drained while this was made. Where the registry cannot tell, it cannot be noted either.
+        if !self.is_only(stream.node())
+            && matches!(self.shard.lines.is_drained(stream.node()).await, Ok(true))
+        {
+            return stream.leave("it is on a node that is drained");
+        }
         let (registry, owner) = (&self.shard.node.registry, &self.owner);
         let volume = owner.subject().volume;
         let (host, buffer, clock) = (stream.node(), &stream.buffer, &self.shard.node.clock);
@@ -438,6 +450,22 @@ impl Shared {
         BTreeMap::from([(node, cause)])
     }
 
+    /// Whether a twin on this node is what is asked for.
+    fn may_keep(&self, node: &NodeName) -> bool {
+        let first = self.first.borrow();
+        let is_other = first
+            .as_ref()
+            .is_some_and(|first| first.is_alone && first.node != *node);
+        !is_other && self.rests(node).is_none()
+    }
+
+    fn is_only(&self, node: &NodeName) -> bool {
+        let first = self.first.borrow();
+        first
+            .as_ref()
+            .is_some_and(|first| first.is_alone && first.node == *node)
+    }
+
     /// Whoever waits for the only node that is asked looks at how it is.
     fn tell_if_only(&self, node: &NodeName) {
         if self
@@ -506,6 +534,11 @@ async fn seek(shared: &Shared) {
                 continue;
             }
             match shared.attach(&node).await {
+                // Whoever may keep it may have changed meanwhile.
+                Ok(stream) if shared.is_wanted() && !shared.may_keep(&node.name) => {
+                    stream.detach().await;
+                    break;
+                }
                 Ok(stream) if shared.is_wanted() => {
                     let host = node.name.clone();
                     shared.owner.tell(What::TwinChosen { host });

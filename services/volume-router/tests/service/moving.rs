@@ -147,7 +147,7 @@ fn a_volume_that_cannot_go_stays() {
             refused.text.contains("/disk-1")
                 && refused
                     .text
-                    .contains("nowhere is no volume-router that runs and is not drained"),
+                    .contains("nowhere does not keep a twin: it is no volume-router that runs"),
             "{refused}"
         );
         scene.change(20).await;

@@ -10,7 +10,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ScoId};
 use sconce_volume::{Event, MomentAsk, Ticket};
 
-use super::{Happened, Serving, Stopping, stopping};
+use super::{Happened, Serving, Stopping};
 
 impl Serving {
     /// How far back moments can be had, if they can.
@@ -25,7 +25,7 @@ impl Serving {
     /// A moment of the history is to be kept as a snapshot.
     pub(in crate::actor) fn moment(&mut self, ticket: Ticket, ask: MomentAsk) {
         if self.stopping != Stopping::No {
-            return self.shard.replies.refuse(ticket, stopping());
+            return self.shard.replies.refuse(ticket, self.stopping());
         }
         let now_us = self.shard.node.clock.unix_micros();
         self.happened(Event::Moment { ticket, ask, now_us });
