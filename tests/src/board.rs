@@ -61,6 +61,13 @@ impl Board {
         }
     }
 
+    /// An operator accepted the loss of writes: each cluster may be what it was before them.
+    pub fn lost_beyond(&self, kept: impl Iterator<Item = usize>) {
+        for (floor, kept) in self.floors.iter().zip(kept) {
+            floor.fetch_min(kept, Ordering::AcqRel);
+        }
+    }
+
     /// The oldest write to a cluster that a read which begins now may return.
     #[must_use]
     pub fn floor(&self, cluster: usize) -> usize {
@@ -101,6 +108,7 @@ impl Board {
         let mut clock = self.clock();
         clock.lost_at = Some(Instant::now());
         clock.first_answer = None;
+        clock.last_answer = Instant::now();
         clock.longest_pause = Duration::ZERO;
     }
 

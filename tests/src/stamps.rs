@@ -88,6 +88,14 @@ impl Stamps {
     pub fn accept_loss_beyond(&mut self, number: usize) {
         self.promised = self.promised.min(number);
         self.early.clear();
+        self.kept.fill(0);
+        (1..=self.promised).for_each(|number| self.keep(number));
+    }
+
+    /// The newest write to a cluster that was acknowledged, or found by a judgement.
+    #[must_use]
+    pub fn kept(&self, cluster: usize) -> usize {
+        self.kept.get(cluster).copied().unwrap_or_default()
     }
 
     /// Judges a whole volume: it must hold the effect of the numbers up to some number and of no other, that

@@ -48,8 +48,6 @@ pub struct Writer {
     random: fastrand::Rng,
     /// When the last answer came.
     last_answer: Instant,
-    /// The longest time without one while something was under way.
-    longest_pause: Duration,
 }
 
 impl Writer {
@@ -72,7 +70,6 @@ impl Writer {
             board: Arc::new(Board::new(clusters)),
             random: fastrand::Rng::with_seed(seed),
             last_answer: Instant::now(),
-            longest_pause: Duration::ZERO,
         })
     }
 
@@ -174,12 +171,6 @@ impl Writer {
         Ok(())
     }
 
-    /// The longest time without an answer, from now on or, at the end, since then.
-    pub fn take_longest_pause(&mut self) -> Duration {
-        self.last_answer = Instant::now();
-        std::mem::take(&mut self.longest_pause)
-    }
-
     /// How many clusters were written so far.
     #[must_use]
     pub fn written(&self) -> usize {
@@ -189,6 +180,8 @@ impl Writer {
     /// Numbers above this one may be lost although they were acknowledged: an operator accepted that.
     pub fn accept_loss_beyond(&mut self, number: usize) {
         self.stamps.accept_loss_beyond(number);
+        let kept = (0..self.clusters).map(|cluster| self.stamps.kept(cluster));
+        self.board.lost_beyond(kept);
     }
 
     /// Connects again and judges what the volume holds: all that was acknowledged, and a prefix.
@@ -302,9 +295,7 @@ impl Writer {
                 self.busy[cluster] = false;
             }
         }
-        let now = Instant::now();
-        self.longest_pause = self.longest_pause.max(now - self.last_answer);
-        self.last_answer = now;
+        self.last_answer = Instant::now();
         Ok(true)
     }
 }

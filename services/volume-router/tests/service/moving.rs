@@ -139,6 +139,33 @@ fn the_former_owner_keeps_the_twin() {
 }
 
 #[test]
+fn what_is_asked_for_while_the_back_end_is_away_and_the_volume_moves_goes_with_it() {
+    block_on(async {
+        let mut scene = Scene::new(DtlMode::None).await;
+        let _peer = Peer::start(&scene.cluster, "there", SOON).await;
+        scene.cluster.stop_storage();
+        scene.change(60).await;
+        let set = async {
+            until("the volume to be ready to move", async || {
+                let record = scene.record().await;
+                (record.dtl_state == DtlState::InSync && record.moving.is_some()).then_some(())
+            })
+            .await;
+            let (volume, mode) = (scene.client.volume, DtlMode::Sync);
+            let set = scene.client.control(VolumeControl::SetDtl { volume, mode });
+            set.await.map(drop)
+        };
+        let (moved, set) = tokio::join!(scene.move_to("there"), set);
+        assert_eq!((moved, set), (Ok(()), Ok(())));
+        scene.cluster.start_storage();
+        scene.client.go_to(&scene.cluster, "there").await;
+        assert_eq!(scene.is_owned_by("there").await.dtl_mode, DtlMode::Sync);
+        scene.model.check(&mut scene.client).await;
+        scene.change(20).await;
+    });
+}
+
+#[test]
 fn a_volume_that_cannot_go_stays() {
     block_on(async {
         let mut scene = Scene::new(DtlMode::None).await;
