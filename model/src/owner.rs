@@ -15,7 +15,7 @@
 //! | `TwinCopied`, `TwinHeld`, `TwinSynced` | `twin/stream.rs` `copy`, `hear`, `sync` |
 //! | `RecordInSync`, `TwinInSync` | `twin.rs` `twin_upkeep`; `owner/record.rs` `note_in_sync` |
 //! | `TwinLost`, `RecordDegraded` | `twin.rs` `twin_lost`; `owner/record.rs` `note_degraded` |
-//! | `Release` | `owner/record.rs` `release` |
+//! | `Release`, `HandOver` | `owner/record.rs` `release`, `hand_over` |
 
 use crate::rules::{Planted, Streams};
 use crate::state::{
@@ -41,6 +41,7 @@ pub(crate) fn offer(n: u8, next: &mut Next<'_>) {
     }
     joins(n, &owner, next);
     loses(n, &owner, next);
+    hands_over(n, &owner, next);
 }
 
 /// Changes the owner that a node is.
@@ -152,16 +153,6 @@ fn stores(n: u8, owner: &Owner, next: &mut Next<'_>) {
                 };
             });
         }
-    }
-    // A planned move (services/volume-router/src/owner/record.rs `hand_over`): nothing is acknowledged any more.
-    if owner.twin == Twin::InSync && says_so(from, n, owner) {
-        let rules = next.rules;
-        let to = from.record.in_sync.map_or(n, |twin| twin.node);
-        next.go(Step::HandOver(n), |s| {
-            s.record.owner = to;
-            s.record_written(rules);
-            s.nodes[usize::from(n)].phase = Phase::Idle;
-        });
     }
     let in_charge = (from.record.owner, from.record.epoch) == (n, owner.epoch);
     if all_stored && in_charge && from.record.covered < owner.next_sco {
@@ -365,6 +356,19 @@ fn says_so(s: &State, n: u8, owner: &Owner) -> bool {
     (s.record.owner, s.record.epoch) == (n, owner.epoch)
         && s.record.in_sync.is_some()
         && s.record.in_sync == host
+}
+
+/// A planned move (services/volume-router/src/owner/record.rs `hand_over`): nothing is acknowledged any more.
+fn hands_over(n: u8, owner: &Owner, next: &mut Next<'_>) {
+    let (from, rules) = (next.from, next.rules);
+    if owner.twin == Twin::InSync && says_so(from, n, owner) {
+        let to = from.record.in_sync.map_or(n, |twin| twin.node);
+        next.go(Step::HandOver(n), |s| {
+            s.record.owner = to;
+            s.record_written(rules);
+            s.nodes[usize::from(n)].phase = Phase::Idle;
+        });
+    }
 }
 
 fn loses(n: u8, owner: &Owner, next: &mut Next<'_>) {
