@@ -341,13 +341,14 @@ async fn successor(cluster: &Cluster, file: &Resolved) -> Result<NodeName> {
     let record = cluster.names.volume(file.volume).await.map_err(explained)?;
     let drained = cluster.names.drained().await.map_err(explained)?;
     let running = cluster.names.volume_routers().await.map_err(explained)?;
-    let mut running = running.into_iter().filter(|node| !drained.contains(node));
+    // It has everything, so also where it is drained: nobody else can go on without a loss.
     let twin = record.dtl_host.filter(|_| record.dtl_state == DtlState::InSync);
-    if let Some(twin) = twin
-        && running.clone().any(|node| node == twin)
-    {
+    if let Some(twin) = twin.filter(|twin| running.contains(twin)) {
         return Ok(twin);
     }
     let owner = record.owner;
-    Ok(running.find(|node| *node != owner).unwrap_or(owner))
+    let mut others = running
+        .into_iter()
+        .filter(|node| *node != owner && !drained.contains(node));
+    Ok(others.next().unwrap_or(owner))
 }
