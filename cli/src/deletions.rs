@@ -131,7 +131,7 @@ pub fn deletion_table(deletions: &[DeletionView]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use sconce_schemas::records::{DtlMode, DtlState, VolumePhase};
+    use sconce_schemas::records::VolumePhase;
     use sconce_schemas::wire::Role;
     use sconce_schemas::{Epoch, ScoSize, VolumeSize};
 
@@ -143,27 +143,16 @@ mod tests {
 
     fn deleted(number: u8, owner: &str) -> VolumeRecord {
         VolumeRecord {
-            id: VolumeId([number; 16]),
             inode: 100,
-            initial_size: VolumeSize::default(),
-            size: None,
-            sco_size: ScoSize::default(),
-            pool: "default".to_owned(),
             phase: VolumePhase::Deleting,
-            owner: name(owner),
             epoch: Epoch(1),
-            buffer: None,
-            dtl_mode: DtlMode::None,
-            had_twins: false,
-            dtl_host: None,
-            dtl_buffer: None,
-            dtl_state: DtlState::Off,
-            epoch_since_us: None,
-            dtl_since_us: None,
-            manifest: None,
-            epochs: Vec::new(),
-            origin: None,
-            moving: None,
+            ..VolumeRecord::unowned(
+                VolumeId([number; 16]),
+                VolumeSize::default(),
+                ScoSize::default(),
+                "default".to_owned(),
+                name(owner),
+            )
         }
     }
 

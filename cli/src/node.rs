@@ -4,19 +4,20 @@
 //! Knows no data: owners move their volumes themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use sconce_fs_router::names::{LIST_MAX, Resolved};
+use sconce_fs_router::names::Resolved;
 use sconce_schemas::NodeName;
-use sconce_schemas::records::{DtlMode, DtlState, VolumePhase, VolumeRecord};
+use sconce_schemas::records::{DtlMode, DtlState, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeControl;
 use serde::Serialize;
 
 use crate::args::{Format, Node};
 use crate::cluster::{Cluster, explained};
+use crate::owned::NAMED_MAX;
 use crate::view::{columns, print};
 use crate::volume::move_to;
 
@@ -26,10 +27,9 @@ const MOVES: usize = 4;
 const EMPTY_WITHIN: Duration = Duration::from_secs(900);
 /// Who is drained is known everywhere after this time.
 const MARK_SEEN_WITHIN: Duration = Duration::from_millis(1500);
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Each look reads all volumes' records.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
-/// Volumes that are named in a message.
-const NAMED_MAX: usize = 5;
 
 /// A volume-router, as its volumes' records say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,7 +80,7 @@ pub async fn run(cluster: &Cluster, command: Node, format: Format) -> Result<()>
         Node::Balance { dry_run } => balance(cluster, dry_run, format).await,
         Node::Drain { node, degrade } => drain(cluster, &node, degrade, format).await,
         Node::Undrain { node } => {
-            cluster.names.set_drained(&node, None).await.map_err(explained)?;
+            cluster.names.set_drained(&node, false).await.map_err(explained)?;
             list(cluster, format).await
         }
     }
@@ -111,15 +111,7 @@ async fn list(cluster: &Cluster, format: Format) -> Result<()> {
 async fn drain(cluster: &Cluster, node: &NodeName, degrade: bool, format: Format) -> Result<()> {
     let pool = Pool::read(cluster).await?;
     pool.may_be_drained(node, degrade)?;
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let since_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
-    cluster
-        .names
-        .set_drained(node, Some(since_us))
-        .await
-        .map_err(explained)?;
+    cluster.names.set_drained(node, true).await.map_err(explained)?;
     let emptied = empty(cluster, node, degrade).await;
     let (moved, twins) = emptied.with_context(|| {
         format!(
@@ -203,15 +195,7 @@ async fn leave_twins(cluster: &Cluster, node: &NodeName, there: &[&VolumeRecord]
             failures.push(format!("{}: {error}", cluster.path_or_id(record.id).await));
         }
     }
-    if !failures.is_empty() {
-        bail!(
-            "{} of {} twins were not given up: {}",
-            failures.len(),
-            there.len(),
-            failures[..failures.len().min(NAMED_MAX)].join("; ")
-        );
-    }
-    Ok(())
+    none_failed(&failures, there.len(), "twins were not given up")
 }
 
 async fn balance(cluster: &Cluster, dry_run: bool, format: Format) -> Result<()> {
@@ -244,13 +228,17 @@ async fn move_all(cluster: &Cluster, moves: &[(&VolumeRecord, NodeName)]) -> Res
     let outcomes = futures_util::stream::iter(moves.iter().map(|(record, to)| move_one(cluster, record, to)));
     let outcomes: Vec<Result<(), String>> = outcomes.buffer_unordered(MOVES).collect().await;
     let failures: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+    none_failed(
+        &failures,
+        moves.len(),
+        "volumes were not moved; give the command again",
+    )
+}
+
+fn none_failed(failures: &[String], all: usize, what: &str) -> Result<()> {
     if !failures.is_empty() {
-        bail!(
-            "{} of {} volumes were not moved; give the command again: {}",
-            failures.len(),
-            moves.len(),
-            failures[..failures.len().min(NAMED_MAX)].join("; ")
-        );
+        let named = failures[..failures.len().min(NAMED_MAX)].join("; ");
+        bail!("{} of {all} {what}: {named}", failures.len());
     }
     Ok(())
 }
@@ -279,21 +267,10 @@ impl Pool {
     async fn read(cluster: &Cluster) -> Result<Self> {
         let names = &cluster.names;
         let running = names.volume_routers().await.map_err(explained)?;
-        let mut volumes: Vec<VolumeRecord> = Vec::new();
-        loop {
-            let after = volumes.last().map(|record| record.id);
-            let page = names.volumes(after, LIST_MAX).await.map_err(explained)?;
-            let is_last = page.len() < LIST_MAX;
-            volumes.extend(page);
-            if is_last {
-                break;
-            }
-        }
-        volumes.retain(|record| record.phase == VolumePhase::Active);
         Ok(Self {
             running: running.into_iter().collect(),
             drained: names.drained().await.map_err(explained)?,
-            volumes,
+            volumes: names.known_volumes().await.map_err(explained)?.active,
         })
     }
 
@@ -428,27 +405,18 @@ mod tests {
 
     fn volume(number: u8, owner: &str, twin: Option<&str>) -> VolumeRecord {
         VolumeRecord {
-            id: VolumeId([number; 16]),
             inode: u64::from(number),
-            initial_size: VolumeSize::default(),
-            size: None,
-            sco_size: ScoSize::default(),
-            pool: "default".to_owned(),
-            phase: VolumePhase::Active,
-            owner: name(owner),
             epoch: Epoch(1),
-            epoch_since_us: None,
-            buffer: None,
             dtl_mode: DtlMode::Sync,
-            had_twins: false,
             dtl_host: twin.map(name),
-            dtl_buffer: None,
             dtl_state: twin.map_or(DtlState::Degraded, |_| DtlState::InSync),
-            dtl_since_us: None,
-            manifest: None,
-            epochs: Vec::new(),
-            origin: None,
-            moving: None,
+            ..VolumeRecord::unowned(
+                VolumeId([number; 16]),
+                VolumeSize::default(),
+                ScoSize::default(),
+                "default".to_owned(),
+                name(owner),
+            )
         }
     }
 

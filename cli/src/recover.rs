@@ -11,7 +11,7 @@ use sconce_fs_router::names::{NamesError, NewEntry, PoolPath};
 use sconce_fs_router::peers::PeerError;
 use sconce_schemas::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::records::{DtlMode, DtlState, ManifestRef, VolumePhase, VolumeRecord};
+use sconce_schemas::records::{ManifestRef, VolumeRecord};
 use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::storage::{StorageControl, StorageControlReply};
 use sconce_schemas::{NodeName, ObjectName, VolumeId};
@@ -322,30 +322,21 @@ fn lost(volume: VolumeId) -> PoolPath {
 /// finds there by itself.
 fn record(owner: NodeName, pool: &str, manifest: &Manifest) -> VolumeRecord {
     VolumeRecord {
-        id: manifest.volume,
-        inode: 0,
-        initial_size: manifest.size,
         size: Some(manifest.size),
-        sco_size: manifest.sco_size,
-        pool: pool.to_owned(),
-        phase: VolumePhase::Active,
-        owner,
         epoch: manifest.epoch,
-        buffer: None,
-        dtl_mode: DtlMode::None,
-        had_twins: false,
-        dtl_host: None,
-        dtl_buffer: None,
-        dtl_state: DtlState::Off,
-        epoch_since_us: None,
-        dtl_since_us: None,
         manifest: Some(ManifestRef {
             seq: manifest.seq,
             epoch: manifest.epoch,
         }),
         epochs: manifest.epochs.clone(),
         origin: manifest.origin,
-        moving: None,
+        ..VolumeRecord::unowned(
+            manifest.volume,
+            manifest.size,
+            manifest.sco_size,
+            pool.to_owned(),
+            owner,
+        )
     }
 }
 

@@ -279,6 +279,40 @@ impl Record for VolumeRecord {
 }
 
 impl VolumeRecord {
+    /// That of a volume which nobody has owned yet; it is no file's so far.
+    #[must_use]
+    pub const fn unowned(
+        id: VolumeId,
+        size: VolumeSize,
+        sco_size: ScoSize,
+        pool: String,
+        owner: NodeName,
+    ) -> Self {
+        Self {
+            id,
+            inode: 0,
+            initial_size: size,
+            size: None,
+            sco_size,
+            pool,
+            phase: VolumePhase::Active,
+            owner,
+            epoch: Epoch::NONE,
+            buffer: None,
+            dtl_mode: DtlMode::None,
+            had_twins: false,
+            dtl_host: None,
+            dtl_buffer: None,
+            dtl_state: DtlState::Off,
+            epoch_since_us: None,
+            dtl_since_us: None,
+            manifest: None,
+            epochs: Vec::new(),
+            origin: None,
+            moving: None,
+        }
+    }
+
     /// The size that the registry knows of.
     #[must_use]
     pub fn known_size(&self) -> VolumeSize {

@@ -1,6 +1,5 @@
 //! What is said of volumes: at risk, waiting, and how many.
 
-use sconce_schemas::records::VolumePhase;
 use sconce_schemas::{ByteLen, Epoch, ScoSize, VolumeSize};
 
 use super::*;
@@ -11,30 +10,23 @@ fn name(text: &str) -> NodeName {
 
 fn record(number: u8, dtl_state: DtlState) -> VolumeRecord {
     VolumeRecord {
-        id: VolumeId([number; 16]),
         inode: 100,
-        initial_size: VolumeSize::default(),
-        size: None,
-        sco_size: ScoSize::default(),
-        pool: "default".to_owned(),
-        phase: VolumePhase::Active,
-        owner: name("vr-1"),
         epoch: Epoch(3),
         buffer: Some("b-1".to_owned()),
         dtl_mode: match dtl_state {
             DtlState::Off => DtlMode::None,
             _ => DtlMode::Sync,
         },
-        had_twins: false,
         dtl_host: (dtl_state == DtlState::InSync).then(|| name("vr-2")),
-        dtl_buffer: None,
         dtl_state,
         epoch_since_us: Some(1_000_000),
-        dtl_since_us: None,
-        manifest: None,
-        epochs: Vec::new(),
-        origin: None,
-        moving: None,
+        ..VolumeRecord::unowned(
+            VolumeId([number; 16]),
+            VolumeSize::default(),
+            ScoSize::default(),
+            "default".to_owned(),
+            name("vr-1"),
+        )
     }
 }
 

@@ -14,11 +14,11 @@ use bytes::Bytes;
 use sconce_bus::{ClientEvent, Endpoint, Hello, Network, Protocol, Role, Version, ZeromqSettings, connect};
 use sconce_registry::Registry;
 use sconce_runtime::{Clock, Stop};
-use sconce_schemas::records::{DtlMode, DtlState, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{VolumeRecord, keys};
 use sconce_schemas::wire::volume::{
     IoCode, IoFlags, IoRequest, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest,
 };
-use sconce_schemas::{Epoch, ScoSize, SessionId, VolumeId, VolumeSize};
+use sconce_schemas::{ScoSize, SessionId, VolumeId, VolumeSize};
 use sconce_volume_router::device::SystemDisk;
 use sconce_volume_router::{Components, Settings};
 
@@ -93,27 +93,14 @@ async fn measure(
     time: Duration,
 ) -> anyhow::Result<()> {
     let record = VolumeRecord {
-        id: VOLUME,
         inode: 1,
-        initial_size: VolumeSize::new(SIZE)?,
-        size: None,
-        sco_size: ScoSize::default(),
-        pool: "none".to_owned(),
-        phase: VolumePhase::Active,
-        owner: NODE.parse()?,
-        epoch: Epoch::NONE,
-        buffer: None,
-        dtl_mode: DtlMode::None,
-        had_twins: false,
-        dtl_host: None,
-        dtl_buffer: None,
-        dtl_state: DtlState::Off,
-        epoch_since_us: None,
-        dtl_since_us: None,
-        manifest: None,
-        epochs: Vec::new(),
-        origin: None,
-        moving: None,
+        ..VolumeRecord::unowned(
+            VOLUME,
+            VolumeSize::new(SIZE)?,
+            ScoSize::default(),
+            "none".to_owned(),
+            NODE.parse()?,
+        )
     };
     registry
         .put_record(&keys::volume(VOLUME), None, &record, None)

@@ -2,10 +2,8 @@
 //! Order, crash: name, inode, volume and the directory's own record are one commit.
 //! Knows no volume's data: an owner finds its new volume in the registry.
 
-use sconce_schemas::records::{
-    DtlMode, DtlState, InodeKind, InodeRecord, NameRecord, ROOT_INODE, VolumePhase, VolumeRecord, keys,
-};
-use sconce_schemas::{Epoch, NodeName, ScoSize, VolumeId, VolumeSize};
+use sconce_schemas::records::{DtlMode, InodeKind, InodeRecord, NameRecord, ROOT_INODE, VolumeRecord, keys};
+use sconce_schemas::{NodeName, ScoSize, VolumeId, VolumeSize};
 
 use super::changes::{Changes, Plan, Seen};
 use super::error::place;
@@ -192,29 +190,7 @@ impl Names {
         pool: String,
         owner: NodeName,
     ) -> VolumeRecord {
-        VolumeRecord {
-            id: self.random_volume(),
-            inode: 0,
-            initial_size: size,
-            size: None,
-            sco_size,
-            pool,
-            phase: VolumePhase::Active,
-            owner,
-            epoch: Epoch::NONE,
-            buffer: None,
-            dtl_mode: DtlMode::None,
-            had_twins: false,
-            dtl_host: None,
-            dtl_buffer: None,
-            dtl_state: DtlState::Off,
-            epoch_since_us: None,
-            dtl_since_us: None,
-            manifest: None,
-            epochs: Vec::new(),
-            origin: None,
-            moving: None,
-        }
+        VolumeRecord::unowned(self.random_volume(), size, sco_size, pool, owner)
     }
 
     /// Gives a volume that exists on the back ends a file at `path` and its record; directories that are missing are

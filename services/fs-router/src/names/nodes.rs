@@ -47,19 +47,22 @@ impl Names {
         Ok(names.filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// Notes that a node is drained from now on, `since_us` microseconds since 1970, or is not any more.
+    /// Notes that a node is drained from now on, or is not any more.
     ///
     /// # Errors
     /// The registry is unreachable.
-    pub async fn set_drained(&self, node: &NodeName, since_us: Option<u64>) -> Result<(), NamesError> {
+    pub async fn set_drained(&self, node: &NodeName, is_drained: bool) -> Result<(), NamesError> {
         let key = keys::drained(node);
         let at = || format!("node {node}");
         self.change(at, async |_| {
             let mut changes = Changes::default();
-            match (self.read::<DrainedRecord>(key.clone()).await?, since_us) {
-                (None, Some(since_us)) => changes.create(key.clone(), &DrainedRecord { since_us }),
-                (Some(seen), None) => changes.remove(&seen),
-                (Some(_), Some(_)) | (None, None) => {}
+            match (self.read::<DrainedRecord>(key.clone()).await?, is_drained) {
+                (None, true) => {
+                    let since_us = self.clock.unix_micros();
+                    changes.create(key.clone(), &DrainedRecord { since_us });
+                }
+                (Some(seen), false) => changes.remove(&seen),
+                (Some(_), true) | (None, false) => {}
             }
             Ok(Plan { changes, outcome: () })
         })

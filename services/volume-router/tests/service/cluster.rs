@@ -10,10 +10,8 @@ use std::time::{Duration, Instant};
 use sconce_bus::{Endpoint, Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_registry::{Registry, Revision};
 use sconce_runtime::Stop;
-use sconce_schemas::records::{
-    DtlMode, DtlState, InodeKind, InodeRecord, Origin, ROOT_INODE, VolumePhase, VolumeRecord, keys,
-};
-use sconce_schemas::{Epoch, ScoSize, VolumeId, VolumeSize};
+use sconce_schemas::records::{InodeKind, InodeRecord, Origin, ROOT_INODE, VolumeRecord, keys};
+use sconce_schemas::{ScoSize, VolumeId, VolumeSize};
 use tempfile::TempDir;
 use tokio::task::LocalSet;
 
@@ -274,27 +272,15 @@ impl Cluster {
 
     async fn add(&self, registry: &Registry, id: VolumeId, inode: u64, size: u64, origin: Option<Origin>) {
         let record = VolumeRecord {
-            id,
             inode,
-            initial_size: VolumeSize::new(size).unwrap(),
-            size: None,
-            sco_size: ScoSize::new(256).unwrap(),
-            pool: "default".to_owned(),
-            phase: VolumePhase::Active,
-            owner: NODE.parse().unwrap(),
-            epoch: Epoch::NONE,
-            buffer: None,
-            dtl_mode: DtlMode::None,
-            had_twins: false,
-            dtl_host: None,
-            dtl_buffer: None,
-            dtl_state: DtlState::Off,
-            epoch_since_us: None,
-            dtl_since_us: None,
-            manifest: None,
-            epochs: Vec::new(),
             origin,
-            moving: None,
+            ..VolumeRecord::unowned(
+                id,
+                VolumeSize::new(size).unwrap(),
+                ScoSize::new(256).unwrap(),
+                "default".to_owned(),
+                NODE.parse().unwrap(),
+            )
         };
         let file = InodeRecord {
             kind: InodeKind::File(id),

@@ -18,11 +18,9 @@ use sconce_fs_router::settings::{RoutingSettings, Settings};
 use sconce_registry::{Change, Registry, RegistrySettings};
 use sconce_runtime::settings::{ByteSize, NodeSettings};
 use sconce_runtime::{Chance, Clock, DescriptorStore, Stop};
-use sconce_schemas::records::{
-    DtlMode, DtlState, NodeRecord, PoolRecord, Protection, VolumePhase, VolumeRecord, keys,
-};
+use sconce_schemas::records::{DtlMode, NodeRecord, PoolRecord, Protection, VolumeRecord, keys};
 use sconce_schemas::wire::Role;
-use sconce_schemas::{Epoch, NodeName, ScoSize, VolumeId, VolumeSize};
+use sconce_schemas::{NodeName, ScoSize, VolumeId, VolumeSize};
 
 pub(crate) use owner::{Owner, Trouble};
 pub(crate) use volume::Models;
@@ -224,29 +222,13 @@ impl Cluster {
     /// From now on the volume's data is on the back ends, in SCOs of its ancestor.
     pub(crate) fn chill(&self, volume: VolumeId) {
         let ancestor = volume::ANCESTOR;
-        let record = VolumeRecord {
-            id: ancestor,
-            inode: 0,
-            initial_size: VolumeSize::default(),
-            size: None,
-            sco_size: ScoSize::new(volume::CHUNK as u64).unwrap(),
-            pool: "default".to_owned(),
-            phase: VolumePhase::Active,
-            owner: self.owner.record().name,
-            epoch: Epoch::NONE,
-            buffer: None,
-            dtl_mode: DtlMode::None,
-            had_twins: false,
-            dtl_host: None,
-            dtl_buffer: None,
-            dtl_state: DtlState::Off,
-            epoch_since_us: None,
-            dtl_since_us: None,
-            manifest: None,
-            epochs: Vec::new(),
-            origin: None,
-            moving: None,
-        };
+        let record = VolumeRecord::unowned(
+            ancestor,
+            VolumeSize::default(),
+            ScoSize::new(volume::CHUNK as u64).unwrap(),
+            "default".to_owned(),
+            self.owner.record().name,
+        );
         self.block_on(async {
             self.registry
                 .put_record(&keys::volume(ancestor), None, &record, None)

@@ -1,6 +1,6 @@
 //! Whose objects may go, by the registry alone.
 
-use sconce_schemas::records::{CloneRecord, DtlMode, DtlState, ROOT_INODE};
+use sconce_schemas::records::{CloneRecord, ROOT_INODE};
 use sconce_schemas::{Epoch, ScoSize, SnapshotId, VolumeSize};
 
 use super::*;
@@ -21,27 +21,17 @@ fn own(node: &str, epoch: u64) -> Ownership {
 
 fn deleted() -> VolumeRecord {
     VolumeRecord {
-        id: VOLUME,
         inode: INODE,
-        initial_size: VolumeSize::default(),
-        size: None,
-        sco_size: ScoSize::default(),
-        pool: "fast".to_owned(),
         phase: VolumePhase::Deleting,
-        owner: name("gone"),
         epoch: Epoch(5),
         buffer: Some("theirs".to_owned()),
-        dtl_mode: DtlMode::None,
-        had_twins: false,
-        dtl_host: None,
-        dtl_buffer: None,
-        dtl_state: DtlState::Off,
-        epoch_since_us: None,
-        dtl_since_us: None,
-        manifest: None,
-        epochs: Vec::new(),
-        origin: None,
-        moving: None,
+        ..VolumeRecord::unowned(
+            VOLUME,
+            VolumeSize::default(),
+            ScoSize::default(),
+            "fast".to_owned(),
+            name("gone"),
+        )
     }
 }
 
