@@ -337,11 +337,7 @@ impl Moving {
 async fn end_in_record(node: &Node, owner: &Owner) -> Option<Result<DtlMode, Refusal>> {
     let subject = owner.subject();
     let end = || async {
-        match record::end_move(&node.registry, subject.volume, owner.ownership(), &node.clock).await {
-            Ok(mode) => Tried::Over(Ok(mode)),
-            Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
-            Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
-        }
+        Tried::from(record::end_move(&node.registry, subject.volume, owner.ownership(), &node.clock).await)
     };
     let what = "noting in the registry that the volume stays";
     owner

@@ -19,7 +19,7 @@ use super::Shared;
 use super::outage::Tried;
 use crate::actor::Owner;
 use crate::device::check_clusters;
-use crate::owner::record::{RecordError, drop_origin};
+use crate::owner::record::drop_origin;
 
 /// Ranges that are read at the same time for one volume.
 const READS: usize = 4;
@@ -95,13 +95,8 @@ async fn read(shared: &Shared, owner: &Owner, size: ScoSize, extent: &Extent) ->
 /// Runs until the registry says that the clone is independent, or its owner is owner no more.
 pub(super) async fn independent(shared: &Shared, owner: &Owner) {
     let subject = owner.subject();
-    let drop_it = || async {
-        match drop_origin(&shared.registry, subject.volume, owner.ownership()).await {
-            Ok(dropped) => Tried::Over(Ok(dropped)),
-            Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
-            Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
-        }
-    };
+    let drop_it =
+        || async { Tried::from(drop_origin(&shared.registry, subject.volume, owner.ownership()).await) };
     let dropped = owner.outage().endure(
         "noting in the registry that a clone is independent",
         &subject.path,

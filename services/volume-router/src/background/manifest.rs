@@ -19,7 +19,7 @@ use super::outage::Tried;
 use super::{Shared, StoreError, Subject};
 use crate::actor::Owner;
 use crate::owner::is_of_the_log;
-use crate::owner::record::{RecordError, note_manifest};
+use crate::owner::record::note_manifest;
 
 /// Runs until the registry names the manifest, or the owner is owner no more.
 pub(super) async fn store(shared: &Shared, owner: &Owner, manifest: &Manifest) {
@@ -57,11 +57,7 @@ pub(super) async fn store(shared: &Shared, owner: &Owner, manifest: &Manifest) {
     };
     let own = owner.ownership();
     let note = || async {
-        match note_manifest(&shared.registry, subject.volume, own, reference, || owner.size()).await {
-            Ok(()) => Tried::Over(Ok(())),
-            Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
-            Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
-        }
+        Tried::from(note_manifest(&shared.registry, subject.volume, own, reference, || owner.size()).await)
     };
     let noted = owner
         .outage()

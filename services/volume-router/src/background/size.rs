@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Shared;
 use super::outage::Tried;
 use crate::actor::Owner;
-use crate::owner::record::{RecordError, note_size};
+use crate::owner::record::note_size;
 
 /// Changes within this time are one: a file that grows with each write costs the registry one commit a second.
 const TOGETHER: Duration = Duration::from_secs(1);
@@ -21,15 +21,8 @@ pub(super) async fn run(shared: &Shared, owner: &Owner) {
     owner.reads_size();
     let subject = owner.subject();
     let note = || async {
-        match note_size(&shared.registry, subject.volume, owner.ownership(), || {
-            owner.size()
-        })
-        .await
-        {
-            Ok(()) => Tried::Over(Ok(())),
-            Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
-            Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
-        }
+        let own = owner.ownership();
+        Tried::from(note_size(&shared.registry, subject.volume, own, || owner.size()).await)
     };
     let noted = owner.outage().endure(
         "noting a size in the registry",

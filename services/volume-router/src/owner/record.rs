@@ -14,6 +14,8 @@ use sconce_schemas::records::{
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
 
+use crate::background::Tried;
+
 /// Who claims, and what for.
 #[derive(Debug, Clone)]
 pub(crate) struct Claimant {
@@ -86,6 +88,17 @@ impl From<RegistryError> for RecordError {
     /// A record that cannot be read says nothing of who owns the volume: as long as it is damaged nobody can claim it.
     fn from(error: RegistryError) -> Self {
         RecordError::Unavailable(error.to_string())
+    }
+}
+
+/// A change of the record is tried until the registry can be used.
+impl<T> From<Result<T, RecordError>> for Tried<Result<T, Refusal>, String> {
+    fn from(noted: Result<T, RecordError>) -> Self {
+        match noted {
+            Ok(noted) => Tried::Over(Ok(noted)),
+            Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
+            Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
+        }
     }
 }
 

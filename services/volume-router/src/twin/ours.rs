@@ -63,7 +63,7 @@ struct Shared {
     is_wanted: Cell<bool>,
     /// Somebody looks for one.
     is_sought: Cell<bool>,
-    /// The volume is about to be released: nothing is to say from here on that anybody relies on a twin.
+    /// The volume is about to be released or handed over: nothing is to say from here on that anybody relies on a twin of this ownership.
     is_closing: Cell<bool>,
     /// Who is asked first, and alone where the volume moves there.
     first: RefCell<Option<First>>,
@@ -177,10 +177,7 @@ impl Ours {
 
     /// Why the only node that is asked does not keep the twin.
     pub(crate) fn refusal_of_only(&self) -> Option<String> {
-        match &*self.shared.first.borrow() {
-            Some(First { node, is_alone: true }) => self.shared.rests(node),
-            _ => None,
-        }
+        self.shared.rests(&self.shared.only()?)
     }
 
     /// It is not handed over.
@@ -330,7 +327,7 @@ impl Shared {
     async fn record_in_sync(&self, stream: &Stream) {
         let _turn = self.turn.lock().await;
         if self.is_closing.get() || stream.is_over() {
-            return stream.fail("the volume is being released");
+            return stream.fail("the volume is being released or handed over");
         }
         // One that was drained while this was made. Where the registry cannot tell, it cannot be noted either.
         if !self.is_only(stream.node())
@@ -365,13 +362,8 @@ impl Shared {
         let subject = owner.subject();
         let (host, cause) = self.why_degraded();
         let clock = &self.shard.node.clock;
-        let note = || async {
-            match note_degraded(registry, subject.volume, owner.ownership(), clock).await {
-                Ok(state) => Tried::Over(Ok(state)),
-                Err(RecordError::Refused(refusal)) => Tried::Over(Err(refusal)),
-                Err(RecordError::Unavailable(cause)) => Tried::Again(cause),
-            }
-        };
+        let note =
+            || async { Tried::from(note_degraded(registry, subject.volume, owner.ownership(), clock).await) };
         let noted: Option<Result<DtlState, Refusal>> = owner
             .outage()
             .endure(
@@ -450,30 +442,27 @@ impl Shared {
         BTreeMap::from([(node, cause)])
     }
 
-    /// Whether a twin on this node is what is asked for.
-    fn may_keep(&self, node: &NodeName) -> bool {
-        let first = self.first.borrow();
-        let is_other = first
-            .as_ref()
-            .is_some_and(|first| first.is_alone && first.node != *node);
-        !is_other && self.rests(node).is_none()
-    }
-
-    fn is_only(&self, node: &NodeName) -> bool {
+    /// The only node that is asked, if it is one.
+    fn only(&self) -> Option<NodeName> {
         let first = self.first.borrow();
         first
             .as_ref()
-            .is_some_and(|first| first.is_alone && first.node == *node)
+            .filter(|first| first.is_alone)
+            .map(|first| first.node.clone())
+    }
+
+    fn is_only(&self, node: &NodeName) -> bool {
+        self.only().is_some_and(|only| only == *node)
+    }
+
+    /// Whether a twin on this node is what is asked for.
+    fn may_keep(&self, node: &NodeName) -> bool {
+        self.only().is_none_or(|only| only == *node) && self.rests(node).is_none()
     }
 
     /// Whoever waits for the only node that is asked looks at how it is.
     fn tell_if_only(&self, node: &NodeName) {
-        if self
-            .first
-            .borrow()
-            .as_ref()
-            .is_some_and(|first| first.is_alone && first.node == *node)
-        {
+        if self.is_only(node) {
             // The volume has no twin, so that it does nothing else.
             self.owner.happened(Event::TwinLost);
         }
