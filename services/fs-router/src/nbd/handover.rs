@@ -59,11 +59,11 @@ pub(super) struct Context {
     pub(super) view: Option<View>,
 }
 
-/// The line in front of the bytes.
+/// The line in front of the bytes. `R`: [`Record`], or one that is borrowed.
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct Head<R> {
     version: u32,
-    record: Record,
+    record: R,
     unsent: usize,
     unread: usize,
 }
@@ -150,32 +150,18 @@ impl Left<Stream> {
 
 impl<S> Left<S> {
     fn written(&self) -> io::Result<File> {
-        let head = Versioned::line(&self.record, self.unsent.len(), self.unread.len())?;
+        let mut head = serde_json::to_vec(&Head {
+            version: VERSION,
+            record: &self.record,
+            unsent: self.unsent.len(),
+            unread: self.unread.len(),
+        })?;
+        head.push(b'\n');
         let mut file = File::from(memfd_create("nbd-client", MemfdFlags::CLOEXEC)?);
         for bytes in [&head, &self.unsent, &self.unread] {
             file.write_all(bytes)?;
         }
         Ok(file)
-    }
-}
-
-impl Versioned {
-    fn line(record: &Record, unsent: usize, unread: usize) -> io::Result<Vec<u8>> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            version: u32,
-            record: &'a Record,
-            unsent: usize,
-            unread: usize,
-        }
-        let mut line = serde_json::to_vec(&Line {
-            version: VERSION,
-            record,
-            unsent,
-            unread,
-        })?;
-        line.push(b'\n');
-        Ok(line)
     }
 }
 
@@ -228,7 +214,7 @@ impl<S> Left<S> {
         if version != VERSION {
             return Err(Unusable::Version { found: version });
         }
-        let head: Head = serde_json::from_slice(&bytes[..line])?;
+        let head: Head<Record> = serde_json::from_slice(&bytes[..line])?;
         let mut unsent = bytes.split_off((line + 1).min(bytes.len()));
         let expected = head.unsent.saturating_add(head.unread);
         if unsent.len() != expected {
