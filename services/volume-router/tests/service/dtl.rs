@@ -1,60 +1,22 @@
 //! An owner and its twins: every acknowledged write is on two nodes, or the record says that it is not.
 
-use sconce_registry::Registry;
-use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, VolumeRecord, keys};
-use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply};
+use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, keys};
 
-use crate::client::{Client, Model};
-use crate::cluster::{Cluster, NODE, block_on, until};
+use crate::client::Client;
+use crate::cluster::{NODE, block_on, until};
 use crate::peer::Peer;
-
-const SIZE: usize = 8 << 20;
-/// Whoever is silent is soon given up, and whoever is gone soon missed.
-pub(crate) const SOON: &str = "[dtl]\ntimeout = \"500ms\"\n[volumes]\nlease = \"1s\"\n";
+use crate::scene::{SOON, Scene, scos};
 
 /// A volume whose changes are only in write buffers, as the back ends are away.
-struct Scene {
-    cluster: Cluster,
-    registry: Registry,
-    client: Client,
-    model: Model,
+async fn unstored() -> Scene {
+    let mut scene = Scene::begin(41).await;
+    scene.cluster.stop_storage();
+    // More than a SCO: some are closed and not stored when a twin comes.
+    scene.change(120).await;
+    scene
 }
 
 impl Scene {
-    async fn new() -> Self {
-        let mut cluster = Cluster::new().with_settings(SOON);
-        cluster.start();
-        let registry = cluster.registry().await;
-        let volume = cluster.create(&registry, 1, SIZE as u64).await;
-        let client = Client::open(&cluster, volume).await;
-        cluster.stop_storage();
-        let mut scene = Self {
-            cluster,
-            registry,
-            client,
-            model: Model::new(SIZE, 41),
-        };
-        // More than a SCO: some are closed and not stored when a twin comes.
-        scene.change(120).await;
-        scene
-    }
-
-    async fn change(&mut self, times: usize) {
-        for _ in 0..times {
-            self.model.change(&mut self.client).await;
-        }
-    }
-
-    async fn set(&self, mode: DtlMode) {
-        let volume = self.client.volume;
-        let set = self.client.control(VolumeControl::SetDtl { volume, mode }).await;
-        assert_eq!(set.unwrap(), VolumeControlReply::Done);
-    }
-
-    async fn record(&self) -> VolumeRecord {
-        self.cluster.record(&self.registry, self.client.volume).await
-    }
-
     /// Waits until the record relies on this node.
     async fn in_sync_at(&self, peer: &Peer) {
         until("the twin to be in sync", async || {
@@ -77,7 +39,7 @@ impl Scene {
 #[test]
 fn a_twin_has_everything_or_the_record_says_that_there_is_none() {
     block_on(async {
-        let mut scene = Scene::new().await;
+        let mut scene = unstored().await;
         scene.set(DtlMode::Sync).await;
         scene.is_degraded().await;
         let mut first = Peer::start(&scene.cluster, "first", SOON).await;
@@ -124,7 +86,7 @@ fn a_twin_has_everything_or_the_record_says_that_there_is_none() {
 #[test]
 fn a_twin_that_says_nothing_holds_writes_up_no_longer_than_is_set() {
     block_on(async {
-        let mut scene = Scene::new().await;
+        let mut scene = unstored().await;
         let peer = Peer::start(&scene.cluster, "silent", SOON).await;
         scene.set(DtlMode::Sync).await;
         scene.in_sync_at(&peer).await;
@@ -142,7 +104,7 @@ fn a_twin_that_says_nothing_holds_writes_up_no_longer_than_is_set() {
 #[test]
 fn an_owner_that_writes_nothing_notices_that_its_twin_is_gone() {
     block_on(async {
-        let scene = Scene::new().await;
+        let scene = unstored().await;
         let mut peer = Peer::start(&scene.cluster, "gone", SOON).await;
         scene.set(DtlMode::Async).await;
         scene.in_sync_at(&peer).await;
@@ -157,7 +119,7 @@ fn an_owner_that_writes_nothing_notices_that_its_twin_is_gone() {
 #[test]
 fn a_volume_that_wants_no_twin_any_more_leaves_none() {
     block_on(async {
-        let mut scene = Scene::new().await;
+        let mut scene = unstored().await;
         let peer = Peer::start(&scene.cluster, "unwanted", SOON).await;
         let empty = scos(&scene.cluster, peer.name);
         scene.set(DtlMode::Sync).await;
@@ -182,7 +144,7 @@ fn a_volume_that_wants_no_twin_any_more_leaves_none() {
 #[test]
 fn an_orderly_stop_leaves_no_twin() {
     block_on(async {
-        let mut scene = Scene::new().await;
+        let mut scene = unstored().await;
         let peer = Peer::start(&scene.cluster, "left", SOON).await;
         let empty = scos(&scene.cluster, peer.name);
         scene.set(DtlMode::Sync).await;
@@ -196,15 +158,4 @@ fn an_orderly_stop_leaves_no_twin() {
         })
         .await;
     });
-}
-
-/// SCOs in a node's write buffer: files whose header is one.
-pub(crate) fn scos(cluster: &Cluster, node: &str) -> usize {
-    let is_sco = |path: &std::path::PathBuf| {
-        let bytes = std::fs::read(path).unwrap_or_default();
-        let header = bytes.get(..sconce_schemas::sco::HEADER_LEN).unwrap_or_default();
-        sconce_schemas::sco::ScoHeader::from_bytes(header).is_ok()
-    };
-    let files = cluster.files(&format!("{node}/buffer"));
-    files.iter().filter(|path| is_sco(path)).count()
 }

@@ -31,6 +31,7 @@ mod pressure;
 mod registry;
 mod restart;
 mod scale;
+mod scene;
 mod scrub;
 mod snapshots;
 mod twin;

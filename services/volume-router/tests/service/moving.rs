@@ -1,56 +1,23 @@
 //! Planned moves: the volume goes with everything that is acknowledged, or stays as it was.
 
-use sconce_registry::Registry;
 use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, VolumeRecord, keys};
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
-use crate::client::{Client, Model};
-use crate::cluster::{Cluster, NODE, block_on, until};
-use crate::dtl::{SOON, scos};
+use crate::client::Client;
+use crate::cluster::{NODE, block_on, until};
 use crate::peer::Peer;
-
-const SIZE: usize = 8 << 20;
+use crate::scene::{SOON, Scene, scos};
 
 /// A volume that was written to.
-struct Scene {
-    cluster: Cluster,
-    registry: Registry,
-    client: Client,
-    model: Model,
+async fn written(mode: DtlMode) -> Scene {
+    let mut scene = Scene::begin(43).await;
+    scene.set(mode).await;
+    scene.change(120).await;
+    scene
 }
 
 impl Scene {
-    async fn new(mode: DtlMode) -> Self {
-        let mut cluster = Cluster::new().with_settings(SOON);
-        cluster.start();
-        let registry = cluster.registry().await;
-        let volume = cluster.create(&registry, 1, SIZE as u64).await;
-        let client = Client::open(&cluster, volume).await;
-        client
-            .control(VolumeControl::SetDtl { volume, mode })
-            .await
-            .unwrap();
-        let mut scene = Self {
-            cluster,
-            registry,
-            client,
-            model: Model::new(SIZE, 43),
-        };
-        scene.change(120).await;
-        scene
-    }
-
-    async fn change(&mut self, times: usize) {
-        for _ in 0..times {
-            self.model.change(&mut self.client).await;
-        }
-    }
-
-    async fn record(&self) -> VolumeRecord {
-        self.cluster.record(&self.registry, self.client.volume).await
-    }
-
     /// Asks whoever the client talks to.
     async fn move_to(&self, node: &str) -> Result<(), Refusal> {
         let (volume, to) = (self.client.volume, node.parse().unwrap());
@@ -70,7 +37,7 @@ impl Scene {
 #[test]
 fn a_volume_moves_there_and_back_with_everything_that_is_acknowledged() {
     block_on(async {
-        let mut scene = Scene::new(DtlMode::None).await;
+        let mut scene = written(DtlMode::None).await;
         let _peer = Peer::start(&scene.cluster, "there", SOON).await;
         let epoch = scene.record().await.epoch;
         scene.move_to("there").await.unwrap();
@@ -106,7 +73,7 @@ fn a_volume_moves_there_and_back_with_everything_that_is_acknowledged() {
 #[test]
 fn the_former_owner_keeps_the_twin() {
     block_on(async {
-        let mut scene = Scene::new(DtlMode::Sync).await;
+        let mut scene = written(DtlMode::Sync).await;
         let mut first = Peer::start(&scene.cluster, "first", SOON).await;
         let _second = Peer::start(&scene.cluster, "second", SOON).await;
         let mut third = Peer::start(&scene.cluster, "third", SOON).await;
@@ -141,7 +108,7 @@ fn the_former_owner_keeps_the_twin() {
 #[test]
 fn what_is_asked_for_while_the_back_end_is_away_and_the_volume_moves_goes_with_it() {
     block_on(async {
-        let mut scene = Scene::new(DtlMode::None).await;
+        let mut scene = written(DtlMode::None).await;
         let _peer = Peer::start(&scene.cluster, "there", SOON).await;
         scene.cluster.stop_storage();
         scene.change(60).await;
@@ -168,7 +135,7 @@ fn what_is_asked_for_while_the_back_end_is_away_and_the_volume_moves_goes_with_i
 #[test]
 fn a_volume_that_cannot_go_stays() {
     block_on(async {
-        let mut scene = Scene::new(DtlMode::None).await;
+        let mut scene = written(DtlMode::None).await;
         let refused = scene.move_to("nowhere").await.unwrap_err();
         assert!(
             refused.text.contains("/disk-1")
@@ -199,7 +166,7 @@ fn a_volume_that_cannot_go_stays() {
 #[test]
 fn the_former_owner_goes_on_where_the_next_one_is_lost_before_it_serves() {
     block_on(async {
-        let mut scene = Scene::new(DtlMode::None).await;
+        let mut scene = written(DtlMode::None).await;
         let armed = [("SCONCE_CRASH_AT", "during-recovery")];
         let mut peer = Peer::start_with(&scene.cluster, "lost", SOON, &armed).await;
         scene.move_to("lost").await.unwrap();

@@ -1,0 +1,64 @@
+//! What tests of twins and moves begin with: a volume, its record, and a client that knows what it wrote.
+
+use sconce_registry::Registry;
+use sconce_schemas::records::{DtlMode, VolumeRecord};
+use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply};
+
+use crate::client::{Client, Model};
+use crate::cluster::Cluster;
+
+const SIZE: usize = 8 << 20;
+/// Whoever is silent is soon given up, and whoever is gone soon missed.
+pub(crate) const SOON: &str = "[dtl]\ntimeout = \"500ms\"\n[volumes]\nlease = \"1s\"\n";
+
+/// A volume.
+pub(crate) struct Scene {
+    pub(crate) cluster: Cluster,
+    pub(crate) registry: Registry,
+    pub(crate) client: Client,
+    pub(crate) model: Model,
+}
+
+impl Scene {
+    /// An empty one, with everything there.
+    pub(crate) async fn begin(seed: u64) -> Self {
+        let mut cluster = Cluster::new().with_settings(SOON);
+        cluster.start();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, SIZE as u64).await;
+        let client = Client::open(&cluster, volume).await;
+        Self {
+            cluster,
+            registry,
+            client,
+            model: Model::new(SIZE, seed),
+        }
+    }
+
+    pub(crate) async fn change(&mut self, times: usize) {
+        for _ in 0..times {
+            self.model.change(&mut self.client).await;
+        }
+    }
+
+    pub(crate) async fn set(&self, mode: DtlMode) {
+        let volume = self.client.volume;
+        let set = self.client.control(VolumeControl::SetDtl { volume, mode }).await;
+        assert_eq!(set.unwrap(), VolumeControlReply::Done);
+    }
+
+    pub(crate) async fn record(&self) -> VolumeRecord {
+        self.cluster.record(&self.registry, self.client.volume).await
+    }
+}
+
+/// SCOs in a node's write buffer: files whose header is one.
+pub(crate) fn scos(cluster: &Cluster, node: &str) -> usize {
+    let is_sco = |path: &std::path::PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        let header = bytes.get(..sconce_schemas::sco::HEADER_LEN).unwrap_or_default();
+        sconce_schemas::sco::ScoHeader::from_bytes(header).is_ok()
+    };
+    let files = cluster.files(&format!("{node}/buffer"));
+    files.iter().filter(|path| is_sco(path)).count()
+}
