@@ -217,15 +217,15 @@ async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], record: &Volum
 /// Another node's: what was left of it here may go once the record proves that nobody needs it.
 async fn give_up_what_is_over(node: &Node, record: &VolumeRecord) {
     let buffer = node.device.id();
-    if !node.device.unclaimed().contains(&record.id) {
+    let Some(left) = node.device.unclaimed_of(record.id) else {
         return;
-    }
+    };
     // Whether a record relies on what is here may change where there are twins: not what was seen of it decides, but what it says now.
     // Where the registry cannot tell, they stay.
     let Ok((now, _)) = record::read(&node.registry, record.id).await else {
         return;
     };
-    let scos = node.device.give_up(record.id, |newest| {
+    let scos = node.device.give_up(left, |newest| {
         leaves_nothing(&now, buffer, newest) || leaves_no_twin(&now, &node.name, buffer, newest)
     });
     if scos > 0 {

@@ -156,6 +156,7 @@ pub(crate) async fn give_up_erased(node: &Node) -> Result<(), RegistryError> {
 /// Whether the note is worth nothing; otherwise its volume is erased once more, and the note goes with that.
 async fn give_up(node: &Node, erased: &Erased) -> Result<bool, RegistryError> {
     let volume = erased.volume;
+    let left = node.device.unclaimed_of(volume);
     // A record that came back since, from a registry's backup or the back ends, is believed more than the note.
     if node.registry.get(&keys::volume(volume)).await?.is_some() {
         return Ok(true);
@@ -165,7 +166,7 @@ async fn give_up(node: &Node, erased: &Erased) -> Result<bool, RegistryError> {
         handle.verify().await;
         return Ok(false);
     }
-    let scos = node.device.give_up(volume, |_| true);
+    let scos = left.map_or(0, |left| node.device.give_up(left, |_| true));
     if scos > 0 {
         tracing::info!(%volume, scos, "gave up what was left of a volume that another node erased");
     }

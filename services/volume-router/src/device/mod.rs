@@ -29,7 +29,7 @@ use sconce_schemas::{Epoch, ScoId, ScoSize, VolumeId};
 pub use checkpoints::LocalCheckpoints;
 pub use disk::{Disk, SystemDisk};
 pub use file::{BadCluster, ScoFile, check_clusters};
-pub use pool::{FoundSco, Tenant, Usage};
+pub use pool::{FoundSco, Tenant, Unclaimed, Usage};
 pub use unknown::Sought;
 
 use pool::Shared;
@@ -109,9 +109,16 @@ impl Device {
         self.shared.disclaim(volume, found);
     }
 
-    /// Gives up what nobody has claimed of a volume, if `is_over` says so of its newest epoch; gives how many SCOs.
-    pub fn give_up(&self, volume: VolumeId, is_over: impl FnOnce(Epoch) -> bool) -> usize {
-        self.shared.give_up(volume, is_over)
+    /// What nobody has claimed of a volume as it is now, if there is any. Taken before the registry is read, it keeps what comes until the
+    /// answer from being judged by that (docs/decisions/0171, 4).
+    #[must_use]
+    pub fn unclaimed_of(&self, volume: VolumeId) -> Option<Unclaimed> {
+        self.shared.unclaimed_of(volume)
+    }
+
+    /// Gives up what nobody has claimed of a volume, if it is what was seen and `is_over` says so of its newest epoch; gives how many SCOs.
+    pub fn give_up(&self, seen: Unclaimed, is_over: impl FnOnce(Epoch) -> bool) -> usize {
+        self.shared.give_up(seen, is_over)
     }
 
     /// Looks for a SCO among the files whose headers do not tell what they hold. `true`: it was there and can be claimed

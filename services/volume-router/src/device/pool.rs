@@ -39,6 +39,13 @@ pub struct FoundSco {
     pub file: Arc<ScoFile>,
 }
 
+/// What nobody has claimed of a volume, as it was once seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Unclaimed {
+    volume: VolumeId,
+    last: u64,
+}
+
 /// How full the write buffer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -86,6 +93,14 @@ pub(super) struct Cached {
     file: Weak<ScoFile>,
 }
 
+/// SCOs of a volume that nobody has claimed.
+#[derive(Default)]
+struct Left {
+    scos: Vec<FoundSco>,
+    /// Which addition to `unclaimed` was the last one of this volume.
+    last: u64,
+}
+
 pub(super) struct State {
     pub(super) classes: BTreeMap<u64, Class>,
     pub(super) allocated: u64,
@@ -98,7 +113,9 @@ pub(super) struct State {
     tenants: HashMap<VolumeId, Arc<dyn Tenant>>,
     /// What the start found and no volume has asked for. It may be the only copy of acknowledged writes, so nothing
     /// but its volume, or what the registry says of it, takes it away.
-    unclaimed: BTreeMap<VolumeId, Vec<FoundSco>>,
+    unclaimed: BTreeMap<VolumeId, Left>,
+    /// Counts what came to `unclaimed`.
+    lefts: u64,
     pub(super) next_number: u64,
     /// The disk would not give more space: not before this moment again.
     pub(super) no_space_until: Option<Instant>,
@@ -113,6 +130,15 @@ impl std::fmt::Debug for State {
             .field("classes", &self.classes)
             .field("allocated", &self.allocated)
             .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn leave(&mut self, volume: VolumeId, found: impl IntoIterator<Item = FoundSco>) {
+        self.lefts += 1;
+        let left = self.unclaimed.entry(volume).or_default();
+        left.scos.extend(found);
+        left.last = self.lefts;
     }
 }
 
@@ -132,6 +158,7 @@ impl Shared {
             given_back: VecDeque::new(),
             tenants: HashMap::new(),
             unclaimed: BTreeMap::new(),
+            lefts: 0,
             next_number: 0,
             no_space_until: None,
             pressed: false,
@@ -167,7 +194,7 @@ impl Shared {
                     header,
                     file: Arc::new(sco),
                 };
-                state.unclaimed.entry(header.volume).or_default().push(found);
+                state.leave(header.volume, [found]);
             }
             None => state.classes.entry(length).or_default().free.push(file),
         }
@@ -192,7 +219,8 @@ impl Shared {
     }
 
     pub(super) fn claim(&self, volume: VolumeId) -> Vec<FoundSco> {
-        self.state().unclaimed.remove(&volume).unwrap_or_default()
+        let left = self.state().unclaimed.remove(&volume);
+        left.map_or_else(Vec::new, |left| left.scos)
     }
 
     pub(super) fn unclaimed(&self) -> Vec<VolumeId> {
@@ -201,17 +229,25 @@ impl Shared {
 
     pub(super) fn disclaim(&self, volume: VolumeId, found: Vec<FoundSco>) {
         if !found.is_empty() {
-            self.state().unclaimed.entry(volume).or_default().extend(found);
+            self.state().leave(volume, found);
         }
     }
 
-    pub(super) fn give_up(&self, volume: VolumeId, is_over: impl FnOnce(Epoch) -> bool) -> usize {
+    pub(super) fn unclaimed_of(&self, volume: VolumeId) -> Option<Unclaimed> {
+        let state = self.state();
+        let last = state.unclaimed.get(&volume)?.last;
+        Some(Unclaimed { volume, last })
+    }
+
+    pub(super) fn give_up(&self, seen: Unclaimed, is_over: impl FnOnce(Epoch) -> bool) -> usize {
+        let Unclaimed { volume, last } = seen;
         let mut state = self.state();
-        let newest = |found: &Vec<FoundSco>| found.iter().map(|found| found.header.epoch).max();
-        let over = state.unclaimed.get(&volume).and_then(newest).is_some_and(is_over);
-        let found = over.then(|| state.unclaimed.remove(&volume)).flatten();
+        let left = state.unclaimed.get(&volume).filter(|left| left.last == last);
+        let newest = left.and_then(|left| left.scos.iter().map(|found| found.header.epoch).max());
+        let over = newest.is_some_and(is_over);
+        let left = over.then(|| state.unclaimed.remove(&volume)).flatten();
         drop(state);
-        let found = found.unwrap_or_default();
+        let found = left.unwrap_or_default().scos;
         found.iter().for_each(|found| self.retire(&found.file));
         found.len()
     }
@@ -318,11 +354,11 @@ impl Shared {
         let file = &eviction.file;
         let mut state = self.state();
         let mut taken = None;
-        for found in state.unclaimed.values_mut() {
-            let at = found.iter().position(|found| Arc::ptr_eq(&found.file, file));
-            taken = taken.or(at.map(|at| found.swap_remove(at)));
+        for Left { scos, .. } in state.unclaimed.values_mut() {
+            let at = scos.iter().position(|found| Arc::ptr_eq(&found.file, file));
+            taken = taken.or(at.map(|at| scos.swap_remove(at)));
         }
-        state.unclaimed.retain(|_, found| !found.is_empty());
+        state.unclaimed.retain(|_, left| !left.scos.is_empty());
         if taken.is_some() {
             file.set_tenure(Tenure::RetiredEvicted);
         } else {

@@ -324,7 +324,17 @@ fn a_restart_finds_by_headers_what_was_held_and_nothing_else() {
     assert_eq!(read(&found[0].file, 0, 1), cluster(1));
     assert!(device.claim(VOLUME).is_empty());
     device.disclaim(VOLUME, found);
-    assert_eq!(device.claim(VOLUME).len(), 1);
+    let found = device.claim(VOLUME);
+    assert_eq!(found.len(), 1);
+    assert!(device.unclaimed_of(VOLUME).is_none());
+    device.disclaim(VOLUME, found);
+    let seen = device.unclaimed_of(VOLUME).unwrap();
+    let claimed = device.claim(VOLUME);
+    device.disclaim(VOLUME, claimed);
+    let judged = device.give_up(seen, |_| panic!("what came after it was seen is not judged"));
+    assert_eq!(judged, 0, "it is kept");
+    assert_eq!(device.give_up(device.unclaimed_of(VOLUME).unwrap(), |_| false), 0);
+    assert_eq!(device.give_up(device.unclaimed_of(VOLUME).unwrap(), |_| true), 1);
     assert!(
         !dir.path().join("sco/99999990").exists(),
         "a file that was being made is removed"

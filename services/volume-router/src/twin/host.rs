@@ -326,8 +326,10 @@ impl Twins {
             return Err(Refusal::retry(RefusalCode::Unavailable, text));
         }
         self.give_up(volume, "another one began");
-        device.give_up(volume, |newest| newest <= record.epoch);
-        if device.unclaimed().contains(&volume) {
+        if let Some(left) = device.unclaimed_of(volume) {
+            device.give_up(left, |newest| newest <= record.epoch);
+        }
+        if device.unclaimed_of(volume).is_some() {
             let text = format!(
                 "the write buffer of {} holds SCOs of volume {} of an ownership after epoch {}, which the registry does not know: \
                  they may be the only copy, and no twin is kept beside them",
