@@ -3,8 +3,8 @@
 use crate::common::*;
 use bytes::Bytes;
 use sconce_bus::{
-    BindError, CallError, Caller, ClientEvent, LostReason, Protocol, Refusal, RefusalCode, SendError,
-    ServerEvent, Version, bind, connect,
+    BindError, CallError, Caller, ClientEvent, LostReason, Protocol, RefusalCode, SendError, ServerEvent,
+    bind, connect,
 };
 use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::registry::{RegistryReply, RegistryRequest};

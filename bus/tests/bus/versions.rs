@@ -136,7 +136,10 @@ fn welcome_in(version: Version) -> Welcome {
 
 /// A server that is told each word, and a client of this version that connects to it.
 async fn served_by_hand(place: &Place, greeting: Vec<u8>) -> (Raw<UnixStream>, Hello) {
-    let (stream, _) = listener(place).accept().await.expect("a client");
+    let listener = listener(place);
+    // First it looks whether anybody listens.
+    listener.accept().await.expect("a client that looks");
+    let (stream, _) = listener.accept().await.expect("a client");
     let mut raw = Raw::shake_hands(stream).await;
     let Header::Hello(hello) = hear::<RegistryRequest>(&mut raw).await else {
         panic!("expected a greeting");
