@@ -268,14 +268,16 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
         client: &NodeName,
         refusal: Refusal,
     ) -> Option<ServerEvent<Q, R>> {
-        static TOLD: Throttle = Throttle::every(TOLD_EVERY);
-        if let Some(unsaid) = TOLD.pass() {
-            match refusal.code {
-                // It does not pass by itself.
-                RefusalCode::Unsupported => {
-                    tracing::warn!(%client, reason = %refusal, unsaid, "refused a client")
-                }
-                _ => tracing::info!(%client, reason = %refusal, unsaid, "refused a client"),
+        // That of another version does not pass by itself.
+        if refusal.code == RefusalCode::Unsupported {
+            static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+            if let Some(unsaid) = TOLD.pass() {
+                tracing::warn!(%client, reason = %refusal, unsaid, "refused a client");
+            }
+        } else {
+            static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+            if let Some(unsaid) = TOLD.pass() {
+                tracing::info!(%client, reason = %refusal, unsaid, "refused a client");
             }
         }
         self.dismiss(key, refusal).await

@@ -262,5 +262,5 @@ fn admit(certificate: &CertificateDer<'static>, greeting: &[u8]) -> Result<(), S
     };
     let parsed = ParsedCertificate::try_from(certificate).map_err(|e| e.to_string())?;
     verify_server_name(&parsed, &server_name(&node))
-        .map_err(|_| format!("it says {}, which its certificate is not for", node))
+        .map_err(|_| format!("it says {node}, which its certificate is not for"))
 }
