@@ -38,8 +38,7 @@ impl Machines {
     /// They do not come up.
     pub fn start() -> Result<Self> {
         let lease = format!("{}s", LEASE.as_secs());
-        let mut cluster =
-            Cluster::start_with(|run| edit::set(run, "volume-router", "volumes.lease", lease))?;
+        let mut cluster = Cluster::start_with(|run| edit::set(run, "volume-router", "volumes.lease", lease))?;
         for told in [
             // What is said of a machine that is lost.
             "the twin of the write buffer is lost",
