@@ -5,8 +5,8 @@
 //! Crash: what a killed run left has another name and is removed by the next.
 //! Knows no cluster.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,14 +17,22 @@ use crate::{checkout, client};
 const SIZE: &str = "1G";
 const MAKING: Duration = Duration::from_secs(900);
 /// Raised when the image is made differently, so that an older one is not taken.
-const VERSION: u32 = 1;
-/// What boots beside a minimal Debian; the cloud kernel has the virtio drivers and little else.
-const PACKAGES: &str = "initramfs-tools,linux-image-cloud-amd64,systemd-sysv,udev,zstd";
+const VERSION: u32 = 2;
+/// What boots beside a minimal Debian, and the database; the cloud kernel has the virtio drivers and little else.
+const PACKAGES: &str = "initramfs-tools,linux-image-cloud-amd64,sqlite3,systemd-sysv,udev,zstd";
+/// An initrd with the drivers of the disk alone: an emulated machine takes seconds to unpack the others.
+const DRIVERS: &str = "cd \"$1\" && mkdir -p etc/initramfs-tools/conf.d && echo MODULES=list >etc/initramfs-tools/conf.d/list && \
+    printf '%s\\n' virtio_pci virtio_blk ext4 >etc/initramfs-tools/modules";
 /// Counts its boots in a file, says the count on the console, and switches itself off.
 const UNIT: &str = "[Unit]\nDescription=Counts boots\nAfter=multi-user.target\n\n[Service]\nType=oneshot\n\
     ExecStart=/bin/sh -c 'echo $(( $(cat /var/lib/boots 2>/dev/null || echo 0) + 1 )) > /var/lib/boots; \
     sync; echo \"boots: $(cat /var/lib/boots)\" > /dev/console'\n\
     ExecStartPost=/bin/systemctl poweroff --no-block\n\n[Install]\nWantedBy=multi-user.target\n";
+
+/// A program of the image that can be its first process in place of systemd: a database under load, see there.
+const DATABASE: &str = include_str!("../guest/database");
+/// Where it is in the image.
+pub const DATABASE_INIT: &str = "/usr/local/sbin/database";
 
 /// The image's parts; they are not to be changed.
 #[derive(Debug)]
@@ -85,6 +93,7 @@ fn make(dir: &Path) -> Result<()> {
     client::run(
         client::command("mmdebstrap", MAKING)
             .args(["--quiet", "--variant=minbase", &format!("--include={PACKAGES}")])
+            .arg(format!("--essential-hook={DRIVERS}"))
             .args(["doc", "man", "locale"].map(|kind| format!("--dpkgopt=path-exclude=/usr/share/{kind}/*")))
             .arg("bookworm")
             .arg(&root)
@@ -96,6 +105,9 @@ fn make(dir: &Path) -> Result<()> {
         "../boots.service",
         units.join("multi-user.target.wants/boots.service"),
     )?;
+    let database = root.join(DATABASE_INIT.trim_start_matches('/'));
+    fs::write(&database, DATABASE)?;
+    fs::set_permissions(&database, Permissions::from_mode(0o755))?;
     for (begins, name) in [("vmlinuz-", "vmlinuz"), ("initrd.img-", "initrd")] {
         fs::copy(only_file(&root.join("boot"), begins)?, making.join(name))?;
     }

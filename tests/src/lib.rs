@@ -15,10 +15,11 @@ pub mod edit;
 pub mod fsx;
 pub mod guest;
 pub mod image;
-
+pub mod load;
 pub mod logs;
 pub mod loop_device;
 pub mod lttng;
+pub mod machines;
 pub mod nbd;
 pub mod network;
 pub mod pool;

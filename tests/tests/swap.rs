@@ -2,89 +2,16 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use sconce_tests::cluster::{Cluster, SOON, Service};
+use sconce_tests::load::{Watch, fio, pauses};
 use sconce_tests::nbd::{Ask, Nbd};
 use sconce_tests::{client, rounds, wait};
 
 /// What a guest may wait for an answer at a swap, as the median over the rounds: none of its timeouts is as short.
 const PAUSE_MEDIAN: Duration = Duration::from_secs(2);
-
-/// Clients that ask for one thing after the other, and what they met.
-#[derive(Default)]
-struct Watch {
-    is_over: AtomicBool,
-    answers: AtomicU64,
-}
-
-impl Watch {
-    /// How long each of several answers took, of one after the other until it is over.
-    fn time(&self, mut ask: impl FnMut() -> Result<()>) -> Result<Vec<Duration>> {
-        let mut waits = Vec::new();
-        while !self.is_over.load(Ordering::Relaxed) {
-            let asked = Instant::now();
-            ask()?;
-            waits.push(asked.elapsed());
-            self.answers.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(waits)
-    }
-
-    /// Waits until the clients are at work again: an answer may be on its way from before.
-    fn at_work(&self) -> Result<()> {
-        let before = self.answers.load(Ordering::Relaxed);
-        let is_at_work = || Ok((self.answers.load(Ordering::Relaxed) > before + 100).then_some(()));
-        wait::until("100 answers", SOON, is_at_work).map(drop)
-    }
-
-    /// Runs `disturb`, and `clients` until it is over.
-    fn during<T: Send>(
-        &self,
-        clients: impl FnOnce() -> Result<T> + Send,
-        disturb: impl FnOnce() -> Result<()>,
-    ) -> Result<T> {
-        thread::scope(|scope| {
-            let running = scope.spawn(clients);
-            let disturbed = disturb();
-            self.is_over.store(true, Ordering::Relaxed);
-            let met = running
-                .join()
-                .map_err(|_| anyhow::anyhow!("a client's thread panicked"))?;
-            // What the client met says more than what the disturber did.
-            let met = met.context("a client met an error")?;
-            disturbed.map(|()| met)
-        })
-    }
-}
-
-/// `fio` that writes a volume or file over and over, and reads each block back.
-fn fio(seconds: u32, target: &[String]) -> Command {
-    let mut fio = client::command("fio", Duration::from_secs(1200));
-    fio.args([
-        "--name=verify",
-        "--rw=randwrite",
-        "--bs=4k",
-        "--size=32m",
-        "--iodepth=16",
-    ])
-    .args(["--verify=crc32c", "--verify_fatal=1", "--verify_backlog=256"])
-    .args(["--time_based", "--group_reporting"])
-    .arg(format!("--runtime={seconds}"))
-    .args(target);
-    fio
-}
-
-/// The longest waits, one for each round, longest last.
-fn pauses(mut waits: Vec<Duration>, rounds: u32) -> Vec<Duration> {
-    waits.sort();
-    let others = waits.len().saturating_sub(rounds as usize);
-    waits.split_off(others)
-}
 
 #[test]
 fn nbd_clients_keep_their_connections_while_the_fs_router_is_swapped() -> Result<()> {

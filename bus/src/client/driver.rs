@@ -18,6 +18,7 @@ use super::state::{Shared, Stage};
 use crate::endpoint::Endpoint;
 use crate::link::{Frames, LinkReceiver, LinkSender, LostReason};
 use crate::network::{DialError, Network};
+use crate::refuse::another_major;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
@@ -97,6 +98,7 @@ async fn reach(
     };
     match Header::<NoBody>::decode(&frames.header, frames.data.len()) {
         Ok(Header::Welcome(welcome)) => Ok((sender, receiver, welcome)),
+        Ok(Header::Foreign(server)) => Err(Unreached::Refused(another_major(&server, &hello.node))),
         Ok(Header::Goodbye(refusal)) if refusal.remedy == Remedy::Retry => {
             Err(Unreached::Absent(refusal.to_string()))
         }

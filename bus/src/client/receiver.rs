@@ -92,14 +92,16 @@ impl<R: Body + Refuse> Receiver<R> {
                 self.shared.arrived(Some(mark));
                 Ok(None)
             }
-            Header::Ping(_) => {
+            Header::Ping(_) | Header::Unknown(_) => {
                 self.shared.arrived(None);
                 Ok(None)
             }
             Header::Goodbye(refusal) => Err(LostReason::Goodbye(refusal)),
-            Header::Hello(_) | Header::Welcome(_) | Header::Requests { .. } => Err(LostReason::Protocol(
-                "a server sent what only a client sends, or a second welcome".to_owned(),
-            )),
+            Header::Hello(_) | Header::Welcome(_) | Header::Foreign(_) | Header::Requests { .. } => {
+                Err(LostReason::Protocol(
+                    "a server sent what only a client sends, or a second welcome".to_owned(),
+                ))
+            }
         }
     }
 

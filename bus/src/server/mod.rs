@@ -172,6 +172,10 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
         };
         let taken = match header {
             Header::Hello(hello) => return self.greet(key, hello).await,
+            Header::Foreign(foreign) => {
+                let refusal = self.shared.refuse_foreign(&foreign);
+                return self.turn_away(key, &foreign.node, refusal).await;
+            }
             Header::Requests { mark, requests } => self.shared.admit(key, mark, requests, again).map(Some),
             Header::Ping(mark) => match self.shared.pong(key, mark) {
                 Ok(mark) => {
@@ -181,6 +185,7 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
                 Err(refusal) => Err(refusal),
             },
             Header::Pong(_) => Ok(None),
+            Header::Unknown(kind) => self.shared.pass_over(key, kind).map(|()| None),
             Header::Goodbye(_) => {
                 self.sender.drop_peer(key);
                 return self.shared.remove(key).map(ServerEvent::PeerGone);
@@ -252,14 +257,30 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
                 self.send_header(key, &Header::Welcome(welcome)).await;
                 None
             }
-            Err(refusal) => {
-                static TOLD: Throttle = Throttle::every(TOLD_EVERY);
-                if let Some(unsaid) = TOLD.pass() {
-                    tracing::info!(client = %node, reason = %refusal, unsaid, "refused a client");
-                }
-                self.dismiss(key, refusal).await
+            Err(refusal) => self.turn_away(key, &node, refusal).await,
+        }
+    }
+
+    /// Refuses a greeting.
+    async fn turn_away(
+        &mut self,
+        key: &PeerKey,
+        client: &NodeName,
+        refusal: Refusal,
+    ) -> Option<ServerEvent<Q, R>> {
+        // That of another version does not pass by itself.
+        if refusal.code == RefusalCode::Unsupported {
+            static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+            if let Some(unsaid) = TOLD.pass() {
+                tracing::warn!(%client, reason = %refusal, unsaid, "refused a client");
+            }
+        } else {
+            static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+            if let Some(unsaid) = TOLD.pass() {
+                tracing::info!(%client, reason = %refusal, unsaid, "refused a client");
             }
         }
+        self.dismiss(key, refusal).await
     }
 
     /// Finds clients whose end went by unnoticed: ZeroMQ tells of at most 1024 at a time.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use sconce_runtime::Throttle;
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::envelope::{REQUEST_OVERHEAD, Request, close_replies, put_reply};
-use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
+use sconce_schemas::wire::{Body, Foreign, Hello, Refusal, RefusalCode, Version, Welcome};
 use slab::Slab;
 
 use super::{Identity, PeerId};
@@ -23,7 +23,7 @@ use crate::batch::Outbox;
 use crate::bell::Bell;
 use crate::credit::{Breach, Ledger, Sent, charge};
 use crate::link::{Frames, PeerKey};
-use crate::refuse::Refuse;
+use crate::refuse::{Refuse, another_major};
 use crate::tolerant::Tolerant;
 
 /// What the server, its pump and its replies share.
@@ -163,16 +163,6 @@ impl Shared {
     /// Lets a client in, or says why not.
     pub(super) fn greet(&self, key: &PeerKey, hello: Hello) -> Result<Welcome, Refusal> {
         let identity = &self.identity;
-        if hello.version.major != Version::CURRENT.major {
-            let text = format!(
-                "{} speaks protocol {}, {} speaks {}: upgrade the older of the two",
-                hello.node,
-                hello.version,
-                identity.node,
-                Version::CURRENT
-            );
-            return Err(Refusal::reject(RefusalCode::Unsupported, text));
-        }
         if hello.protocol != identity.protocol {
             let text = format!(
                 "{} wants protocol {:?}, this endpoint of {} serves {:?}: check the endpoint",
@@ -208,6 +198,24 @@ impl Shared {
             credit_bytes: identity.limits.credit_bytes,
             message_bytes_max: identity.limits.message_bytes_max,
         })
+    }
+
+    /// What is said to a client of another major version.
+    pub(super) fn refuse_foreign(&self, foreign: &Foreign) -> Refusal {
+        another_major(foreign, &self.identity.node)
+    }
+
+    /// A client sent what this version does not know: its own may.
+    pub(super) fn pass_over(&self, key: &PeerKey, kind: u64) -> Result<(), Refusal> {
+        let state = self.state.borrow();
+        let slot = *state.by_key.get(key).ok_or_else(ungreeted)?;
+        let peer = state.peers.get(slot).ok_or_else(ungreeted)?;
+        let version = peer.hello.version;
+        if version.minor > Version::CURRENT.minor {
+            return Ok(());
+        }
+        let text = format!("a header of kind {kind}, which protocol {version} does not have");
+        Err(Refusal::reject(RefusalCode::Invalid, text))
     }
 
     pub(super) fn remove(&self, key: &PeerKey) -> Option<PeerId> {

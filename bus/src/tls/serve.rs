@@ -253,12 +253,14 @@ async fn lead(shared: Rc<Shared>, stream: TlsStream<TcpStream>, address: SocketA
 
 /// Lets a peer greet only as a node that its certificate is for.
 fn admit(certificate: &CertificateDer<'static>, greeting: &[u8]) -> Result<(), String> {
-    let hello = match Header::<RegistryRequest>::decode(greeting, 0) {
-        Ok(Header::Hello(hello)) => hello,
+    let node = match Header::<RegistryRequest>::decode(greeting, 0) {
+        Ok(Header::Hello(hello)) => hello.node,
+        // The server says to it why they do not work together.
+        Ok(Header::Foreign(foreign)) => foreign.node,
         Ok(_) => return Err("it is no greeting".to_owned()),
         Err(error) => return Err(error.to_string()),
     };
     let parsed = ParsedCertificate::try_from(certificate).map_err(|e| e.to_string())?;
-    verify_server_name(&parsed, &server_name(&hello.node))
-        .map_err(|_| format!("it says {}, which its certificate is not for", hello.node))
+    verify_server_name(&parsed, &server_name(&node))
+        .map_err(|_| format!("it says {node}, which its certificate is not for"))
 }

@@ -1,6 +1,7 @@
 //! What the bus's tests share: a thread's runtime, a server that echoes, greetings.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,11 +10,12 @@ use sconce_bus::{
     Version, ZeromqSettings, bind,
 };
 use sconce_schemas::wire::registry::{RegistryReply, RegistryRequest, Revision};
+use tokio::net::UnixStream;
 
 pub(crate) type TestServer = Server<RegistryRequest, RegistryReply>;
 
 /// No test takes longer; one that does waits for something that never comes.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs a test on a current-thread runtime, within a deadline.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
@@ -57,6 +59,16 @@ pub(crate) fn ipc_place() -> Place {
         network,
         endpoint,
     }
+}
+
+/// Where the socket of [`ipc_place`] is.
+pub(crate) fn socket(place: &Place) -> PathBuf {
+    place.dir.path().join("bus").join("test.sock")
+}
+
+/// A connection on which nothing is said yet.
+pub(crate) async fn connected(place: &Place) -> UnixStream {
+    UnixStream::connect(socket(place)).await.expect("connected")
 }
 
 pub(crate) fn hello() -> Hello {

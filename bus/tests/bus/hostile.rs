@@ -60,11 +60,6 @@ async fn raw(place: &Place) -> Raw<UnixStream> {
     Raw::greet(connected(place).await, hello()).await
 }
 
-async fn connected(place: &Place) -> UnixStream {
-    let path = place.dir.path().join("bus/test.sock");
-    UnixStream::connect(path).await.expect("connected")
-}
-
 const AMPLIFIED: u32 = 100 << 10;
 const HALF: u32 = 512 << 10;
 

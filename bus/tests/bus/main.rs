@@ -7,4 +7,5 @@ mod connection;
 mod hostile;
 mod in_process;
 mod tls;
+mod versions;
 mod zmtp;

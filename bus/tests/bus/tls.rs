@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::common::*;
+use crate::versions::greeting_of_a_stranger;
 use crate::zmtp::{MORE, Raw, announce, frame, greeting, message, ready};
 
 const MIB: usize = 1 << 20;
@@ -386,5 +387,27 @@ fn a_hostile_node_of_the_pool_takes_no_memory_and_ends_nothing_but_its_connectio
         let reason = raw.hear_goodbye().await.expect("a goodbye");
         assert!(reason.contains("the credit is"), "{reason}");
         assert!(call(&client, &endpoint, SOON).await.is_ok());
+    });
+}
+
+#[test]
+fn a_node_of_another_major_version_is_told_so_between_hosts() {
+    run(async {
+        let pool = Pool::new();
+        let endpoint = pool.serve().await;
+        let tls = pool.issue("vr-9", Validity::days(1));
+        let mut raw = Raw::shake_hands(stream(&endpoint, &tls, true).await).await;
+        raw.say(&greeting_of_a_stranger("vr-9", 2))
+            .await
+            .expect("written");
+        let reason = raw.hear_goodbye().await.expect("a goodbye");
+        assert!(
+            reason.contains("vr-9 speaks protocol 2.3") && reason.contains("upgrade server"),
+            "{reason}"
+        );
+        // Nobody speaks for another node, in whatever version.
+        let mut raw = Raw::shake_hands(stream(&endpoint, &tls, true).await).await;
+        let _ = raw.say(&greeting_of_a_stranger("vr-8", 2)).await;
+        assert_eq!(raw.hear_goodbye().await, None);
     });
 }

@@ -16,10 +16,15 @@
 //! [6, refusal]                                                      goodbye: why the connection ends
 //! ```
 //!
+//! In every major version a greeting and a welcome are maps that have `version` and `node`, and a goodbye is as it is here: so
+//! peers that do not understand each other can say so. A kind that is not listed is an optional one of a newer minor version: it
+//! has no answer, and who does not know it passes over it.
+//!
 //! A `mark` bounds what a server has sent and nobody has read. The server puts one into each `Replies` and `Pong`;
 //! the client gives back the newest that it has taken in with each `Requests` and `Ping` (0 before the first).
 //! A mark cannot be guessed, so a client that does not read cannot pretend that it does.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::msgpack::{
@@ -39,8 +44,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// What this build speaks.
-    pub const CURRENT: Version = Version { major: 1, minor: 0 };
+    /// What this build speaks. 1.1 passes over kinds of headers that it does not know; 1.0 ended the connection.
+    pub const CURRENT: Version = Version { major: 1, minor: 1 };
 }
 
 impl std::fmt::Display for Version {
@@ -123,6 +128,15 @@ pub struct Welcome {
     pub message_bytes_max: u64,
 }
 
+/// A greeting or welcome of another major version, of which no more is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreign {
+    /// What it speaks.
+    pub version: Version,
+    /// Who it is.
+    pub node: NodeName,
+}
+
 /// A decoded header; request and reply bodies stay encoded until their protocol takes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Header<B> {
@@ -150,6 +164,10 @@ pub enum Header<B> {
     Pong(u64),
     /// The connection ends, and why.
     Goodbye(Refusal),
+    /// A greeting or welcome of another major version.
+    Foreign(Foreign),
+    /// A kind that a newer minor version may have added.
+    Unknown(u64),
 }
 
 /// One request of a batch.
@@ -263,6 +281,12 @@ impl<B: Body> Header<B> {
                 put_uint(out, GOODBYE);
                 refusal.encode(out);
             }
+            Header::Foreign(foreign) => {
+                put_array(out, 2);
+                put_uint(out, HELLO);
+                put_named(out, foreign);
+            }
+            Header::Unknown(kind) => put_pair(out, *kind, 0),
         }
     }
 
@@ -270,13 +294,13 @@ impl<B: Body> Header<B> {
     /// `data_len`.
     ///
     /// # Errors
-    /// Not well-formed, of an unknown kind, too many requests, or shares that do not add up.
+    /// Not well-formed, too many requests, or shares that do not add up.
     pub fn decode(mut frame: &[u8], data_len: usize) -> Result<Self, DecodeError> {
         let input = &mut frame;
         let more = take_fields(input, "header", 2)?;
         let header = match take_uint::<u64>(input, "header.kind")? {
-            HELLO => Header::Hello(take_named(input, "hello")?),
-            WELCOME => Header::Welcome(take_named(input, "welcome")?),
+            HELLO => take_greeting(input, "hello", Header::Hello)?,
+            WELCOME => take_greeting(input, "welcome", Header::Welcome)?,
             REQUESTS => {
                 let mark = take_uint(input, "header.mark")?;
                 let requests = take_batch(input, take_request)?;
@@ -293,11 +317,8 @@ impl<B: Body> Header<B> {
             PONG => Header::Pong(take_uint(input, "pong")?),
             GOODBYE => Header::Goodbye(Refusal::decode(input)?),
             kind => {
-                return Err(DecodeError::Value {
-                    what: "header.kind",
-                    found: kind.to_string(),
-                    expected: "0 to 6",
-                });
+                skip(input, "header", 1)?;
+                Header::Unknown(kind)
             }
         };
         let taken = match header {
@@ -314,6 +335,20 @@ impl<B: Body> Header<B> {
             expected: "the whole frame",
         })
     }
+}
+
+/// What is greeted with, or as much of it as another major version can be relied on to say.
+fn take_greeting<B, T: DeserializeOwned>(
+    input: &mut &[u8],
+    what: &'static str,
+    known: impl FnOnce(T) -> Header<B>,
+) -> Result<Header<B>, DecodeError> {
+    let foreign: Foreign = take_named(&mut &**input, what)?;
+    if foreign.version.major == Version::CURRENT.major {
+        return take_named(input, what).map(known);
+    }
+    skip(input, what, 1)?;
+    Ok(Header::Foreign(foreign))
 }
 
 fn put_pair(out: &mut Vec<u8>, kind: u64, value: u64) {

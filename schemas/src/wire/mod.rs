@@ -20,6 +20,6 @@ pub mod storage;
 pub mod twin;
 pub mod volume;
 
-pub use envelope::{Hello, Protocol, Role, Version, Welcome};
+pub use envelope::{Foreign, Hello, Protocol, Role, Version, Welcome};
 pub use msgpack::Body;
 pub use refusal::{Refusal, RefusalCode, Remedy};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sconce_bus::{ClientEvent, Endpoint, Network};
 use sconce_registry::Registry;
-use sconce_runtime::{Chance, Clock};
+use sconce_runtime::{Chance, Clock, Throttle};
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
@@ -30,6 +30,9 @@ use super::lookup;
 use super::mailbox::Mailbox;
 use super::orphans::Orphans;
 use crate::peers::Identity;
+
+/// Lines about peers that refuse this service: one in this time.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What a router needs of its process.
 #[derive(Clone)]
@@ -364,7 +367,10 @@ async fn receive<R: sconce_bus::Body + sconce_bus::Refuse>(
                 shared.run(Some(Event::Down(link)));
             }
             ClientEvent::Refused(refusal) => {
-                tracing::error!(%endpoint, %refusal, "the peer refuses this service");
+                static TOLD: Throttle = Throttle::every(TOLD_EVERY);
+                if let Some(unsaid) = TOLD.pass() {
+                    tracing::error!(%endpoint, %refusal, unsaid, "the peer refuses this service");
+                }
                 shared.run(Some(Event::Refused { link, refusal }));
                 return;
             }
