@@ -180,13 +180,17 @@ pub enum Volume {
         #[arg(long)]
         shrink: bool,
     },
-    /// Change what a volume keeps.
+    /// Change what a volume keeps, and where it may be.
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["history", "placement"]))]
     Set {
         /// The volume's path.
         path: PoolPath,
         /// How far back any moment of it can be had: 24h, 7days, or off.
         #[arg(long, value_parser = parse_window, value_name = "WINDOW")]
-        history: HistoryWindow,
+        history: Option<HistoryWindow>,
+        /// Whether it may be moved without an operator.
+        #[arg(long, value_enum)]
+        placement: Option<Moves>,
     },
     /// Delete a volume: its name goes at once, its space comes back in time (`sconce status` shows how far that is).
     #[command(visible_alias = "rm")]
@@ -213,12 +217,19 @@ pub enum Volume {
     /// Keep a twin of a volume's write buffer on another volume-router, or none.
     ///
     /// `sconce volume show` tells whether it has every acknowledged write.
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["mode", "host"]))]
     Dtl {
         /// The volume's path.
         path: PoolPath,
         /// What the twin is waited for.
         #[arg(value_enum)]
-        mode: Dtl,
+        mode: Option<Dtl>,
+        /// The volume-router that is to keep it from now on, whenever it can; auto: whichever is best.
+        #[arg(long, value_name = "NODE")]
+        host: Option<WantedHost>,
+        /// Rather no twin than one elsewhere.
+        #[arg(long, requires = "host")]
+        only: bool,
     },
     /// Move a volume to another volume-router, which goes on with everything that is acknowledged. Guests wait for a moment.
     Move {
@@ -551,6 +562,35 @@ pub enum Dtl {
     Async,
     /// Every write waits for it: the loss of one node loses nothing that was acknowledged.
     Sync,
+}
+
+/// Who is to keep a twin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WantedHost {
+    /// Whoever does best.
+    Auto,
+    /// This volume-router.
+    Node(NodeName),
+}
+
+impl FromStr for WantedHost {
+    type Err = sconce_schemas::DecodeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            name => Ok(Self::Node(name.parse()?)),
+        }
+    }
+}
+
+/// Whether a volume may be moved without an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Moves {
+    /// It may, as the volume-routers' settings say.
+    Auto,
+    /// It is moved only by `sconce volume move` and `sconce node drain`.
+    Pinned,
 }
 
 impl From<Dtl> for DtlMode {

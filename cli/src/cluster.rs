@@ -14,9 +14,10 @@ use sconce_fs_router::routing::{Components, Limits, Orphans, Router, View, Volum
 use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::VolumeId;
+use sconce_schemas::records::NodeRecord;
 
 use crate::settings::{self, Settings};
-use crate::view::{FlattenView, VolumeView, time_shown};
+use crate::view::{FlattenView, LastMoveView, MovingView, VolumeView, WantedHostView, time_shown};
 
 /// How long an owner is waited for where live figures are only nice to have.
 pub const LIVE_DEADLINE: Duration = Duration::from_secs(2);
@@ -123,7 +124,12 @@ impl Cluster {
             epoch: record.epoch.0,
             dtl_state: record.dtl_state,
             dtl_mode: record.dtl_mode,
-            dtl_host: record.dtl_host.map(|host| host.to_string()),
+            dtl_host: record.dtl_host.as_ref().map(ToString::to_string),
+            dtl_shared_domain: None,
+            dtl_wanted_host: record.twin_host.as_ref().map(WantedHostView::from),
+            pinned: record.pinned,
+            moving: record.moving.as_ref().map(MovingView::from),
+            last_move: record.last_move.as_ref().map(LastMoveView::from),
             nbd_uri: self.settings.nbd_uri(path),
             mount_path: mount_path.map(|path| path.display().to_string()),
             pool: record.pool,
@@ -163,6 +169,15 @@ impl Cluster {
                 view.state = format!("waits for its owner {node}, which is not running");
             }
             Err(_) => {}
+        }
+        if let Some(host) = &view.dtl_host {
+            let nodes = self.names.nodes().await?;
+            let domain = |name: &str| {
+                let node = nodes.iter().find(|node| node.name.as_str() == name);
+                node.map(NodeRecord::failure_domain)
+            };
+            let shared = domain(host).filter(|its| domain(&view.owner) == Some(its));
+            view.dtl_shared_domain = shared.map(str::to_owned);
         }
         Ok(view)
     }

@@ -190,6 +190,7 @@ mod tests {
             endpoints: Vec::new(),
             version: String::new(),
             pid: 1,
+            place: None,
         });
         let erasure = ErasureStatus {
             volume: VolumeId([1; 16]),

@@ -3,22 +3,23 @@
 //! Crash: what was moved stays moved; the command can be given again.
 //! Knows no data: owners move their volumes themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use sconce_balance::{Band, Loads, Pool, Volume};
 use sconce_fs_router::names::Resolved;
 use sconce_schemas::NodeName;
-use sconce_schemas::records::{DtlMode, DtlState, VolumeRecord};
+use sconce_schemas::records::{DtlMode, NodeRecord, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeControl;
 use serde::Serialize;
 
 use crate::args::{Format, Node};
 use crate::cluster::{Cluster, explained};
 use crate::owned::NAMED_MAX;
-use crate::view::{columns, print};
+use crate::view::{columns, print, unknown};
 use crate::volume::move_to;
 
 /// Volumes that are moved at the same time.
@@ -40,6 +41,8 @@ struct RouterView {
     running: bool,
     /// Whether it is given no volumes and no twins.
     drained: bool,
+    /// Its failure domain; null where it does not run.
+    failure_domain: Option<String>,
     /// Volumes that it owns.
     volumes: usize,
     /// Other nodes' volumes that rely on a twin there.
@@ -87,9 +90,12 @@ pub async fn run(cluster: &Cluster, command: Node, format: Format) -> Result<()>
 }
 
 async fn list(cluster: &Cluster, format: Format) -> Result<()> {
-    let routers = Pool::read(cluster).await?.views();
+    let routers = Found::read(cluster).await?.views();
     print(format, &routers, |routers| {
-        let mut table = columns(&["VOLUME-ROUTER", "STATE", "VOLUMES", "TWINS"], &[2, 3]);
+        let mut table = columns(
+            &["VOLUME-ROUTER", "STATE", "FAILURE DOMAIN", "VOLUMES", "TWINS"],
+            &[3, 4],
+        );
         for router in routers {
             let state = match (router.running, router.drained) {
                 (true, false) => "runs",
@@ -100,6 +106,7 @@ async fn list(cluster: &Cluster, format: Format) -> Result<()> {
             table.add_row([
                 router.name.clone(),
                 state.to_owned(),
+                router.failure_domain.clone().unwrap_or_else(unknown),
                 router.volumes.to_string(),
                 router.twins.to_string(),
             ]);
@@ -109,7 +116,7 @@ async fn list(cluster: &Cluster, format: Format) -> Result<()> {
 }
 
 async fn drain(cluster: &Cluster, node: &NodeName, degrade: bool, format: Format) -> Result<()> {
-    let pool = Pool::read(cluster).await?;
+    let pool = Found::read(cluster).await?;
     pool.may_be_drained(node, degrade)?;
     cluster.names.set_drained(node, true).await.map_err(explained)?;
     let emptied = empty(cluster, node, degrade).await;
@@ -139,8 +146,8 @@ async fn empty(cluster: &Cluster, node: &NodeName, degrade: bool) -> Result<(usi
     let (mut moved, mut twins) = (0, BTreeSet::new());
     let mut is_first_clean_look = true;
     loop {
-        let pool = Pool::read(cluster).await?;
-        let mut loads = pool.loads();
+        let pool = Found::read(cluster).await?;
+        let mut loads = pool.pool.loads();
         let owned = pool.owned_by(node);
         let moves: Vec<(&VolumeRecord, NodeName)> = owned
             .filter_map(|record| Some((record, pool.successor(record, &mut loads)?)))
@@ -199,7 +206,7 @@ async fn leave_twins(cluster: &Cluster, node: &NodeName, there: &[&VolumeRecord]
 }
 
 async fn balance(cluster: &Cluster, dry_run: bool, format: Format) -> Result<()> {
-    let pool = Pool::read(cluster).await?;
+    let pool = Found::read(cluster).await?;
     let moves = pool.even_out();
     if !dry_run {
         move_all(cluster, &moves).await?;
@@ -257,21 +264,25 @@ async fn move_one(cluster: &Cluster, record: &VolumeRecord, to: &NodeName) -> Re
 }
 
 /// The volume-routers and the volumes, as the registry has them.
-struct Pool {
-    running: BTreeSet<NodeName>,
-    drained: BTreeSet<NodeName>,
+struct Found {
+    pool: Pool,
     volumes: Vec<VolumeRecord>,
 }
 
-impl Pool {
+impl Found {
     async fn read(cluster: &Cluster) -> Result<Self> {
         let names = &cluster.names;
-        let running = names.volume_routers().await.map_err(explained)?;
-        Ok(Self {
-            running: running.into_iter().collect(),
-            drained: names.drained().await.map_err(explained)?,
-            volumes: names.known_volumes().await.map_err(explained)?.active,
-        })
+        let nodes = names.nodes().await.map_err(explained)?;
+        let drained = names.drained().await.map_err(explained)?;
+        let volumes = names.known_volumes().await.map_err(explained)?.active;
+        Ok(Self::of(&nodes, drained, volumes))
+    }
+
+    fn of(nodes: &[NodeRecord], drained: BTreeSet<NodeName>, volumes: Vec<VolumeRecord>) -> Self {
+        Self {
+            pool: Pool::new(nodes, drained, volumes.iter().map(Volume::from)),
+            volumes,
+        }
     }
 
     fn owned_by(&self, node: &NodeName) -> impl Iterator<Item = &VolumeRecord> {
@@ -280,13 +291,28 @@ impl Pool {
 
     /// Volumes of others whose records rely on a twin on this node.
     fn twins_on(&self, node: &NodeName) -> Vec<&VolumeRecord> {
-        let there = self.volumes.iter().filter(|record| twin_of(record) == Some(node));
+        let there = self.volumes.iter().filter(|record| record.twin() == Some(node));
         there.collect()
     }
 
     /// Whether a volume wants a twin and has none in sync but on this node.
     fn waits_for_twin(&self, record: &VolumeRecord, node: &NodeName) -> bool {
-        record.dtl_mode != DtlMode::None && twin_of(record).is_none_or(|twin| twin == node)
+        record.dtl_mode != DtlMode::None && record.twin().is_none_or(|twin| twin == node)
+    }
+
+    /// Who is to own a volume next.
+    fn successor(&self, record: &VolumeRecord, loads: &mut Loads) -> Option<NodeName> {
+        self.pool.successor(self.pool.volume(record.id)?, loads)
+    }
+
+    /// Volumes and where they are to go.
+    fn even_out(&self) -> Vec<(&VolumeRecord, NodeName)> {
+        let steps = self.pool.even_out(Band::EVEN, |_| true, |_| 0);
+        let with_record = steps.into_iter().filter_map(|step| {
+            let record = self.volumes.iter().find(|record| record.id == step.volume)?;
+            Some((record, step.to))
+        });
+        with_record.collect()
     }
 
     /// Looks whether there is somewhere to go for all that is on a node, before anything is changed.
@@ -294,23 +320,23 @@ impl Pool {
         let names = |nodes: &mut dyn Iterator<Item = &NodeName>| {
             nodes.map(NodeName::as_str).collect::<Vec<_>>().join(", ")
         };
-        if !self.running.contains(node) {
+        let running = self.pool.routers();
+        if !running.contains_key(node) {
             bail!(
                 "{node} is no volume-router that runs; those that do: {}. Volumes of one that is gone: sconce volume takeover",
-                names(&mut self.running.iter())
+                names(&mut running.keys())
             );
         }
-        let others: BTreeSet<&NodeName> = self
-            .running
-            .difference(&self.drained)
-            .filter(|other| *other != node)
+        let others: BTreeSet<&NodeName> = running
+            .keys()
+            .filter(|other| *other != node && self.pool.may_take(other).is_some())
             .collect();
         if others.is_empty() && self.owned_by(node).next().is_some() {
             bail!(
                 "there is no other volume-router that runs and is not drained: nothing can be moved off {node}"
             );
         }
-        let is_on = |record: &&VolumeRecord| record.owner == *node || twin_of(record) == Some(node);
+        let is_on = |record: &&VolumeRecord| record.owner == *node || record.twin() == Some(node);
         let want_twins = self
             .volumes
             .iter()
@@ -327,60 +353,15 @@ impl Pool {
         Ok(())
     }
 
-    /// How many volumes each node has that may be given others.
-    fn loads(&self) -> BTreeMap<NodeName, usize> {
-        let may = self.running.difference(&self.drained);
-        may.map(|node| (node.clone(), self.owned_by(node).count()))
-            .collect()
-    }
-
-    /// Who is to own a volume next: the host of its twin, which has everything, else whoever has the fewest.
-    fn successor(&self, record: &VolumeRecord, loads: &mut BTreeMap<NodeName, usize>) -> Option<NodeName> {
-        let twin = twin_of(record).filter(|twin| loads.contains_key(*twin));
-        let least = || {
-            loads
-                .iter()
-                .min_by_key(|(_, count)| **count)
-                .map(|(node, _)| node)
-        };
-        let next = twin.or_else(least)?.clone();
-        *loads.entry(next.clone()).or_default() += 1;
-        Some(next)
-    }
-
-    /// What has to be moved where, so that no node that may be given volumes has two more than another. Volumes go to the hosts of
-    /// their twins where that does as well.
-    fn even_out(&self) -> Vec<(&VolumeRecord, NodeName)> {
-        let mut loads = self.loads();
-        let mut moves: Vec<(&VolumeRecord, NodeName)> = Vec::new();
-        loop {
-            let least = loads.iter().min_by_key(|(_, count)| **count);
-            let most = loads.iter().max_by_key(|(_, count)| **count);
-            let (Some((least, few)), Some((most, many))) = (least, most) else {
-                return moves;
-            };
-            if *many < few + 2 {
-                return moves;
-            }
-            let stays = |record: &&VolumeRecord| moves.iter().all(|(moved, _)| moved.id != record.id);
-            let twin_is_there = |record: &&VolumeRecord| twin_of(record) == Some(least);
-            let chosen = self.owned_by(most).filter(stays).max_by_key(twin_is_there);
-            let (Some(chosen), least, most) = (chosen, least.clone(), most.clone()) else {
-                return moves;
-            };
-            moves.push((chosen, least.clone()));
-            loads.entry(most).and_modify(|count| *count -= 1);
-            loads.entry(least).and_modify(|count| *count += 1);
-        }
-    }
-
     fn views(&self) -> Vec<RouterView> {
         let owners = self.volumes.iter().map(|record| &record.owner);
-        let known: BTreeSet<&NodeName> = self.running.iter().chain(&self.drained).chain(owners).collect();
+        let (running, drained) = (self.pool.routers(), self.pool.drained());
+        let known: BTreeSet<&NodeName> = running.keys().chain(drained).chain(owners).collect();
         let view = |node: &NodeName| RouterView {
             name: node.to_string(),
-            running: self.running.contains(node),
-            drained: self.drained.contains(node),
+            running: running.contains_key(node),
+            drained: drained.contains(node),
+            failure_domain: running.get(node).map(|router| router.failure_domain.clone()),
             volumes: self.owned_by(node).count(),
             twins: self.twins_on(node).len(),
         };
@@ -388,16 +369,13 @@ impl Pool {
     }
 }
 
-/// Where the twin is that a volume's record relies on.
-fn twin_of(record: &VolumeRecord) -> Option<&NodeName> {
-    let is_in_sync = record.dtl_state == DtlState::InSync && record.dtl_host.as_ref() != Some(&record.owner);
-    record.dtl_host.as_ref().filter(|_| is_in_sync)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use sconce_schemas::records::DtlState;
+    use sconce_schemas::wire::Role;
     use sconce_schemas::{Epoch, ScoSize, VolumeId, VolumeSize};
+
+    use super::*;
 
     fn name(text: &str) -> NodeName {
         text.parse().expect("a name")
@@ -420,58 +398,22 @@ mod tests {
         }
     }
 
-    fn pool(running: &[&str], drained: &[&str], volumes: Vec<VolumeRecord>) -> Pool {
-        Pool {
-            running: running.iter().map(|node| name(node)).collect(),
-            drained: drained.iter().map(|node| name(node)).collect(),
-            volumes,
-        }
-    }
-
-    #[test]
-    fn a_node_that_joins_gets_its_share_and_no_more_is_moved_than_that() {
-        let volumes = (0..12).map(|number| volume(number, ["a", "b"][usize::from(number % 2)], None));
-        let pool = pool(&["a", "b", "c", "d"], &["d"], volumes.collect());
-        let moves = pool.even_out();
-        assert_eq!(moves.len(), 4);
-        assert!(moves.iter().all(|(_, to)| *to == name("c")));
-        let of = |node: &str| {
-            moves
-                .iter()
-                .filter(|(record, _)| record.owner == name(node))
-                .count()
-        };
-        assert_eq!((of("a"), of("b")), (2, 2));
-    }
-
-    #[test]
-    fn what_is_even_stays() {
-        let volumes = vec![volume(1, "a", None), volume(2, "b", None), volume(3, "b", None)];
-        assert_eq!(pool(&["a", "b"], &[], volumes).even_out(), Vec::new());
-        assert_eq!(pool(&[], &[], vec![volume(1, "a", None)]).even_out(), Vec::new());
-    }
-
-    #[test]
-    fn volumes_go_to_their_twins() {
-        let volumes = vec![
-            volume(1, "a", None),
-            volume(2, "a", Some("b")),
-            volume(3, "a", Some("c")),
-        ];
-        let pool = pool(&["a", "b"], &[], volumes);
-        let moved: Vec<u64> = pool.even_out().iter().map(|(record, _)| record.inode).collect();
-        assert_eq!(moved, [2]);
-        let mut loads = pool.loads();
-        let next =
-            |at: usize, loads: &mut BTreeMap<NodeName, usize>| pool.successor(&pool.volumes[at], loads);
-        assert_eq!(next(1, &mut loads), Some(name("b")));
-        // The host of its twin does not run; `b` has the fewest.
-        assert_eq!(next(2, &mut loads), Some(name("b")));
+    fn pool(running: &[&str], drained: &[&str], volumes: Vec<VolumeRecord>) -> Found {
+        let nodes = running.iter().map(|node| NodeRecord {
+            name: name(node),
+            role: Role::VolumeRouter,
+            endpoints: Vec::new(),
+            version: String::new(),
+            pid: 1,
+            place: None,
+        });
+        let nodes: Vec<NodeRecord> = nodes.collect();
+        Found::of(&nodes, drained.iter().map(|node| name(node)).collect(), volumes)
     }
 
     #[test]
     fn a_node_is_drained_only_where_everything_has_a_place_to_go() {
-        let told = |pool: &Pool, node: &str, degrade| {
+        let told = |pool: &Found, node: &str, degrade| {
             pool.may_be_drained(&name(node), degrade)
                 .map_err(|error| error.to_string())
         };

@@ -2,7 +2,7 @@
 //! Order, crash: nothing is changed.
 //! Knows the registry's records and what owners said; asks nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use comfy_table::Table;
 use sconce_fs_router::peers::{is_served, is_starting};
@@ -12,7 +12,7 @@ use sconce_schemas::{NodeName, VolumeId};
 use serde::Serialize;
 
 use crate::size::shown;
-use crate::view::{columns, dtl_name, time_shown, unknown};
+use crate::view::{LastMoveView, MovingView, columns, dtl_name, time_shown, unknown, why_shown};
 
 /// Volumes that a table lists; the others are counted.
 pub const LISTED_MAX: usize = 20;
@@ -46,6 +46,15 @@ pub struct OwnedView {
     pub dtl_host: Option<String>,
     /// Why it has no twin that is in sync, where something went wrong.
     pub dtl_trouble: Option<String>,
+    /// The failure domain that the owner and the twin are both in; missing where they are in different ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtl_shared_domain: Option<String>,
+    /// The move that is under way; missing where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moving: Option<MovingView>,
+    /// The last move that is over; missing where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_move: Option<LastMoveView>,
     /// Acknowledged bytes that are not on the back ends; null where nobody said.
     pub unstored_bytes: Option<u64>,
     /// Acknowledged bytes that are in one write buffer alone; null: there may be some, and nobody can say how many.
@@ -99,16 +108,17 @@ struct Known<'a> {
 /// What is known of all volumes.
 pub struct Owned<'a> {
     volumes: Vec<Known<'a>>,
-    running: BTreeSet<&'a NodeName>,
+    /// With their failure domains.
+    running: BTreeMap<&'a NodeName, &'a str>,
 }
 
 impl<'a> Owned<'a> {
-    /// `said`: what each volume-router that answered said of its volumes; `running`: the nodes in the registry.
+    /// `said`: what each volume-router that answered said of its volumes; `running`: the nodes in the registry, with their failure domains.
     #[must_use]
     pub fn new(
         records: &'a [VolumeRecord],
         said: &[(&'a NodeName, &'a [VolumeStatus])],
-        running: impl Iterator<Item = &'a NodeName>,
+        running: impl Iterator<Item = (&'a NodeName, &'a str)>,
     ) -> Self {
         // An owner that was replaced, and does not know it yet, says nothing that counts.
         let by_volume: BTreeMap<(VolumeId, &NodeName), &VolumeStatus> = said
@@ -154,6 +164,10 @@ impl<'a> Owned<'a> {
         let served = known.said.filter(|said| is_served(said));
         let dtl_state = served.map_or(record.dtl_state, |said| said.dtl_state);
         let host = served.map_or(record.dtl_host.as_ref(), |said| said.dtl_host.as_ref());
+        let domain_of = |node: &NodeName| self.running.get(node).copied();
+        let shared = host
+            .and_then(domain_of)
+            .filter(|its| domain_of(&record.owner) == Some(its));
         let unstored = served.map(|said| said.unstored.0);
         let at_risk = match (dtl_state, &record.buffer, unstored) {
             // What nobody ever wrote to, or was released, is on the back ends.
@@ -172,6 +186,9 @@ impl<'a> Owned<'a> {
             dtl_since: record.dtl_since_us.map(time_shown),
             dtl_host: host.map(ToString::to_string),
             dtl_trouble: served.and_then(|said| said.dtl_trouble.clone()),
+            dtl_shared_domain: shared.map(str::to_owned),
+            moving: record.moving.as_ref().map(MovingView::from),
+            last_move: record.last_move.as_ref().map(LastMoveView::from),
             unstored_bytes: unstored,
             at_risk_bytes: at_risk,
             needs: (state == State::Waits).then(|| self.needs(known, &path)),
@@ -184,7 +201,7 @@ impl<'a> Owned<'a> {
             Some(said) if is_served(said) => State::Serving,
             Some(said) if is_starting(said) => State::Starting,
             Some(_) => State::Waits,
-            None if !self.running.contains(&known.record.owner) => State::Waits,
+            None if !self.running.contains_key(&known.record.owner) => State::Waits,
             None => State::Unknown,
         }
     }
@@ -202,7 +219,7 @@ impl<'a> Owned<'a> {
                 "its owner {owner} is not running. Nothing of it is only in a write buffer: start {owner}, or go on with: \
                  sconce volume takeover {path}"
             ),
-            (DtlState::InSync, Some(host), _) if self.running.contains(host) => format!(
+            (DtlState::InSync, Some(host), _) if self.running.contains_key(host) => format!(
                 "its owner {owner} is not running. Its twin at {host} has every acknowledged write: {host} takes it over by \
                  itself, or with: sconce volume takeover {path} --to {host}"
             ),
@@ -316,6 +333,19 @@ pub fn problems(views: &[OwnedView]) -> Vec<String> {
             named(alone.iter().map(|view| view.path.as_str()))
         ));
     }
+    let beside = |view: &&OwnedView| {
+        let is_in_sync = view.dtl_mode == mode && view.dtl_state == dtl_name(DtlState::InSync);
+        view.state == "serving" && is_in_sync && view.dtl_shared_domain.is_some()
+    };
+    let beside: Vec<&OwnedView> = views.iter().filter(beside).collect();
+    if !beside.is_empty() {
+        problems.push(format!(
+            "{} volumes with --dtl sync have their twin in their owner's failure domain, so that the loss of a process is survived, and \
+             that of the domain is not: {}",
+            beside.len(),
+            named(beside.iter().map(|view| view.path.as_str()))
+        ));
+    }
     problems
 }
 
@@ -419,6 +449,35 @@ fn add_row(table: &mut Table, view: &OwnedView) {
         or_unknown(&view.dtl_since),
         view.at_risk_bytes.map_or_else(|| "unknown".to_owned(), shown),
     ]);
+}
+
+/// The volumes that are being moved, and those that were moved last without anybody asking, as rows; nothing where there are none.
+#[must_use]
+pub fn move_table(views: &[OwnedView]) -> Option<String> {
+    let going = views.iter().filter_map(|view| {
+        let moving = view.moving.as_ref()?;
+        let since = "now".to_owned();
+        Some([&view.path, &view.owner, &moving.to, &since, &moving.why].map(Clone::clone))
+    });
+    let mut gone: Vec<(&OwnedView, &LastMoveView)> = views
+        .iter()
+        .filter_map(|view| Some((view, view.last_move.as_ref().filter(|last| last.why != "asked")?)))
+        .collect();
+    // Of one form, so that their order is that of the times.
+    gone.sort_by(|(_, one), (_, other)| other.at.cmp(&one.at));
+    let gone = gone.into_iter().take(NAMED_MAX);
+    let gone =
+        gone.map(|(view, last)| [&view.path, &last.from, &last.to, &last.at, &last.why].map(Clone::clone));
+    let rows: Vec<[String; 5]> = going.take(LISTED_MAX).chain(gone).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let mut table = columns(&["MOVED", "FROM", "TO", "WHEN", "WHY"], &[]);
+    for mut row in rows {
+        row[4] = why_shown(&row[4]).to_owned();
+        table.add_row(row);
+    }
+    Some(table.trim_fmt())
 }
 
 /// What the loss of a node would lose, as rows; nothing where that is nothing.

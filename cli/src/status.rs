@@ -71,7 +71,7 @@ async fn volumes(
         Said::Volumes(Err(_)) | Said::Storage(_) | Said::Nothing => None,
     });
     let answers: Vec<(&NodeName, &[VolumeStatus])> = answers.collect();
-    let running = nodes.iter().map(|node| &node.name);
+    let running = nodes.iter().map(|node| (&node.name, node.failure_domain()));
     let owned = Owned::new(gone.active(), &answers, running);
     // Each takes the registry a few reads: a table names only those that it shows.
     let to_name = owned.to_name(format == Format::Json);
@@ -220,6 +220,7 @@ mod tests {
             endpoints: Vec::new(),
             version: "0.1.0".to_owned(),
             pid: 1,
+            place: None,
         }
     }
 

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets};
-use sconce_schemas::records::{DtlMode, DtlState};
+use sconce_schemas::records::{DtlMode, DtlState, LastMove, Moving, TwinHost};
 use sconce_schemas::wire::volume::FlattenProgress;
 use serde::{Serialize, Serializer};
 
 use crate::args::Format;
 use crate::deletions::{DeletionView, deletion_table};
-use crate::owned::{OwnedView, RiskView, VolumeCounts, attention_table, counts_line, risk_table};
+use crate::owned::{OwnedView, RiskView, VolumeCounts, attention_table, counts_line, move_table, risk_table};
 use crate::size::shown;
 
 /// A volume.
@@ -38,6 +38,21 @@ pub struct VolumeView {
     /// The volume-router that has the twin, or is getting it; missing where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtl_host: Option<String>,
+    /// The failure domain that the owner and the twin are both in; missing where they are in different ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtl_shared_domain: Option<String>,
+    /// Where an operator wants the twin to be; missing where nobody said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtl_wanted_host: Option<WantedHostView>,
+    /// Whether it is moved only where an operator asks for that; missing where it is not so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// The move that is under way; missing where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moving: Option<MovingView>,
+    /// The last move that is over; missing where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_move: Option<LastMoveView>,
     /// For NBD clients; null where the settings name no NBD socket.
     pub nbd_uri: Option<String>,
     /// Path in the FUSE mount; null where the settings name no mount.
@@ -62,6 +77,76 @@ pub struct VolumeView {
     /// How far a clone is on its way to independence; missing where it is not on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flatten: Option<FlattenView>,
+}
+
+/// Where an operator wants a twin to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WantedHostView {
+    /// The volume-router.
+    pub node: String,
+    /// And nowhere else.
+    pub only: bool,
+}
+
+impl From<&TwinHost> for WantedHostView {
+    fn from(host: &TwinHost) -> Self {
+        Self {
+            node: host.node.to_string(),
+            only: host.only,
+        }
+    }
+}
+
+/// A move that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MovingView {
+    /// Who is to own the volume.
+    pub to: String,
+    /// Why: `asked`, `io` (its IO comes from there), `balance` (its owner had more volumes), or `other`.
+    pub why: String,
+}
+
+impl From<&Moving> for MovingView {
+    fn from(moving: &Moving) -> Self {
+        Self {
+            to: moving.to.to_string(),
+            why: moving.why.as_str().to_owned(),
+        }
+    }
+}
+
+/// A move that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastMoveView {
+    /// Who owned the volume before.
+    pub from: String,
+    /// Who owned it then.
+    pub to: String,
+    /// When.
+    pub at: String,
+    /// Why, likewise.
+    pub why: String,
+}
+
+impl From<&LastMove> for LastMoveView {
+    fn from(last: &LastMove) -> Self {
+        Self {
+            from: last.from.to_string(),
+            to: last.to.to_string(),
+            at: time_shown(last.at_us),
+            why: last.why.as_str().to_owned(),
+        }
+    }
+}
+
+/// Why a volume is or was moved, for people.
+pub(crate) fn why_shown(why: &str) -> &str {
+    match why {
+        "asked" => "as was asked",
+        "io" => "its IO comes from there",
+        "balance" => "its owner had more volumes",
+        other => other,
+    }
 }
 
 /// How far a clone is on its way to independence.
@@ -326,7 +411,35 @@ pub fn volume_lines(volume: &VolumeView) -> String {
     line("epoch", volume.epoch.to_string());
     let host = volume.dtl_host.as_ref();
     let host = host.map_or_else(String::new, |host| format!(", at {host}"));
-    line("DTL", format!("{}{host}", dtl_shown(volume)));
+    let shares = volume.dtl_shared_domain.as_ref();
+    let shares = shares.map_or_else(String::new, |domain| {
+        format!(", in the owner's failure domain {domain}: what loses the one may lose the other")
+    });
+    line("DTL", format!("{}{host}{shares}", dtl_shown(volume)));
+    if let Some(WantedHostView { node, only }) = &volume.dtl_wanted_host {
+        let otherwise = if *only {
+            "and nowhere else"
+        } else {
+            "where that can be"
+        };
+        line("DTL wanted", format!("at {node}, {otherwise}"));
+    }
+    if volume.pinned {
+        line(
+            "placement",
+            "pinned: moved only where that is asked for".to_owned(),
+        );
+    }
+    if let Some(MovingView { to, why }) = &volume.moving {
+        line("moving", format!("to {to}: {}", why_shown(why)));
+    }
+    if let Some(last) = &volume.last_move {
+        let LastMoveView { from, to, at, why } = last;
+        line(
+            "last move",
+            format!("{at}, from {from} to {to}: {}", why_shown(why)),
+        );
+    }
     line("pool", volume.pool.clone());
     line("SCO size", shown(volume.sco_size_bytes));
     line("history", history_shown(volume));
@@ -416,6 +529,7 @@ pub fn status_tables(status: &StatusView) -> String {
         Some(counts_line(&status.volume_counts)),
         attention_table(&status.volumes),
         risk_table(&status.risks),
+        move_table(&status.volumes),
     ];
     let deletions = deletion_table(&status.deletions);
     let volumes = volumes.into_iter().flatten();
@@ -546,6 +660,11 @@ mod tests {
             dtl_state: DtlState::InSync,
             dtl_mode: DtlMode::Sync,
             dtl_host: Some("vr-2".into()),
+            dtl_shared_domain: None,
+            dtl_wanted_host: None,
+            pinned: false,
+            moving: None,
+            last_move: None,
             nbd_uri: Some("nbd+unix:////vm1/disk.raw?socket=/run/nbd.sock".into()),
             mount_path: Some("/run/mnt/vm1/disk.raw".into()),
             pool: "default".into(),
@@ -584,6 +703,46 @@ mod tests {
   "history_from": "2026-11-22T10:15:03Z"
 }"#;
         assert_eq!(serde_json::to_string_pretty(&volume()).unwrap(), golden);
+    }
+
+    #[test]
+    fn what_is_said_of_a_volumes_place_is_shown_where_there_is_something_to_say() {
+        let lines = volume_lines(&volume());
+        for word in ["failure domain", "DTL wanted", "placement", "moving", "last move"] {
+            assert!(!lines.contains(word), "{lines}");
+        }
+        let moved = VolumeView {
+            dtl_shared_domain: Some("rack-1".into()),
+            dtl_wanted_host: Some(WantedHostView {
+                node: "vr-3".into(),
+                only: true,
+            }),
+            pinned: true,
+            moving: Some(MovingView {
+                to: "vr-3".into(),
+                why: "io".into(),
+            }),
+            last_move: Some(LastMoveView {
+                from: "vr-0".into(),
+                to: "vr-1".into(),
+                at: "2026-11-22T10:15:03Z".into(),
+                why: "balance".into(),
+            }),
+            ..volume()
+        };
+        let golden = r#""dtl_shared_domain":"rack-1","dtl_wanted_host":{"node":"vr-3","only":true},"pinned":true,"moving":{"to":"vr-3","why":"io"},"last_move":{"from":"vr-0","to":"vr-1","at":"2026-11-22T10:15:03Z","why":"balance"}"#;
+        let json = serde_json::to_string(&moved).unwrap();
+        assert!(json.contains(golden), "{json}");
+        let lines = volume_lines(&moved);
+        for text in [
+            "at vr-2, in the owner's failure domain rack-1",
+            "at vr-3, and nowhere else",
+            "pinned",
+            "to vr-3: its IO comes from there",
+            "2026-11-22T10:15:03Z, from vr-0 to vr-1: its owner had more volumes",
+        ] {
+            assert!(lines.contains(text), "{text}: {lines}");
+        }
     }
 
     #[test]
@@ -713,6 +872,9 @@ mod tests {
                 dtl_since: None,
                 dtl_host: None,
                 dtl_trouble: None,
+                dtl_shared_domain: None,
+                moving: None,
+                last_move: None,
                 unstored_bytes: Some(4096),
                 at_risk_bytes: Some(4096),
                 needs: Some("its owner".into()),

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
 use sconce_fs_router::names::{NamesError, NewEntry, NewVolume, PoolPath, Resolved};
 use sconce_fs_router::peers::{PeerError, is_served};
-use sconce_schemas::records::DtlState;
+use sconce_schemas::records::{DtlState, TwinHost};
 use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::{NodeName, VolumeSize};
 use serde::Serialize;
 
-use crate::args::{Create, Dtl, Format, HistoryWindow, Placement, Volume};
+use crate::args::{Create, Dtl, Format, HistoryWindow, Moves, Placement, Volume, WantedHost};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
 use crate::flatten;
 use crate::size::shown;
@@ -58,14 +58,35 @@ pub async fn run(cluster: &Cluster, command: Volume, format: Format) -> Result<(
             show(cluster, &file, format).await
         }
         Volume::Resize { path, size, shrink } => resize(cluster, &path, size, shrink, format).await,
-        Volume::Set { path, history } => {
+        Volume::Set {
+            path,
+            history,
+            placement,
+        } => {
             let file = cluster.resolve(&path).await?;
-            set_history(cluster, &file, history).await?;
+            if let Some(history) = history {
+                set_history(cluster, &file, history).await?;
+            }
+            if let Some(placement) = placement {
+                let pinned = cluster.names.set_pinned(file.volume, placement == Moves::Pinned);
+                pinned.await.map_err(explained)?;
+            }
             show(cluster, &file, format).await
         }
-        Volume::Dtl { path, mode } => {
+        Volume::Dtl {
+            path,
+            mode,
+            host,
+            only,
+        } => {
             let file = cluster.resolve(&path).await?;
-            set_dtl(cluster, &file, mode).await?;
+            // First where, so that no twin is made elsewhere meanwhile.
+            if let Some(host) = host {
+                set_twin_host(cluster, &file, host, only).await?;
+            }
+            if let Some(mode) = mode {
+                set_dtl(cluster, &file, mode).await?;
+            }
             show(cluster, &file, format).await
         }
         Volume::Delete { path } => delete(cluster, &path, format).await,
@@ -140,6 +161,37 @@ async fn set_dtl(cluster: &Cluster, file: &Resolved, mode: Dtl) -> Result<()> {
         )
     })?;
     Ok(())
+}
+
+async fn set_twin_host(cluster: &Cluster, file: &Resolved, host: WantedHost, only: bool) -> Result<()> {
+    let host = match host {
+        WantedHost::Auto if only => {
+            bail!("--only takes a volume-router: with --host auto the twin may be on any")
+        }
+        WantedHost::Auto => None,
+        WantedHost::Node(node) => Some(TwinHost { node, only }),
+    };
+    if let Some(TwinHost { node, .. }) = &host {
+        let running = cluster.names.volume_routers().await.map_err(explained)?;
+        if !running.contains(node) {
+            let names: Vec<&str> = running.iter().map(NodeName::as_str).collect();
+            bail!(
+                "{node} is no volume-router that runs, and cannot keep the twin of {}; those that do: {}",
+                file.path,
+                names.join(", ")
+            );
+        }
+        let owner = cluster.names.volume(file.volume).await.map_err(explained)?.owner;
+        if owner == *node {
+            bail!(
+                "{node} owns {} itself: its twin is on another node, or move it first with: sconce volume move {} NODE",
+                file.path,
+                file.path
+            );
+        }
+    }
+    let set = cluster.names.set_twin_host(file.volume, host.as_ref());
+    set.await.map_err(explained)
 }
 
 /// Prints a volume.

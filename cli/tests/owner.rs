@@ -46,6 +46,7 @@ async fn cluster() -> (Cluster, Network) {
         endpoints: vec!["inproc://vr-1".to_owned()],
         version: "0.1.0".to_owned(),
         pid: 1,
+        place: None,
     };
     let changes = vec![
         Change::put(keys::pool("default"), None, pool.to_bytes()),

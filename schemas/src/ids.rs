@@ -264,6 +264,55 @@ impl<'de> Deserialize<'de> for NodeName {
     }
 }
 
+/// Name of a machine, a rack or whatever else services are in: 1 to 64 of `a-z A-Z 0-9 - . _ :`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct PlaceName(String);
+
+impl PlaceName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PlaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&NodeName> for PlaceName {
+    fn from(node: &NodeName) -> Self {
+        // Every node's name is one.
+        Self(node.0.clone())
+    }
+}
+
+impl FromStr for PlaceName {
+    type Err = DecodeError;
+
+    fn from_str(text: &str) -> Result<Self, DecodeError> {
+        let is_one = |c| matches!(c, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b':');
+        if (1..=64).contains(&text.len()) && text.bytes().all(is_one) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(DecodeError::Value {
+            what: "name of a machine or failure domain",
+            found: format!("{text:?}"),
+            expected: "1 to 64 of a-z, A-Z, 0-9, '-', '.', '_' and ':'",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for PlaceName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// Where a cluster's content is, and its CRC32C: what a map leaf holds for each cluster. 12 bytes.
 ///
 /// The place is packed into 64 bits: lineage index (14), SCO id (36), slot (14). SCO id 0 is no SCO:

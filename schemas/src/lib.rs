@@ -25,8 +25,8 @@ pub mod wire;
 
 pub use geometry::{ByteLen, CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, ClusterCount, ScoSize, VolumeSize};
 pub use ids::{
-    BackendId, BatchSeq, CheckpointId, Epoch, LineageIndex, Location, ManifestSeq, NodeName, ScoId,
-    SessionId, Slot, SnapshotId, VolumeId,
+    BackendId, BatchSeq, CheckpointId, Epoch, LineageIndex, Location, ManifestSeq, NodeName, PlaceName,
+    ScoId, SessionId, Slot, SnapshotId, VolumeId,
 };
 pub use object::ObjectName;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
 use crate::geometry::{ScoSize, VolumeSize};
-use crate::ids::{BackendId, Epoch, ManifestSeq, NodeName, ScoId, SnapshotId, VolumeId};
+use crate::ids::{BackendId, Epoch, ManifestSeq, NodeName, PlaceName, ScoId, SnapshotId, VolumeId};
 use crate::wire::Role;
 use crate::wire::msgpack::{put_named, take_named};
 
@@ -49,6 +49,18 @@ pub struct NodeRecord {
     pub version: String,
     /// Process id, for people.
     pub pid: u32,
+    /// Where it is. Builds before there were failure domains lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+}
+
+/// Where a service is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its machine: what is there reaches each other without a network.
+    pub host: PlaceName,
+    /// What is lost at one time with it: its machine, or the rack that this is in.
+    pub failure_domain: PlaceName,
 }
 
 impl Record for NodeRecord {
@@ -65,6 +77,20 @@ impl NodeRecord {
         self.endpoints
             .get(usize::try_from(thread).ok()?)
             .map(String::as_str)
+    }
+
+    /// The name of its machine; where it says nothing of that it is alone on one that is called as it is.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let place = self.place.as_ref();
+        place.map_or(self.name.as_str(), |place| place.host.as_str())
+    }
+
+    /// The name of its failure domain; likewise.
+    #[must_use]
+    pub fn failure_domain(&self) -> &str {
+        let place = self.place.as_ref();
+        place.map_or(self.name.as_str(), |place| place.failure_domain.as_str())
     }
 }
 
@@ -196,6 +222,72 @@ pub struct VolumeRecord {
     /// The volume is being moved: until the next ownership begins, wherever that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Moving>,
+    /// The move that brought the volume to where it is, or was last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_move: Option<LastMove>,
+    /// Where an operator wants the twin to be; `None`: where the owner finds best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin_host: Option<TwinHost>,
+    /// It is moved only where an operator asks for that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+}
+
+/// Where an operator wants a volume's twin to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TwinHost {
+    /// The volume-router.
+    pub node: NodeName,
+    /// While that cannot keep it there is none. Otherwise it is elsewhere meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only: bool,
+}
+
+/// Why a volume is moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveWhy {
+    /// An operator, or a command, asked for it.
+    #[default]
+    Asked,
+    /// Its IO comes from there.
+    Io,
+    /// Its owner had more volumes than others.
+    Balance,
+    /// For a reason that this build does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl MoveWhy {
+    const fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked)
+    }
+
+    /// Its name, as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Io => "io",
+            Self::Balance => "balance",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A move that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastMove {
+    /// Who owned the volume before.
+    pub from: NodeName,
+    /// Who owned it then.
+    pub to: NodeName,
+    /// When that ownership began, in microseconds since 1970 by its owner's clock.
+    pub at_us: u64,
+    /// Why.
+    #[serde(default, skip_serializing_if = "MoveWhy::is_asked")]
+    pub why: MoveWhy,
 }
 
 /// A planned move of a volume to another volume-router.
@@ -207,6 +299,9 @@ pub struct Moving {
     pub to: NodeName,
     /// What the twin is waited for once the move is over: a volume that wants none has one for the time of a move.
     pub mode: DtlMode,
+    /// Why.
+    #[serde(default, skip_serializing_if = "MoveWhy::is_asked")]
+    pub why: MoveWhy,
 }
 
 /// What a clone began as.
@@ -310,6 +405,9 @@ impl VolumeRecord {
             epochs: Vec::new(),
             origin: None,
             moving: None,
+            last_move: None,
+            twin_host: None,
+            pinned: false,
         }
     }
 
@@ -317,6 +415,13 @@ impl VolumeRecord {
     #[must_use]
     pub fn known_size(&self) -> VolumeSize {
         self.size.unwrap_or(self.initial_size)
+    }
+
+    /// Where the twin is that the record relies on.
+    #[must_use]
+    pub fn twin(&self) -> Option<&NodeName> {
+        let is_in_sync = self.dtl_state == DtlState::InSync && self.dtl_host.as_ref() != Some(&self.owner);
+        self.dtl_host.as_ref().filter(|_| is_in_sync)
     }
 
     /// Whether a write buffer that the record does not name may have a twin of the volume.

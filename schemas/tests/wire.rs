@@ -569,10 +569,53 @@ fn events_keep_their_meaning() {
     golden_batch("storage-events-replies", replies(told));
 }
 
+/// What happens without anybody asking, and where an operator wants a twin.
+fn placements() -> Vec<What> {
+    let host = || node("vr-2");
+    vec![
+        What::TwinHostSet {
+            host: None,
+            only: false,
+        },
+        What::TwinHostSet {
+            host: Some(host()),
+            only: true,
+        },
+        What::TwinSharesDomain {
+            host: host(),
+            domain: "rack-1".to_owned(),
+        },
+        What::FollowsIo {
+            to: host(),
+            from: "hv-2".to_owned(),
+            percent: 93,
+            bytes: ByteLen(1 << 30),
+            window_s: 300,
+        },
+        What::Rebalances {
+            to: host(),
+            here: 12,
+            there: 3,
+        },
+    ]
+}
+
+#[test]
+fn events_about_placement_keep_their_meaning() {
+    let mut page = event_page();
+    page.events.truncate(5);
+    for (event, what) in page.events.iter_mut().zip(placements()) {
+        event.text = what.to_string();
+        event.what = what;
+    }
+    let told = vec![VolumeReply::Control(VolumeControlReply::Events(page))];
+    golden_batch("volume-placement-replies", replies(told));
+}
+
 #[test]
 fn events_are_called_as_they_are_written() {
     let mut names = std::collections::BTreeSet::new();
-    for what in happenings() {
+    for what in happenings().into_iter().chain(placements()) {
         let mut bytes = Vec::new();
         put_named(&mut bytes, &what);
         let written = String::from_utf8_lossy(&bytes).into_owned();
@@ -582,7 +625,7 @@ fn events_are_called_as_they_are_written() {
         );
         names.insert(what.name());
     }
-    assert_eq!(names.len(), 29, "one of each kind is tested");
+    assert_eq!(names.len(), 33, "one of each kind is tested");
 }
 
 /// A short string with its msgpack mark in front.

@@ -43,6 +43,8 @@ impl Another {
         let node = settings.get_mut("node").and_then(Value::as_table_mut);
         let node = node.with_context(|| format!("{} has no section [node]", path.display()))?;
         node.insert("name".to_owned(), name.into());
+        // It stands for another machine.
+        node.insert("host".to_owned(), name.into());
         node.insert("run_dir".to_owned(), own.display().to_string().into());
         edit(&mut settings);
         fs::write(cluster.path(&format!("{name}.toml")), toml::to_string(&settings)?)?;

@@ -403,7 +403,9 @@ impl Pool {
             Role::FsRouter => String::new(),
             _ => format!("\"tls://{address}:{PORT}/{name}\""),
         };
-        let node = format!("[node]\nname = \"{name}\"\nrun_dir = \"{own}\"\nendpoints = [{endpoints}]\n");
+        let node = format!(
+            "[node]\nname = \"{name}\"\nhost = \"{name}\"\nrun_dir = \"{own}\"\nendpoints = [{endpoints}]\n"
+        );
         let settings = format!("{node}\n{}\n{section}", self.peers(name));
         fs::write(self.path(&format!("{name}.toml")), settings)?;
         Ok(())

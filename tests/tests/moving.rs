@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use sconce_tests::another::Another;
 use sconce_tests::cluster::{Cluster, SOON};
 use sconce_tests::writer::Writer;
-use sconce_tests::{checked, full, rounds, seed, wait};
+use sconce_tests::{checked, edit, full, rounds, seed, wait};
 
 const VOLUMES: [(&str, &str); 2] = [("/alone", "none"), ("/twinned", "sync")];
 const NODES: [&str; 3] = ["volume-router", "vr-2", "vr-3"];
@@ -112,6 +112,79 @@ fn volumes_move_and_nodes_are_drained_under_load() -> Result<()> {
     for mut other in others {
         other.stop()?;
     }
+    checked::stopped_and_consistent(&cluster)?;
+    cluster.finish()
+}
+
+/// Volumes of each volume-router, as `sconce node list` says.
+fn shares(cluster: &Cluster) -> Result<Vec<(String, u64)>> {
+    let listed = cluster.sconce(["node", "list", "--output", "json"])?;
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
+    let share = |node: &serde_json::Value| {
+        let name = node["name"].as_str().unwrap_or_default().to_owned();
+        (name, node["volumes"].as_u64().unwrap_or_default())
+    };
+    Ok(listed.iter().map(share).collect())
+}
+
+#[test]
+fn volumes_go_to_their_io_and_to_a_node_that_joins() -> Result<()> {
+    const NEAR: &str = "vr-near";
+    const JOINED: &str = "vr-joined";
+    let quick = [
+        ("every", "200ms"),
+        ("stable", "1s"),
+        ("settle", "1s"),
+        ("window", "2s"),
+        ("io_min", "64KiB"),
+    ];
+    let cluster = Cluster::start_with(|run| {
+        for (key, value) in quick {
+            edit::set(run, "volume-router", &format!("placement.{key}"), value)?;
+        }
+        edit::set(run, "volume-router", "placement.follow_io", true)?;
+        // Guests are on another machine than the first volume-router.
+        edit::set(run, "volume-router", "node.host", "far")?;
+        edit::set(run, "fs-router", "node.host", "near")
+    })?;
+    cluster.sconce(["volume", "create", "/written", "--size", "32M"])?;
+    let mut writer = Writer::connect(&cluster.nbd_socket(), "/written", seed())?;
+    let mut write_until = |what: &str, done: &dyn Fn() -> Result<bool>| -> Result<()> {
+        let end = Instant::now() + SOON;
+        while !done()? {
+            ensure!(Instant::now() < end, "{what} did not come about");
+            let stands = writer.write_for(Duration::from_millis(100))?;
+            ensure!(stands, "the connection broke before {what}");
+        }
+        writer.check().with_context(|| what.to_owned())
+    };
+    let (mut near, _) = Another::volume_router(&cluster, NEAR)?;
+    edit::set(cluster.run_dir(), NEAR, "node.host", "near")?;
+    near.start(&cluster)?;
+    write_until("a volume that is where its IO comes from", &|| {
+        let shown = cluster.show("/written")?;
+        Ok(shown["owner"] == NEAR && shown["last_move"]["why"] == "io")
+    })?;
+
+    for number in 0..8 {
+        let volume = format!("/idle-{number}");
+        cluster.sconce(["volume", "create", &volume, "--size", "1M", "--owner", NEAR])?;
+    }
+    let (mut joined, _) = Another::volume_router(&cluster, JOINED)?;
+    joined.start(&cluster)?;
+    write_until("an even share for everybody", &|| {
+        let shares = shares(&cluster)?;
+        let most = shares.iter().map(|(_, volumes)| *volumes).max();
+        let least = shares.iter().map(|(_, volumes)| *volumes).min();
+        Ok(shares.len() == 3 && most <= least.map(|least| least + 2))
+    })?;
+    let shown = cluster.show("/written")?;
+    ensure!(shown["owner"] == NEAR, "it is where its IO comes from: {shown}");
+    let told = cluster.sconce(["status"])?;
+    ensure!(told.contains("its owner had more volumes"), "{told}");
+    drop(writer);
+    joined.stop()?;
+    near.stop()?;
     checked::stopped_and_consistent(&cluster)?;
     cluster.finish()
 }

@@ -1,5 +1,6 @@
 //! What is said of volumes: at risk, waiting, and how many.
 
+use sconce_schemas::records::{LastMove, MoveWhy, Moving};
 use sconce_schemas::{ByteLen, Epoch, ScoSize, VolumeSize};
 
 use super::*;
@@ -66,7 +67,15 @@ fn views(records: &[VolumeRecord], said: &[VolumeStatus], running: &[&str]) -> V
     } else {
         &[]
     };
-    let owned = Owned::new(records, answers, running.iter());
+    // Each in a failure domain of its own, but for those that are called as of one rack.
+    let running = running.iter().map(|node| {
+        let domain = node
+            .as_str()
+            .split_once(".rack")
+            .map_or(node.as_str(), |_| "rack");
+        (node, domain)
+    });
+    let owned = Owned::new(records, answers, running);
     let paths = owned
         .to_name(true)
         .into_iter()
@@ -118,6 +127,77 @@ fn bytes_in_one_write_buffer_are_at_risk_and_those_in_two_are_not() {
     assert!(table.contains("/v2") && !table.contains("/v3"), "{table}");
     assert_eq!(views[1].owned_since.as_deref(), Some("1970-01-01T00:00:01Z"));
     assert_eq!(views[1].state_since.as_deref(), Some("1970-01-01T00:00:02Z"));
+}
+
+#[test]
+fn a_twin_in_the_owners_failure_domain_is_a_problem_of_those_that_wait_for_it() {
+    let near = |number| VolumeRecord {
+        owner: name("vr-1.rack"),
+        dtl_host: Some(name("vr-2.rack")),
+        ..record(number, DtlState::InSync)
+    };
+    let records = [
+        near(1),
+        VolumeRecord {
+            dtl_mode: DtlMode::Async,
+            ..near(2)
+        },
+        VolumeRecord {
+            dtl_host: Some(name("vr-3")),
+            ..near(3)
+        },
+    ];
+    let answers: Vec<VolumeStatus> = records.iter().map(|record| said(record, 1, "serving")).collect();
+    let owner = name("vr-1.rack");
+    let (second, third) = (name("vr-2.rack"), name("vr-3"));
+    let running = [(&owner, "rack"), (&second, "rack"), (&third, "elsewhere")];
+    let answers = [(&owner, answers.as_slice())];
+    let views = Owned::new(&records, &answers, running.into_iter()).views(&BTreeMap::new());
+    let shared = views.iter().map(|view| view.dtl_shared_domain.as_deref());
+    assert_eq!(shared.collect::<Vec<_>>(), [Some("rack"), Some("rack"), None]);
+    let problems = problems(&views);
+    assert!(
+        problems.len() == 1 && problems[0].ends_with(": /v1") && problems[0].starts_with("1 volumes"),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn moves_that_go_on_and_the_last_ones_that_nobody_asked_for_are_shown() {
+    let moved = |number, why, at_us| VolumeRecord {
+        last_move: Some(LastMove {
+            from: name("vr-2"),
+            to: name("vr-1"),
+            at_us,
+            why,
+        }),
+        ..record(number, DtlState::InSync)
+    };
+    let going = VolumeRecord {
+        moving: Some(Moving {
+            from: name("vr-1"),
+            to: name("vr-2"),
+            mode: DtlMode::Sync,
+            why: MoveWhy::Asked,
+        }),
+        ..record(1, DtlState::InSync)
+    };
+    let records = [
+        going,
+        moved(2, MoveWhy::Io, 1_000_000),
+        moved(3, MoveWhy::Balance, 9_000_000),
+        moved(4, MoveWhy::Asked, 5_000_000),
+    ];
+    let table = move_table(&views(&records, &[], &["vr-1", "vr-2"])).unwrap();
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    for (line, text) in lines[1..]
+        .iter()
+        .zip(["as was asked", "had more volumes", "its IO comes from there"])
+    {
+        assert!(line.contains(text), "{table}");
+    }
+    assert_eq!(move_table(&views(&records[3..], &[], &["vr-1"])), None);
 }
 
 #[test]

@@ -180,6 +180,43 @@ pub enum What {
         /// What the twin is waited for.
         mode: DtlMode,
     },
+    /// An operator wants the volume's twin to be there from now on.
+    TwinHostSet {
+        /// Where; `None`: where the owner finds best.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<NodeName>,
+        /// And nowhere else.
+        only: bool,
+    },
+    /// The twin is in the failure domain that the owner is in: what loses the one may lose the other.
+    TwinSharesDomain {
+        /// Where it is.
+        host: NodeName,
+        /// The failure domain.
+        domain: String,
+    },
+    /// The volume is about to be moved to where its IO comes from.
+    FollowsIo {
+        /// Where to.
+        to: NodeName,
+        /// The machine or failure domain that it comes from.
+        from: String,
+        /// How much of it does, of a hundred.
+        percent: u8,
+        /// All of it.
+        bytes: ByteLen,
+        /// The time that it came in, in seconds.
+        window_s: u64,
+    },
+    /// The volume is about to be moved because its owner has more volumes than another.
+    Rebalances {
+        /// Where to.
+        to: NodeName,
+        /// How many the owner has.
+        here: u64,
+        /// How many that one has.
+        there: u64,
+    },
     /// A node was asked for a twin, said yes, and is told what is not on the back ends.
     TwinChosen {
         /// The node.
@@ -309,6 +346,10 @@ impl What {
             Self::WaitsForOwner { .. } => "waits_for_owner",
             Self::Unavailable { .. } => "unavailable",
             Self::DtlMode { .. } => "dtl_mode",
+            Self::TwinHostSet { .. } => "twin_host_set",
+            Self::TwinSharesDomain { .. } => "twin_shares_domain",
+            Self::FollowsIo { .. } => "follows_io",
+            Self::Rebalances { .. } => "rebalances",
             Self::TwinChosen { .. } => "twin_chosen",
             Self::TwinNotFound { .. } => "twin_not_found",
             Self::InSync { .. } => "in_sync",
@@ -422,6 +463,41 @@ impl fmt::Display for What {
             }
             Self::DtlMode { mode: DtlMode::None } => f.write_str("wants no twin from now on"),
             Self::DtlMode { mode } => write!(f, "wants a twin from now on, {}", mode.as_str()),
+            Self::TwinHostSet { host: None, .. } => {
+                f.write_str("its twin may be on any volume-router from now on")
+            }
+            Self::TwinHostSet {
+                host: Some(host),
+                only,
+            } => {
+                let otherwise = if *only {
+                    "and nowhere else"
+                } else {
+                    "where that can be"
+                };
+                write!(f, "its twin is to be at {host} from now on, {otherwise}")
+            }
+            Self::TwinSharesDomain { host, domain } => write!(
+                f,
+                "the twin at {host} is in the owner's failure domain {domain}: what loses the one may lose the other"
+            ),
+            Self::FollowsIo {
+                to,
+                from,
+                percent,
+                bytes,
+                window_s,
+            } => write!(
+                f,
+                "goes to {to}: {percent} % of its IO ({} bytes in {window_s} s) comes from {from}",
+                bytes.0
+            ),
+            Self::Rebalances { to, here, there } => {
+                write!(
+                    f,
+                    "goes to {to}, which has {there} volumes: there are {here} here"
+                )
+            }
             Self::TwinChosen { host } => write!(f, "a twin of the write buffer is made at {host}"),
             Self::TwinNotFound { refused } if refused.is_empty() => f.write_str(
                 "no twin of the write buffer is found: no other volume-router runs; they are asked again",

@@ -138,6 +138,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         endpoints: Vec::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        place: Some(settings.node.place()),
     };
     tasks.spawn_local(
         "the announcement",

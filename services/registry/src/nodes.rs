@@ -161,6 +161,7 @@ mod tests {
             endpoints: Vec::new(),
             version: "0.1.0".to_owned(),
             pid,
+            place: None,
         }
     }
 

@@ -10,7 +10,8 @@ mod quantity;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sconce_schemas::NodeName;
+use sconce_schemas::records::Place;
+use sconce_schemas::{NodeName, PlaceName};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -27,6 +28,28 @@ pub struct NodeSettings {
     /// Where it listens, one endpoint a thread.
     #[serde(default)]
     pub endpoints: Vec<String>,
+    /// The machine that it runs on; the system's name where nothing is said.
+    pub host: Option<PlaceName>,
+    /// What is lost at one time with it; its machine where nothing is said.
+    pub failure_domain: Option<PlaceName>,
+}
+
+/// Where the system says what it is called.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
+impl NodeSettings {
+    /// Where the service is, as it is announced. Without settings, and on a system whose name is none for a machine, it is alone on a machine
+    /// that is called as it is.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let of_system = || std::fs::read_to_string(HOST_NAME).ok()?.trim().parse().ok();
+        let host = self.host.clone().or_else(of_system);
+        let host = host.unwrap_or_else(|| PlaceName::from(&self.name));
+        Place {
+            failure_domain: self.failure_domain.clone().unwrap_or_else(|| host.clone()),
+            host,
+        }
+    }
 }
 
 /// Why a settings file could not be used.
@@ -105,6 +128,25 @@ mod tests {
     }
 
     #[test]
+    fn a_service_is_on_its_machine_and_in_a_failure_domain_of_its_own_where_nothing_else_is_said() {
+        let place = |text: &str| {
+            let node = GOOD.replace("[buffer]", &format!("{text}[buffer]"));
+            let Place { host, failure_domain } = load_text(&node).unwrap().node.place();
+            (host.to_string(), failure_domain.to_string())
+        };
+        let (host, domain) = place("");
+        assert!(!host.is_empty());
+        assert_eq!(domain, host);
+        let at = |host: &str, domain: &str| (host.to_owned(), domain.to_owned());
+        assert_eq!(place("host = \"hv-1\"\n"), at("hv-1", "hv-1"));
+        assert_eq!(place("failure_domain = \"Rack_1\"\n"), at(&host, "Rack_1"));
+        assert_eq!(
+            place("failure_domain = \"rack-1\"\nhost = \"hv-1\"\n"),
+            at("hv-1", "rack-1")
+        );
+    }
+
+    #[test]
     fn an_error_names_key_value_and_what_is_right() {
         let cases = [
             (
@@ -114,6 +156,10 @@ mod tests {
             (
                 GOOD.replace("vr-1", "VR_1"),
                 vec!["name = \"VR_1\"", "line 2", "a-z"],
+            ),
+            (
+                GOOD.replace("[buffer]", "failure_domain = \"rack 1\"\n[buffer]"),
+                vec!["failure_domain = \"rack 1\"", "line 5", "1 to 64 of a-z"],
             ),
             (
                 GOOD.replace("keep", "kept"),

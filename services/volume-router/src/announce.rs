@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sconce_balance::Pool;
 use sconce_registry::Revision;
 use sconce_registry::announce::{AnnounceError, Announcement, Tenure};
 use sconce_runtime::{Backoff, Chance, Stop};
@@ -23,6 +24,7 @@ use crate::buffer;
 use crate::deletion::{self, Adoption};
 use crate::node::Node;
 use crate::owner::record::{self, leaves_no_twin, leaves_nothing};
+use crate::placement;
 use crate::shard::Begin;
 use crate::twin::watch_owners;
 
@@ -53,6 +55,7 @@ pub(crate) fn announce(
         let buffer = actix_rt::spawn(buffer::watch(node.device.clone(), node.events.clone()));
         let owners = actix_rt::spawn(watch_owners(Arc::clone(&node), begin.clone()));
         let follow = actix_rt::spawn(follow(Arc::clone(&node), begin));
+        let autopilot = actix_rt::spawn(placement::run(Arc::clone(&node)));
         let adopt = actix_rt::spawn(Adoption::new(Arc::clone(&node)).run());
         let kept = registered.keep(withdraw).await;
         guard.abort();
@@ -60,6 +63,7 @@ pub(crate) fn announce(
         buffer.abort();
         owners.abort();
         follow.abort();
+        autopilot.abort();
         adopt.abort();
         node.gate.close();
         // Without its name the node may serve nothing.
@@ -150,17 +154,20 @@ async fn list(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>]) -> Followed {
     let revision = node.registry.revision().await?;
     deletion::give_up_erased(node).await?;
     node.relied.forget();
+    let mut seen = Vec::new();
     let mut unknown: HashSet<VolumeId> = node.device.unclaimed().into_iter().collect();
     for entry in node.registry.list(keys::VOLUMES, None, usize::MAX).await? {
         match sconce_registry::record::decode::<VolumeRecord>(&entry) {
             Ok(record) => {
                 unknown.remove(&record.id);
+                seen.extend(Pool::counts(&record));
                 changed(node, begin, &record).await;
             }
             // One damaged record holds up no other volume.
             Err(error) => tracing::error!(%error, "a volume's record is damaged"),
         }
     }
+    node.seen.listed(seen);
     for volume in unknown {
         tracing::warn!(
             %volume,
@@ -179,6 +186,7 @@ async fn watch(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], after: Revision)
     for event in watched.events {
         let Some(entry) = event.entry else {
             node.relied.gone(&event.key);
+            node.seen.gone(&event.key);
             continue;
         };
         match sconce_registry::record::decode::<VolumeRecord>(&entry) {
@@ -192,6 +200,7 @@ async fn watch(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], after: Revision)
 /// What a volume's record asks of this node.
 async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], record: &VolumeRecord) {
     node.relied.note(record, &node.name, node.device.id());
+    node.seen.note(record);
     let served = node.volumes.get(record.id);
     let ours = record.owner == node.name;
     match (served, ours, record.phase) {

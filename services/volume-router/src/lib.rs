@@ -17,6 +17,7 @@ pub mod device;
 mod gate;
 mod node;
 mod owner;
+mod placement;
 mod port;
 mod service;
 mod settings;
@@ -25,6 +26,6 @@ mod twin;
 
 pub use service::{Components, RunError, block_on, run};
 pub use settings::{
-    BufferSettings, DtlSettings, EraseSettings, LimitSettings, SettingError, Settings, UploadSettings,
-    VolumesSettings,
+    BufferSettings, DtlSettings, EraseSettings, LimitSettings, PlacementSettings, SettingError, Settings,
+    UploadSettings, VolumesSettings,
 };

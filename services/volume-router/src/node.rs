@@ -5,14 +5,14 @@
 //! Crash: nothing; the registry and the write buffer tell a new process all of it.
 //! Knows no operations.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sconce_bus::Role;
 use sconce_registry::{Registry, RegistryError};
 use sconce_runtime::{Clock, Events};
-use sconce_schemas::records::{NodeRecord, keys};
+use sconce_schemas::records::{NodeRecord, Place, keys};
 use sconce_schemas::{ByteLen, NodeName, VolumeId};
 use sconce_volume::{CheckpointPolicy, ScrubPolicy, SweepPolicy};
 
@@ -20,13 +20,16 @@ use crate::actor::VolumeHandle;
 use crate::background::{Background, Guests};
 use crate::device::{Device, LocalCheckpoints};
 use crate::gate::Gate;
-use crate::settings::DtlSettings;
+use crate::placement::{IoCounts, Seen};
+use crate::settings::{DtlSettings, PlacementSettings};
 use crate::twin::Relied;
 
 /// The node.
 pub(crate) struct Node {
     /// Its name.
     pub(crate) name: NodeName,
+    /// Where it is.
+    pub(crate) place: Place,
     /// Its threads that serve volumes.
     pub(crate) shards: usize,
     /// The write buffer.
@@ -55,6 +58,8 @@ pub(crate) struct Node {
     pub(crate) sweep: SweepPolicy,
     /// How twins are waited for.
     pub(crate) dtl: DtlSettings,
+    /// When volumes are moved by themselves.
+    pub(crate) placement: PlacementSettings,
     /// How long acknowledgements are held at most for a snapshot of several volumes.
     pub(crate) group_hold: Duration,
     /// How long another node is gone before its deletions are taken over.
@@ -63,6 +68,10 @@ pub(crate) struct Node {
     pub(crate) volumes: Volumes,
     /// Other nodes' volumes that rely on this node's twins.
     pub(crate) relied: Relied,
+    /// The pool's volumes.
+    pub(crate) seen: Seen,
+    /// What clients ask of the node's volumes.
+    pub(crate) io: IoCounts,
 }
 
 impl Node {
@@ -119,4 +128,13 @@ pub(crate) async fn running(registry: &Registry, role: Role) -> Result<Vec<NodeR
     let nodes = registry.list_records::<NodeRecord>(keys::NODES).await?;
     let nodes = nodes.into_iter().map(|(_, node, _)| node);
     Ok(nodes.filter(|node| node.role == role).collect())
+}
+
+/// The nodes that are to be given nothing.
+pub(crate) async fn drained(registry: &Registry) -> Result<BTreeSet<NodeName>, RegistryError> {
+    let drained = registry.list(keys::DRAINED, None, usize::MAX).await?;
+    let names = drained
+        .iter()
+        .filter_map(|entry| entry.key.strip_prefix(keys::DRAINED));
+    Ok(names.filter_map(|name| name.parse().ok()).collect())
 }

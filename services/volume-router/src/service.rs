@@ -23,6 +23,7 @@ use crate::background::{self, Background, Guests};
 use crate::device::{Device, DeviceError, Disk, LocalCheckpoints};
 use crate::gate::Gate;
 use crate::node::{Node, Volumes};
+use crate::placement::{IoCounts, Seen};
 use crate::settings::{SettingError, Settings};
 use crate::shard;
 use crate::twin::Relied;
@@ -168,6 +169,7 @@ async fn node(
     let (background, arbiter) = background(settings, components, shared).await?;
     let node = Node {
         name: settings.node.name.clone(),
+        place: settings.node.place(),
         shards,
         device,
         checkpoints,
@@ -182,10 +184,13 @@ async fn node(
         scrub: settings.scrub.policy(),
         sweep: settings.sweep.policy(&settings.scrub),
         dtl: settings.dtl,
+        placement: settings.placement,
         group_hold: settings.volumes.group_hold.duration(),
         adopt_after: settings.erase.adopt_after.duration(),
         volumes: Volumes::default(),
         relied: Relied::default(),
+        seen: Seen::default(),
+        io: IoCounts::default(),
     };
     Ok((Arc::new(node), Arbiters(vec![arbiter])))
 }
@@ -281,6 +286,7 @@ async fn serve(
         endpoints: endpoints.iter().map(ToString::to_string).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        place: Some(node.place.clone()),
     };
     let ttl = settings.volumes.lease.duration();
     // The announcement outlives the stop's request until the volumes are stored: a released volume is released by

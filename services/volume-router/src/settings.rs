@@ -7,6 +7,7 @@
 
 mod dtl;
 mod erase;
+mod placement;
 mod scrub;
 
 use std::fmt::Display;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 pub use dtl::DtlSettings;
 pub use erase::EraseSettings;
+pub use placement::PlacementSettings;
 pub(crate) use scrub::{ScrubHelp, ScrubSettings, SweepSettings};
 
 /// The volume-router's settings file.
@@ -58,6 +60,9 @@ pub struct Settings {
     /// Twins of write buffers on other volume-routers.
     #[serde(default)]
     pub dtl: DtlSettings,
+    /// Volumes that are moved by themselves.
+    #[serde(default)]
+    pub placement: PlacementSettings,
     /// What it takes in.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -235,6 +240,7 @@ impl Settings {
         self.scrub.check()?;
         self.erase.check()?;
         self.dtl.check()?;
+        self.placement.check()?;
         let limits = &self.limits;
         check(
             "limits.operations",

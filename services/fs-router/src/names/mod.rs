@@ -13,6 +13,7 @@ mod error;
 mod gone;
 mod nodes;
 mod path;
+mod placement;
 mod read;
 mod removals;
 mod remove;

@@ -17,6 +17,7 @@ fn record(pid: u32) -> NodeRecord {
         endpoints: vec![format!("ipc:///run/vr-1-{pid}.sock")],
         version: "0.1.0".to_owned(),
         pid,
+        place: None,
     }
 }
 

@@ -486,6 +486,7 @@ pub(crate) async fn records_by_type(subject: &impl Subject) {
         endpoints: vec!["ipc:///run/vr-1.sock".to_owned()],
         version: "0.1.0".to_owned(),
         pid: 77,
+        place: None,
     };
     let key = keys::node(&record.name);
     let revision = registry

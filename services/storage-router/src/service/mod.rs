@@ -95,6 +95,7 @@ fn announce(registry: Registry, settings: &Settings, stop: Stop) -> impl Future<
         endpoints: settings.node.endpoints.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        place: Some(settings.node.place()),
     };
     async move {
         let announced = async {

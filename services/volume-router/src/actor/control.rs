@@ -361,7 +361,10 @@ impl Handler<Followed> for VolumeActor {
                 followed.epoch,
                 own.epoch
             );
-            self.lost(&Refusal::reroute(RefusalCode::NotOwner, text), ctx);
+            return self.lost(&Refusal::reroute(RefusalCode::NotOwner, text), ctx);
+        }
+        if followed.epoch == own.epoch {
+            serving.wish_twin(followed.twin_host);
         }
     }
 }

@@ -23,6 +23,7 @@ use super::messages::{
     Orphaned, Renamed, Request, Round, Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
 };
 use crate::owner::record::TakeOver;
+use crate::placement::Chosen;
 
 /// A volume's actor, wherever it runs. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,10 +144,10 @@ impl VolumeHandle {
         self.ask(SetDtl(mode)).await?
     }
 
-    /// Hand the volume over to another node; returns once that owns it.
-    pub(crate) async fn move_to(&self, node: NodeName) -> Result<(), Refusal> {
+    /// Hand the volume over to another node; returns once that owns it. `chosen`: why, where nobody asked for it.
+    pub(crate) async fn move_to(&self, node: NodeName, chosen: Option<Chosen>) -> Result<(), Refusal> {
         self.ask(Served).await??;
-        self.ask(MoveTo(node)).await?
+        self.ask(MoveTo(node, chosen)).await?
     }
 
     /// Have no twin on that node.
@@ -182,6 +183,7 @@ impl VolumeHandle {
         self.tell(Followed {
             owner: record.owner.clone(),
             epoch: record.epoch,
+            twin_host: record.twin_host.clone(),
         });
     }
 

@@ -7,7 +7,7 @@
 
 use actix::Message;
 use bytes::Bytes;
-use sconce_schemas::records::DtlMode;
+use sconce_schemas::records::{DtlMode, TwinHost};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeStatus};
 use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, SnapshotId, VolumeSize};
@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::read::Outcome;
 use crate::owner::AncestorRoot;
 use crate::owner::record::TakeOver;
+use crate::placement::Chosen;
 use crate::port::OpenOn;
 
 /// One operation of a round.
@@ -154,10 +155,10 @@ pub(crate) struct Delete;
 #[rtype(result = "Result<(), Refusal>")]
 pub(crate) struct SetDtl(pub(crate) DtlMode);
 
-/// Hand the volume over to this node.
+/// Hand the volume over to this node; with why, where nobody asked for it.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Refusal>")]
-pub(crate) struct MoveTo(pub(crate) NodeName);
+pub(crate) struct MoveTo(pub(crate) NodeName, pub(crate) Option<Chosen>);
 
 /// Have no twin on this node, if another one keeps it.
 #[derive(Debug, Message)]
@@ -190,6 +191,8 @@ pub(crate) struct Verify;
 pub(crate) struct Followed {
     pub(crate) owner: NodeName,
     pub(crate) epoch: Epoch,
+    /// Where an operator wants the twin to be.
+    pub(crate) twin_host: Option<TwinHost>,
 }
 
 /// A job's outcome.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use actix::fut::WrapFuture as _;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture};
 use sconce_schemas::NodeName;
-use sconce_schemas::records::DtlMode;
+use sconce_schemas::records::{DtlMode, MoveWhy};
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::Event;
@@ -25,6 +25,7 @@ use super::{Owner, State, VolumeActor};
 use crate::background::Tried;
 use crate::node::Node;
 use crate::owner::record::{self, RecordError, refusal_of};
+use crate::placement::Chosen;
 
 /// How long what is not stored may take to be copied to the twin.
 const COPY_WITHIN: Duration = Duration::from_secs(600);
@@ -58,9 +59,9 @@ enum Step {
 impl Handler<MoveTo> for VolumeActor {
     type Result = ResponseFuture<Result<(), Refusal>>;
 
-    fn handle(&mut self, MoveTo(to): MoveTo, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, MoveTo(to, chosen): MoveTo, ctx: &mut Context<Self>) -> Self::Result {
         let (asked, heard) = oneshot::channel();
-        match self.begin_move(to, ctx) {
+        match self.begin_move(to, chosen, ctx) {
             Ok(moving) => moving.asked.push(asked),
             Err(answer) => drop(asked.send(answer)),
         }
@@ -94,6 +95,7 @@ impl VolumeActor {
     fn begin_move(
         &mut self,
         to: NodeName,
+        chosen: Option<Chosen>,
         ctx: &mut Context<Self>,
     ) -> Result<&mut Moving, Result<(), Refusal>> {
         let State::Serving(serving) = &self.state else {
@@ -115,9 +117,14 @@ impl VolumeActor {
         }
         if self.moving.is_none() {
             let (node, owner, there) = (Arc::clone(&self.shard.node), serving.owner().clone(), to.clone());
+            let why = chosen.as_ref().map_or(MoveWhy::Asked, |chosen| chosen.why);
+            if let Some(Chosen { what, .. }) = chosen {
+                owner.tell(what);
+            }
             let note = async move {
                 let volume = owner.subject().volume;
-                record::begin_move(&node.registry, volume, owner.ownership(), &there, &node.clock).await
+                let going = (&there, why);
+                record::begin_move(&node.registry, volume, owner.ownership(), going, &node.clock).await
             };
             self.moves += 1;
             let number = self.moves;
@@ -280,6 +287,7 @@ impl VolumeActor {
             moving.to,
             cause.text
         );
+        let to = moving.to.clone();
         moving.tell(&Err(Refusal {
             text,
             ..cause.clone()
@@ -287,6 +295,8 @@ impl VolumeActor {
         let State::Serving(serving) = &mut self.state else {
             return;
         };
+        let cause = cause.text.clone();
+        serving.owner().tell(What::NotMoved { to, cause });
         serving.stay();
         let (node, owner, generation) = (
             Arc::clone(&self.shard.node),

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::checkpoint::{NodePlace, NodeRef};
-use sconce_schemas::records::VolumeRecord;
+use sconce_schemas::records::{TwinHost, VolumeRecord};
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::volume::{IoCode, VolumeControlReply, VolumeReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
@@ -102,7 +102,12 @@ impl Serving {
     ) -> Self {
         let sco_size = owned.record.sco_size;
         let mut serving = Self {
-            twin: Ours::new(shard, &owner, sco_size, owned.moved_from),
+            twin: Ours::new(
+                shard,
+                &owner,
+                sco_size,
+                (owned.moved_from, owned.record.twin_host.clone()),
+            ),
             volume: owned.volume,
             effects: Vec::new(),
             spare: Vec::new(),
@@ -388,6 +393,11 @@ impl Serving {
     /// The twin is to be on this node and on no other.
     pub(super) fn twin_only_on(&self, node: &NodeName) {
         self.twin.only_on(node);
+    }
+
+    /// Where an operator wants the twin to be.
+    pub(super) fn wish_twin(&self, wish: Option<TwinHost>) {
+        self.twin.wish(wish);
     }
 
     /// A twin on this node is given up for one elsewhere.

@@ -8,8 +8,8 @@
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
 use sconce_runtime::Clock;
 use sconce_schemas::records::{
-    CloneRecord, DtlMode, DtlState, EpochStart, ManifestRef, Moving, Record as _, VolumePhase, VolumeRecord,
-    keys,
+    CloneRecord, DtlMode, DtlState, EpochStart, LastMove, ManifestRef, MoveWhy, Moving, Record as _,
+    VolumePhase, VolumeRecord, keys,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
@@ -276,6 +276,14 @@ pub(crate) async fn begin_epoch(
         // A move ends with the ownership that it began in, wherever this one is.
         if let Some(moving) = record.moving.take() {
             record.set_dtl_mode(moving.mode);
+            if moving.to == own.node {
+                record.last_move = Some(LastMove {
+                    from: moving.from,
+                    to: moving.to,
+                    at_us: clock.unix_micros(),
+                    why: moving.why,
+                });
+            }
         }
         // It has no twin yet.
         without_twin(record, clock);
@@ -520,7 +528,7 @@ pub(crate) async fn begin_move(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
-    to: &NodeName,
+    (to, why): (&NodeName, MoveWhy),
     clock: &Clock,
 ) -> Result<DtlMode, RecordError> {
     let record = change_own(registry, volume, own, |record| {
@@ -533,6 +541,7 @@ pub(crate) async fn begin_move(
             from: own.node.clone(),
             to: to.clone(),
             mode,
+            why,
         });
         // Where it wants no twin it has one for the time of the move.
         if record.dtl_mode == DtlMode::None {

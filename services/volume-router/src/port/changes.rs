@@ -13,6 +13,7 @@ use super::control::Control;
 use super::peers::{Open, OpenOn};
 use crate::actor::CompareWith;
 use crate::owner::find_ancestor;
+use crate::placement::IoCount;
 
 impl Control {
     pub(super) async fn open_changes(
@@ -38,6 +39,7 @@ impl Control {
             handle,
             generation: opened.generation,
             on: OpenOn::Compared(opened.compared),
+            io: IoCount::default(),
         })?;
         Ok(VolumeControlReply::OpenedChanges {
             handle: number,

@@ -25,6 +25,7 @@ use crate::actor::{Shard, VolumeActor, VolumeHandle, Waiting};
 use crate::background::PoolUsage;
 use crate::deletion;
 use crate::owner::record::TakeOver;
+use crate::placement::IoCount;
 
 /// What a control request is carried out with.
 pub(super) struct Control {
@@ -149,7 +150,7 @@ impl Control {
                 Err(refusal) => Err(refusal),
             },
             (VolumeControl::Move { volume, to }, None) => match self.begun_here(volume) {
-                Ok(handle) => handle.move_to(to).await.map(|()| VolumeControlReply::Done),
+                Ok(handle) => handle.move_to(to, None).await.map(|()| VolumeControlReply::Done),
                 Err(refusal) => Err(refusal),
             },
             (VolumeControl::LeaveTwin { volume, node }, None) => match self.begun_here(volume) {
@@ -213,6 +214,7 @@ impl Control {
             handle,
             generation: opened.generation,
             on: OpenOn::Snapshot(opened.id),
+            io: IoCount::default(),
         })?;
         Ok(VolumeControlReply::Opened {
             handle: number,
@@ -266,11 +268,14 @@ impl Control {
     async fn open(&self, volume: VolumeId, session: SessionId) -> Result<VolumeControlReply, Refusal> {
         let handle = self.begun_here(volume)?;
         let opened = handle.open(session).await?;
+        let client = self.peers.borrow().client(self.peer);
+        let count = client.map(|client| self.shard.node.io.of(volume, client));
         let number = self.add(&Open {
             volume,
             handle,
             generation: opened.generation,
             on: OpenOn::Session(opened.slot),
+            io: count.unwrap_or_default(),
         })?;
         Ok(VolumeControlReply::Opened {
             handle: number,

@@ -75,7 +75,7 @@ impl Port {
                 () = &mut over => return,
             };
             match event {
-                ServerEvent::Requests(requests) => self.take(requests),
+                ServerEvent::Requests(requests) => self.take(&server, requests),
                 ServerEvent::PeerGone(peer) => {
                     // What it sent and what still waits must not be applied after what its successor writes.
                     for open in self.peers.borrow_mut().gone(peer) {
@@ -86,11 +86,12 @@ impl Port {
         }
     }
 
-    fn take(&mut self, requests: Vec<Request>) {
+    fn take(&mut self, server: &Server<VolumeRequest, VolumeReply>, requests: Vec<Request>) {
         let closed = self.closed();
         if let Some(first) = requests.first() {
             // A message is of one client.
-            self.peers.borrow_mut().here(first.peer);
+            let client = || server.hello(first.peer).map(|hello| hello.node);
+            self.peers.borrow_mut().here(first.peer, client);
         }
         for request in requests {
             match request.body {
@@ -154,6 +155,9 @@ impl Port {
                 return waiting.reply.send(VolumeReply::Refused(refusal), Bytes::new());
             }
         };
+        if let OpenOn::Session(_) = open.on {
+            open.io.came(io.code, io.length);
+        }
         Point::VolumeReceive.record(|| Step {
             length: io.length,
             ..self.shard.replies.step(ticket)

@@ -9,10 +9,11 @@
 use std::collections::HashMap;
 
 use sconce_bus::PeerId;
-use sconce_schemas::{SnapshotId, VolumeId};
+use sconce_schemas::{NodeName, SnapshotId, VolumeId};
 use sconce_volume::{Compared, SessionSlot};
 
 use crate::actor::VolumeHandle;
+use crate::placement::IoCount;
 
 /// Handles that one connection may have open.
 const HANDLES_MAX: usize = 1 << 16;
@@ -25,6 +26,8 @@ pub(crate) struct Open {
     pub(crate) generation: u32,
     /// What it is open on.
     pub(crate) on: OpenOn,
+    /// Counts what the client asks of it.
+    pub(crate) io: IoCount,
 }
 
 /// What a handle is open on.
@@ -62,6 +65,8 @@ pub(crate) struct Peers {
 
 #[derive(Debug, Default)]
 struct Handles {
+    /// Who the client says it is.
+    client: Option<NodeName>,
     places: Vec<Place>,
     free: Vec<u16>,
 }
@@ -80,9 +85,18 @@ impl Peers {
         place.open.as_ref().filter(|_| place.uses == uses)
     }
 
-    /// A connection is there.
-    pub(crate) fn here(&mut self, peer: PeerId) {
-        self.by_peer.entry(peer).or_default();
+    /// A connection is there; `client` tells whose it is, and is asked once.
+    pub(crate) fn here(&mut self, peer: PeerId, client: impl FnOnce() -> Option<NodeName>) {
+        let new = || Handles {
+            client: client(),
+            ..Handles::default()
+        };
+        self.by_peer.entry(peer).or_insert_with(new);
+    }
+
+    /// Whose a connection is; `None`: it is gone.
+    pub(crate) fn client(&self, peer: PeerId) -> Option<NodeName> {
+        self.by_peer.get(&peer)?.client.clone()
     }
 
     /// A handle for an open session; `None`: the connection is gone, or has as many as it may have.

@@ -1,25 +1,24 @@
 //! Ways to the other volume-routers that may keep twins of this thread's volumes.
 //!
 //! Keeps: a connection to each endpoint that was used, and for a moment which volume-routers run.
-//! Order: a volume asks the others in an order of its own, so that twins spread over the pool and few move when a node comes or goes.
+//! Order: none; in which order the others are asked is each volume's business.
 //! Crash: nothing; who runs is asked of the registry.
 //! Knows no volume's state.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
 use sconce_bus::{Caller, Endpoint, Hello, Network, Role};
 use sconce_registry::{Registry, RegistryError};
-use sconce_schemas::records::{NodeRecord, keys};
+use sconce_schemas::records::NodeRecord;
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
 use sconce_schemas::{NodeName, VolumeId};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::node::running;
+use crate::node::{drained, running};
 
 /// How long a list of volume-routers is believed: many volumes look for another twin at the same time.
 const NODES_AGE_MAX: Duration = Duration::from_secs(1);
@@ -36,8 +35,8 @@ pub(crate) struct Lines {
     hello: Hello,
     lines: RefCell<HashMap<String, Line>>,
     nodes: RefCell<Vec<NodeRecord>>,
-    /// Keys of those that are drained.
-    drained: RefCell<HashSet<String>>,
+    /// Those that are drained.
+    drained: RefCell<BTreeSet<NodeName>>,
     listed: Cell<Option<Instant>>,
     /// Room for SCOs that are copied.
     pub(super) copies: Rc<Semaphore>,
@@ -57,18 +56,16 @@ impl Lines {
         }
     }
 
-    /// The other volume-routers that run and are not drained, the one first that a volume asks first.
-    pub(super) async fn others(&self, volume: VolumeId) -> Result<Vec<NodeRecord>, RegistryError> {
+    /// The other volume-routers that run and are not drained.
+    pub(super) async fn others(&self) -> Result<Vec<NodeRecord>, RegistryError> {
         self.list_if_old().await?;
-        let mut others = self.nodes.borrow().clone();
-        others.sort_by_cached_key(|node| std::cmp::Reverse(rank(volume, &node.name)));
-        Ok(others)
+        Ok(self.nodes.borrow().clone())
     }
 
     /// Whether a node is drained.
     pub(super) async fn is_drained(&self, node: &NodeName) -> Result<bool, RegistryError> {
         self.list_if_old().await?;
-        Ok(self.drained.borrow().contains(&keys::drained(node)))
+        Ok(self.drained.borrow().contains(node))
     }
 
     async fn list_if_old(&self) -> Result<(), RegistryError> {
@@ -86,9 +83,8 @@ impl Lines {
 
     async fn list(&self) -> Result<(), RegistryError> {
         let mut others = running(&self.registry, Role::VolumeRouter).await?;
-        let drained = self.registry.list(keys::DRAINED, None, usize::MAX).await?;
-        let drained: HashSet<String> = drained.into_iter().map(|entry| entry.key).collect();
-        others.retain(|node| node.name != self.hello.node && !drained.contains(&keys::drained(&node.name)));
+        let drained = drained(&self.registry).await?;
+        others.retain(|node| node.name != self.hello.node && !drained.contains(&node.name));
         *self.drained.borrow_mut() = drained;
         // A stream to a node that is drained now has its line itself.
         let is_used = |endpoint: &String, _: &mut Line| {
@@ -119,10 +115,4 @@ impl Lines {
             self.lines.borrow_mut().remove(endpoint);
         }
     }
-}
-
-fn rank(volume: VolumeId, node: &NodeName) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (volume.0, node.as_str()).hash(&mut hasher);
-    hasher.finish()
 }

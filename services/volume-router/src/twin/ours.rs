@@ -12,9 +12,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sconce_balance::TwinRank;
 use sconce_bus::CallError;
 use sconce_runtime::{Backoff, Chance};
-use sconce_schemas::records::{DtlState, NodeRecord};
+use sconce_schemas::records::{DtlState, NodeRecord, TwinHost};
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::event::{TwinRefused, What};
 use sconce_schemas::wire::twin::{TwinReply, TwinSay};
@@ -28,6 +29,7 @@ use super::stream::{Copied, Party, Stream, Trouble};
 use crate::actor::{Owner, Shard};
 use crate::background::Tried;
 use crate::device::ScoFile;
+use crate::node::Node;
 use crate::owner::record::{RecordError, hand_over, note_degraded, note_in_sync, refusal_of};
 
 /// A volume-router that would not, or could not, keep the twin is not asked again for so long.
@@ -65,8 +67,12 @@ struct Shared {
     is_sought: Cell<bool>,
     /// The volume is about to be released or handed over: nothing is to say from here on that anybody relies on a twin of this ownership.
     is_closing: Cell<bool>,
-    /// Who is asked first, and alone where the volume moves there.
+    /// Who is asked first where the choice is free, and alone where the volume moves there.
     first: RefCell<Option<First>>,
+    /// Where an operator wants the twin to be.
+    wish: RefCell<Option<TwinHost>>,
+    /// The failure domain that the twin is in.
+    domain: RefCell<String>,
     /// Volume-routers that are not asked until then, and why.
     rests: RefCell<HashMap<NodeName, (Instant, String)>>,
     /// Why no twin is in sync, for whoever asks; `None`: one is, or nothing went wrong.
@@ -76,8 +82,13 @@ struct Shared {
 }
 
 impl Ours {
-    /// `first`: who is asked first.
-    pub(crate) fn new(shard: &Rc<Shard>, owner: &Owner, sco_size: ScoSize, first: Option<NodeName>) -> Self {
+    /// `first`: who is asked first where the choice is free; `wish`: where an operator wants the twin to be.
+    pub(crate) fn new(
+        shard: &Rc<Shard>,
+        owner: &Owner,
+        sco_size: ScoSize,
+        (first, wish): (Option<NodeName>, Option<TwinHost>),
+    ) -> Self {
         let shared = Shared {
             shard: Rc::clone(shard),
             owner: owner.clone(),
@@ -91,6 +102,8 @@ impl Ours {
                 node,
                 is_alone: false,
             })),
+            wish: RefCell::new(wish),
+            domain: RefCell::default(),
             rests: RefCell::default(),
             trouble: RefCell::default(),
             turn: Mutex::new(()),
@@ -121,6 +134,8 @@ impl Ours {
     fn give_up(&mut self) {
         self.giving_up = false;
         if let Some(stream) = self.shared.stream.take() {
+            let volume = self.shared.owner.subject().volume;
+            self.shared.node().seen.forget_choice(volume);
             if let Some(cause) = stream.lost() {
                 self.shared.rest(stream.node(), cause);
             }
@@ -164,6 +179,19 @@ impl Ours {
     /// The twin may be on any node.
     pub(crate) fn anywhere(&self) {
         self.shared.first.take();
+    }
+
+    /// An operator wants the twin to be here from now on. One that is elsewhere stays until it can be there.
+    pub(crate) fn wish(&self, wish: Option<TwinHost>) {
+        let before = self.shared.wish.replace(wish.clone());
+        if before == wish {
+            return;
+        }
+        let (host, only) = wish.map_or((None, false), |wish| (Some(wish.node), wish.only));
+        if let Some(host) = &host {
+            self.shared.rests.borrow_mut().remove(host);
+        }
+        self.shared.owner.tell(What::TwinHostSet { host, only });
     }
 
     /// A twin on this node is given up; another node is asked to keep one.
@@ -286,6 +314,10 @@ impl Ours {
 impl Drop for Ours {
     fn drop(&mut self) {
         self.shared.is_wanted.set(false);
+        self.shared
+            .node()
+            .seen
+            .forget_choice(self.shared.owner.subject().volume);
         // A task that has it still tells the next ownership nothing: it is another's handle that it tells.
         self.shared.stream.take();
     }
@@ -320,6 +352,10 @@ impl Shared {
             .map(Rc::clone)
     }
 
+    fn node(&self) -> &Node {
+        &self.shard.node
+    }
+
     fn timeout(&self) -> Duration {
         self.shard.node.dtl.timeout.duration()
     }
@@ -343,6 +379,12 @@ impl Shared {
             Ok(Ok(())) => {
                 self.trouble.take();
                 owner.tell(What::InSync { host: host.clone() });
+                self.node().seen.forget_choice(volume);
+                let domain = self.domain.borrow();
+                if *domain == self.node().place.failure_domain.as_str() {
+                    let (host, domain) = (host.clone(), domain.clone());
+                    owner.tell(What::TwinSharesDomain { host, domain });
+                }
                 owner.happened(Event::TwinInSync);
             }
             Ok(Err(RecordError::Refused(refusal))) if refusal.code == RefusalCode::Conflict => {
@@ -423,22 +465,33 @@ impl Shared {
         self.owner.tell(what);
     }
 
-    /// Who is to be asked first comes first; where nobody else is to be asked, nobody else stays. Gives who cannot be asked, and why.
+    /// The best comes first (docs/decisions/0174); where nobody else is to be asked, nobody else stays. Gives who cannot be asked, and why.
     fn sort(&self, others: &mut Vec<NodeRecord>) -> BTreeMap<NodeName, String> {
-        let Some(First { node, is_alone }) = self.first.borrow().clone() else {
+        let (former, wish) = (self.first.borrow().clone(), self.wish.borrow().clone());
+        let streams = self.node().seen.streams();
+        let domain = self.node().place.failure_domain.as_str();
+        let for_whom = (
+            wish.as_ref().map(|wish| &wish.node),
+            former.as_ref().map(|first| &first.node),
+        );
+        let keeps = |other: &NodeRecord| streams.get(&other.name).copied().unwrap_or_default();
+        others.sort_by_cached_key(|other| TwinRank::of(other, domain, for_whom, keeps(other)));
+        let alone = former.filter(|first| first.is_alone).map(|first| first.node);
+        let Some(node) = alone.or_else(|| wish.filter(|wish| wish.only).map(|wish| wish.node)) else {
             return BTreeMap::new();
         };
-        others.sort_by_key(|other| other.name != node);
-        if !is_alone {
-            return BTreeMap::new();
-        }
         others.retain(|other| other.name == node);
         if !others.is_empty() {
             return BTreeMap::new();
         }
-        let cause = "it is no volume-router that runs and is not drained".to_owned();
-        self.rest(&node, cause.clone());
-        self.tell_if_only(&node);
+        let cause = match node == self.node().name {
+            true => "it owns the volume itself".to_owned(),
+            false => "it is no volume-router that runs and is not drained".to_owned(),
+        };
+        if self.is_only(&node) {
+            self.rest(&node, cause.clone());
+            self.tell_if_only(&node);
+        }
         BTreeMap::from([(node, cause)])
     }
 
@@ -505,7 +558,7 @@ async fn seek(shared: &Shared) {
     let mut told: Option<Vec<NodeName>> = None;
     while shared.is_wanted() {
         let subject = shared.owner.subject();
-        let mut others = match shared.shard.lines.others(subject.volume).await {
+        let mut others = match shared.shard.lines.others().await {
             Ok(others) => others,
             Err(error) => {
                 tracing::debug!(volume = %subject.path, %error, "who could keep a twin cannot be known now");
@@ -530,6 +583,8 @@ async fn seek(shared: &Shared) {
                 }
                 Ok(stream) if shared.is_wanted() => {
                     let host = node.name.clone();
+                    shared.node().seen.choose(subject.volume, host.clone());
+                    node.failure_domain().clone_into(&mut shared.domain.borrow_mut());
                     shared.owner.tell(What::TwinChosen { host });
                     *shared.stream.borrow_mut() = Some(Rc::new(stream));
                     return shared.owner.happened(Event::TwinAttached);

@@ -71,6 +71,15 @@ impl Client {
         }
     }
 
+    /// The same session and numbers, at another node, and the client is called so.
+    pub(crate) async fn go_to_as(&mut self, cluster: &Cluster, node: &str, client: &str) {
+        let endpoint: Endpoint = cluster.endpoint(node).parse().unwrap();
+        let mut hello = hello(Protocol::Volume);
+        hello.node = client.parse().unwrap();
+        self.caller = Caller::new(&cluster.network, &endpoint, hello);
+        self.reopen().await.unwrap();
+    }
+
     /// The same session and numbers, at another node.
     pub(crate) async fn go_to(&mut self, cluster: &Cluster, node: &str) {
         let endpoint: Endpoint = cluster.endpoint(node).parse().unwrap();

@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     environment: Vec<(String, String)>,
     buffer_size: String,
     extra: String,
+    /// The machine and failure domain that the volume-router says it is in.
+    domain: String,
 }
 
 impl Cluster {
@@ -64,6 +66,7 @@ impl Cluster {
             environment: Vec::new(),
             buffer_size: "64 MiB".to_owned(),
             // A deletion is over when nothing is left, not two minutes later.
+            domain: NODE.to_owned(),
             extra: "[erase]\ngrace = \"0s\"\n".to_owned(),
         };
         cluster.registry_host = Some(cluster.host_registry());
@@ -80,6 +83,12 @@ impl Cluster {
 
     pub(crate) fn with_buffer(mut self, size: &str) -> Self {
         self.buffer_size = size.to_owned();
+        self
+    }
+
+    /// Where the volume-router says it is.
+    pub(crate) fn in_domain(mut self, domain: &str) -> Self {
+        self.domain = domain.to_owned();
         self
     }
 
@@ -172,11 +181,12 @@ impl Cluster {
     /// The volume-router's settings file.
     pub(crate) fn settings(&self) -> PathBuf {
         let text = format!(
-            "[node]\nname = \"{NODE}\"\nrun_dir = \"{run}\"\nendpoints = [\"{endpoint}\"]\n\
+            "[node]\nname = \"{NODE}\"\nrun_dir = \"{run}\"\nendpoints = [\"{endpoint}\"]\nhost = \"{domain}\"\n\
              [registry]\nhome = \"remote\"\nendpoint = \"{registry}\"\n\
              [buffer]\ndir = \"{run}/buffer\"\nsize = \"{size}\"\n{extra}",
             run = self.dir.path().display(),
             endpoint = self.endpoint(NODE),
+            domain = self.domain,
             registry = self.endpoint("registry"),
             size = self.buffer_size,
             extra = self.extra,

@@ -147,6 +147,7 @@ fn a_deletion_whose_owner_is_gone_is_taken_over_and_nothing_that_is_needed_is_to
             endpoints: Vec::new(),
             version: String::new(),
             pid: 1,
+            place: None,
         };
         world.put(keys::node(&living.owner), &elsewhere).await;
         kept.push(("its owner lives", living));
@@ -314,6 +315,7 @@ fn an_erasure_stops_when_the_record_is_anothers_or_the_volume_comes_back() {
             endpoints: Vec::new(),
             version: String::new(),
             pid: 1,
+            place: None,
         };
         world.put(keys::node(&elsewhere.name), &elsewhere).await;
         let anothers = VolumeRecord {

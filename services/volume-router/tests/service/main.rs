@@ -27,6 +27,7 @@ mod moving;
 mod neighbour;
 mod ownership;
 mod peer;
+mod placement;
 mod pressure;
 mod registry;
 mod restart;

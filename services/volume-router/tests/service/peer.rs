@@ -26,10 +26,29 @@ impl Peer {
         settings: &str,
         environment: &[(&str, &str)],
     ) -> Self {
+        Self::begin(cluster, (name, name), settings, environment).await
+    }
+
+    /// The same in a failure domain that may be others' too.
+    pub(crate) async fn start_in(
+        cluster: &Cluster,
+        domain: &str,
+        name: &'static str,
+        settings: &str,
+    ) -> Self {
+        Self::begin(cluster, (name, domain), settings, &[]).await
+    }
+
+    async fn begin(
+        cluster: &Cluster,
+        (name, domain): (&'static str, &str),
+        settings: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         // A volume-router's process is the only one of its directory.
         let (run, log) = (cluster.path(name), cluster.path(&format!("{name}.log")));
         let text = format!(
-            "[node]\nname = \"{name}\"\nrun_dir = \"{run}\"\nendpoints = [\"{endpoint}\"]\n\
+            "[node]\nname = \"{name}\"\nrun_dir = \"{run}\"\nendpoints = [\"{endpoint}\"]\nhost = \"{domain}\"\n\
              [registry]\nhome = \"remote\"\nendpoint = \"{registry}\"\n\
              [log]\nlevel = \"debug\"\n\
              [buffer]\ndir = \"{run}/buffer\"\nsize = \"64 MiB\"\n{settings}",

@@ -22,7 +22,11 @@ pub(crate) struct Scene {
 impl Scene {
     /// An empty one, with everything there.
     pub(crate) async fn begin(seed: u64) -> Self {
-        let mut cluster = Cluster::new().with_settings(SOON);
+        Self::of(Cluster::new().with_settings(SOON), seed).await
+    }
+
+    /// The same in a cluster that has everything but the volume-router.
+    pub(crate) async fn of(mut cluster: Cluster, seed: u64) -> Self {
         cluster.start();
         let registry = cluster.registry().await;
         let volume = cluster.create(&registry, 1, SIZE as u64).await;

@@ -81,6 +81,7 @@ impl Owner {
             endpoints: Vec::new(),
             version: String::new(),
             pid: 0,
+            place: None,
         };
         match there {
             true => drop(self.registry.put_record(&key, None, &record, None).await.unwrap()),
@@ -267,6 +268,7 @@ impl Empty {
             endpoints: vec![endpoint.clone()],
             version: String::new(),
             pid: 0,
+            place: None,
         };
         registry
             .put_record(&keys::node(&name), None, &record, None)

@@ -143,6 +143,7 @@ fn registry() -> Registry {
         endpoints: Vec::new(),
         version: "0.1.0".to_owned(),
         pid: 1,
+        place: None,
     };
     let put = |key, value| Change::put(key, Some(Revision::ABSENT), value);
     let changes = vec![

@@ -50,6 +50,7 @@ fn node(name: &str, role: Role) -> NodeRecord {
         endpoints: vec!["inproc://nobody".to_owned()],
         version: "0.1.0".to_owned(),
         pid: 1,
+        place: None,
     }
 }
 

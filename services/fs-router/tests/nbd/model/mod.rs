@@ -89,6 +89,8 @@ impl Cluster {
                 name: node.clone(),
                 run_dir: dir.path().to_owned(),
                 endpoints: Vec::new(),
+                host: None,
+                failure_domain: None,
             },
             registry: RegistrySettings::Remote {
                 endpoint: "ipc:///not/used".to_owned(),
@@ -273,6 +275,7 @@ pub(crate) fn node_record(name: &str, role: Role, endpoint: &str) -> NodeRecord 
         endpoints: vec![endpoint.to_owned()],
         version: "test".to_owned(),
         pid: 0,
+        place: None,
     }
 }
 
