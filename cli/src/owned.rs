@@ -52,6 +52,8 @@ pub struct OwnedView {
     pub at_risk_bytes: Option<u64>,
     /// What it waits for, and with which command to go on; null where it does not wait.
     pub needs: Option<String>,
+    /// The node of the front end that may write it; null where it is shared, or nobody writes.
+    pub writer: Option<String>,
 }
 
 /// How many volumes are how.
@@ -174,6 +176,7 @@ impl<'a> Owned<'a> {
             dtl_trouble: served.and_then(|said| said.dtl_trouble.clone()),
             unstored_bytes: unstored,
             at_risk_bytes: at_risk,
+            writer: record.access.held_by().map(|holder| holder.node.to_string()),
             needs: (state == State::Waits).then(|| self.needs(known, &path)),
             path,
         }

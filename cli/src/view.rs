@@ -10,6 +10,7 @@ use sconce_schemas::records::{DtlMode, DtlState};
 use sconce_schemas::wire::volume::FlattenProgress;
 use serde::{Serialize, Serializer};
 
+use crate::access::AccessView;
 use crate::args::Format;
 use crate::deletions::{DeletionView, deletion_table};
 use crate::owned::{OwnedView, RiskView, VolumeCounts, attention_table, counts_line, risk_table};
@@ -62,6 +63,8 @@ pub struct VolumeView {
     /// How far a clone is on its way to independence; missing where it is not on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flatten: Option<FlattenView>,
+    /// Which front ends may write it.
+    pub access: AccessView,
 }
 
 /// How far a clone is on its way to independence.
@@ -327,6 +330,7 @@ pub fn volume_lines(volume: &VolumeView) -> String {
     let host = volume.dtl_host.as_ref();
     let host = host.map_or_else(String::new, |host| format!(", at {host}"));
     line("DTL", format!("{}{host}", dtl_shown(volume)));
+    line("write access", volume.access.shown());
     line("pool", volume.pool.clone());
     line("SCO size", shown(volume.sco_size_bytes));
     line("history", history_shown(volume));
@@ -533,6 +537,8 @@ pub(crate) fn unknown() -> String {
 
 #[cfg(test)]
 mod tests {
+    use sconce_schemas::access::AccessMode;
+
     use super::*;
 
     fn volume() -> VolumeView {
@@ -557,6 +563,12 @@ mod tests {
             history_from: Some("2026-11-22T10:15:03Z".to_owned()),
             clone_of: None,
             flatten: None,
+            access: AccessView {
+                mode: AccessMode::Exclusive,
+                holder: Some("hv-1".into()),
+                since: Some("2026-11-22T10:15:03Z".into()),
+                hand_over_until: None,
+            },
         }
     }
 
@@ -581,7 +593,13 @@ mod tests {
   "state": "serving",
   "live": true,
   "history_seconds": 86400,
-  "history_from": "2026-11-22T10:15:03Z"
+  "history_from": "2026-11-22T10:15:03Z",
+  "access": {
+    "mode": "exclusive",
+    "holder": "hv-1",
+    "since": "2026-11-22T10:15:03Z",
+    "hand_over_until": null
+  }
 }"#;
         assert_eq!(serde_json::to_string_pretty(&volume()).unwrap(), golden);
     }

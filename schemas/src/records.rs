@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
+use crate::access::{Access, AccessMode};
 use crate::geometry::{ScoSize, VolumeSize};
 use crate::ids::{BackendId, Epoch, ManifestSeq, NodeName, ScoId, SnapshotId, VolumeId};
 use crate::wire::Role;
@@ -196,6 +197,9 @@ pub struct VolumeRecord {
     /// The volume is being moved: until the next ownership begins, wherever that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Moving>,
+    /// Which front ends may write it.
+    #[serde(default, skip_serializing_if = "Access::is_default")]
+    pub access: Access,
 }
 
 /// A planned move of a volume to another volume-router.
@@ -310,6 +314,12 @@ impl VolumeRecord {
             epochs: Vec::new(),
             origin: None,
             moving: None,
+            access: Access {
+                mode: AccessMode::Exclusive,
+                generation: 0,
+                holder: None,
+                hand_over_until_us: None,
+            },
         }
     }
 

@@ -203,8 +203,23 @@ impl Scene {
 
     /// The owner answers an open, of what it calls a snapshot.
     fn opens_on(&mut self, handle: u32, snapshot: Option<SnapshotId>) {
+        self.opens_with(handle, snapshot, None);
+    }
+
+    /// The same, and what it says of write access. Gives what was asked of that.
+    fn opens_with(
+        &mut self,
+        handle: u32,
+        snapshot: Option<SnapshotId>,
+        access: Option<AccessReply>,
+    ) -> Option<AccessAsk> {
         let (id, request) = self.log.to_owner.pop().unwrap();
-        let VolumeRequest::Control(VolumeControl::Open { snapshot: name, .. }) = request else {
+        let VolumeRequest::Control(VolumeControl::Open {
+            snapshot: name,
+            access: asked,
+            ..
+        }) = request
+        else {
             panic!("{request:?}");
         };
         assert_eq!(name.as_deref(), snapshot.map(|_| "monday"));
@@ -214,6 +229,7 @@ impl Scene {
             size: VolumeSize::new(1 << 20).unwrap(),
             read_only: snapshot.is_some(),
             snapshot,
+            access,
         };
         self.happens(Event::OwnerReplied {
             link: self.owner,
@@ -221,6 +237,7 @@ impl Scene {
             reply: VolumeReply::Control(opened),
             data: Bytes::new(),
         });
+        asked
     }
 
     fn take_io(&mut self) -> u64 {

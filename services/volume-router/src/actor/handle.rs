@@ -10,17 +10,19 @@ use std::time::Duration;
 use actix::dev::ToEnvelope;
 use actix::prelude::SendError;
 use actix::{Actor, Addr, Handler, MailboxError, Message};
+use sconce_schemas::access::{AccessAsk, AccessChange};
 use sconce_schemas::records::{DtlMode, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeStatus;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{NodeName, SessionId};
 use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 
+use super::permits::{Pass, Permit};
 use super::VolumeActor;
 use super::messages::{
     AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, LeaveTwin, ListSnapshots,
     MoveTo, OpenCompared, OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation,
-    Orphaned, Renamed, Request, Round, Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
+    Orphaned, Renamed, Request, Round, Served, SetAccess, SetDtl, Show, StoreSoon, Sync, Take, TakeAccess, Verify,
 };
 use crate::owner::record::TakeOver;
 
@@ -107,14 +109,38 @@ impl VolumeHandle {
         self.ask(ListSnapshots).await?
     }
 
+    /// Let the front end that has opened this session change the volume.
+    pub(crate) async fn take_access(&self, opened: &Opened, ask: AccessAsk) -> Result<Permit, Refusal> {
+        let take = TakeAccess {
+            generation: opened.generation,
+            slot: opened.slot,
+            ask,
+        };
+        self.ask(take).await?
+    }
+
+    /// Change who may write the volume.
+    pub(crate) async fn set_access(&self, change: AccessChange) -> Result<(), Refusal> {
+        self.ask(Served).await??;
+        self.ask(SetAccess(change)).await?
+    }
+
     /// The session is over.
-    pub(crate) fn close(&self, generation: u32, slot: SessionSlot) {
-        self.tell(CloseSession { generation, slot });
+    pub(crate) fn close(&self, generation: u32, slot: SessionSlot, pass: Pass) {
+        self.tell(CloseSession {
+            generation,
+            slot,
+            pass,
+        });
     }
 
     /// The connection that had the session open is gone.
-    pub(crate) fn client_gone(&self, generation: u32, slot: SessionSlot) {
-        self.tell(ClientGone { generation, slot });
+    pub(crate) fn client_gone(&self, generation: u32, slot: SessionSlot, pass: Pass) {
+        self.tell(ClientGone {
+            generation,
+            slot,
+            pass,
+        });
     }
 
     /// What the volume knows of itself.

@@ -11,7 +11,7 @@ use sconce_schemas::wire::volume::{Since, VolumeControlReply};
 
 use super::control::Control;
 use super::peers::{Open, OpenOn};
-use crate::actor::CompareWith;
+use crate::actor::{CompareWith, Pass};
 use crate::owner::find_ancestor;
 
 impl Control {
@@ -38,6 +38,7 @@ impl Control {
             handle,
             generation: opened.generation,
             on: OpenOn::Compared(opened.compared),
+            pass: Pass::NONE,
         })?;
         Ok(VolumeControlReply::OpenedChanges {
             handle: number,

@@ -12,7 +12,7 @@ use sconce_bus::PeerId;
 use sconce_schemas::{SnapshotId, VolumeId};
 use sconce_volume::{Compared, SessionSlot};
 
-use crate::actor::VolumeHandle;
+use crate::actor::{Pass, VolumeHandle};
 
 /// Handles that one connection may have open.
 const HANDLES_MAX: usize = 1 << 16;
@@ -25,6 +25,8 @@ pub(crate) struct Open {
     pub(crate) generation: u32,
     /// What it is open on.
     pub(crate) on: OpenOn,
+    /// What it may change.
+    pub(crate) pass: Pass,
 }
 
 /// What a handle is open on.
@@ -42,14 +44,14 @@ impl Open {
     /// The client says that it is over.
     pub(crate) fn close(&self) {
         if let OpenOn::Session(slot) = self.on {
-            self.handle.close(self.generation, slot);
+            self.handle.close(self.generation, slot, self.pass);
         }
     }
 
     /// The client's connection is gone.
     pub(crate) fn client_gone(&self) {
         if let OpenOn::Session(slot) = self.on {
-            self.handle.client_gone(self.generation, slot);
+            self.handle.client_gone(self.generation, slot, self.pass);
         }
     }
 }

@@ -13,6 +13,7 @@ use sconce_schemas::{SessionId, SnapshotId, VolumeId};
 
 use super::operations::{PartKey, PartState};
 use super::types::{Effect, FrontEndKey, Micros, OwnerKey, Patience, Routed, SessionKey, Token};
+use super::access::SessionAccess;
 use super::view::{Told, View};
 use super::{Core, Timer};
 use crate::routing::numbers::Numbers;
@@ -89,6 +90,7 @@ pub(super) struct Session {
     pub(super) wake_at: Option<Micros>,
     /// Why operations are held, for people.
     pub(super) trouble: Option<String>,
+    pub(super) access: SessionAccess,
 }
 
 impl Core {
@@ -143,6 +145,7 @@ impl Core {
             attempts: 0,
             wake_at: None,
             trouble: None,
+            access: SessionAccess::default(),
         }))
     }
 
@@ -277,7 +280,7 @@ impl Core {
             }
             // The owner may be back at another place, or another node may be the owner by now.
             Route::On { link, .. } if !self.links[link.0].up => self.look(key, effects),
-            _ => {}
+            _ => self.want_access(key),
         }
     }
 
@@ -312,6 +315,7 @@ impl Core {
                 opened,
                 snapshot,
                 since,
+                access,
             })) => {
                 let view = session.view.as_mut();
                 if let Some(refusal) = view.and_then(|view| view.check(snapshot, since)) {
@@ -333,6 +337,7 @@ impl Core {
                 for asked in std::mem::take(&mut session.asking) {
                     effects.push(asked.told(Outcome::Opened(opened)));
                 }
+                self.access_answered(now, key, access, effects);
                 self.queue(link, key);
             }
             Ok(None) => self.leave_owner(
@@ -358,6 +363,7 @@ impl Core {
         session.route = Route::Idle;
         session.attempts = 0;
         session.trouble = None;
+        session.access.forget();
         self.refuse_asked(key, refusal, effects);
         self.sessions[key.0].ready.clear();
         let parts: Vec<PartKey> = self
@@ -409,6 +415,9 @@ impl Core {
             if !self.sessions.get(key.0).is_some_and(Session::is_unused) {
                 continue;
             }
+            if self.says_farewell(now, key) {
+                continue;
+            }
             let route = match self.sessions[key.0].route {
                 Route::On {
                     link,
@@ -421,7 +430,7 @@ impl Core {
                 self.links[link.0].closing.push(handle);
             }
             let session = self.sessions.remove(key.0);
-            if session.view.is_none() {
+            if session.view.is_none() && self.by_volume.get(&session.volume) == Some(&key) {
                 self.by_volume.remove(&session.volume);
             }
         }

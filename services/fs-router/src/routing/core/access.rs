@@ -1,0 +1,217 @@
+//! Write access: asked for with a session's first change, and again wherever the volume is opened anew.
+//!
+//! Keeps: what each session was granted, and the changes that wait for it. Reads never do.
+//! Order: changes leave in the order in which they came; none leaves before access is granted.
+//! Crash: the next process of this node asks anew, and what this one had sent is refused from then on.
+//! Knows no owner's reasons.
+
+use std::collections::VecDeque;
+
+use sconce_schemas::NodeName;
+use sconce_schemas::access::{AccessAsk, AccessReply};
+use sconce_schemas::wire::{Refusal, Remedy};
+
+use super::Core;
+use super::operations::PartKey;
+use super::sessions::{Opening, Route, is_held};
+use super::types::{Effect, Micros, SessionKey};
+use crate::routing::operation::Outcome;
+
+/// How long a session that nobody has any more is kept where its owner, which is away, believes that it may write.
+const FAREWELL_US: Micros = 60_000_000;
+
+/// Who the core is, for owners.
+#[derive(Debug, Clone)]
+pub(super) struct Me {
+    node: NodeName,
+    /// Which process of the node; not known before it is announced.
+    incarnation: Option<u64>,
+}
+
+/// A session's write access.
+#[derive(Debug, Default)]
+pub(super) struct SessionAccess {
+    /// What is sent on the session's handle may change the volume.
+    granted: bool,
+    /// The `Open` that is on its way asks for it.
+    asked: bool,
+    /// The generation under which it was granted last.
+    held: Option<u64>,
+    /// Changes that wait for it, in order.
+    waiting: VecDeque<PartKey>,
+    /// It was refused since it was last granted, and somebody was told.
+    told: bool,
+    /// Nobody has the session any more: until when its owner is looked for, to tell it.
+    farewell: Option<Micros>,
+}
+
+impl SessionAccess {
+    /// An `Open` leaves.
+    pub(super) const fn asks(&mut self, ask: Option<&AccessAsk>) {
+        self.asked = match ask {
+            Some(ask) => ask.take,
+            None => false,
+        };
+    }
+
+    /// The handle is not there any more; gives what waited.
+    pub(super) fn lost(&mut self) -> VecDeque<PartKey> {
+        (self.granted, self.asked) = (false, false);
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// The volume is gone.
+    pub(super) const fn forget(&mut self) {
+        self.held = None;
+    }
+
+    /// Forgets parts that are over.
+    pub(super) fn retain(&mut self, keep: impl Fn(&PartKey) -> bool) {
+        self.waiting.retain(keep);
+    }
+}
+
+impl Core {
+    /// From here on owners are told who asks: `node`, whose process this is. Without that none grants anything.
+    pub fn identify(&mut self, node: NodeName) {
+        let incarnation = None;
+        self.me = Some(Me { node, incarnation });
+    }
+
+    /// Which process of its node this is, by which owners tell it from those before and after it.
+    pub(super) fn announced(&mut self, incarnation: u64) {
+        if let Some(me) = &mut self.me {
+            me.incarnation = Some(incarnation);
+        }
+        let sessions: Vec<SessionKey> = self.sessions.iter().map(|(key, _)| SessionKey(key)).collect();
+        sessions.into_iter().for_each(|key| self.want_access(key));
+    }
+
+    /// What an `Open` of the session says.
+    pub(super) fn access_ask(&self, key: SessionKey) -> Option<AccessAsk> {
+        let me = self.me.as_ref()?;
+        let access = &self.sessions[key.0].access;
+        let wants = access.granted || access.held.is_some() || !access.waiting.is_empty();
+        Some(AccessAsk {
+            node: me.node.clone(),
+            incarnation: me.incarnation.unwrap_or(0),
+            take: wants && me.incarnation.is_some(),
+            held: access.held,
+        })
+    }
+
+    /// The first part of the session's queue waits, if it needs access that was not granted.
+    pub(super) fn park(&mut self, key: SessionKey, part: PartKey) -> bool {
+        let session = &mut self.sessions[key.0];
+        let running = &self.running[self.parts[part.0].operation.0];
+        let waits = self.me.is_some()
+            && session.view.is_none()
+            && !session.access.granted
+            && running.code.needs_access(running.flags);
+        if waits {
+            session.ready.pop_front();
+            session.access.waiting.push_back(part);
+            self.want_access(key);
+        }
+        waits
+    }
+
+    /// Asks for access where changes wait for it and nothing is under way that will.
+    pub(super) fn want_access(&mut self, key: SessionKey) {
+        let is_known = self.me.as_ref().is_some_and(|me| me.incarnation.is_some());
+        let session = &mut self.sessions[key.0];
+        let wants =
+            !session.access.waiting.is_empty() && !session.access.granted && session.wake_at.is_none();
+        if let Route::On {
+            link,
+            handle: Some(_),
+        } = session.route
+            && session.opening == Opening::Idle
+            && wants
+            && is_known
+        {
+            session.opening = Opening::Wanted;
+            self.queue(link, key);
+        }
+    }
+
+    /// The owner has opened the volume, and says this of write access.
+    pub(super) fn access_answered(
+        &mut self,
+        now: Micros,
+        key: SessionKey,
+        reply: Option<AccessReply>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let access = &mut self.sessions[key.0].access;
+        let asked = std::mem::take(&mut access.asked);
+        match reply {
+            Some(AccessReply::Granted(generation)) => {
+                access.held = (generation > 0).then_some(generation);
+                self.access_granted(key);
+            }
+            // A build before there was write access takes all changes.
+            None if asked => self.access_granted(key),
+            Some(AccessReply::Refused(refusal))
+                if is_held(&refusal) || refusal.remedy == Remedy::Reroute =>
+            {
+                access.granted = false;
+                self.sessions[key.0].trouble = Some(refusal.text);
+                self.wait(now, key);
+            }
+            Some(AccessReply::Refused(refusal)) => {
+                access.granted = false;
+                self.access_refused(key, &refusal, effects);
+            }
+            None => {}
+        }
+        self.want_access(key);
+    }
+
+    fn access_granted(&mut self, key: SessionKey) {
+        let session = &mut self.sessions[key.0];
+        session.access.granted = true;
+        session.access.told = false;
+        // They came before those that are in the queue.
+        while let Some(part) = session.access.waiting.pop_back() {
+            session.ready.push_front(part);
+        }
+    }
+
+    /// Another front end may write: what waits ends. Who opens the volume from here on gets a session of its own, where this one
+    /// had access and lost it: it never gets it again, as its client cannot know what was written meanwhile.
+    fn access_refused(&mut self, key: SessionKey, refusal: &Refusal, effects: &mut Vec<Effect>) {
+        let session = &mut self.sessions[key.0];
+        let volume = session.volume;
+        let waiting = std::mem::take(&mut session.access.waiting);
+        let is_lost = session.access.held.is_some();
+        if !std::mem::replace(&mut session.access.told, true) {
+            let refusal = refusal.clone();
+            effects.push(Effect::AccessRefused { volume, refusal });
+        }
+        if is_lost && self.by_volume.get(&volume) == Some(&key) {
+            self.by_volume.remove(&volume);
+        }
+        for part in waiting {
+            self.finish_part(part, Outcome::Refused(refusal.clone()), effects);
+        }
+    }
+
+    /// Whether a session that nobody has any more is kept, as its owner believes that it may write and is to be told otherwise.
+    pub(super) fn says_farewell(&mut self, now: Micros, key: SessionKey) -> bool {
+        let session = &mut self.sessions[key.0];
+        let is_open = matches!(session.route, Route::On { handle: Some(_), .. });
+        if session.access.held.is_none() || is_open {
+            return false;
+        }
+        let until = *session.access.farewell.get_or_insert(now + FAREWELL_US);
+        if now >= until {
+            return false;
+        }
+        if matches!(session.route, Route::Idle) {
+            session.route = Route::Pausing;
+            self.wait(now, key);
+        }
+        true
+    }
+}
