@@ -9,10 +9,9 @@
 use actix::fut::WrapFuture as _;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseActFuture};
 use sconce_schemas::NodeName;
-use sconce_schemas::access::{AccessAsk, AccessChange};
+use sconce_schemas::access::AccessChange;
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_volume::SessionSlot;
 
 use super::messages::{SetAccess, TakeAccess};
 use super::permits::{Deciding, Judged, Permit, held_by_another};
@@ -37,7 +36,7 @@ impl Handler<TakeAccess> for VolumeActor {
             Judged::Granted(permit) => Ok(permit),
             Judged::Refused(refusal) => Err(refusal),
             Judged::Undecided => Err(undecided("who may write the volume is being decided")),
-            Judged::Claim => return self.claim_access(take.ask, take.slot),
+            Judged::Claim => return self.claim_access(take),
         };
         Box::pin(std::future::ready(answer).into_actor(self))
     }
@@ -106,7 +105,10 @@ fn tell_change(owner: &super::Owner, change: AccessChange, holder: Option<NodeNa
 
 impl VolumeActor {
     /// Asks the registry whether the front end may write, and notes there that it does.
-    fn claim_access(&mut self, ask: AccessAsk, slot: SessionSlot) -> Answer<Result<Permit, Refusal>> {
+    fn claim_access(&mut self, take: TakeAccess) -> Answer<Result<Permit, Refusal>> {
+        let TakeAccess {
+            slot, ask, patient, ..
+        } = take;
         let State::Serving(serving) = &mut self.state else {
             let refusal = self.not_served();
             return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
@@ -138,6 +140,10 @@ impl VolumeActor {
                             serving.owner().tell(What::AccessTaken { node, from, why });
                         }
                         Ok(permit)
+                    }
+                    Ok(Claimed::Held(_)) if patient && !serving.permits().is_refused(&ask.node) => {
+                        serving.permits().undecided();
+                        Err(undecided("another front end has write access"))
                     }
                     Ok(Claimed::Held(access)) => {
                         let refusal = held_by_another(&access, Some(&ask.node), serving.path());

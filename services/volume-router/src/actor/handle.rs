@@ -13,9 +13,10 @@ use actix::{Actor, Addr, Handler, MailboxError, Message};
 use sconce_schemas::access::{AccessAsk, AccessChange};
 use sconce_schemas::records::{DtlMode, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeStatus;
-use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{NodeName, SessionId};
 use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
+use tokio::time::Instant;
 
 use super::permits::{Pass, Permit};
 use super::VolumeActor;
@@ -25,6 +26,10 @@ use super::messages::{
     Orphaned, Renamed, Request, Round, Served, SetAccess, SetDtl, Show, StoreSoon, Sync, Take, TakeAccess, Verify,
 };
 use crate::owner::record::TakeOver;
+
+/// How long a front end waits for another, that may have closed the volume a moment ago, before it is refused; and how often it asks.
+const GIVEN_UP_WITHIN: Duration = Duration::from_millis(300);
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// A volume's actor, wherever it runs. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,12 +116,21 @@ impl VolumeHandle {
 
     /// Let the front end that has opened this session change the volume.
     pub(crate) async fn take_access(&self, opened: &Opened, ask: AccessAsk) -> Result<Permit, Refusal> {
-        let take = TakeAccess {
-            generation: opened.generation,
-            slot: opened.slot,
-            ask,
-        };
-        self.ask(take).await?
+        let until = Instant::now() + GIVEN_UP_WITHIN;
+        loop {
+            let take = TakeAccess {
+                generation: opened.generation,
+                slot: opened.slot,
+                ask: ask.clone(),
+                patient: Instant::now() < until,
+            };
+            match self.ask(take).await? {
+                Err(refusal) if refusal.remedy == Remedy::Retry && Instant::now() < until => {
+                    tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+                }
+                taken => return taken,
+            }
+        }
     }
 
     /// Change who may write the volume.

@@ -124,6 +124,8 @@ pub(crate) struct TakeAccess {
     pub(crate) generation: u32,
     pub(crate) slot: SessionSlot,
     pub(crate) ask: AccessAsk,
+    /// It is asked again soon: whoever has access may be about to give it up.
+    pub(crate) patient: bool,
 }
 
 /// Change who may write.

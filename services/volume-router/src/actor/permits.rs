@@ -284,6 +284,11 @@ impl Permits {
         before.is_none()
     }
 
+    /// Whether the front end was refused since the record said something else.
+    pub(super) fn is_refused(&self, node: &NodeName) -> bool {
+        self.refused.contains_key(node)
+    }
+
     /// A handle's connection is gone.
     pub(super) fn gone(&mut self, pass: Pass, session: SessionSlot) {
         let writers = self.grants.iter_mut().filter(|grant| grant.pass == pass);

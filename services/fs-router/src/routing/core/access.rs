@@ -14,7 +14,7 @@ use sconce_schemas::wire::{Refusal, Remedy};
 use super::Core;
 use super::operations::PartKey;
 use super::sessions::{Opening, Route, is_held};
-use super::types::{Effect, Micros, SessionKey};
+use super::types::{Effect, FrontEndKey, Micros, SessionKey};
 use crate::routing::operation::Outcome;
 
 /// How long a session that nobody has any more is kept where its owner, which is away, believes that it may write.
@@ -39,6 +39,10 @@ pub(super) struct SessionAccess {
     held: Option<u64>,
     /// Changes that wait for it, in order.
     waiting: VecDeque<PartKey>,
+    /// Front ends that have opened the volume in this session.
+    opened: Vec<FrontEndKey>,
+    /// It was lost: why, and the front ends that have opened the volume since. No other may write in this session.
+    lost: Option<(Refusal, Vec<FrontEndKey>)>,
     /// It was refused since it was last granted, and somebody was told.
     told: bool,
     /// Nobody has the session any more: until when its owner is looked for, to tell it.
@@ -55,7 +59,7 @@ impl SessionAccess {
     }
 
     /// The handle is not there any more; gives what waited.
-    pub(super) fn lost(&mut self) -> VecDeque<PartKey> {
+    pub(super) fn without_handle(&mut self) -> VecDeque<PartKey> {
         (self.granted, self.asked) = (false, false);
         std::mem::take(&mut self.waiting)
     }
@@ -63,6 +67,39 @@ impl SessionAccess {
     /// The volume is gone.
     pub(super) const fn forget(&mut self) {
         self.held = None;
+    }
+
+    /// A front end asks for the volume to be opened.
+    pub(super) fn opens(&mut self, front_end: FrontEndKey) {
+        if let Some((_, fresh)) = &mut self.lost
+            && !self.opened.contains(&front_end)
+            && !fresh.contains(&front_end)
+        {
+            fresh.push(front_end);
+        }
+    }
+
+    /// It is open for these front ends.
+    pub(super) fn has_opened(&mut self, front_ends: impl Iterator<Item = FrontEndKey>) {
+        for front_end in front_ends {
+            if !self.opened.contains(&front_end) {
+                self.opened.push(front_end);
+            }
+        }
+    }
+
+    /// A front end is gone; its key may be another's next.
+    pub(super) fn left(&mut self, front_end: FrontEndKey) {
+        self.opened.retain(|known| *known != front_end);
+        if let Some((_, fresh)) = &mut self.lost {
+            fresh.retain(|known| *known != front_end);
+        }
+    }
+
+    /// Why this front end may never write in this session, if so.
+    fn why_never(&self, front_end: FrontEndKey) -> Option<&Refusal> {
+        let (refusal, fresh) = self.lost.as_ref()?;
+        (!fresh.contains(&front_end)).then_some(refusal)
     }
 
     /// Forgets parts that are over.
@@ -100,20 +137,31 @@ impl Core {
         })
     }
 
-    /// The first part of the session's queue waits, if it needs access that was not granted.
-    pub(super) fn park(&mut self, key: SessionKey, part: PartKey) -> bool {
+    /// The first part of the session's queue waits if it needs access that was not granted, and ends if it never will be.
+    pub(super) fn park(&mut self, key: SessionKey, part: PartKey, effects: &mut Vec<Effect>) -> bool {
         let session = &mut self.sessions[key.0];
         let running = &self.running[self.parts[part.0].operation.0];
-        let waits = self.me.is_some()
-            && session.view.is_none()
-            && !session.access.granted
-            && running.code.needs_access(running.flags);
-        if waits {
-            session.ready.pop_front();
-            session.access.waiting.push_back(part);
-            self.want_access(key);
+        let access = &mut session.access;
+        if (access.granted && access.lost.is_none())
+            || self.me.is_none()
+            || session.view.is_some()
+            || !running.code.needs_access(running.flags)
+        {
+            return false;
         }
-        waits
+        if let Some(refusal) = access.why_never(running.front_end) {
+            let refusal = refusal.clone();
+            session.ready.pop_front();
+            self.finish_part(part, Outcome::Refused(refusal), effects);
+            return true;
+        }
+        if access.granted {
+            return false;
+        }
+        session.ready.pop_front();
+        access.waiting.push_back(part);
+        self.want_access(key);
+        true
     }
 
     /// Asks for access where changes wait for it and nothing is under way that will.
@@ -178,21 +226,23 @@ impl Core {
         }
     }
 
-    /// Another front end may write: what waits ends. Who opens the volume from here on gets a session of its own, where this one
-    /// had access and lost it: it never gets it again, as its client cannot know what was written meanwhile.
+    /// Another node may write, or access was taken from this one: what waits ends. Front ends that had access and lost it never get it
+    /// again, as their clients cannot know what was written meanwhile; those that open the volume from here on may ask.
     fn access_refused(&mut self, key: SessionKey, refusal: &Refusal, effects: &mut Vec<Effect>) {
         let session = &mut self.sessions[key.0];
         let volume = session.volume;
-        let waiting = std::mem::take(&mut session.access.waiting);
-        let is_lost = session.access.held.is_some();
+        if session.access.held.take().is_some() {
+            let opened = &session.access.opened;
+            let asked = session.asked.iter().chain(&session.asking);
+            let fresh = asked.map(|asked| asked.front_end);
+            let fresh = fresh.filter(|front_end| !opened.contains(front_end)).collect();
+            session.access.lost = Some((refusal.clone(), fresh));
+        }
         if !std::mem::replace(&mut session.access.told, true) {
             let refusal = refusal.clone();
             effects.push(Effect::AccessRefused { volume, refusal });
         }
-        if is_lost && self.by_volume.get(&volume) == Some(&key) {
-            self.by_volume.remove(&volume);
-        }
-        for part in waiting {
+        for part in std::mem::take(&mut self.sessions[key.0].access.waiting) {
             self.finish_part(part, Outcome::Refused(refusal.clone()), effects);
         }
     }

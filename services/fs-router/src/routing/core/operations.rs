@@ -28,7 +28,7 @@ pub(super) struct PartKey(pub(super) usize);
 /// An operation that has not ended.
 #[derive(Debug)]
 pub(super) struct Running {
-    front_end: FrontEndKey,
+    pub(super) front_end: FrontEndKey,
     token: Token,
     session: SessionKey,
     pub(super) code: IoCode,
@@ -322,7 +322,7 @@ impl Core {
     pub(super) fn take_back_sends(&mut self, key: SessionKey) {
         let session = &mut self.sessions[key.0];
         // What waited for access came after what was sent.
-        let waited = session.access.lost();
+        let waited = session.access.without_handle();
         waited
             .into_iter()
             .rev()

@@ -83,7 +83,7 @@ impl Core {
             let Some(&part) = self.sessions[key.0].ready.front() else {
                 return Turn::Over;
             };
-            if self.park(key, part) {
+            if self.park(key, part, effects) {
                 continue;
             }
             // The owner remembers a window of numbers; beyond it, wait until its first is answered.

@@ -42,7 +42,7 @@ pub(super) enum Opening {
 /// A front end that wants to know what an `Open` says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    front_end: FrontEndKey,
+    pub(super) front_end: FrontEndKey,
     token: Token,
     patience: Patience,
 }
@@ -167,6 +167,7 @@ impl Core {
         patience: Patience,
         effects: &mut Vec<Effect>,
     ) {
+        self.sessions[key.0].access.opens(front_end);
         self.sessions[key.0].asked.push(Asked {
             front_end,
             token,
@@ -334,10 +335,13 @@ impl Core {
                 } else {
                     Opening::Wanted
                 };
-                for asked in std::mem::take(&mut session.asking) {
+                self.access_answered(now, key, access, effects);
+                let session = &mut self.sessions[key.0];
+                let asking = std::mem::take(&mut session.asking);
+                session.access.has_opened(asking.iter().map(|asked| asked.front_end));
+                for asked in asking {
                     effects.push(asked.told(Outcome::Opened(opened)));
                 }
-                self.access_answered(now, key, access, effects);
                 self.queue(link, key);
             }
             Ok(None) => self.leave_owner(
@@ -399,6 +403,7 @@ impl Core {
         for (_, session) in &mut self.sessions {
             session.asked.retain(|asked| asked.front_end != front_end);
             session.asking.retain(|asked| asked.front_end != front_end);
+            session.access.left(front_end);
         }
     }
 
@@ -430,7 +435,7 @@ impl Core {
                 self.links[link.0].closing.push(handle);
             }
             let session = self.sessions.remove(key.0);
-            if session.view.is_none() && self.by_volume.get(&session.volume) == Some(&key) {
+            if session.view.is_none() {
                 self.by_volume.remove(&session.volume);
             }
         }
