@@ -582,11 +582,7 @@ fn a_front_end_that_lost_access_never_gets_it_again_and_another_may() {
     let not_open = Refusal::reroute(RefusalCode::NotOpen, "not open for writing");
     scene.owner_answers(sent, VolumeReply::Refused(not_open));
     scene.time_passes();
-    let session = scene.session;
-    scene.happens(Event::Routed {
-        session,
-        routed: routed(),
-    });
+    scene.is_reached();
     let taken = Refusal::reject(RefusalCode::NoAccess, "taken from hv-1");
     let asked = scene.opens_with(3, None, refused_access(taken)).unwrap();
     assert!(asked.take && asked.held == Some(3), "{asked:?}");

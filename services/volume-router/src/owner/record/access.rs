@@ -68,8 +68,8 @@ pub(crate) async fn take_access(
             }),
             hand_over_until_us: None,
         };
-        let put = registry.put_record(&keys::volume(volume), Some(revision), &record, None);
-        match put.await {
+        let key = keys::volume(volume);
+        match registry.put_record(&key, Some(revision), &record, None).await {
             Ok(_) => return Ok(Claimed::Taken(record.access, why)),
             Err(error) => retry_or(error)?,
         }
