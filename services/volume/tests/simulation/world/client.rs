@@ -292,7 +292,11 @@ impl World {
             }
             return;
         }
-        self.feed(Event::ClientGone { session: gone });
+        // Or it lives, and may not write any more.
+        self.feed(match self.chance.bool() {
+            true => Event::ClientGone { session: gone },
+            false => Event::SessionFenced { session: gone },
+        });
         if self.crash_in == Some(0) {
             return;
         }
