@@ -39,7 +39,7 @@ pub(super) struct SessionAccess {
     held: Option<u64>,
     /// Changes that wait for it, in order.
     waiting: VecDeque<PartKey>,
-    /// Front ends that have opened the volume in this session.
+    /// Front ends that have opened the volume in this session, or changed it.
     opened: Vec<FrontEndKey>,
     /// It was lost: why, and the front ends that have opened the volume since. No other may write in this session.
     lost: Option<(Refusal, Vec<FrontEndKey>)>,
@@ -79,12 +79,10 @@ impl SessionAccess {
         }
     }
 
-    /// It is open for these front ends.
-    pub(super) fn has_opened(&mut self, front_ends: impl Iterator<Item = FrontEndKey>) {
-        for front_end in front_ends {
-            if !self.opened.contains(&front_end) {
-                self.opened.push(front_end);
-            }
+    /// It is open for this front end, or used as if it were.
+    pub(super) fn is_used_by(&mut self, front_end: FrontEndKey) {
+        if !self.opened.contains(&front_end) {
+            self.opened.push(front_end);
         }
     }
 

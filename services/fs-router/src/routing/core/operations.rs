@@ -121,6 +121,9 @@ impl Core {
             load.wants_room = true;
             return Err(operation);
         }
+        if operation.code.changes() {
+            load.access.is_used_by(front_end);
+        }
         load.requests += 1;
         load.bytes += carried;
         let trace = match operation.id {

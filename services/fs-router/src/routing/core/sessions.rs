@@ -338,8 +338,8 @@ impl Core {
                 self.access_answered(now, key, access, effects);
                 let session = &mut self.sessions[key.0];
                 let asking = std::mem::take(&mut session.asking);
-                session.access.has_opened(asking.iter().map(|asked| asked.front_end));
                 for asked in asking {
+                    session.access.is_used_by(asked.front_end);
                     effects.push(asked.told(Outcome::Opened(opened)));
                 }
                 self.queue(link, key);
