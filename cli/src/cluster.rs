@@ -15,8 +15,8 @@ use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::VolumeId;
 
-use crate::settings::{self, Settings};
 use crate::access::AccessView;
+use crate::settings::{self, Settings};
 use crate::view::{FlattenView, VolumeView, time_shown};
 
 /// How long an owner is waited for where live figures are only nice to have.

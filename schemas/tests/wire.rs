@@ -273,7 +273,9 @@ fn messages_about_write_access_keep_their_meaning() {
     let modes = [AccessMode::Exclusive, AccessMode::Shared];
     let mut bodies = vec![open(false, None), open(true, Some(4))];
     bodies.extend(modes.map(|mode| change(AccessChange::Mode { mode })));
-    bodies.push(change(AccessChange::HandOver { within_us: 300_000_000 }));
+    bodies.push(change(AccessChange::HandOver {
+        within_us: 300_000_000,
+    }));
     bodies.push(change(AccessChange::Break));
     let bodies = bodies.into_iter().map(VolumeRequest::Control).collect();
     golden_batch("volume-access-requests", requests(bodies));
@@ -632,11 +634,15 @@ fn events_keep_their_meaning() {
     };
     let asked = vec![VolumeRequest::Control(VolumeControl::Events(ask()))];
     golden_batch("volume-events-requests", requests(asked));
-    let told = vec![VolumeReply::Control(VolumeControlReply::Events(event_page(happenings())))];
+    let told = vec![VolumeReply::Control(VolumeControlReply::Events(event_page(
+        happenings(),
+    )))];
     golden_batch("volume-events-replies", replies(told));
     let asked = vec![StorageRequest::Control(StorageControl::Events(ask()))];
     golden_batch("storage-events-requests", requests(asked));
-    let told = vec![StorageReply::Control(StorageControlReply::Events(event_page(happenings())))];
+    let told = vec![StorageReply::Control(StorageControlReply::Events(event_page(
+        happenings(),
+    )))];
     golden_batch("storage-events-replies", replies(told));
     let told = event_page(access_happenings());
     let told = vec![VolumeReply::Control(VolumeControlReply::Events(told))];

@@ -14,7 +14,11 @@ const EPERM: u32 = 1;
 /// A process that goes on in place of another waits for no lease: that of a node takes six seconds.
 const AT_ONCE: Duration = Duration::from_secs(2);
 /// What the tests provoke.
-const PROVOKED: [&str; 3] = ["writes are refused", "are refused: volume", "write access was taken from"];
+const PROVOKED: [&str; 3] = [
+    "writes are refused",
+    "are refused: volume",
+    "write access was taken from",
+];
 
 /// A cluster with a second fs-router, `hv-2`, and a volume.
 fn two() -> Result<(Cluster, Another)> {
@@ -88,18 +92,29 @@ fn the_second_that_writes_is_refused_until_access_is_handed_over_or_broken() -> 
     holds(&mut two, 1)?;
     is_held_by(&cluster, "fs-router")?;
     let told = std::fs::read_to_string(cluster.path("hv-2.log"))?;
-    let lines: Vec<&str> = told.lines().filter(|line| line.contains("writes are refused")).collect();
+    let lines: Vec<&str> = told
+        .lines()
+        .filter(|line| line.contains("writes are refused"))
+        .collect();
     ensure!(
-        lines.len() == 1 && lines[0].contains("is written by fs-router since") && lines[0].contains("--hand-over"),
+        lines.len() == 1
+            && lines[0].contains("is written by fs-router since")
+            && lines[0].contains("--hand-over"),
         "once, with what would be right: {lines:#?}"
     );
 
     // The first one is at full load when the second takes over.
     let uri = format!("--uri={}", cluster.nbd_uri(VOLUME));
     let mut load = client::command("fio", Duration::from_secs(120));
-    load.args(["--name=load", "--rw=randwrite", "--bs=4k", "--iodepth=32", "--ioengine=nbd"])
-        .args(["--size=64m", "--offset=1m", "--time_based", "--runtime=60"])
-        .arg(uri);
+    load.args([
+        "--name=load",
+        "--rw=randwrite",
+        "--bs=4k",
+        "--iodepth=32",
+        "--ioengine=nbd",
+    ])
+    .args(["--size=64m", "--offset=1m", "--time_based", "--runtime=60"])
+    .arg(uri);
     let log = cluster.path("fs-router.log");
     let connected = || {
         let told = std::fs::read_to_string(&log)?;
@@ -112,7 +127,9 @@ fn the_second_that_writes_is_refused_until_access_is_handed_over_or_broken() -> 
         ensure!(told["hand_over_until"].is_string(), "{told}");
         wrote(&mut two, 2)?;
         is_held_by(&cluster, "hv-2")?;
-        let ended = loading.join().map_err(|_| anyhow::anyhow!("fio's thread panicked"))?;
+        let ended = loading
+            .join()
+            .map_err(|_| anyhow::anyhow!("fio's thread panicked"))?;
         let said = ended.context("fio wrote on")?;
         ensure!(said.contains("Operation not permitted"), "{said}");
         Ok(())

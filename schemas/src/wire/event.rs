@@ -550,9 +550,9 @@ impl fmt::Display for What {
                     "write access was taken from {holder}: what it still sends is refused"
                 )
             }
-            Self::AccessMode { mode: AccessMode::Exclusive } => {
-                f.write_str("one front end at a time may write from now on")
-            }
+            Self::AccessMode {
+                mode: AccessMode::Exclusive,
+            } => f.write_str("one front end at a time may write from now on"),
             Self::AccessMode { .. } => f.write_str("any front end may write from now on"),
             Self::BackendFails { backend, cause } => write!(f, "back end fails: {backend}: {cause}"),
             Self::BackendWorks { backend } => write!(f, "back end works again: {backend}"),

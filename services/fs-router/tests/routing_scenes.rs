@@ -548,7 +548,10 @@ fn a_change_waits_while_nobody_can_say_who_may_write() {
     let later = Refusal::retry(RefusalCode::Unavailable, "the registry does not answer");
     scene.opens_with(2, None, refused_access(later));
     assert_eq!(scene.outcome(), None);
-    assert_eq!(scene.core.trouble(scene.session), Some("the registry does not answer"));
+    assert_eq!(
+        scene.core.trouble(scene.session),
+        Some("the registry does not answer")
+    );
     scene.submits(Token(3), Operation::read(0, CLUSTER_LEN as u64));
     scene.take_io();
     assert!(scene.log.to_owner.is_empty(), "not asked again at once");
@@ -661,7 +664,10 @@ fn an_owner_that_does_not_know_that_a_session_is_over_is_told_when_it_is_back() 
     let asked = scene.opens_with(4, None, Some(AccessReply::Granted(3))).unwrap();
     assert_eq!((asked.take, asked.held), (true, Some(3)));
     let (_, request) = scene.log.to_owner.pop().unwrap();
-    assert_eq!(request, VolumeRequest::Control(VolumeControl::Close { handle: 4 }));
+    assert_eq!(
+        request,
+        VolumeRequest::Control(VolumeControl::Close { handle: 4 })
+    );
     // One that stays away is not looked for for ever.
     let mut scene = known();
     scene.writes();

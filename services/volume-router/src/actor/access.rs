@@ -62,30 +62,31 @@ impl Handler<SetAccess> for VolumeActor {
             let volume = owner.subject().volume;
             record::change_access(&registry, volume, owner.ownership(), change, &clock).await
         };
-        let set = changed.into_actor(self).map(
-            move |changed, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
-                let State::Serving(serving) = &mut actor.state else {
-                    return Err(actor.not_served());
-                };
-                if actor.generation != generation {
-                    return Err(undecided("the volume stopped while it was asked"));
-                }
-                let outcome = match changed {
-                    Ok(access) => {
-                        let told = serving.permits().access().held_by().map(|held| held.node.clone());
-                        serving.access_decided(access);
-                        tell_change(serving.owner(), change, told);
-                        Ok(())
+        let set =
+            changed
+                .into_actor(self)
+                .map(move |changed, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
+                    let State::Serving(serving) = &mut actor.state else {
+                        return Err(actor.not_served());
+                    };
+                    if actor.generation != generation {
+                        return Err(undecided("the volume stopped while it was asked"));
                     }
-                    Err(error) => {
-                        serving.permits().undecided();
-                        Err(actor.access_failed(error, ctx))
-                    }
-                };
-                actor.access_settled(ctx);
-                outcome
-            },
-        );
+                    let outcome = match changed {
+                        Ok(access) => {
+                            let told = serving.permits().access().held_by().map(|held| held.node.clone());
+                            serving.access_decided(access);
+                            tell_change(serving.owner(), change, told);
+                            Ok(())
+                        }
+                        Err(error) => {
+                            serving.permits().undecided();
+                            Err(actor.access_failed(error, ctx))
+                        }
+                    };
+                    actor.access_settled(ctx);
+                    outcome
+                });
         Box::pin(set)
     }
 }
@@ -123,45 +124,51 @@ impl VolumeActor {
             let by = (&node, connected);
             record::take_access(&registry, volume, owner.ownership(), by, &clock).await
         };
-        let claimed = claim.into_actor(self).map(
-            move |claimed, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
-                let State::Serving(serving) = &mut actor.state else {
-                    return Err(actor.not_served());
-                };
-                if actor.generation != generation {
-                    return Err(undecided("the volume stopped while it was opened"));
-                }
-                let outcome = match claimed {
-                    Ok(Claimed::Taken(access, why)) => {
-                        let before = serving.permits().access().holder.clone().map(|holder| holder.node);
-                        let permit = serving.access_claimed(access, &ask, slot);
-                        if before.as_ref() != Some(&ask.node) {
-                            let (node, from) = (ask.node, before);
-                            serving.owner().tell(What::AccessTaken { node, from, why });
+        let claimed =
+            claim
+                .into_actor(self)
+                .map(move |claimed, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
+                    let State::Serving(serving) = &mut actor.state else {
+                        return Err(actor.not_served());
+                    };
+                    if actor.generation != generation {
+                        return Err(undecided("the volume stopped while it was opened"));
+                    }
+                    let outcome = match claimed {
+                        Ok(Claimed::Taken(access, why)) => {
+                            let before = serving
+                                .permits()
+                                .access()
+                                .holder
+                                .clone()
+                                .map(|holder| holder.node);
+                            let permit = serving.access_claimed(access, &ask, slot);
+                            if before.as_ref() != Some(&ask.node) {
+                                let (node, from) = (ask.node, before);
+                                serving.owner().tell(What::AccessTaken { node, from, why });
+                            }
+                            Ok(permit)
                         }
-                        Ok(permit)
-                    }
-                    Ok(Claimed::Held(_)) if patient && !serving.permits().is_refused(&ask.node) => {
-                        serving.permits().undecided();
-                        Err(undecided("another front end has write access"))
-                    }
-                    Ok(Claimed::Held(access)) => {
-                        let refusal = held_by_another(&access, Some(&ask.node), serving.path());
-                        if serving.permits().refuses(&ask.node, &refusal) {
-                            let (node, cause) = (ask.node, refusal.text.clone());
-                            serving.owner().tell(What::AccessRefused { node, cause });
+                        Ok(Claimed::Held(_)) if patient && !serving.permits().is_refused(&ask.node) => {
+                            serving.permits().undecided();
+                            Err(undecided("another front end has write access"))
                         }
-                        Err(refusal)
-                    }
-                    Err(error) => {
-                        serving.permits().undecided();
-                        Err(actor.access_failed(error, ctx))
-                    }
-                };
-                actor.access_settled(ctx);
-                outcome
-            },
-        );
+                        Ok(Claimed::Held(access)) => {
+                            let refusal = held_by_another(&access, Some(&ask.node), serving.path());
+                            if serving.permits().refuses(&ask.node, &refusal) {
+                                let (node, cause) = (ask.node, refusal.text.clone());
+                                serving.owner().tell(What::AccessRefused { node, cause });
+                            }
+                            Err(refusal)
+                        }
+                        Err(error) => {
+                            serving.permits().undecided();
+                            Err(actor.access_failed(error, ctx))
+                        }
+                    };
+                    actor.access_settled(ctx);
+                    outcome
+                });
         Box::pin(claimed)
     }
 

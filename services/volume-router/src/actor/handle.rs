@@ -18,13 +18,14 @@ use sconce_schemas::{NodeName, SessionId};
 use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 use tokio::time::Instant;
 
-use super::permits::{Pass, Permit};
 use super::VolumeActor;
 use super::messages::{
     AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, LeaveTwin, ListSnapshots,
     MoveTo, OpenCompared, OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation,
-    Orphaned, Renamed, Request, Round, Served, SetAccess, SetDtl, Show, StoreSoon, Sync, Take, TakeAccess, Verify,
+    Orphaned, Renamed, Request, Round, Served, SetAccess, SetDtl, Show, StoreSoon, Sync, Take, TakeAccess,
+    Verify,
 };
+use super::permits::{Pass, Permit};
 use crate::owner::record::TakeOver;
 
 /// How long a front end waits for another, that may have closed the volume a moment ago, before it is refused; and how often it asks.

@@ -208,11 +208,7 @@ impl Permits {
             self.grants.len() - 1
         });
         let grant = &mut self.grants[at];
-        match grant
-            .writers
-            .iter_mut()
-            .find(|writer| writer.session == session)
-        {
+        match grant.writers.iter_mut().find(|writer| writer.session == session) {
             Some(writer) => writer.links += 1,
             None => grant.writers.push(Writer { session, links: 1 }),
         }
@@ -335,7 +331,12 @@ pub(super) fn held_by_another(access: &Access, node: Option<&NodeName>, path: &s
     let node = node.map_or("another one", NodeName::as_str);
     let (holder, since) = access.held_by().map_or_else(
         || ("another front end".to_owned(), String::new()),
-        |holder| (holder.node.to_string(), format!(" since {}", time(holder.since_us))),
+        |holder| {
+            (
+                holder.node.to_string(),
+                format!(" since {}", time(holder.since_us)),
+            )
+        },
     );
     let text = format!(
         "volume {path} is written by {holder}{since}, and by one front end at a time. To let {node} go on: \

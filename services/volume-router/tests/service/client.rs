@@ -140,7 +140,8 @@ impl Client {
                     ..
                 }) => {
                     self.access = access;
-                    if let (Some(AccessReply::Granted(generation)), Some(ask)) = (&self.access, &mut self.ask) {
+                    if let (Some(AccessReply::Granted(generation)), Some(ask)) = (&self.access, &mut self.ask)
+                    {
                         ask.held = (*generation > 0).then_some(*generation);
                     }
                     let told = snapshot.is_some();

@@ -211,11 +211,6 @@ impl Cluster {
         router.wait().unwrap();
     }
 
-    /// The volume-router's process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.router.as_ref().unwrap().id()
-    }
-
     /// Whether the process ended by itself, as at a crash point.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.router.as_mut().unwrap().try_wait().unwrap().is_some()

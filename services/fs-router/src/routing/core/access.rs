@@ -198,9 +198,7 @@ impl Core {
             }
             // A build before there was write access takes all changes.
             None if asked => self.access_granted(key),
-            Some(AccessReply::Refused(refusal))
-                if is_held(&refusal) || refusal.remedy == Remedy::Reroute =>
-            {
+            Some(AccessReply::Refused(refusal)) if is_held(&refusal) || refusal.remedy == Remedy::Reroute => {
                 access.granted = false;
                 self.sessions[key.0].trouble = Some(refusal.text);
                 self.wait(now, key);

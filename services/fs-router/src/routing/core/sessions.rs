@@ -11,9 +11,9 @@ use sconce_schemas::wire::volume::VolumeControlReply;
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{SessionId, SnapshotId, VolumeId};
 
+use super::access::SessionAccess;
 use super::operations::{PartKey, PartState};
 use super::types::{Effect, FrontEndKey, Micros, OwnerKey, Patience, Routed, SessionKey, Token};
-use super::access::SessionAccess;
 use super::view::{Told, View};
 use super::{Core, Timer};
 use crate::routing::numbers::Numbers;

@@ -147,7 +147,11 @@ fn who_is_refused_is_refused_from_memory_for_a_while() {
     let mut permits = Permits::new(held("a", 1));
     let b = ask("b", 1, None);
     let refusal = held_by_another(permits.access(), Some(&b.node), PATH);
-    assert!(refusal.text.contains("/vm/disk.raw is written by a since 2023-11-14"));
+    assert!(
+        refusal
+            .text
+            .contains("/vm/disk.raw is written by a since 2023-11-14")
+    );
     permits.decides(Deciding::Change);
     assert!(permits.refuses(&b.node, &refusal), "it is news");
     assert_eq!(refused(&mut permits, &b), refusal.text);

@@ -40,7 +40,10 @@ pub(crate) async fn take_access(
         let why = match record.access.held_by() {
             // One whose outcome was not known.
             Some(holder) if holder.node == *node => {
-                return Ok(Claimed::Taken(record.access, first_why.unwrap_or(AccessWhy::Free)));
+                return Ok(Claimed::Taken(
+                    record.access,
+                    first_why.unwrap_or(AccessWhy::Free),
+                ));
             }
             Some(_) if record.access.is_offered(now_us) => AccessWhy::HandedOver,
             Some(holder) => {

@@ -293,10 +293,11 @@ impl World {
             return;
         }
         // Or it lives, and may not write any more.
-        self.feed(match self.chance.bool() {
+        let over = match self.chance.bool() {
             true => Event::ClientGone { session: gone },
             false => Event::SessionFenced { session: gone },
-        });
+        };
+        self.feed(over);
         if self.crash_in == Some(0) {
             return;
         }
