@@ -238,7 +238,7 @@ fn access_is_handed_over_between_two_that_write_and_nothing_of_the_first_comes_a
             let mut written = 0_u64;
             loop {
                 // The whole of it, and in part: that waits in the engine for what was there.
-                let (offset, length) = if written % 2 == 0 {
+                let (offset, length) = if written.is_multiple_of(2) {
                     (0, CLUSTER)
                 } else {
                     (512, 512)
