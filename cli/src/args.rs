@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use sconce_fs_router::names::{PathError, PoolPath, SnapshotPath};
+use sconce_schemas::access::{AccessChange, AccessMode};
 use sconce_schemas::records::DtlMode;
 use sconce_schemas::{NodeName, ScoSize, VolumeSize};
 
@@ -231,6 +232,10 @@ pub enum Volume {
         #[arg(long, requires = "host")]
         only: bool,
     },
+    /// Show which front end may write a volume, or change that.
+    ///
+    /// The first that writes may write, and no other, until it is done or its node is gone.
+    Access(AccessArguments),
     /// Move a volume to another volume-router, which goes on with everything that is acknowledged. Guests wait for a moment.
     Move {
         /// The volume's path.
@@ -599,6 +604,53 @@ impl From<Dtl> for DtlMode {
             Dtl::None => Self::None,
             Dtl::Async => Self::Async,
             Dtl::Sync => Self::Sync,
+        }
+    }
+}
+
+/// Arguments of `sconce volume access`.
+#[derive(Debug, Args)]
+pub struct AccessArguments {
+    /// The volume's path.
+    pub path: PoolPath,
+    #[command(flatten)]
+    asked: AccessAsked,
+    /// For how long another front end may take over: 5m, 30s.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "5m", value_name = "TIME", requires = "hand_over")]
+    within: Duration,
+}
+
+/// What is asked of a volume's write access.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct AccessAsked {
+    /// One front end at a time may write.
+    #[arg(long)]
+    exclusive: bool,
+    /// Any front end may write: for clients that agree among themselves, as a cluster file system does.
+    #[arg(long)]
+    shared: bool,
+    /// The next other front end that writes takes over, once; then writes of the one that has access now are refused.
+    #[arg(long)]
+    hand_over: bool,
+    /// The front end that has access is dead: it is taken from it, and whatever it still sends is refused.
+    #[arg(long = "break")]
+    broken: bool,
+}
+
+impl AccessArguments {
+    /// What is to be changed; `None`: nothing.
+    #[must_use]
+    pub fn change(&self) -> Option<AccessChange> {
+        let asked = &self.asked;
+        let within_us = u64::try_from(self.within.as_micros()).unwrap_or(u64::MAX);
+        let mode = |mode| AccessChange::Mode { mode };
+        match (asked.exclusive, asked.shared, asked.hand_over, asked.broken) {
+            (true, ..) => Some(mode(AccessMode::Exclusive)),
+            (_, true, ..) => Some(mode(AccessMode::Shared)),
+            (_, _, true, _) => Some(AccessChange::HandOver { within_us }),
+            (_, _, _, true) => Some(AccessChange::Break),
+            _ => None,
         }
     }
 }

@@ -10,12 +10,13 @@ use anyhow::{Context, Result, bail};
 use sconce_bus::{Hello, Network, Protocol, Role, Version, ZeromqSettings};
 use sconce_fs_router::names::{Names, NamesError, PoolPath, Resolved};
 use sconce_fs_router::peers::{Identity, Owners, PeerError, StorageRouters, is_served};
-use sconce_fs_router::routing::{Components, Limits, Orphans, Router, View, Volume};
+use sconce_fs_router::routing::{Components, Incarnation, Limits, Orphans, Router, View, Volume};
 use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::VolumeId;
 use sconce_schemas::records::NodeRecord;
 
+use crate::access::AccessView;
 use crate::settings::{self, Settings};
 use crate::view::{FlattenView, LastMoveView, MovingView, VolumeView, WantedHostView, time_shown};
 
@@ -141,6 +142,7 @@ impl Cluster {
             history_from: None,
             clone_of: None,
             flatten: None,
+            access: AccessView::new(&record.access, Clock::system().unix_micros()),
         };
         if let Some(origin) = record.origin {
             view.clone_of = Some(self.path_or_id(origin.volume).await);
@@ -218,6 +220,7 @@ impl Cluster {
             clock: Clock::system(),
             limits: Limits::default(),
             orphans: Orphans::default(),
+            incarnation: Incarnation::command(),
         };
         Router::new(components, 0, Chance::from_os())
     }

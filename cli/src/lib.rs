@@ -5,6 +5,7 @@
 //! Crash: a command that was cut short can be given again.
 //! Knows no storage: it talks to the services as their other clients do.
 
+pub mod access;
 pub mod args;
 pub mod cluster;
 pub mod deletions;

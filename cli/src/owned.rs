@@ -61,6 +61,8 @@ pub struct OwnedView {
     pub at_risk_bytes: Option<u64>,
     /// What it waits for, and with which command to go on; null where it does not wait.
     pub needs: Option<String>,
+    /// The node of the front end that may write it; null where it is shared, or nobody writes.
+    pub writer: Option<String>,
 }
 
 /// How many volumes are how.
@@ -191,6 +193,7 @@ impl<'a> Owned<'a> {
             last_move: record.last_move.as_ref().map(LastMoveView::from),
             unstored_bytes: unstored,
             at_risk_bytes: at_risk,
+            writer: record.access.held_by().map(|holder| holder.node.to_string()),
             needs: (state == State::Waits).then(|| self.needs(known, &path)),
             path,
         }

@@ -10,6 +10,7 @@ use sconce_schemas::records::{DtlMode, DtlState, LastMove, Moving, TwinHost};
 use sconce_schemas::wire::volume::FlattenProgress;
 use serde::{Serialize, Serializer};
 
+use crate::access::AccessView;
 use crate::args::Format;
 use crate::deletions::{DeletionView, deletion_table};
 use crate::owned::{OwnedView, RiskView, VolumeCounts, attention_table, counts_line, move_table, risk_table};
@@ -77,6 +78,8 @@ pub struct VolumeView {
     /// How far a clone is on its way to independence; missing where it is not on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flatten: Option<FlattenView>,
+    /// Which front ends may write it.
+    pub access: AccessView,
 }
 
 /// Where an operator wants a twin to be.
@@ -440,6 +443,7 @@ pub fn volume_lines(volume: &VolumeView) -> String {
             format!("{at}, from {from} to {to}: {}", why_shown(why)),
         );
     }
+    line("write access", volume.access.shown());
     line("pool", volume.pool.clone());
     line("SCO size", shown(volume.sco_size_bytes));
     line("history", history_shown(volume));
@@ -647,6 +651,8 @@ pub(crate) fn unknown() -> String {
 
 #[cfg(test)]
 mod tests {
+    use sconce_schemas::access::AccessMode;
+
     use super::*;
 
     fn volume() -> VolumeView {
@@ -676,6 +682,12 @@ mod tests {
             history_from: Some("2026-11-22T10:15:03Z".to_owned()),
             clone_of: None,
             flatten: None,
+            access: AccessView {
+                mode: AccessMode::Exclusive,
+                holder: Some("hv-1".into()),
+                since: Some("2026-11-22T10:15:03Z".into()),
+                hand_over_until: None,
+            },
         }
     }
 
@@ -700,7 +712,13 @@ mod tests {
   "state": "serving",
   "live": true,
   "history_seconds": 86400,
-  "history_from": "2026-11-22T10:15:03Z"
+  "history_from": "2026-11-22T10:15:03Z",
+  "access": {
+    "mode": "exclusive",
+    "holder": "hv-1",
+    "since": "2026-11-22T10:15:03Z",
+    "hand_over_until": null
+  }
 }"#;
         assert_eq!(serde_json::to_string_pretty(&volume()).unwrap(), golden);
     }
@@ -878,9 +896,10 @@ mod tests {
                 unstored_bytes: Some(4096),
                 at_risk_bytes: Some(4096),
                 needs: Some("its owner".into()),
+                writer: Some("hv-1".into()),
             }],
         };
-        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0,"serving":1}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}],"volume_counts":{"total":2,"serving":1,"starting":0,"waiting":1,"unknown":0,"in_sync":0,"degraded":0,"without_twin":2},"risks":[{"node":"vr-1","volumes":1,"bytes":4096,"unknown_volumes":0,"paths":["/a"]}],"volumes":[{"path":"/a","id":"000102030405060708090a0b0c0d0e0f","owner":"vr-1","epoch":3,"owned_since":"2026-11-22T10:15:03Z","state":"waits","state_since":null,"dtl_mode":"none","dtl_state":"off","dtl_since":null,"dtl_host":null,"dtl_trouble":null,"unstored_bytes":4096,"at_risk_bytes":4096,"needs":"its owner"}]}"#;
+        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0,"serving":1}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}],"volume_counts":{"total":2,"serving":1,"starting":0,"waiting":1,"unknown":0,"in_sync":0,"degraded":0,"without_twin":2},"risks":[{"node":"vr-1","volumes":1,"bytes":4096,"unknown_volumes":0,"paths":["/a"]}],"volumes":[{"path":"/a","id":"000102030405060708090a0b0c0d0e0f","owner":"vr-1","epoch":3,"owned_since":"2026-11-22T10:15:03Z","state":"waits","state_since":null,"dtl_mode":"none","dtl_state":"off","dtl_since":null,"dtl_host":null,"dtl_trouble":null,"unstored_bytes":4096,"at_risk_bytes":4096,"needs":"its owner","writer":"hv-1"}]}"#;
         assert_eq!(serde_json::to_string(&status).unwrap(), golden);
         let tables = status_tables(&status);
         assert!(tables.contains("1 GiB") && tables.contains("0e0f"), "{tables}");

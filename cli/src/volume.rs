@@ -15,6 +15,7 @@ use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::{NodeName, VolumeSize};
 use serde::Serialize;
 
+use crate::access;
 use crate::args::{Create, Dtl, Format, HistoryWindow, Moves, Placement, Volume, WantedHost};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
 use crate::flatten;
@@ -26,7 +27,7 @@ const SHOW_CONCURRENCY: usize = 16;
 /// How long a volume is given to store everything: a full write buffer on a slow back end.
 pub const SYNC_DEADLINE: Duration = Duration::from_secs(3600);
 /// How long an owner is given to answer: it may be starting.
-const OWNER_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const OWNER_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a sync goes on before the command says what it waits for.
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a move is given: what is not stored is copied.
@@ -89,6 +90,7 @@ pub async fn run(cluster: &Cluster, command: Volume, format: Format) -> Result<(
             }
             show(cluster, &file, format).await
         }
+        Volume::Access(arguments) => access::run(cluster, &arguments, format).await,
         Volume::Delete { path } => delete(cluster, &path, format).await,
         Volume::Sync { path } => sync(cluster, &path, format).await,
         Volume::Flatten { path, wait } => flatten::run(cluster, &path, wait, format).await,
@@ -275,7 +277,7 @@ async fn resize(
             shown(size.bytes())
         );
     }
-    volume.resize(size).await?;
+    volume.resize_as_asked(size).await?;
     show(cluster, &file, format).await
 }
 

@@ -5,6 +5,7 @@
 //! Crash: a decoder refuses what a crash tore, by CRC, and never guesses.
 //! Knows no sockets, no files, no clock.
 
+pub mod access;
 pub mod bundle;
 pub mod checkpoint;
 pub mod crc;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
+use crate::access::{Access, AccessMode};
 use crate::geometry::{ScoSize, VolumeSize};
 use crate::ids::{BackendId, Epoch, ManifestSeq, NodeName, PlaceName, ScoId, SnapshotId, VolumeId};
 use crate::wire::Role;
@@ -231,6 +232,9 @@ pub struct VolumeRecord {
     /// It is moved only where an operator asks for that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// Which front ends may write it.
+    #[serde(default, skip_serializing_if = "Access::is_default")]
+    pub access: Access,
 }
 
 /// Where an operator wants a volume's twin to be.
@@ -408,6 +412,12 @@ impl VolumeRecord {
             last_move: None,
             twin_host: None,
             pinned: false,
+            access: Access {
+                mode: AccessMode::Exclusive,
+                generation: 0,
+                holder: None,
+                hand_over_until_us: None,
+            },
         }
     }
 

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use proptest::prelude::*;
+use sconce_schemas::access::{AccessAsk, AccessChange, AccessMode, AccessReply};
 use sconce_schemas::bundle::{BundleIndex, KeptCluster, Member};
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::{DtlMode, DtlState};
 use sconce_schemas::wire::envelope::{Header, Protocol, Reply, Request, Role};
 use sconce_schemas::wire::event::{
-    EventPage, EventsAsk, Level, OwnedWhy, PoolEvent, TwinRefused, VolumeName, What,
+    AccessWhy, EventPage, EventsAsk, Level, OwnedWhy, PoolEvent, TwinRefused, VolumeName, What,
 };
 use sconce_schemas::wire::msgpack::{put_array, put_named, put_str, put_uint, take_named};
 use sconce_schemas::wire::registry::{
@@ -161,6 +162,7 @@ fn volume_messages_keep_their_meaning() {
                 volume,
                 session: SessionId(u64::MAX),
                 snapshot: None,
+                access: None,
             },
             VolumeControl::Close { handle },
             VolumeControl::Show { volume },
@@ -187,6 +189,7 @@ fn snapshot_messages_keep_their_meaning() {
             volume,
             session: SessionId(1),
             snapshot: Some(name()),
+            access: None,
         },
         VolumeControl::TakeSnapshot {
             volume,
@@ -244,11 +247,51 @@ fn snapshot_messages_keep_their_meaning() {
         size: VolumeSize::new(1 << 30).unwrap(),
         read_only: true,
         snapshot: Some(SnapshotId(u64::MAX >> 1)),
+        access: None,
     };
     golden_batch(
         "volume-snapshot-opened",
         replies(vec![VolumeReply::Control(opened)]),
     );
+}
+
+#[test]
+fn messages_about_write_access_keep_their_meaning() {
+    let volume = VOLUME;
+    let open = |take, held| VolumeControl::Open {
+        volume,
+        session: SessionId(3),
+        snapshot: None,
+        access: Some(AccessAsk {
+            node: node("hv-1"),
+            incarnation: 77,
+            take,
+            held,
+        }),
+    };
+    let change = |change| VolumeControl::SetAccess { volume, change };
+    let modes = [AccessMode::Exclusive, AccessMode::Shared];
+    let mut bodies = vec![open(false, None), open(true, Some(4))];
+    bodies.extend(modes.map(|mode| change(AccessChange::Mode { mode })));
+    bodies.push(change(AccessChange::HandOver {
+        within_us: 300_000_000,
+    }));
+    bodies.push(change(AccessChange::Break));
+    let bodies = bodies.into_iter().map(VolumeRequest::Control).collect();
+    golden_batch("volume-access-requests", requests(bodies));
+    let refused = Refusal::reject(RefusalCode::NoAccess, "hv-2 has it");
+    let answers = [AccessReply::Granted(5), AccessReply::Refused(refused)];
+    let opened = answers.map(|access| {
+        VolumeReply::Control(VolumeControlReply::Opened {
+            handle: 9,
+            epoch: Epoch(3),
+            size: VolumeSize::new(1 << 30).unwrap(),
+            read_only: false,
+            snapshot: None,
+            access: Some(access),
+        })
+    });
+    golden_batch("volume-access-replies", replies(opened.into()));
 }
 
 #[test]
@@ -526,13 +569,43 @@ fn happenings() -> Vec<What> {
     ]
 }
 
-fn event_page() -> EventPage {
+/// What happens to write access: told since there is any.
+fn access_happenings() -> Vec<What> {
+    let (name, holder) = (|| node("hv-2"), || node("hv-1"));
+    let taken = |why| What::AccessTaken {
+        node: name(),
+        from: (why != AccessWhy::Free).then(holder),
+        why,
+    };
+    vec![
+        taken(AccessWhy::Free),
+        taken(AccessWhy::HandedOver),
+        taken(AccessWhy::Gone),
+        What::AccessRefused {
+            node: name(),
+            cause: "hv-1 has it".to_owned(),
+        },
+        What::AccessOffered {
+            holder: holder(),
+            seconds: 300,
+        },
+        What::AccessBroken { holder: holder() },
+        What::AccessMode {
+            mode: AccessMode::Exclusive,
+        },
+        What::AccessMode {
+            mode: AccessMode::Shared,
+        },
+    ]
+}
+
+fn event_page(happenings: Vec<What>) -> EventPage {
     let volume = VolumeName {
         id: VOLUME,
         path: "/vm1/disk.raw".to_owned(),
     };
     let events: Vec<PoolEvent> = (41..)
-        .zip(happenings())
+        .zip(happenings)
         .map(|(seq, what)| PoolEvent {
             seq,
             time_us: 1_700_000_000_000_000 + seq,
@@ -561,12 +634,19 @@ fn events_keep_their_meaning() {
     };
     let asked = vec![VolumeRequest::Control(VolumeControl::Events(ask()))];
     golden_batch("volume-events-requests", requests(asked));
-    let told = vec![VolumeReply::Control(VolumeControlReply::Events(event_page()))];
+    let told = vec![VolumeReply::Control(VolumeControlReply::Events(event_page(
+        happenings(),
+    )))];
     golden_batch("volume-events-replies", replies(told));
     let asked = vec![StorageRequest::Control(StorageControl::Events(ask()))];
     golden_batch("storage-events-requests", requests(asked));
-    let told = vec![StorageReply::Control(StorageControlReply::Events(event_page()))];
+    let told = vec![StorageReply::Control(StorageControlReply::Events(event_page(
+        happenings(),
+    )))];
     golden_batch("storage-events-replies", replies(told));
+    let told = event_page(access_happenings());
+    let told = vec![VolumeReply::Control(VolumeControlReply::Events(told))];
+    golden_batch("volume-access-events", replies(told));
 }
 
 /// What happens without anybody asking, and where an operator wants a twin.
@@ -602,7 +682,7 @@ fn placements() -> Vec<What> {
 
 #[test]
 fn events_about_placement_keep_their_meaning() {
-    let mut page = event_page();
+    let mut page = event_page(happenings());
     page.events.truncate(5);
     for (event, what) in page.events.iter_mut().zip(placements()) {
         event.text = what.to_string();
@@ -615,7 +695,8 @@ fn events_about_placement_keep_their_meaning() {
 #[test]
 fn events_are_called_as_they_are_written() {
     let mut names = std::collections::BTreeSet::new();
-    for what in happenings().into_iter().chain(placements()) {
+    let all = happenings().into_iter().chain(placements()).chain(access_happenings());
+    for what in all {
         let mut bytes = Vec::new();
         put_named(&mut bytes, &what);
         let written = String::from_utf8_lossy(&bytes).into_owned();
@@ -625,7 +706,7 @@ fn events_are_called_as_they_are_written() {
         );
         names.insert(what.name());
     }
-    assert_eq!(names.len(), 33, "one of each kind is tested");
+    assert_eq!(names.len(), 38, "one of each kind is tested");
 }
 
 /// A short string with its msgpack mark in front.
@@ -740,6 +821,7 @@ fn volume_replies() -> Vec<VolumeReply> {
         size: status.size,
         read_only: false,
         snapshot: None,
+        access: None,
     };
     let read = vec![
         ReadExtent::Data { length: 8192 },

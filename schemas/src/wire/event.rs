@@ -13,6 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::envelope::Role;
+use crate::access::AccessMode;
 use crate::geometry::ByteLen;
 use crate::ids::{Epoch, NodeName, VolumeId};
 use crate::records::DtlMode;
@@ -89,6 +90,21 @@ pub enum OwnedWhy {
     Operator,
     /// An operator asked for it and accepted the loss of what is not on the back ends.
     Forced,
+    /// For a reason that this build does not know.
+    #[serde(other)]
+    Other,
+}
+
+/// Why a front end may write a volume since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessWhy {
+    /// It wrote, and no other had access.
+    Free,
+    /// It wrote after the other was told to hand over.
+    HandedOver,
+    /// It wrote, and the other's node is gone.
+    Gone,
     /// For a reason that this build does not know.
     #[serde(other)]
     Other,
@@ -313,6 +329,40 @@ pub enum What {
         /// Which work.
         work: String,
     },
+    /// Another front end than before has exclusive write access to the volume.
+    AccessTaken {
+        /// Its node.
+        node: NodeName,
+        /// Who had it before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<NodeName>,
+        /// Why it got it.
+        why: AccessWhy,
+    },
+    /// A front end wanted to write, and may not. Told once for each front end and holder.
+    AccessRefused {
+        /// Its node.
+        node: NodeName,
+        /// Why not, and what would be right.
+        cause: String,
+    },
+    /// The next other front end that writes takes write access over.
+    AccessOffered {
+        /// Who has it until then.
+        holder: NodeName,
+        /// For so many seconds.
+        seconds: u64,
+    },
+    /// Write access was taken from a front end that is said to be dead: nothing that it sends is applied any more.
+    AccessBroken {
+        /// Its node.
+        holder: NodeName,
+    },
+    /// One front end at a time may write the volume from now on, or any.
+    AccessMode {
+        /// How many.
+        mode: AccessMode,
+    },
     /// The node that tells cannot use a back end.
     BackendFails {
         /// The back end.
@@ -365,6 +415,11 @@ impl What {
             Self::BufferRelieved { .. } => "buffer_relieved",
             Self::WorkFails { .. } => "work_fails",
             Self::WorkGoesOn { .. } => "work_goes_on",
+            Self::AccessTaken { .. } => "access_taken",
+            Self::AccessRefused { .. } => "access_refused",
+            Self::AccessOffered { .. } => "access_offered",
+            Self::AccessBroken { .. } => "access_broken",
+            Self::AccessMode { .. } => "access_mode",
             Self::BackendFails { .. } => "backend_fails",
             Self::BackendWorks { .. } => "backend_works",
             Self::Other => "other",
@@ -383,6 +438,8 @@ impl What {
             | Self::TwinLost { .. }
             | Self::NotMoved { .. }
             | Self::WorkFails { .. }
+            | Self::AccessRefused { .. }
+            | Self::AccessBroken { .. }
             | Self::BackendFails { .. } => Level::Warning,
             _ => Level::Info,
         }
@@ -547,6 +604,32 @@ impl fmt::Display for What {
                 write!(f, "{work} does not work now: trying again until it does: {cause}")
             }
             Self::WorkGoesOn { work } => write!(f, "{work} works again"),
+            Self::AccessTaken { node, from, why } => {
+                write!(f, "{node} has write access from now on")?;
+                match (from, why) {
+                    (Some(from), AccessWhy::HandedOver) => write!(f, ", handed over by {from}"),
+                    (Some(from), AccessWhy::Gone) => {
+                        write!(f, ": {from}, which had it, is not in the registry any more")
+                    }
+                    (Some(from), _) => write!(f, ", before that {from} had it"),
+                    (None, _) => Ok(()),
+                }
+            }
+            Self::AccessRefused { node, cause } => write!(f, "writes of {node} are refused: {cause}"),
+            Self::AccessOffered { holder, seconds } => write!(
+                f,
+                "the next other front end that writes within {seconds} s takes write access over from {holder}"
+            ),
+            Self::AccessBroken { holder } => {
+                write!(
+                    f,
+                    "write access was taken from {holder}: what it still sends is refused"
+                )
+            }
+            Self::AccessMode {
+                mode: AccessMode::Exclusive,
+            } => f.write_str("one front end at a time may write from now on"),
+            Self::AccessMode { .. } => f.write_str("any front end may write from now on"),
             Self::BackendFails { backend, cause } => write!(f, "back end fails: {backend}: {cause}"),
             Self::BackendWorks { backend } => write!(f, "back end works again: {backend}"),
             Self::Other => f.write_str("something that this build does not know"),

@@ -63,10 +63,12 @@ pub enum RefusalCode {
     Unsupported,
     /// A bug on our side: the text has what is known.
     Internal,
+    /// Another front end has write access to the volume, or it was taken from this one.
+    NoAccess,
 }
 
 const REMEDIES: [Remedy; 4] = [Remedy::Reroute, Remedy::Retry, Remedy::Reject, Remedy::Damaged];
-const CODES: [RefusalCode; 17] = [
+const CODES: [RefusalCode; 18] = [
     RefusalCode::Invalid,
     RefusalCode::OutOfRange,
     RefusalCode::ReadOnly,
@@ -84,6 +86,7 @@ const CODES: [RefusalCode; 17] = [
     RefusalCode::Corrupt,
     RefusalCode::Unsupported,
     RefusalCode::Internal,
+    RefusalCode::NoAccess,
 ];
 
 /// A refusal: what the caller has to do, what kind it is, and a text for people that names the thing.

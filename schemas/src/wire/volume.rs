@@ -21,6 +21,7 @@ use super::refusal::Refusal;
 use super::scrub::BundleJob;
 use super::twin::{TwinReply, TwinRequest};
 use crate::DecodeError;
+use crate::access::{AccessAsk, AccessChange, AccessReply};
 use crate::geometry::{ByteLen, ScoSize, VolumeSize};
 use crate::ids::{Epoch, NodeName, ScoId, SessionId, Slot, SnapshotId, VolumeId};
 use crate::records::{DtlMode, DtlState};
@@ -81,11 +82,21 @@ impl IoFlags {
     pub const EXTEND: u8 = 2;
     /// Zeros that count as allocated.
     pub const NO_HOLE: u8 = 4;
+    /// A person asked for this resize: it needs no write access.
+    pub const OPERATOR: u8 = 8;
 
     /// Whether the flag is set.
     #[must_use]
     pub const fn has(self, flag: u8) -> bool {
         self.0 & flag != 0
+    }
+}
+
+impl IoCode {
+    /// Whether the front end needs write access for it.
+    #[must_use]
+    pub const fn needs_access(self, flags: IoFlags) -> bool {
+        self.changes() && !flags.has(IoFlags::OPERATOR)
     }
 }
 
@@ -245,6 +256,10 @@ pub enum VolumeControl {
         /// The name of one of its snapshots, which is opened in its place, to be read.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<String>,
+        /// Who asks, and whether it wants to write. Builds before there was write access lack it: what they send is applied
+        /// while nobody has exclusive access.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        access: Option<AccessAsk>,
     },
     /// Open a volume, or one of its snapshots, to be compared ([`IoCode::Changes`]). Needs no session.
     OpenChanges {
@@ -416,6 +431,13 @@ pub enum VolumeControl {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         metadata: BTreeMap<String, String>,
     },
+    /// Change who may write the volume. Answered once the registry's record says so.
+    SetAccess {
+        /// The volume.
+        volume: VolumeId,
+        /// What is to be.
+        change: AccessChange,
+    },
     /// From a volume's owner to any other volume-router: write this bundle in its place. The request's data is the bundle's
     /// index. Whoever has no time for it refuses at once.
     WriteBundle(Box<BundleJob>),
@@ -438,6 +460,9 @@ pub enum VolumeControlReply {
         /// The snapshot that was opened: a name may be another's later.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<SnapshotId>,
+        /// What came of wanting to write. An owner of a build before there was write access gives none: it takes all writes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        access: Option<AccessReply>,
     },
     /// The answer to `OpenChanges`.
     OpenedChanges {

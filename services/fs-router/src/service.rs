@@ -27,7 +27,7 @@ use crate::nameless::Nameless;
 use crate::names::Names;
 use crate::nbd::{ListenError, Listener};
 use crate::peers::{Identity, Owners};
-use crate::routing::{self, Limits, Orphans};
+use crate::routing::{self, Incarnation, Limits, Orphans};
 use crate::settings::Settings;
 
 /// What the service is given.
@@ -83,6 +83,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         Some(nbd) => Some(Listener::bind(nbd, &components.descriptors).await?),
         None => None,
     };
+    let incarnation = Incarnation::to_be_told();
     let threads = IoThreads::start(
         settings.routing.thread_count(),
         &routing::Components {
@@ -93,6 +94,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
             clock: components.clock.clone(),
             limits: Limits::default(),
             orphans: Orphans::default(),
+            incarnation: incarnation.clone(),
         },
     )?;
     let in_use = InUse::default();
@@ -142,7 +144,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
     };
     tasks.spawn_local(
         "the announcement",
-        announce(components.registry.clone(), record, stop.clone()),
+        announce(components.registry.clone(), record, incarnation, stop.clone()),
     );
     tracing::info!(node = %settings.node.name, threads = threads.all().len(), "serving");
     let finished = tasks.finish(STOP_MAX).await;
@@ -206,7 +208,7 @@ impl MountPart {
 }
 
 /// Announces the node as soon as the registry is there, and keeps it announced until the stop.
-async fn announce(registry: Registry, record: NodeRecord, stop: Stop) {
+async fn announce(registry: Registry, record: NodeRecord, incarnation: Incarnation, stop: Stop) {
     let mut backoff = Backoff::new(
         Duration::from_millis(50),
         Duration::from_secs(1),
@@ -226,6 +228,7 @@ async fn announce(registry: Registry, record: NodeRecord, stop: Stop) {
             () = stop.requested() => return,
         }
     };
+    incarnation.tell(announcement.revision().0);
     if let Err(error @ AnnounceError::Replaced { .. }) = announcement.keep(stop).await {
         tracing::error!(%error, "stopping");
     }

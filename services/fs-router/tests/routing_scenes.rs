@@ -8,15 +8,16 @@
 
 use bytes::Bytes;
 use sconce_fs_router::routing::core::{
-    Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Routed, Sent, SessionKey,
+    Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Patience, Routed, Sent, SessionKey,
     StorageKey, Token, Wire, Writer,
 };
 use sconce_fs_router::routing::{Operation, Outcome};
 use sconce_runtime::Chance;
+use sconce_schemas::access::{AccessAsk, AccessReply};
 use sconce_schemas::crc::crc32c;
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
 use sconce_schemas::wire::volume::{
-    ReadExtent, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest,
+    IoCode, ReadExtent, VolumeControl, VolumeControlReply, VolumeReply, VolumeRequest,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{CLUSTER_LEN, Epoch, ScoId, ScoSize, Slot, SnapshotId, VolumeId, VolumeSize};
@@ -203,8 +204,23 @@ impl Scene {
 
     /// The owner answers an open, of what it calls a snapshot.
     fn opens_on(&mut self, handle: u32, snapshot: Option<SnapshotId>) {
+        self.opens_with(handle, snapshot, None);
+    }
+
+    /// The same, and what it says of write access. Gives what was asked of that.
+    fn opens_with(
+        &mut self,
+        handle: u32,
+        snapshot: Option<SnapshotId>,
+        access: Option<AccessReply>,
+    ) -> Option<AccessAsk> {
         let (id, request) = self.log.to_owner.pop().unwrap();
-        let VolumeRequest::Control(VolumeControl::Open { snapshot: name, .. }) = request else {
+        let VolumeRequest::Control(VolumeControl::Open {
+            snapshot: name,
+            access: asked,
+            ..
+        }) = request
+        else {
             panic!("{request:?}");
         };
         assert_eq!(name.as_deref(), snapshot.map(|_| "monday"));
@@ -214,6 +230,7 @@ impl Scene {
             size: VolumeSize::new(1 << 20).unwrap(),
             read_only: snapshot.is_some(),
             snapshot,
+            access,
         };
         self.happens(Event::OwnerReplied {
             link: self.owner,
@@ -221,6 +238,7 @@ impl Scene {
             reply: VolumeReply::Control(opened),
             data: Bytes::new(),
         });
+        asked
     }
 
     fn take_io(&mut self) -> u64 {
@@ -425,4 +443,252 @@ fn a_reader_of_a_snapshot_leaves_nothing_behind_that_others_wait_for() {
     let told = |effect: &Effect| matches!(effect, Effect::Orphaned(_) | Effect::Settled(_));
     assert!(!scene.effects.iter().any(told));
     assert_eq!(scene.core.held_requests(), 0);
+}
+
+/// A core that owners know, as the process 5 of its node, with a front end that has the volume open and only reads.
+fn known() -> Scene {
+    let mut scene = Scene::new();
+    scene.core.identify("hv-1".parse().unwrap());
+    scene.happens(Event::Announced { incarnation: 5 });
+    scene.submits(Token(1), Operation::read(0, CLUSTER_LEN as u64));
+    scene.is_reached();
+    let asked = scene.opens_with(1, None, None).unwrap();
+    assert!(!asked.take, "a read needs nothing: {asked:?}");
+    let id = scene.take_io();
+    scene.owner_answers(id, VolumeReply::Read(vec![ReadExtent::Zeros { length: 4096 }]));
+    assert!(matches!(scene.outcome(), Some(Outcome::Read(_))));
+    scene
+}
+
+fn write() -> Operation {
+    Operation::write(0, vec![1; CLUSTER_LEN].into(), 0)
+}
+
+fn refused_access(refusal: Refusal) -> Option<AccessReply> {
+    Some(AccessReply::Refused(refusal))
+}
+
+impl Scene {
+    fn owner_answers(&mut self, id: u64, reply: VolumeReply) {
+        self.happens(Event::OwnerReplied {
+            link: self.owner,
+            id,
+            reply,
+            data: Bytes::new(),
+        });
+    }
+
+    /// A write is under way that was granted access.
+    fn writes(&mut self) {
+        self.submits(Token(2), write());
+        let asked = self.opens_with(2, None, Some(AccessReply::Granted(3))).unwrap();
+        assert_eq!((asked.node.as_str(), asked.incarnation), ("hv-1", 5));
+        assert!(asked.take && asked.held.is_none(), "{asked:?}");
+    }
+
+    fn is_told_of_access(&mut self) -> bool {
+        let told = self.effect(|effect| match effect {
+            Effect::AccessRefused { refusal, .. } => Some(refusal.clone()),
+            _ => None,
+        });
+        told.is_some()
+    }
+}
+
+#[test]
+fn the_first_change_asks_for_access_and_reads_do_not_wait_for_it() {
+    let mut scene = known();
+    scene.submits(Token(2), write());
+    assert_eq!(scene.log.to_owner.len(), 1, "the open alone");
+    scene.submits(Token(3), write());
+    scene.submits(Token(4), Operation::read(0, CLUSTER_LEN as u64));
+    let (_, read) = scene.log.to_owner.pop().unwrap();
+    assert!(matches!(read, VolumeRequest::Io(io) if io.code == IoCode::Read && io.handle == 1));
+    scene.opens_with(2, None, Some(AccessReply::Granted(3)));
+    let numbers: Vec<(u64, u32)> = scene
+        .log
+        .to_owner
+        .iter()
+        .map(|(_, request)| match request {
+            VolumeRequest::Io(io) => (io.number, io.handle),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(numbers, [(3, 2), (4, 2)], "in the order in which they came");
+    // From here on nothing is asked.
+    scene.log.to_owner.clear();
+    scene.submits(Token(5), write());
+    scene.take_io();
+}
+
+#[test]
+fn who_may_not_write_is_told_once_and_reads_on() {
+    let mut scene = known();
+    let refusal = || Refusal::reject(RefusalCode::NoAccess, "hv-2 has it");
+    for times in 0..3 {
+        scene.submits(Token(2), write());
+        scene.opens_with(2 + times, None, refused_access(refusal()));
+        assert_eq!(scene.refusal(), RefusalCode::NoAccess);
+        assert_eq!(scene.is_told_of_access(), times == 0);
+    }
+    scene.submits(Token(3), Operation::read(0, CLUSTER_LEN as u64));
+    scene.take_io();
+    // It is told anew after it could write.
+    scene.submits(Token(4), write());
+    scene.opens_with(7, None, Some(AccessReply::Granted(9)));
+    let id = scene.take_io();
+    scene.owner_answers(id, VolumeReply::Done);
+    assert_eq!(scene.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn a_change_waits_while_nobody_can_say_who_may_write() {
+    let mut scene = known();
+    scene.submits(Token(2), write());
+    let later = Refusal::retry(RefusalCode::Unavailable, "the registry does not answer");
+    scene.opens_with(2, None, refused_access(later));
+    assert_eq!(scene.outcome(), None);
+    assert_eq!(
+        scene.core.trouble(scene.session),
+        Some("the registry does not answer")
+    );
+    scene.submits(Token(3), Operation::read(0, CLUSTER_LEN as u64));
+    scene.take_io();
+    assert!(scene.log.to_owner.is_empty(), "not asked again at once");
+    scene.time_passes();
+    scene.opens_with(3, None, Some(AccessReply::Granted(1)));
+    let id = scene.take_io();
+    scene.owner_answers(id, VolumeReply::Done);
+    assert_eq!(scene.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn nothing_is_written_before_it_is_known_which_process_this_is() {
+    let mut scene = Scene::new();
+    scene.core.identify("hv-1".parse().unwrap());
+    scene.submits(Token(2), write());
+    scene.is_reached();
+    scene.opens_with(1, None, None);
+    assert!(scene.log.to_owner.is_empty());
+    scene.happens(Event::Announced { incarnation: 5 });
+    let asked = scene.opens_with(2, None, Some(AccessReply::Granted(1))).unwrap();
+    assert!(asked.take && asked.incarnation == 5);
+    scene.take_io();
+}
+
+#[test]
+fn a_front_end_that_lost_access_never_gets_it_again_and_another_may() {
+    let mut scene = known();
+    scene.writes();
+    let sent = scene.take_io();
+    // Its handle is not good for it any more: it opens the volume again and says what it had.
+    let not_open = Refusal::reroute(RefusalCode::NotOpen, "not open for writing");
+    scene.owner_answers(sent, VolumeReply::Refused(not_open));
+    scene.time_passes();
+    scene.is_reached();
+    let taken = Refusal::reject(RefusalCode::NoAccess, "taken from hv-1");
+    let asked = scene.opens_with(3, None, refused_access(taken)).unwrap();
+    assert!(asked.take && asked.held == Some(3), "{asked:?}");
+    assert_eq!(scene.refusal(), RefusalCode::NoAccess);
+    scene.submits(Token(3), Operation::read(0, CLUSTER_LEN as u64));
+    scene.take_io();
+    // Another connection opens the volume: it may ask, and gets it.
+    let other = FrontEndKey(2);
+    let open = |scene: &mut Scene, front_end| {
+        let patience = Patience::Endless;
+        scene
+            .core
+            .open(scene.session, front_end, Token(8), patience, &mut scene.effects);
+        scene.core.drain_sends(&mut scene.log, &mut scene.effects);
+    };
+    open(&mut scene, other);
+    let asked = scene.opens_with(4, None, None).unwrap();
+    assert_eq!((asked.take, asked.held), (false, None));
+    assert!(matches!(scene.outcome(), Some(Outcome::Opened(_))));
+    let submitted = scene
+        .core
+        .submit(scene.session, other, Token(9), write(), &mut scene.effects);
+    submitted.unwrap();
+    scene.core.drain_sends(&mut scene.log, &mut scene.effects);
+    scene.opens_with(5, None, Some(AccessReply::Granted(7)));
+    scene.take_io();
+    // The first one does not, also where it opens the volume once more.
+    open(&mut scene, GUEST);
+    scene.opens_with(6, None, Some(AccessReply::Granted(7)));
+    assert!(matches!(scene.outcome(), Some(Outcome::Opened(_))));
+    scene.submits(Token(10), write());
+    assert_eq!(scene.refusal(), RefusalCode::NoAccess);
+    assert!(scene.log.to_owner.is_empty());
+}
+
+#[test]
+fn who_opens_the_volume_after_access_was_lost_is_not_taken_for_one_that_lost_it() {
+    let mut scene = known();
+    let (first, second) = (FrontEndKey(4), FrontEndKey(5));
+    let open = |scene: &mut Scene, front_end| {
+        let patience = Patience::Endless;
+        scene
+            .core
+            .open(scene.session, front_end, Token(8), patience, &mut scene.effects);
+        scene.core.drain_sends(&mut scene.log, &mut scene.effects);
+    };
+    open(&mut scene, first);
+    scene.opens_with(2, None, None);
+    scene.writes();
+    scene.take_io();
+    // Nobody has noticed yet that it is lost; the open of the second one tells.
+    open(&mut scene, second);
+    let taken = Refusal::reject(RefusalCode::NoAccess, "taken from hv-1");
+    let asked = scene.opens_with(3, None, refused_access(taken)).unwrap();
+    assert_eq!(asked.held, Some(3));
+    scene.effects.clear();
+    for (front_end, may) in [(first, false), (second, true)] {
+        let submitted = scene
+            .core
+            .submit(scene.session, front_end, Token(9), write(), &mut scene.effects);
+        submitted.unwrap();
+        scene.core.drain_sends(&mut scene.log, &mut scene.effects);
+        assert_eq!(scene.log.to_owner.len(), usize::from(may), "{front_end:?}");
+    }
+}
+
+#[test]
+fn an_owner_that_does_not_know_that_a_session_is_over_is_told_when_it_is_back() {
+    let mut scene = known();
+    scene.writes();
+    let id = scene.take_io();
+    scene.owner_answers(id, VolumeReply::Done);
+    scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
+    scene.core.release(scene.now, scene.session);
+    scene.happens(Event::Up(LinkKey::Owner(scene.owner)));
+    let asked = scene.opens_with(4, None, Some(AccessReply::Granted(3))).unwrap();
+    assert_eq!((asked.take, asked.held), (true, Some(3)));
+    let (_, request) = scene.log.to_owner.pop().unwrap();
+    assert_eq!(
+        request,
+        VolumeRequest::Control(VolumeControl::Close { handle: 4 })
+    );
+    // One that stays away is not looked for for ever.
+    let mut scene = known();
+    scene.writes();
+    let id = scene.take_io();
+    scene.owner_answers(id, VolumeReply::Done);
+    scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
+    scene.core.release(scene.now, scene.session);
+    let mut looks = 0;
+    for _ in 0..1000 {
+        let Some(at) = scene.core.next_wake() else { break };
+        scene.now = scene.now.max(at);
+        scene.happens(Event::Tick);
+        let session = scene.effect(|effect| match effect {
+            Effect::FindOwner { session, .. } => Some(*session),
+            _ => None,
+        });
+        if let Some(session) = session {
+            looks += 1;
+            let routed = Routed::Absent("it is away".to_owned());
+            scene.happens(Event::Routed { session, routed });
+        }
+    }
+    assert!(looks > 3 && scene.core.next_wake().is_none(), "{looks}");
 }

@@ -95,6 +95,12 @@ impl Announcement {
         })
     }
 
+    /// The record's revision: one that a process of this name puts there later has a higher one.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+
     /// Until when the node is announced, from now on.
     #[must_use]
     pub fn tenure(&self) -> Tenure {
@@ -103,7 +109,7 @@ impl Announcement {
         }
     }
 
-    /// Keeps the node announced until the stop is requested, then takes the record away. While the registry cannot
+    /// Keeps the node announced until the stop is requested, then takes the record away, unless the next process goes on. While the registry cannot
     /// be used this goes on trying; [`Tenure`] tells what that means for the service.
     ///
     /// # Errors
@@ -138,6 +144,10 @@ impl Announcement {
                     (failing, pause) = (true, backoff.wait());
                 }
             }
+        }
+        if stop.hands_over() {
+            // The next process of this name takes the record over, with what clients have open and with the volumes that they write.
+            return Ok(());
         }
         // Best effort: without it the record goes when the lease ends.
         let revoked = tokio::time::timeout(self.ttl, self.lease.revoke()).await;

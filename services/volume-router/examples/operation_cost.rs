@@ -154,6 +154,7 @@ async fn run(
         volume: VOLUME,
         session: SessionId(fastrand::u64(1..)),
         snapshot: None,
+        access: None,
     });
     let handle = loop {
         match receiver.next().await {

@@ -162,6 +162,12 @@ pub enum Event {
         /// The session.
         session: SessionSlot,
     },
+    /// Another front end may change the volume from here on, and this session may not: as [`Event::ClientGone`], but the
+    /// connection is there.
+    SessionFenced {
+        /// The session.
+        session: SessionSlot,
+    },
     /// No more input is queued: what was taken in so far leaves as one batch.
     BatchEnd {
         /// Microseconds since 1970.

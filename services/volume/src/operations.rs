@@ -199,7 +199,10 @@ impl Volume {
         // Tables have no order of their own, and a run has to be repeatable.
         dropped.sort_unstable_by_key(|change| change.number);
         for change in &dropped {
-            let refusal = Refusal::retry(RefusalCode::Unavailable, "its client's connection is gone");
+            let refusal = Refusal::retry(
+                RefusalCode::Unavailable,
+                "its client's connection is gone, or may not write any more",
+            );
             self.refuse_change(change, refusal, effects);
         }
     }

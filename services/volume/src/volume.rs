@@ -355,6 +355,10 @@ impl Volume {
                 self.drop_changes_of(session, effects);
                 Ok(())
             }
+            Event::SessionFenced { session } => {
+                self.drop_changes_of(session, effects);
+                Ok(())
+            }
             Event::SessionClosed { session } => {
                 self.sessions.close(session);
                 self.drop_changes_of(session, effects);

@@ -54,6 +54,7 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Errno {
     match refusal.code {
         RefusalCode::Invalid | RefusalCode::OutOfRange => Errno::EINVAL,
         RefusalCode::ReadOnly => Errno::EROFS,
+        RefusalCode::NoAccess => Errno::EPERM,
         RefusalCode::NoSpace => Errno::ENOSPC,
         // The file is there, its volume is not any more: somebody else removed it.
         RefusalCode::NotFound => Errno::ESTALE,

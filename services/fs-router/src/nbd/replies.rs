@@ -136,7 +136,7 @@ fn error_code(command: Command, refusal: &Refusal) -> ErrorCode {
             Command::Write { .. } | Command::WriteZeroes { .. } => ErrorCode::NoSpace,
             _ => ErrorCode::Invalid,
         },
-        RefusalCode::ReadOnly => ErrorCode::Perm,
+        RefusalCode::ReadOnly | RefusalCode::NoAccess => ErrorCode::Perm,
         RefusalCode::NoSpace => ErrorCode::NoSpace,
         RefusalCode::Unsupported => ErrorCode::NotSupported,
         _ => ErrorCode::Io,

@@ -7,6 +7,7 @@
 
 pub mod core;
 mod front_end;
+mod incarnation;
 mod links;
 mod lookup;
 mod mailbox;
@@ -19,6 +20,7 @@ mod waiters;
 
 pub use core::{Limits, Patience, Token, View};
 pub use front_end::{FrontEnd, SessionHandle};
+pub use incarnation::Incarnation;
 pub use lookup::endpoint_for;
 pub use mailbox::Completion;
 pub use operation::{Opened, Operation, Outcome, Piece, ReadData};

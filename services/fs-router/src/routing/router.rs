@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::core::{Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, StorageKey};
 use super::front_end::FrontEnd;
+use super::incarnation::Incarnation;
 use super::links::Links;
 use super::lookup;
 use super::mailbox::Mailbox;
@@ -51,6 +52,8 @@ pub struct Components {
     pub limits: Limits,
     /// Shared by all routers of the process.
     pub orphans: Orphans,
+    /// Which process of the node this is.
+    pub incarnation: Incarnation,
 }
 
 /// Routes operations to owners. A handle: clones share one router.
@@ -85,7 +88,9 @@ impl Router {
     /// A router on this thread, within its `LocalSet`. `index` tells the routers of a process apart.
     #[must_use]
     pub fn new(components: Components, index: usize, mut chance: Chance) -> Router {
-        let core = Core::new(components.limits, chance.fork());
+        let mut core = Core::new(components.limits, chance.fork());
+        let incarnation = components.incarnation.clone();
+        core.identify(incarnation.front_end(&components.node, &mut chance));
         let started = components.clock.now();
         let shared = Rc::new(Shared {
             components,
@@ -104,6 +109,15 @@ impl Router {
         });
         let timer = tokio::task::spawn_local(keep_time(Rc::downgrade(&shared)));
         shared.timer.set(Some(timer));
+        tokio::task::spawn_local({
+            let shared = Rc::downgrade(&shared);
+            async move {
+                let incarnation = incarnation.number().await;
+                if let Some(shared) = shared.upgrade() {
+                    shared.run(Some(Event::Announced { incarnation }));
+                }
+            }
+        });
         Router { shared }
     }
 
@@ -244,6 +258,9 @@ impl Shared {
                     let endpoints = lookup::storage_routers(&registry, index).await;
                     Event::StorageFound { endpoints }
                 });
+            }
+            Effect::AccessRefused { volume, refusal } => {
+                tracing::warn!(%volume, %refusal, "writes are refused");
             }
             Effect::Orphaned(volume) => self.components.orphans.add(volume),
             Effect::Settled(volume) => self.components.orphans.settle(volume),

@@ -165,6 +165,16 @@ impl Volume {
         self.change(Operation::resize(size)).await
     }
 
+    /// As [`Volume::resize`], as a person asks: that needs no write access.
+    ///
+    /// # Errors
+    /// As [`Volume::resize`].
+    pub async fn resize_as_asked(&self, size: VolumeSize) -> Result<(), Refusal> {
+        let mut resize = Operation::resize(size);
+        resize.flags.0 |= IoFlags::OPERATOR;
+        self.change(resize).await
+    }
+
     /// What of a range is data, zeros and holes; at least the start of the range is covered.
     ///
     /// # Errors

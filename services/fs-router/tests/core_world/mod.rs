@@ -327,6 +327,7 @@ impl World {
                 effect @ (Effect::FindOwner { .. } | Effect::FindWriter { .. } | Effect::FindStorage) => {
                     self.pending.push(effect);
                 }
+                Effect::AccessRefused { .. } => panic!("owners of this world take all writes"),
                 Effect::Orphaned(volume) => {
                     let volume = self.volumes.iter_mut().find(|v| v.id == volume).unwrap();
                     assert!(!std::mem::replace(&mut volume.orphaned, true), "told twice");

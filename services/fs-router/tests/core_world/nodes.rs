@@ -59,6 +59,7 @@ impl World {
                 volume,
                 session,
                 snapshot,
+                ..
             }) => {
                 let is_asked_for = |v: &Volume| v.id == *volume && v.of.is_some() == snapshot.is_some();
                 let index = self.volumes.iter().position(is_asked_for).unwrap();
@@ -90,6 +91,7 @@ impl World {
                     size: VolumeSize::new((CLUSTERS * CLUSTER_LEN) as u64).unwrap(),
                     read_only: snapshot.is_some(),
                     snapshot: named,
+                    access: None,
                 };
                 (Some(VolumeReply::Control(opened)), none)
             }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sconce_fs_router::routing::{Components, Limits, Orphans, Router};
+use sconce_fs_router::routing::{Components, Incarnation, Limits, Orphans, Router};
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::VolumeId;
 use sconce_schemas::wire::volume::IoFlags;
@@ -269,6 +269,7 @@ fn volumes_as_futures_survive_a_restart() {
         clock: Clock::system(),
         limits: Limits::default(),
         orphans: Orphans::default(),
+        incarnation: Incarnation::command(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -79,7 +79,13 @@ impl Handler<CloseSession> for VolumeActor {
 
     fn handle(&mut self, close: CloseSession, ctx: &mut Context<Self>) {
         let session = close.slot;
+        if let State::Serving(serving) = &mut self.state
+            && close.generation == self.generation
+        {
+            serving.permits().closed(close.pass, session);
+        }
         self.session_event(close.generation, Event::SessionClosed { session }, ctx);
+        self.tend_access(ctx);
     }
 }
 
@@ -88,6 +94,11 @@ impl Handler<ClientGone> for VolumeActor {
 
     fn handle(&mut self, gone: ClientGone, ctx: &mut Context<Self>) {
         let session = gone.slot;
+        if let State::Serving(serving) = &mut self.state
+            && gone.generation == self.generation
+        {
+            serving.permits().gone(gone.pass, session);
+        }
         self.session_event(gone.generation, Event::ClientGone { session }, ctx);
     }
 }

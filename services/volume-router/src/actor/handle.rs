@@ -10,20 +10,28 @@ use std::time::Duration;
 use actix::dev::ToEnvelope;
 use actix::prelude::SendError;
 use actix::{Actor, Addr, Handler, MailboxError, Message};
+use sconce_schemas::access::{AccessAsk, AccessChange};
 use sconce_schemas::records::{DtlMode, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeStatus;
-use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{NodeName, SessionId};
 use sconce_volume::{Ask, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
+use tokio::time::Instant;
 
 use super::VolumeActor;
 use super::messages::{
     AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, LeaveTwin, ListSnapshots,
     MoveTo, OpenCompared, OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation,
-    Orphaned, Renamed, Request, Round, Served, SetDtl, Show, StoreSoon, Sync, Take, Verify,
+    Orphaned, Renamed, Request, Round, Served, SetAccess, SetDtl, Show, StoreSoon, Sync, Take, TakeAccess,
+    Verify,
 };
+use super::permits::{Pass, Permit};
 use crate::owner::record::TakeOver;
 use crate::placement::Chosen;
+
+/// How long a front end waits for another, that may have closed the volume a moment ago, before it is refused; and how often it asks.
+const GIVEN_UP_WITHIN: Duration = Duration::from_millis(300);
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// A volume's actor, wherever it runs. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,14 +116,47 @@ impl VolumeHandle {
         self.ask(ListSnapshots).await?
     }
 
+    /// Let the front end that has opened this session change the volume.
+    pub(crate) async fn take_access(&self, opened: &Opened, ask: AccessAsk) -> Result<Permit, Refusal> {
+        let until = Instant::now() + GIVEN_UP_WITHIN;
+        loop {
+            let take = TakeAccess {
+                generation: opened.generation,
+                slot: opened.slot,
+                ask: ask.clone(),
+                patient: Instant::now() < until,
+            };
+            match self.ask(take).await? {
+                Err(refusal) if refusal.remedy == Remedy::Retry && Instant::now() < until => {
+                    tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Change who may write the volume.
+    pub(crate) async fn set_access(&self, change: AccessChange) -> Result<(), Refusal> {
+        self.ask(Served).await??;
+        self.ask(SetAccess(change)).await?
+    }
+
     /// The session is over.
-    pub(crate) fn close(&self, generation: u32, slot: SessionSlot) {
-        self.tell(CloseSession { generation, slot });
+    pub(crate) fn close(&self, generation: u32, slot: SessionSlot, pass: Pass) {
+        self.tell(CloseSession {
+            generation,
+            slot,
+            pass,
+        });
     }
 
     /// The connection that had the session open is gone.
-    pub(crate) fn client_gone(&self, generation: u32, slot: SessionSlot) {
-        self.tell(ClientGone { generation, slot });
+    pub(crate) fn client_gone(&self, generation: u32, slot: SessionSlot, pass: Pass) {
+        self.tell(ClientGone {
+            generation,
+            slot,
+            pass,
+        });
     }
 
     /// What the volume knows of itself.

@@ -7,6 +7,7 @@
 
 use actix::Message;
 use bytes::Bytes;
+use sconce_schemas::access::{AccessAsk, AccessChange};
 use sconce_schemas::records::{DtlMode, TwinHost};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeStatus};
@@ -14,6 +15,7 @@ use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, SnapshotId, VolumeSize};
 use sconce_volume::{Ask, Compared, Event, Extent, FetchId, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 use std::time::Duration;
 
+use super::permits::{Pass, Permit};
 use super::read::Outcome;
 use crate::owner::AncestorRoot;
 use crate::owner::record::TakeOver;
@@ -29,6 +31,8 @@ pub(crate) struct Operation {
     pub(crate) generation: u32,
     /// What it is on.
     pub(crate) on: OpenOn,
+    /// What its handle may change.
+    pub(crate) pass: Pass,
     /// What to do.
     pub(crate) request: IoRequest,
     /// The data of a write.
@@ -114,12 +118,29 @@ pub(crate) struct Request(pub(crate) Ticket, pub(crate) Ask);
 #[rtype(result = "Result<Vec<SnapshotInfo>, Refusal>")]
 pub(crate) struct ListSnapshots;
 
+/// Let the front end that has this session open change the volume.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Permit, Refusal>")]
+pub(crate) struct TakeAccess {
+    pub(crate) generation: u32,
+    pub(crate) slot: SessionSlot,
+    pub(crate) ask: AccessAsk,
+    /// It is asked again soon: whoever has access may be about to give it up.
+    pub(crate) patient: bool,
+}
+
+/// Change who may write.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Refusal>")]
+pub(crate) struct SetAccess(pub(crate) AccessChange);
+
 /// The session is over.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct CloseSession {
     pub(crate) generation: u32,
     pub(crate) slot: SessionSlot,
+    pub(crate) pass: Pass,
 }
 
 /// The connection that had the session open is gone: its client may come back, or another may take its place.
@@ -128,6 +149,7 @@ pub(crate) struct CloseSession {
 pub(crate) struct ClientGone {
     pub(crate) generation: u32,
     pub(crate) slot: SessionSlot,
+    pub(crate) pass: Pass,
 }
 
 /// What the volume knows of itself.

@@ -6,6 +6,7 @@
 //! `Open` begins another.
 //! Knows no sockets: requests come as tickets.
 
+mod access;
 mod control;
 mod handle;
 mod life;
@@ -14,6 +15,7 @@ mod messages;
 mod moving;
 mod owner;
 mod pace;
+mod permits;
 mod read;
 mod replies;
 mod serving;
@@ -44,6 +46,7 @@ pub(crate) use handle::VolumeHandle;
 pub(crate) use messages::{CompareWith, Operation};
 pub(crate) use owner::Owner;
 pub(crate) use pace::SLOW_FROM;
+pub(crate) use permits::Pass;
 pub(crate) use replies::{Replies, Waiting};
 
 /// Rounds that may wait in a volume's mailbox; more are told to come again.

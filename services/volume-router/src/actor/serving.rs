@@ -5,6 +5,7 @@
 //! Crash: an effect that was not carried out did not happen.
 //! Knows no sockets and no registry. This is the hot path: nothing here waits, boxes or spawns for an operation.
 
+mod access;
 mod history;
 mod reads;
 mod scrub;
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 use super::locals::Locals;
 use super::messages::{Happened, Operation};
 use super::pace::Pace;
+use super::permits::Permits;
 use super::{Owner, Shard, VolumeHandle};
 use crate::background::{ScrubJob, SweepJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
@@ -73,6 +75,7 @@ pub(super) struct Serving {
     sco_size: ScoSize,
     traced: Traced,
     twin: Ours,
+    permits: Permits,
 }
 
 /// How far an orderly stop or a move is.
@@ -128,6 +131,7 @@ impl Serving {
             waiting: Vec::new(),
             sco_size,
             traced: Traced::default(),
+            permits: Permits::new(owned.record.access.clone()),
         };
         serving.adopt(found, &owned.recovered.unstored, &owned.record);
         if serving.volume.is_independent() && owned.record.origin.is_some() {
@@ -221,6 +225,12 @@ impl Serving {
                 self.shard
                     .replies
                     .answer(operation.ticket, VolumeReply::Refused(refusal), Bytes::new());
+                continue;
+            }
+            if !self.may_take_in(&operation) {
+                self.shard
+                    .replies
+                    .refuse(operation.ticket, self.no_access(operation.pass));
                 continue;
             }
             let Operation {

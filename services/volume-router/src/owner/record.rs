@@ -5,6 +5,8 @@
 //! Crash: a claim that was not followed by anything leaves an epoch without SCOs, which does no harm.
 //! Knows no engine.
 
+mod access;
+
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
 use sconce_runtime::Clock;
 use sconce_schemas::records::{
@@ -15,6 +17,8 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
 
 use crate::background::Tried;
+
+pub(crate) use access::{Claimed, change_access, release_access, take_access};
 
 /// Who claims, and what for.
 #[derive(Debug, Clone)]

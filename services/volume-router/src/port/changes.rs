@@ -11,7 +11,7 @@ use sconce_schemas::wire::volume::{Since, VolumeControlReply};
 
 use super::control::Control;
 use super::peers::{Open, OpenOn};
-use crate::actor::CompareWith;
+use crate::actor::{CompareWith, Pass};
 use crate::owner::find_ancestor;
 use crate::placement::IoCount;
 
@@ -40,6 +40,7 @@ impl Control {
             generation: opened.generation,
             on: OpenOn::Compared(opened.compared),
             io: IoCount::default(),
+            pass: Pass::NONE,
         })?;
         Ok(VolumeControlReply::OpenedChanges {
             handle: number,

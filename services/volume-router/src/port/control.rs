@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use sconce_bus::{PeerId, Reply};
 use sconce_runtime::Stop;
+use sconce_schemas::access::{AccessAsk, AccessReply};
 use sconce_schemas::wire::volume::{
     NodeStatus, QueueStatus, SnapshotStatus, VolumeControl, VolumeControlReply, VolumeReply, VolumeStatus,
 };
@@ -21,7 +22,7 @@ use sconce_tracing::OperationId;
 use sconce_volume::{Ask, MomentAsk, SnapshotInfo, Ticket};
 
 use super::peers::{Open, OpenOn, Peers};
-use crate::actor::{Shard, VolumeActor, VolumeHandle, Waiting};
+use crate::actor::{Pass, Shard, VolumeActor, VolumeHandle, Waiting};
 use crate::background::PoolUsage;
 use crate::deletion;
 use crate::owner::record::TakeOver;
@@ -57,9 +58,10 @@ impl Control {
                     volume,
                     session,
                     snapshot: None,
+                    access,
                 },
                 None,
-            ) => self.open(volume, session).await,
+            ) => self.open(volume, session, access).await,
             (
                 VolumeControl::Open {
                     volume,
@@ -157,6 +159,10 @@ impl Control {
                 Ok(handle) => handle.leave_twin(node).await.map(|()| VolumeControlReply::Done),
                 Err(refusal) => Err(refusal),
             },
+            (VolumeControl::SetAccess { volume, change }, None) => match self.begun_here(volume) {
+                Ok(handle) => handle.set_access(change).await.map(|()| VolumeControlReply::Done),
+                Err(refusal) => Err(refusal),
+            },
             (VolumeControl::Flatten { volume }, None) => {
                 return self.request(volume, Ask::Flatten, reply).await;
             }
@@ -215,6 +221,7 @@ impl Control {
             generation: opened.generation,
             on: OpenOn::Snapshot(opened.id),
             io: IoCount::default(),
+            pass: Pass::NONE,
         })?;
         Ok(VolumeControlReply::Opened {
             handle: number,
@@ -222,6 +229,7 @@ impl Control {
             size: opened.size,
             read_only: true,
             snapshot: Some(opened.id),
+            access: None,
         })
     }
 
@@ -265,17 +273,31 @@ impl Control {
         })
     }
 
-    async fn open(&self, volume: VolumeId, session: SessionId) -> Result<VolumeControlReply, Refusal> {
+    async fn open(
+        &self,
+        volume: VolumeId,
+        session: SessionId,
+        ask: Option<AccessAsk>,
+    ) -> Result<VolumeControlReply, Refusal> {
         let handle = self.begun_here(volume)?;
         let opened = handle.open(session).await?;
         let client = self.peers.borrow().client(self.peer);
         let count = client.map(|client| self.shard.node.io.of(volume, client));
+        let (pass, access) = match ask {
+            None => (Pass::UNASKED, None),
+            Some(ask) if !ask.take => (Pass::NONE, None),
+            Some(ask) => match handle.take_access(&opened, ask).await {
+                Ok(permit) => (permit.pass, Some(AccessReply::Granted(permit.generation))),
+                Err(refusal) => (Pass::NONE, Some(AccessReply::Refused(refusal))),
+            },
+        };
         let number = self.add(&Open {
             volume,
             handle,
             generation: opened.generation,
             on: OpenOn::Session(opened.slot),
             io: count.unwrap_or_default(),
+            pass,
         })?;
         Ok(VolumeControlReply::Opened {
             handle: number,
@@ -283,6 +305,7 @@ impl Control {
             size: opened.size,
             read_only: opened.read_only,
             snapshot: None,
+            access,
         })
     }
 

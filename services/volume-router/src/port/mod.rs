@@ -166,6 +166,7 @@ impl Port {
             ticket,
             generation: open.generation,
             on: open.on,
+            pass: open.pass,
             request: io,
             data: request.data,
         };

@@ -12,7 +12,7 @@ use sconce_bus::PeerId;
 use sconce_schemas::{NodeName, SnapshotId, VolumeId};
 use sconce_volume::{Compared, SessionSlot};
 
-use crate::actor::VolumeHandle;
+use crate::actor::{Pass, VolumeHandle};
 use crate::placement::IoCount;
 
 /// Handles that one connection may have open.
@@ -28,6 +28,8 @@ pub(crate) struct Open {
     pub(crate) on: OpenOn,
     /// Counts what the client asks of it.
     pub(crate) io: IoCount,
+    /// What it may change.
+    pub(crate) pass: Pass,
 }
 
 /// What a handle is open on.
@@ -45,14 +47,14 @@ impl Open {
     /// The client says that it is over.
     pub(crate) fn close(&self) {
         if let OpenOn::Session(slot) = self.on {
-            self.handle.close(self.generation, slot);
+            self.handle.close(self.generation, slot, self.pass);
         }
     }
 
     /// The client's connection is gone.
     pub(crate) fn client_gone(&self) {
         if let OpenOn::Session(slot) = self.on {
-            self.handle.client_gone(self.generation, slot);
+            self.handle.client_gone(self.generation, slot, self.pass);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sconce_bus::{CallError, Caller, Endpoint, Protocol};
+use sconce_schemas::access::{AccessAsk, AccessReply};
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest};
 use sconce_schemas::wire::volume::{
@@ -24,6 +25,10 @@ pub(crate) struct Client {
     pub(crate) session: SessionId,
     pub(crate) handle: u32,
     pub(crate) next: u64,
+    /// What is said of write access; as a build before there was any: nothing.
+    pub(crate) ask: Option<AccessAsk>,
+    /// What the last open answered to it.
+    pub(crate) access: Option<AccessReply>,
     /// Located extents that reads were answered with.
     pub(crate) located: u64,
 }
@@ -67,6 +72,8 @@ impl Client {
             session: SessionId(fastrand::u64(1..)),
             handle: 0,
             next: 1,
+            ask: None,
+            access: None,
             located: 0,
         }
     }
@@ -131,10 +138,21 @@ impl Client {
                     volume,
                     session,
                     snapshot: self.snapshot.clone(),
+                    access: self.ask.clone(),
                 })
                 .await
             {
-                Ok(VolumeControlReply::Opened { handle, snapshot, .. }) => {
+                Ok(VolumeControlReply::Opened {
+                    handle,
+                    snapshot,
+                    access,
+                    ..
+                }) => {
+                    self.access = access;
+                    if let (Some(AccessReply::Granted(generation)), Some(ask)) = (&self.access, &mut self.ask)
+                    {
+                        ask.held = (*generation > 0).then_some(*generation);
+                    }
                     let told = snapshot.is_some();
                     assert_eq!(told, self.snapshot.is_some(), "which snapshot it is");
                     self.handle = handle;

@@ -82,6 +82,7 @@ fn a_closed_handle_is_closed_and_its_number_reaches_no_other_volume() {
                 volume: two,
                 session,
                 snapshot: None,
+                access: None,
             })
             .await
             .unwrap();

@@ -6,6 +6,7 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod access;
 mod bundle_job;
 mod changes;
 mod client;

@@ -78,6 +78,7 @@ fn a_record_that_is_lost_damaged_or_old_costs_a_live_owner_no_acknowledged_write
                         volume,
                         session: client.session,
                         snapshot: None,
+                        access: None,
                     };
                     let refusal =
                         until("a refusal", async || client.control(asked.clone()).await.err()).await;

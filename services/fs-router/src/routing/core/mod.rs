@@ -6,6 +6,7 @@
 //! Crash: what was not acknowledged may have happened or not; nothing else is lost with this process.
 //! Knows no sockets, no clock, no tasks.
 
+mod access;
 mod answers;
 mod fetches;
 mod operations;
@@ -24,6 +25,7 @@ use sconce_schemas::VolumeId;
 use sconce_tracing::{OperationId, OperationIds};
 use slab::Slab;
 
+use access::Me;
 use fetches::{Fetch, FetchKey, WriterState};
 use operations::{Part, PartKey, Running};
 use owners::Link;
@@ -40,6 +42,7 @@ pub use view::View;
 pub struct Core {
     limits: Limits,
     chance: Chance,
+    me: Option<Me>,
     sessions: Slab<Session>,
     by_volume: HashMap<VolumeId, SessionKey>,
     links: Slab<Link>,
@@ -75,6 +78,7 @@ impl Core {
         Self {
             limits,
             chance,
+            me: None,
             sessions: Slab::new(),
             by_volume: HashMap::new(),
             links: Slab::new(),
@@ -123,6 +127,7 @@ impl Core {
             Event::Routed { session, routed } => self.routed(now, session, routed, effects),
             Event::WriterFound { volume, writer } => self.writer_found(now, volume, writer, effects),
             Event::StorageFound { endpoints } => self.storage_found(now, endpoints, effects),
+            Event::Announced { incarnation } => self.announced(incarnation),
             Event::Tick => self.tick(now, effects),
         }
         self.end_unused(now);

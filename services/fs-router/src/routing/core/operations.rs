@@ -28,7 +28,7 @@ pub(super) struct PartKey(pub(super) usize);
 /// An operation that has not ended.
 #[derive(Debug)]
 pub(super) struct Running {
-    front_end: FrontEndKey,
+    pub(super) front_end: FrontEndKey,
     token: Token,
     session: SessionKey,
     pub(super) code: IoCode,
@@ -120,6 +120,9 @@ impl Core {
         if !fits {
             load.wants_room = true;
             return Err(operation);
+        }
+        if operation.code.changes() {
+            load.access.is_used_by(front_end);
         }
         load.requests += 1;
         load.bytes += carried;
@@ -302,6 +305,7 @@ impl Core {
         if !harmless.is_empty() {
             for (_, session) in &mut self.sessions {
                 session.ready.retain(|key| !harmless.contains(key));
+                session.access.retain(|key| !harmless.contains(key));
             }
             for key in harmless {
                 self.drop_fetches(key);
@@ -319,6 +323,13 @@ impl Core {
     /// What a session sent is not answered by its owner any more: it goes back to the front of the queue, in the
     /// order of its numbers.
     pub(super) fn take_back_sends(&mut self, key: SessionKey) {
+        let session = &mut self.sessions[key.0];
+        // What waited for access came after what was sent.
+        let waited = session.access.without_handle();
+        waited
+            .into_iter()
+            .rev()
+            .for_each(|part| session.ready.push_front(part));
         let mut sent = self.parts_where(|part| part.session == key && part.state == PartState::Sent);
         sent.sort_unstable_by_key(|key| self.parts[key.0].number);
         for part in sent.into_iter().rev() {

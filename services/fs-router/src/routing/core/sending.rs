@@ -83,6 +83,9 @@ impl Core {
             let Some(&part) = self.sessions[key.0].ready.front() else {
                 return Turn::Over;
             };
+            if self.park(key, part, effects) {
+                continue;
+            }
             // The owner remembers a window of numbers; beyond it, wait until its first is answered.
             let Some(next) = self.sessions[key.0].numbers.next() else {
                 return Turn::Over;
@@ -134,17 +137,23 @@ impl Core {
     fn send_open(&mut self, link: OwnerKey, key: SessionKey, wire: &mut impl Wire) -> Sent {
         let id = self.next_id(IdKind::Open, key.0);
         let session = &self.sessions[key.0];
+        let access = match &session.view {
+            Some(_) => None,
+            None => self.access_ask(key),
+        };
         let control = match &session.view {
             Some(view) => view.to_open(session.volume, session.id),
             None => VolumeControl::Open {
                 volume: session.volume,
                 session: session.id,
                 snapshot: None,
+                access: access.clone(),
             },
         };
         let request = VolumeRequest::Control(control);
         let sent = wire.to_owner(link, id, 0, &request, Bytes::new(), 0);
         if sent == Sent::Taken {
+            self.sessions[key.0].access.asks(access.as_ref());
             self.sessions[key.0].open_sent(id);
         }
         sent

@@ -11,6 +11,7 @@ use sconce_schemas::wire::volume::VolumeControlReply;
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{SessionId, SnapshotId, VolumeId};
 
+use super::access::SessionAccess;
 use super::operations::{PartKey, PartState};
 use super::types::{Effect, FrontEndKey, Micros, OwnerKey, Patience, Routed, SessionKey, Token};
 use super::view::{Told, View};
@@ -41,7 +42,7 @@ pub(super) enum Opening {
 /// A front end that wants to know what an `Open` says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    front_end: FrontEndKey,
+    pub(super) front_end: FrontEndKey,
     token: Token,
     patience: Patience,
 }
@@ -89,6 +90,7 @@ pub(super) struct Session {
     pub(super) wake_at: Option<Micros>,
     /// Why operations are held, for people.
     pub(super) trouble: Option<String>,
+    pub(super) access: SessionAccess,
 }
 
 impl Core {
@@ -143,6 +145,7 @@ impl Core {
             attempts: 0,
             wake_at: None,
             trouble: None,
+            access: SessionAccess::default(),
         }))
     }
 
@@ -164,6 +167,7 @@ impl Core {
         patience: Patience,
         effects: &mut Vec<Effect>,
     ) {
+        self.sessions[key.0].access.opens(front_end);
         self.sessions[key.0].asked.push(Asked {
             front_end,
             token,
@@ -277,7 +281,7 @@ impl Core {
             }
             // The owner may be back at another place, or another node may be the owner by now.
             Route::On { link, .. } if !self.links[link.0].up => self.look(key, effects),
-            _ => {}
+            _ => self.want_access(key),
         }
     }
 
@@ -312,6 +316,7 @@ impl Core {
                 opened,
                 snapshot,
                 since,
+                access,
             })) => {
                 let view = session.view.as_mut();
                 if let Some(refusal) = view.and_then(|view| view.check(snapshot, since)) {
@@ -330,7 +335,11 @@ impl Core {
                 } else {
                     Opening::Wanted
                 };
-                for asked in std::mem::take(&mut session.asking) {
+                self.access_answered(now, key, access, effects);
+                let session = &mut self.sessions[key.0];
+                let asking = std::mem::take(&mut session.asking);
+                for asked in asking {
+                    session.access.is_used_by(asked.front_end);
                     effects.push(asked.told(Outcome::Opened(opened)));
                 }
                 self.queue(link, key);
@@ -358,6 +367,7 @@ impl Core {
         session.route = Route::Idle;
         session.attempts = 0;
         session.trouble = None;
+        session.access.forget();
         self.refuse_asked(key, refusal, effects);
         self.sessions[key.0].ready.clear();
         let parts: Vec<PartKey> = self
@@ -393,6 +403,7 @@ impl Core {
         for (_, session) in &mut self.sessions {
             session.asked.retain(|asked| asked.front_end != front_end);
             session.asking.retain(|asked| asked.front_end != front_end);
+            session.access.left(front_end);
         }
     }
 
@@ -407,6 +418,9 @@ impl Core {
     pub(super) fn end_unused(&mut self, now: Micros) {
         while let Some(key) = self.unused.pop() {
             if !self.sessions.get(key.0).is_some_and(Session::is_unused) {
+                continue;
+            }
+            if self.says_farewell(now, key) {
                 continue;
             }
             let route = match self.sessions[key.0].route {

@@ -167,6 +167,11 @@ pub enum Event {
         /// The endpoints.
         endpoints: Vec<String>,
     },
+    /// Which process of its node this is.
+    Announced {
+        /// Higher than that of each before it; 0: it is not in the registry.
+        incarnation: u64,
+    },
     /// The time that [`super::Core::next_wake`] named has come.
     Tick,
 }
@@ -211,6 +216,13 @@ pub enum Effect {
     },
     /// A session that refused an operation for want of room takes operations again.
     Room(SessionKey),
+    /// Changes of a volume are refused for want of write access; told once, until there is some.
+    AccessRefused {
+        /// The volume.
+        volume: VolumeId,
+        /// Why.
+        refusal: Refusal,
+    },
     /// Operations that a front end left behind may still be applied by the volume's owner ...
     Orphaned(VolumeId),
     /// ... and now none of them can be any more.

@@ -5,6 +5,7 @@
 //! Crash: nothing.
 //! Knows no operations.
 
+use sconce_schemas::access::AccessReply;
 use sconce_schemas::wire::volume::{Since, VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{SessionId, SnapshotId, VolumeId};
@@ -72,6 +73,7 @@ impl View {
                     volume,
                     session,
                     snapshot,
+                    access: None,
                 };
             }
             Compared::WithNothing => None,
@@ -120,6 +122,7 @@ pub(super) struct Told {
     pub(super) opened: Opened,
     pub(super) snapshot: Option<SnapshotId>,
     pub(super) since: Option<SnapshotId>,
+    pub(super) access: Option<AccessReply>,
 }
 
 impl Told {
@@ -134,6 +137,7 @@ impl Told {
             },
             snapshot,
             since,
+            access: None,
         };
         match *reply {
             VolumeControlReply::Opened {
@@ -142,7 +146,11 @@ impl Told {
                 size,
                 read_only,
                 snapshot,
-            } => Some(told(handle, epoch, size, read_only, snapshot, None)),
+                ref access,
+            } => Some(Self {
+                access: access.clone(),
+                ..told(handle, epoch, size, read_only, snapshot, None)
+            }),
             VolumeControlReply::OpenedChanges {
                 handle,
                 epoch,

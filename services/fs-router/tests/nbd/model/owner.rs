@@ -200,6 +200,7 @@ impl Serving {
                 volume,
                 session,
                 snapshot,
+                ..
             }) => {
                 if self.not_mine.lock().unwrap().contains(volume) {
                     return refused(not_owner());
@@ -231,6 +232,7 @@ impl Serving {
                     size: VolumeSize::new(size).unwrap(),
                     read_only,
                     snapshot: id,
+                    access: None,
                 };
                 (VolumeReply::Control(opened), Bytes::new())
             }

@@ -292,7 +292,12 @@ impl World {
             }
             return;
         }
-        self.feed(Event::ClientGone { session: gone });
+        // Or it lives, and may not write any more.
+        let over = match self.chance.bool() {
+            true => Event::ClientGone { session: gone },
+            false => Event::SessionFenced { session: gone },
+        };
+        self.feed(over);
         if self.crash_in == Some(0) {
             return;
         }

@@ -1,0 +1,357 @@
+//! Who may change the volume: what this ownership granted to whom.
+//!
+//! Keeps: the record's word on write access, and for each front end that has it a pass, with the sessions that it was given to.
+//! Order: the record names a holder before anything of it is taken in, and a front end that is not granted any more has nothing
+//! taken in from the moment at which another is.
+//! Crash: passes are forgotten. Sessions come back with the generation under which they were granted, and the record knows whether
+//! that is over.
+//! Knows no registry: it says when that has to be asked.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use sconce_schemas::NodeName;
+use sconce_schemas::access::{Access, AccessAsk, AccessMode};
+use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_volume::SessionSlot;
+use tokio::time::Instant;
+
+/// For how long a front end is refused without another look at the registry.
+const REFUSED_FOR: Duration = Duration::from_millis(500);
+
+/// Front ends that are remembered as refused: commands have names of their own, and many may come.
+const REFUSED_MAX: usize = 64;
+
+/// What a handle is good for: compared once for each change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pass(u64);
+
+impl Pass {
+    /// That of a build before there was write access: its changes are taken in while nobody has exclusive access.
+    pub(crate) const UNASKED: Self = Self(0);
+    /// No changes are taken in.
+    pub(crate) const NONE: Self = Self(1);
+    const FIRST: u64 = 2;
+}
+
+/// What a session was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Permit {
+    /// For its handle.
+    pub(crate) pass: Pass,
+    /// To ask with when it opens the volume again; 0 where any front end may write.
+    pub(crate) generation: u64,
+}
+
+/// What comes of wanting to write, by what this ownership knows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    /// It may.
+    Granted(Permit),
+    /// It may not.
+    Refused(Refusal),
+    /// The record is about to change: ask again.
+    Undecided,
+    /// The registry has to be asked.
+    Claim,
+}
+
+/// A front end that may write.
+#[derive(Debug)]
+struct Grant {
+    pass: Pass,
+    node: NodeName,
+    incarnation: u64,
+    writers: Vec<Writer>,
+}
+
+/// A session that was given the pass.
+#[derive(Debug)]
+struct Writer {
+    session: SessionSlot,
+    /// Handles of connections that are there.
+    links: u32,
+}
+
+/// The record is about to say something else of write access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deciding {
+    /// That another front end has it, or as a person asked.
+    Change,
+    /// That nobody has it any more.
+    Release,
+}
+
+/// Who may change the volume.
+#[derive(Debug)]
+pub(super) struct Permits {
+    access: Access,
+    /// Where access is exclusive, at most that of the holder.
+    grants: Vec<Grant>,
+    next: u64,
+    /// The newest process of each node that was granted anything: what an earlier one had sent is worth nothing.
+    newest: BTreeMap<NodeName, u64>,
+    deciding: Option<Deciding>,
+    /// The last session that wrote was closed.
+    unused: bool,
+    /// Until when each front end is refused as it was.
+    refused: BTreeMap<NodeName, (Instant, Refusal)>,
+}
+
+impl Permits {
+    /// By what the record says.
+    pub(super) fn new(access: Access) -> Self {
+        Self {
+            access,
+            grants: Vec::new(),
+            next: Pass::FIRST,
+            newest: BTreeMap::new(),
+            deciding: None,
+            unused: false,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    pub(super) const fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Whether changes that come with this pass are taken in.
+    pub(super) fn takes(&self, pass: Pass) -> bool {
+        match pass {
+            Pass::UNASKED => self.access.held_by().is_none(),
+            pass => self.grants.iter().any(|grant| grant.pass == pass),
+        }
+    }
+
+    /// A session of this run wants to write. Gives too whose sessions may not any more.
+    pub(super) fn judge(
+        &mut self,
+        ask: &AccessAsk,
+        session: SessionSlot,
+        path: &str,
+    ) -> (Judged, Vec<SessionSlot>) {
+        if let Some(refusal) = self.is_over(ask, path) {
+            return (Judged::Refused(refusal), Vec::new());
+        }
+        let is_holder = self
+            .access
+            .held_by()
+            .is_some_and(|holder| holder.node == ask.node);
+        let judged = match self.deciding {
+            Some(Deciding::Release) => Judged::Undecided,
+            _ if is_holder || self.access.mode == AccessMode::Shared => {
+                let (permit, fenced) = self.grant(ask, session);
+                return (Judged::Granted(permit), fenced);
+            }
+            Some(Deciding::Change) => Judged::Undecided,
+            None => match self.refused.get(&ask.node) {
+                Some((until, refusal)) if Instant::now() < *until => Judged::Refused(refusal.clone()),
+                _ => Judged::Claim,
+            },
+        };
+        (judged, Vec::new())
+    }
+
+    /// Why whatever comes of this front end is worth nothing any more, if so.
+    fn is_over(&self, ask: &AccessAsk, path: &str) -> Option<Refusal> {
+        if self
+            .newest
+            .get(&ask.node)
+            .is_some_and(|newest| ask.incarnation < *newest)
+        {
+            let text = format!(
+                "volume {path}: a later process of {} writes it; what an earlier one had sent is refused",
+                ask.node
+            );
+            return Some(Refusal::reject(RefusalCode::NoAccess, text));
+        }
+        let is_fenced = ask.held.is_some_and(|held| held < self.access.generation);
+        (is_fenced && self.access.mode == AccessMode::Exclusive).then(|| {
+            let now = match self.access.held_by() {
+                Some(holder) => format!("{} has it since {}", holder.node, time(holder.since_us)),
+                None => "nobody has it now".to_owned(),
+            };
+            let text = format!(
+                "volume {path}: write access was taken from {} ({now}); its client has to open the volume anew",
+                ask.node
+            );
+            Refusal::reject(RefusalCode::NoAccess, text)
+        })
+    }
+
+    /// Gives the session its front end's pass; and which sessions may not write any more, as they are of an earlier process.
+    fn grant(&mut self, ask: &AccessAsk, session: SessionSlot) -> (Permit, Vec<SessionSlot>) {
+        let mut fenced = Vec::new();
+        let known = self.grants.iter().position(|grant| grant.node == ask.node);
+        if let Some(at) = known
+            && self.grants[at].incarnation < ask.incarnation
+        {
+            fenced = sessions_of([self.grants.swap_remove(at)]);
+            fenced.retain(|fenced| *fenced != session);
+        }
+        if ask.incarnation > 0 {
+            self.newest.insert(ask.node.clone(), ask.incarnation);
+        }
+        self.refused.remove(&ask.node);
+        self.unused = false;
+        let known = self.grants.iter().position(|grant| grant.node == ask.node);
+        let at = known.unwrap_or_else(|| {
+            let pass = Pass(self.next);
+            self.next += 1;
+            self.grants.push(Grant {
+                pass,
+                node: ask.node.clone(),
+                incarnation: ask.incarnation,
+                writers: Vec::new(),
+            });
+            self.grants.len() - 1
+        });
+        let grant = &mut self.grants[at];
+        match grant.writers.iter_mut().find(|writer| writer.session == session) {
+            Some(writer) => writer.links += 1,
+            None => grant.writers.push(Writer { session, links: 1 }),
+        }
+        let generation = match self.access.mode {
+            AccessMode::Exclusive => self.access.generation,
+            AccessMode::Shared => 0,
+        };
+        (
+            Permit {
+                pass: grant.pass,
+                generation,
+            },
+            fenced,
+        )
+    }
+
+    /// The record is about to change.
+    pub(super) const fn decides(&mut self, what: Deciding) {
+        self.deciding = Some(what);
+    }
+
+    /// Whether it is.
+    pub(super) const fn is_deciding(&self) -> bool {
+        self.deciding.is_some()
+    }
+
+    /// It did not, or nobody knows: until another look nothing changes here. What was granted under the record that is known still
+    /// holds, and nothing was granted under another.
+    pub(super) fn undecided(&mut self) {
+        if self.deciding.take() == Some(Deciding::Release) {
+            // It is given up with the next session that is closed, or with the node.
+            self.unused = false;
+        }
+    }
+
+    /// The record says this now. Gives which sessions may not write any more.
+    pub(super) fn decided(&mut self, access: Access) -> Vec<SessionSlot> {
+        self.deciding = None;
+        self.refused.clear();
+        let before = std::mem::replace(&mut self.access, access);
+        let is_other = before.generation != self.access.generation;
+        let is_exclusive = self.access.mode == AccessMode::Exclusive;
+        let holder = self.access.held_by().map(|holder| &holder.node);
+        let ends = |grant: &mut Grant| is_exclusive && (is_other || holder != Some(&grant.node));
+        sessions_of(self.grants.extract_if(.., ends))
+    }
+
+    /// The record says so, and that the session's front end may write.
+    pub(super) fn claimed(
+        &mut self,
+        access: Access,
+        ask: &AccessAsk,
+        session: SessionSlot,
+    ) -> (Permit, Vec<SessionSlot>) {
+        let mut fenced = self.decided(access);
+        let (permit, of_earlier) = self.grant(ask, session);
+        fenced.extend(of_earlier);
+        (permit, fenced)
+    }
+
+    /// The front end is refused, for a while. Whether it was not known that it would be.
+    pub(super) fn refuses(&mut self, node: &NodeName, refusal: &Refusal) -> bool {
+        self.deciding = None;
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.clear();
+        }
+        let until = Instant::now() + REFUSED_FOR;
+        let before = self.refused.insert(node.clone(), (until, refusal.clone()));
+        before.is_none()
+    }
+
+    /// Whether the front end was refused since the record said something else.
+    pub(super) fn is_refused(&self, node: &NodeName) -> bool {
+        self.refused.contains_key(node)
+    }
+
+    /// A handle's connection is gone.
+    pub(super) fn gone(&mut self, pass: Pass, session: SessionSlot) {
+        let writers = self.grants.iter_mut().filter(|grant| grant.pass == pass);
+        writers
+            .flat_map(|grant| &mut grant.writers)
+            .filter(|writer| writer.session == session)
+            .for_each(|writer| writer.links = writer.links.saturating_sub(1));
+    }
+
+    /// A session is closed by its client.
+    pub(super) fn closed(&mut self, pass: Pass, session: SessionSlot) {
+        let Some(at) = self.grants.iter().position(|grant| grant.pass == pass) else {
+            return;
+        };
+        let writers = &mut self.grants[at].writers;
+        writers.retain(|writer| writer.session != session);
+        if writers.is_empty() {
+            match self.access.mode {
+                AccessMode::Exclusive => self.unused = true,
+                AccessMode::Shared => drop(self.grants.swap_remove(at)),
+            }
+        }
+    }
+
+    /// Whether the holder gave its access up and the record does not say so.
+    pub(super) fn is_to_be_released(&self) -> bool {
+        self.unused && self.deciding.is_none() && self.access.held_by().is_some()
+    }
+
+    /// Whether a holder that need not be in the registry is connected here.
+    pub(super) fn has_connected_command(&self) -> bool {
+        let mut commands = self.grants.iter().filter(|grant| grant.incarnation == 0);
+        commands.any(|grant| grant.writers.iter().any(|writer| writer.links > 0))
+    }
+}
+
+fn sessions_of(grants: impl IntoIterator<Item = Grant>) -> Vec<SessionSlot> {
+    let writers = grants.into_iter().flat_map(|grant| grant.writers);
+    writers.map(|writer| writer.session).collect()
+}
+
+/// Why a front end may not write while another has access, for people.
+pub(super) fn held_by_another(access: &Access, node: Option<&NodeName>, path: &str) -> Refusal {
+    let node = node.map_or("another one", NodeName::as_str);
+    let (holder, since) = access.held_by().map_or_else(
+        || ("another front end".to_owned(), String::new()),
+        |holder| {
+            (
+                holder.node.to_string(),
+                format!(" since {}", time(holder.since_us)),
+            )
+        },
+    );
+    let text = format!(
+        "volume {path} is written by {holder}{since}, and by one front end at a time. To let {node} go on: \
+         sconce volume access {path} --hand-over; where clients agree among themselves: --shared; if {holder} is dead: --break"
+    );
+    Refusal::reject(RefusalCode::NoAccess, text)
+}
+
+fn time(micros: u64) -> String {
+    let moment = UNIX_EPOCH.checked_add(Duration::from_micros(micros));
+    moment.map_or_else(
+        || format!("{micros} us"),
+        |moment| humantime::format_rfc3339_seconds(moment).to_string(),
+    )
+}
+
+#[cfg(test)]
+mod tests;
