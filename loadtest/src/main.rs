@@ -7,6 +7,7 @@
 
 mod analyze;
 mod bench;
+mod compare;
 mod cpu;
 mod document;
 mod fio;
@@ -32,6 +33,8 @@ struct Arguments {
 enum Command {
     /// Runs a scenario: a cluster, its loads, what is done to its services meanwhile, a trace; writes a report.
     Run(scenario::Options),
+    /// Says what changed from one run to another, and whether it is more than noise.
+    Compare(compare::Options),
     /// Says where the time of operations goes, from a trace that LTTng recorded.
     Analyze(analyze::Options),
     /// Measures fio's nbd engine against Sconce and against qemu-nbd on a raw file, alternately on the same disk.
@@ -49,6 +52,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Run(options) => scenario::run(&options),
+        Command::Compare(options) => compare::run(&options),
         Command::Analyze(options) => analyze::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Snapshots(options) => history::snapshots::run(&options),

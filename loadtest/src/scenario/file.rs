@@ -549,6 +549,19 @@ share = 80
     }
 
     #[test]
+    fn those_that_are_here_are_right() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let files: Vec<PathBuf> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert!(files.len() >= 3);
+        for file in files {
+            Scenario::load(&file).unwrap();
+        }
+    }
+
+    #[test]
     fn a_bad_one_is_refused_with_key_value_and_what_would_be_right() {
         let cases = [
             (
