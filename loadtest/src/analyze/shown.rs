@@ -7,7 +7,7 @@
 
 use anyhow::Result;
 
-use super::figures::{Analysis, Class, Slow};
+use super::figures::{Analysis, Class, Slow, Step};
 use crate::report::page::Page;
 use crate::report::picture::{self, Axes, Line, Mark, Piece};
 use crate::report::{Grid, Times, percent, ratio, shown};
@@ -98,8 +98,9 @@ impl Analysis {
         text.push_str(&format!("{}\n\n{}\n", self.summary(), self.kinds().text()));
         for class in &self.classes {
             text.push_str(&format!(
-                "\n{}: where the time goes, step by step\n{}\n",
+                "\n{}: where the time goes, step by step. {}\n{}\n",
                 class.name,
+                class.verdict(),
                 class.step_table().text()
             ));
             if let Some(slow) = class.slowest.first() {
@@ -138,6 +139,31 @@ impl Class {
             shown(slow.duration_us),
             slow.begin_s,
             slow.volume
+        )
+    }
+
+    /// Where most of the time goes, and where that of the slow ones does, in a sentence.
+    pub(super) fn verdict(&self) -> String {
+        let most = |share: fn(&Step) -> f64| self.steps.iter().max_by(|a, b| share(a).total_cmp(&share(b)));
+        let told = |step: &Step| format!("{} → {} ({})", step.from, step.to, step.place);
+        let (Some(all), Some(slow)) = (most(|step| step.share), most(|step| step.slow_share)) else {
+            return "They have no steps.".to_owned();
+        };
+        if (&all.from, &all.to) == (&slow.from, &slow.to) {
+            return format!(
+                "Most of it, {}, and {} of the slowest 1 %, goes into {}.",
+                percent(all.share),
+                percent(slow.slow_share),
+                told(all)
+            );
+        }
+        format!(
+            "Most of it, {}, goes into {}; most of the slowest 1 %, {}, into {} (of all: {}).",
+            percent(all.share),
+            told(all),
+            percent(slow.slow_share),
+            told(slow),
+            percent(slow.share)
         )
     }
 
@@ -197,6 +223,7 @@ impl Class {
 
     fn add_to(&self, page: &mut Page, marks: &[Mark]) -> Result<()> {
         page.heading(&self.name);
+        page.paragraph(&self.verdict());
         let line = |name: &str, at: fn(&Times) -> f64| Line {
             name: name.to_owned(),
             points: self

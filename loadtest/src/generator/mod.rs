@@ -39,6 +39,7 @@ const PASS_DEPTH: usize = 16;
 const PASS_BYTES: usize = 256 << 10;
 /// What is not answered so long after the end is an error.
 const LAST_ANSWERS: Duration = Duration::from_secs(90);
+const LOOK_EACH: Duration = Duration::from_millis(5);
 /// Problems that are told; the others are counted.
 const TOLD_MAX: usize = 20;
 
@@ -205,14 +206,26 @@ pub(crate) struct Generator {
     running: Rc<Running>,
 }
 
-/// Runs a generator on this thread: prepares, waits for `start`, generates, reads back.
-pub(crate) fn run(plan: Plan, live: Arc<Live>, start: impl FnOnce() -> Result<Instant>) -> Result<Found> {
+/// Runs a generator on this thread: prepares, says that it is `ready`, waits until `begin` says when, generates, reads back.
+pub(crate) fn run(
+    plan: Plan,
+    live: Arc<Live>,
+    ready: impl FnOnce(),
+    begin: impl Fn() -> Result<Option<Instant>>,
+) -> Result<Found> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     LocalSet::new().block_on(&runtime, async move {
         let generator = Generator::prepare(plan, live).await?;
-        let begin = start()?;
+        ready();
+        // Looked at again and again: connections stay alive meanwhile.
+        let begin = loop {
+            match begin()? {
+                Some(begin) => break begin,
+                None => tokio::time::sleep(LOOK_EACH).await,
+            }
+        };
         generator.generate(begin).await?;
         generator.finish().await
     })

@@ -102,7 +102,7 @@ fn generated(change: impl FnOnce(&mut Plan), deed: impl Fn(u64) -> Deed + Send +
         seed: 7,
     };
     change(&mut plan);
-    run(plan, Arc::default(), || Ok(Instant::now())).unwrap()
+    run(plan, Arc::default(), || {}, || Ok(Some(Instant::now()))).unwrap()
 }
 
 /// A second in which the server answers nothing is waited for by all requests that were due in it, not by one.

@@ -8,7 +8,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, ensure};
 
 /// A gate.
 #[derive(Debug)]
@@ -54,18 +54,29 @@ impl Gate {
         }
     }
 
-    /// One that waits at it is ready; gives when all begin.
-    pub(super) fn ready(&self) -> Result<Instant> {
+    /// One is ready; it asks [`Gate::begin`] from now on.
+    pub(super) fn arrive(&self) {
         self.change(|state| state.missing = state.missing.saturating_sub(1));
-        let begin = self.wait(|state| match (state.begin, state.failed) {
-            (_, true) => Some(None),
-            (Some(begin), false) => Some(Some(begin)),
-            (None, false) => None,
-        });
-        match begin {
-            Some(begin) => Ok(begin),
-            None => bail!("another load could not begin"),
-        }
+    }
+
+    /// When all begin, once that is known.
+    pub(super) fn begin(&self) -> Result<Option<Instant>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(!state.failed, "another load could not begin");
+        Ok(state.begin)
+    }
+
+    /// One is ready, and waits until all begin.
+    pub(super) fn ready(&self) -> Result<Instant> {
+        self.arrive();
+        let begin = self.wait(|state| (state.failed || state.begin.is_some()).then_some(state.begin));
+        begin
+            .filter(|_| !self.is_shut())
+            .context("another load could not begin")
+    }
+
+    fn is_shut(&self) -> bool {
+        self.begin().is_err()
     }
 
     /// One that should wait at it cannot. Once it is open this changes nothing.

@@ -81,7 +81,7 @@ impl Run<'_> {
             interval: self.scenario.interval.duration(),
             seed: fastrand::u64(..),
         };
-        generator::run(plan, live, || self.gate.ready())
+        generator::run(plan, live, || self.gate.arrive(), || self.gate.begin())
     }
 
     fn volume(&self, load: &Load) -> Result<(&super::file::Volume, &super::Prepared)> {
