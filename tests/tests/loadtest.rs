@@ -54,7 +54,10 @@ fn run(dir: &Path, scenario: &str) -> Result<(std::process::Output, Value)> {
     command.arg("run").arg(&file).arg("--dir").arg(dir.join("out"));
     let output = client::output(&mut command)?;
     let report = fs::read_to_string(dir.join("out/report.json")).with_context(|| {
-        format!("no report; loadtest said {}", String::from_utf8_lossy(&output.stderr))
+        format!(
+            "no report; loadtest said {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
     })?;
     Ok((output, serde_json::from_str(&report)?))
 }
@@ -77,24 +80,52 @@ fn a_scenario_goes_from_its_file_to_its_report() -> Result<()> {
         let found = &load["found"];
         let count = found["all"]["count"].as_u64().context("no count")?;
         ensure!(count >= due, "{count} requests of {}, not {due}", load["name"]);
-        ensure!(found["errors"] == 0 && found["mismatches"] == 0, "{}", found["told"]);
+        ensure!(
+            found["errors"] == 0 && found["mismatches"] == 0,
+            "{}",
+            found["told"]
+        );
         ensure!(found["verified"].as_u64() > Some(400), "{}", found["verified"]);
         // The pause was waited for by what was due in it.
         let longest = found["all"]["max_us"].as_f64().context("no longest time")?;
-        ensure!(longest > 250_000.0, "the longest time of {} is {longest} us", load["name"]);
+        ensure!(
+            longest > 250_000.0,
+            "the longest time of {} is {longest} us",
+            load["name"]
+        );
     }
-    let chaos: Vec<&str> = report["chaos"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
+    let chaos: Vec<&str> = report["chaos"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|one| one["name"].as_str())
+        .collect();
     ensure!(chaos == ["swap fs-router", "pause volume-router"], "{chaos:?}");
-    ensure!(report["cpu"].as_array().is_some_and(|cpu| cpu.len() >= 5), "{}", report["cpu"]);
+    ensure!(
+        report["cpu"].as_array().is_some_and(|cpu| cpu.len() >= 5),
+        "{}",
+        report["cpu"]
+    );
     if recorded {
-        let classes = report["trace"]["classes"].as_array().context("no trace was analyzed")?;
-        let names: Vec<&str> = classes.iter().filter_map(|class| class["name"].as_str()).collect();
+        let classes = report["trace"]["classes"]
+            .as_array()
+            .context("no trace was analyzed")?;
+        let names: Vec<&str> = classes
+            .iter()
+            .filter_map(|class| class["name"].as_str())
+            .collect();
         for wanted in ["nbd write", "nbd read", "nbd flush", "bus write"] {
             ensure!(names.contains(&wanted), "{wanted} is not among {names:?}");
         }
     }
     let page = fs::read_to_string(dir.path().join("out/report.html"))?;
-    ensure!(page.contains("swap fs-router") && page.contains("</svg>"), "{page}");
-    ensure!(!dir.path().join("out/run").exists(), "the cluster's files are still there");
+    ensure!(
+        page.contains("swap fs-router") && page.contains("</svg>"),
+        "{page}"
+    );
+    ensure!(
+        !dir.path().join("out/run").exists(),
+        "the cluster's files are still there"
+    );
     Ok(())
 }

@@ -242,7 +242,9 @@ pub(super) fn of(operations: &Operations, slowest: usize) -> Result<Analysis> {
         gathered.times.record(operation.duration())?;
     }
     for gathered in classes.values_mut() {
-        gathered.slow_from = gathered.times.value_at_percentile(SLOW_PERCENT);
+        // The histogram knows it to 1 %, and gives the upper end.
+        let slow_from = gathered.times.value_at_percentile(SLOW_PERCENT);
+        gathered.slow_from = gathered.times.lowest_equivalent(slow_from);
     }
     for operation in operations.whole() {
         let gathered = entry(&mut classes, operation.class.clone())?;

@@ -120,7 +120,9 @@ fn the_time_of_writes_is_where_it_was_spent() {
     assert!(near(ack.times.p50_us, 20.0) && near(ack.times.max_us, 10_020.0));
     let verdict = write.verdict();
     assert!(
-        verdict.starts_with("Most of it, 68.0 %, and 99.2 % of the slowest 1 %, goes into volume-router volume:append → "),
+        verdict.starts_with(
+            "Most of it, 68.0 %, and 99.2 % of the slowest 1 %, goes into volume-router volume:append → "
+        ),
         "{verdict}"
     );
     let place = |name: &str| write.places.iter().find(|place| place.name == name).unwrap();
