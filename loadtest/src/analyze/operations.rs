@@ -140,7 +140,9 @@ impl Operations {
         };
         let last = events.iter().rposition(is_end)?;
         let events = events.get(..=last)?;
-        let action = words.text(first.action);
+        // The bus does not know what a request does.
+        let mut told = events.iter().map(|event| words.text(event.action));
+        let action = told.find(|action| *action != "none").unwrap_or("none");
         let kind = begin.trim_start_matches("sconce_");
         let class = match kind.split_once(':') {
             Some((from @ ("nbd" | "fuse" | "bus"), _)) => format!("{from} {action}"),

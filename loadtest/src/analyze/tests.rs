@@ -187,8 +187,9 @@ fn jobs_twins_and_clients_without_points_are_kinds_of_their_own() {
         (100, VOLUME, "sconce_volume:twin_send", 2, "write"),
         (150, OTHER, "sconce_volume:twin_receive", 2, "write"),
         (210, VOLUME, "sconce_volume:twin_ack", 2, "write"),
-        (300, VOLUME, "sconce_bus:request_in", 3, "flush"),
-        (350, VOLUME, "sconce_bus:reply_out", 3, "flush"),
+        (300, VOLUME, "sconce_bus:request_in", 3, "none"),
+        (310, VOLUME, "sconce_volume:receive", 3, "flush"),
+        (350, VOLUME, "sconce_bus:reply_out", 3, "none"),
     ] {
         trace.event(at, ("one", process), point, operation, action);
     }

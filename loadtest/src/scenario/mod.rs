@@ -41,6 +41,7 @@ use crate::sconce::SERVICES;
 const DIR: &str = "target/loadtest";
 /// Of each kind of operation, in the report.
 const SLOWEST: usize = 5;
+const LOOK_EACH: Duration = Duration::from_millis(50);
 /// From when all are ready to the begin of the load.
 const HEAD_START: Duration = Duration::from_millis(100);
 
@@ -196,7 +197,9 @@ impl Run<'_> {
                 (
                     scope.spawn(move || self.chaos(begin)),
                     scope.spawn(move || {
-                        Meter::run(self.cluster, services, (begin, interval), || self.is_over())
+                        Meter::run(self.cluster, services, (begin, interval), || {
+                            self.is_over() || self.is_past(begin)
+                        })
                     }),
                     scope.spawn({
                         let lives = &lives;
@@ -204,6 +207,13 @@ impl Run<'_> {
                     }),
                 )
             });
+            let stopped = match (&begun, recording) {
+                (Ok(begin), Some(recording)) => {
+                    self.wait_for_the_end(*begin);
+                    recording.stop()
+                }
+                _ => Ok(()),
+            };
             let mut measured = Measured {
                 loads: Vec::new(),
                 chaos: Vec::new(),
@@ -224,10 +234,22 @@ impl Run<'_> {
                 measured.meter = joined(meter)?;
                 joined(shown)?;
             }
+            stopped.context("ending LTTng's recording")?;
             // Without a begin there is nothing to report but why.
             begun.with_context(|| measured.problems.join("; "))?;
             Ok(measured)
         })
+    }
+
+    /// No request is due any more: the reading back comes after, and is in no figure.
+    fn is_past(&self, begin: Instant) -> bool {
+        begin.elapsed() >= self.scenario.duration.duration()
+    }
+
+    fn wait_for_the_end(&self, begin: Instant) {
+        while !self.is_past(begin) {
+            thread::sleep(LOOK_EACH);
+        }
     }
 
     /// A bar until the loads are over.

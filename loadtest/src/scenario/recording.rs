@@ -1,7 +1,7 @@
 //! Recording with LTTng: a session of user space that has all of Sconce's tracepoints.
 //!
 //! Keeps: a session daemon of its own, where none runs for this user.
-//! Order: the session is there before the services start; it records between `start` and `finish`.
+//! Order: the session is there before the services start; it records between `start` and `stop`.
 //! Crash: dropped, the session is destroyed and its daemon ends; what was recorded stays.
 //! Knows the commands of lttng-tools.
 
@@ -83,9 +83,12 @@ impl Recording {
         self.lttng(&["start", &self.name])
     }
 
-    /// Ends the recording; gives where it is.
+    pub(super) fn stop(&self) -> Result<()> {
+        self.lttng(&["stop", &self.name])
+    }
+
+    /// Gives where the recording is, once all of it is there.
     pub(super) fn finish(&self) -> Result<PathBuf> {
-        self.lttng(&["stop", &self.name])?;
         self.lttng(&["destroy", &self.name])?;
         Ok(self.trace.clone())
     }
