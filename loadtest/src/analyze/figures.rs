@@ -368,7 +368,7 @@ fn tell(operations: &Operations, operation: &Operation<'_>, volume: Word, begin:
         status: operations.text(event.status).to_owned(),
     };
     Slow {
-        operation: format!("0x{:016X}", operation.id),
+        operation: format!("0x{:X}", operation.id),
         volume: operations.text(volume).to_owned(),
         begin_s: micros(first - begin) / 1e6,
         duration_us: micros(operation.duration()),

@@ -222,7 +222,7 @@ fn a_page_has_all_of_it_and_no_volume_is_mistaken_for_another() {
     analysis.add_to(&mut page, &[]).unwrap();
     let html = page.finish();
     for wanted in [
-        "nbd write 0x0000000000000ABC",
+        "nbd write 0xABC",
         "volume-router volume:append",
         "</svg>",
     ] {
@@ -234,4 +234,29 @@ fn a_page_has_all_of_it_and_no_volume_is_mistaken_for_another() {
     let json = serde_json::to_string(&analysis).unwrap();
     let read: Analysis = serde_json::from_str(&json).unwrap();
     assert_eq!(read.classes[0].times.count, 2);
+}
+
+/// A read from the back end and a write, as LTTng recorded them (docs/operating/tracing.md has the read as its example).
+#[test]
+fn what_lttng_recorded_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/analyze/recorded.txt");
+    let analysis = analysis(&path, &[], 1).unwrap();
+    assert_eq!(
+        (analysis.operations, analysis.incomplete, analysis.lost),
+        (2, 0, 0)
+    );
+    let names: Vec<&str> = analysis.classes.iter().map(|class| class.name.as_str()).collect();
+    assert_eq!(names, ["nbd read", "nbd write"]);
+    let read = &analysis.classes[0];
+    assert_eq!((read.times.count, read.slowest[0].events.len()), (1, 18));
+    let place = |name: &str| read.places.iter().find(|place| place.name == name).unwrap();
+    assert!(place("storage-router").share > 0.95, "{:?}", read.places);
+    let slow = read
+        .steps
+        .iter()
+        .find(|step| step.to == "storage-router backend:exit")
+        .unwrap();
+    assert_eq!(slow.from, "storage-router backend:get");
+    assert!(near(slow.times.max_us, 118_000.0), "{:?}", slow.times);
+    assert_eq!((analysis.buffer_bytes, analysis.stored_bytes), (0, 4096));
 }
