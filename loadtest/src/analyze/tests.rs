@@ -221,11 +221,7 @@ fn a_page_has_all_of_it_and_no_volume_is_mistaken_for_another() {
     let mut page = Page::new("trace");
     analysis.add_to(&mut page, &[]).unwrap();
     let html = page.finish();
-    for wanted in [
-        "nbd write 0xABC",
-        "volume-router volume:append",
-        "</svg>",
-    ] {
+    for wanted in ["nbd write 0xABC", "volume-router volume:append", "</svg>"] {
         assert!(html.contains(wanted), "{wanted}");
     }
     let error = super::analysis(&path, &["ffff".to_owned()], 1).unwrap_err();
