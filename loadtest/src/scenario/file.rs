@@ -439,7 +439,7 @@ impl Scenario {
                 .filter(|other| other.volume == load.volume && other.name != load.name);
             for other in others {
                 ensure!(
-                    !(load.verifies() && other.writes()) && !(load.writes() && other.verifies()),
+                    !(load.verifies() && other.writes() || load.writes() && other.verifies()),
                     "loads {} and {} are both on {}: one writes what the other verifies; right would be a volume for each",
                     load.name,
                     other.name,
