@@ -4,7 +4,7 @@ RUN ?= run
 BIN ?= target/release
 export RUN BIN
 
-.PHONY: help up down build images test test-full fuzz lint docs deny bench bench-twin bench-history fmt
+.PHONY: help up down build images test test-full fuzz lint docs deny bench bench-twin bench-history trace fmt
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -65,6 +65,11 @@ bench-history: build ## measures snapshots, clones, space and restarts; writes d
 	@$(BIN)/loadtest snapshots --write docs/benchmarks.md
 	@$(BIN)/loadtest space --write docs/benchmarks.md
 	@$(BIN)/loadtest growth --write docs/benchmarks.md --plot docs/growth.svg
+
+trace: ## records a minute of load with LTTng on this machine and names the report (SCENARIO=file: another one of loadtest/scenarios)
+	@scripts/packages test
+	@$(MAKE) --no-print-directory build
+	@$(BIN)/loadtest run $(or $(SCENARIO),loadtest/scenarios/trace.toml)
 
 fmt: ## formats the code
 	@cargo fmt --all

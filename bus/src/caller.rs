@@ -143,7 +143,11 @@ impl<Q: Body, R: Body + Refuse> Caller<Q, R> {
         self.begin_for(OperationId::NONE, body, data, reply_bytes)
     }
 
-    fn begin_for(
+    /// The same for an operation, whose id goes along into traces.
+    ///
+    /// # Errors
+    /// As [`Caller::begin`].
+    pub fn begin_for(
         &self,
         operation: OperationId,
         body: &Q,

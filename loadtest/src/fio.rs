@@ -5,7 +5,9 @@
 //! Crash: a fio that overstays is ended by `timeout`.
 //! Knows fio 3.33's options and its JSON.
 
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -37,10 +39,14 @@ pub(crate) struct Figures {
     pub(crate) bytes_per_second: f64,
     /// Operations of the whole run.
     pub(crate) operations: u64,
+    /// Mean time of an operation in microseconds.
+    pub(crate) mean_us: f64,
     /// Median time of an operation in microseconds.
     pub(crate) median_us: f64,
-    /// 99th percentile of an operation's time in microseconds.
+    /// Percentiles of an operation's time in microseconds.
+    pub(crate) p90_us: f64,
     pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
     /// The longest time of an operation in microseconds.
     pub(crate) longest_us: f64,
 }
@@ -68,6 +74,8 @@ struct Side {
 #[derive(Debug, Deserialize)]
 struct Latency {
     #[serde(default)]
+    mean: f64,
+    #[serde(default)]
     max: f64,
     #[serde(default)]
     percentile: std::collections::BTreeMap<String, f64>,
@@ -82,6 +90,60 @@ pub(crate) fn fill(uri: &str, size_mib: u32) -> Result<()> {
 
 /// Runs a workload for so many seconds.
 pub(crate) fn run(load: &Load<'_>, uri: &str, size_mib: u32, seconds: u32) -> Result<Figures> {
+    figures(
+        &mut workload(load, uri, size_mib, seconds),
+        load.rw.ends_with("write"),
+    )
+}
+
+/// The same, with figures over time.
+pub(crate) fn run_logged(
+    load: &Load<'_>,
+    (uri, size_mib, seconds): (&str, u32, u32),
+    log: &Path,
+    interval: Duration,
+) -> Result<(Figures, Vec<Logged>)> {
+    let mut command = workload(load, uri, size_mib, seconds);
+    let named = |what: &str| format!("--write_{what}_log={}", log.display());
+    command
+        .args([named("iops"), named("lat")])
+        .arg(format!("--log_avg_msec={}", interval.as_millis()));
+    let figures = figures(&mut command, load.rw.ends_with("write"))?;
+    let (rates, times) = (averages(log, "iops")?, averages(log, "lat")?);
+    let logged = rates.into_iter().zip(times);
+    let logged = logged.map(|((at_s, per_second), (_, nanos))| Logged {
+        at_s,
+        per_second,
+        mean_us: nanos / 1000.0,
+    });
+    Ok((figures, logged.collect()))
+}
+
+/// Averages of an interval.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Logged {
+    /// Its end.
+    pub(crate) at_s: f64,
+    pub(crate) per_second: f64,
+    /// From when requests were sent.
+    pub(crate) mean_us: f64,
+}
+
+/// A log of fio's: `milliseconds, value, …`.
+fn averages(log: &Path, what: &str) -> Result<Vec<(f64, f64)>> {
+    let path = format!("{}_{what}.1.log", log.display());
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = |line: &str| {
+        let mut fields = line.split(',').map(|field| field.trim().parse::<f64>());
+        match (fields.next(), fields.next()) {
+            (Some(Ok(ms)), Some(Ok(value))) => Ok((ms / 1000.0, value)),
+            _ => bail!("{path} has the line {line:?}; fio's logs begin with a time and a value"),
+        }
+    };
+    text.lines().map(line).collect()
+}
+
+fn workload(load: &Load<'_>, uri: &str, size_mib: u32, seconds: u32) -> Command {
     let mut command = fio(uri, size_mib, seconds + GRACE);
     command
         .arg(format!("--rw={}", load.rw))
@@ -95,7 +157,7 @@ pub(crate) fn run(load: &Load<'_>, uri: &str, size_mib: u32, seconds: u32) -> Re
     if let Some(per_second) = load.per_second_max {
         command.arg(format!("--rate_iops={per_second}"));
     }
-    figures(&mut command, load.rw.ends_with("write"))
+    command
 }
 
 fn fio(uri: &str, size_mib: u32, limit: u32) -> Command {
@@ -144,8 +206,11 @@ fn figures(command: &mut Command, writes: bool) -> Result<Figures> {
         per_second: side.iops,
         bytes_per_second: side.bw_bytes,
         operations: side.total_ios,
+        mean_us: side.clat_ns.mean / 1000.0,
         median_us: percentile("50.000000"),
+        p90_us: percentile("90.000000"),
         p99_us: percentile("99.000000"),
+        p999_us: percentile("99.900000"),
         longest_us: side.clat_ns.max / 1000.0,
     })
 }

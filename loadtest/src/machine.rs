@@ -10,10 +10,10 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a reader needs to judge figures or to get them again.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) command: String,
     pub(crate) date: String,

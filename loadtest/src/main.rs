@@ -5,12 +5,17 @@
 //! Crash: a server that a run started ends with it.
 //! Knows Sconce as its users do: sockets, the `sconce` command and its library, process ids.
 
+mod analyze;
 mod bench;
+mod compare;
 mod cpu;
 mod document;
 mod fio;
+mod generator;
 mod history;
 mod machine;
+mod report;
+mod scenario;
 mod sconce;
 mod twin;
 
@@ -26,6 +31,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs a scenario: a cluster, its loads, what is done to its services meanwhile, a trace; writes a report.
+    Run(scenario::Options),
+    /// Says what changed from one run to another, and whether it is more than noise.
+    Compare(compare::Options),
+    /// Says where the time of operations goes, from a trace that LTTng recorded.
+    Analyze(analyze::Options),
     /// Measures fio's nbd engine against Sconce and against qemu-nbd on a raw file, alternately on the same disk.
     Bench(bench::Options),
     /// Measures writes while snapshots are taken, and a clone's first byte against its parent's.
@@ -40,6 +51,9 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
+        Command::Run(options) => scenario::run(&options),
+        Command::Compare(options) => compare::run(&options),
+        Command::Analyze(options) => analyze::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Snapshots(options) => history::snapshots::run(&options),
         Command::Space(options) => history::space::run(&options),

@@ -5,7 +5,8 @@
 //! Crash: dropped without `stop`, the services are stopped.
 //! Knows `compose/local/cluster` and the `sconce` command.
 
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub(crate) const SERVICES: [&str; 3] = ["fs-router", "volume-router", "storage-r
 #[derive(Debug)]
 pub(crate) struct Sconce {
     run: PathBuf,
+    /// What services that are started from now on have in their environment beside ours.
+    environment: Vec<(&'static str, OsString)>,
     stopped: bool,
 }
 
@@ -30,6 +33,14 @@ pub(crate) struct Another(Child);
 impl Another {
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Asks it to stop in order, and waits.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        succeed(Command::new("kill").args(["-TERM", &self.pid().to_string()]))?;
+        let status = self.0.wait()?;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(())
     }
 }
 
@@ -54,10 +65,30 @@ impl Sconce {
         fs::create_dir_all(run)?;
         let sconce = Sconce {
             run: run.canonicalize()?,
+            environment: Vec::new(),
             stopped: false,
         };
         sconce.script(&["settings"])?;
         Ok(sconce)
+    }
+
+    /// One that runs, started by the same scripts. It is not stopped.
+    pub(crate) fn attach(run: &Path) -> Result<Sconce> {
+        let run = run
+            .canonicalize()
+            .with_context(|| format!("run directory {}", run.display()))?;
+        let sconce = Sconce {
+            run,
+            environment: Vec::new(),
+            stopped: true,
+        };
+        sconce.status()?;
+        Ok(sconce)
+    }
+
+    /// Services that are started from now on have this in their environment.
+    pub(crate) fn give(&mut self, variable: &'static str, value: impl Into<OsString>) {
+        self.environment.push((variable, value.into()));
     }
 
     /// Adds lines to a service's settings; before the start.
@@ -133,8 +164,8 @@ impl Sconce {
             .with_context(|| format!("pid file {} holds {text:?}", path.display()))
     }
 
-    /// Starts a second volume-router, with a write buffer of its own; it ends when it is dropped.
-    pub(crate) fn another_volume_router(&self, name: &str) -> Result<Another> {
+    /// Starts a further volume-router, with a write buffer of its own; it ends when it is dropped.
+    pub(crate) fn another_volume_router(&self, name: &str, buffer: &str) -> Result<Another> {
         let own = self.run.join(name);
         fs::DirBuilder::new().mode(0o700).create(&own)?;
         fs::DirBuilder::new().mode(0o700).create(own.join("bus"))?;
@@ -142,19 +173,28 @@ impl Sconce {
         let settings = format!(
             "[node]\nname = \"{name}\"\nrun_dir = \"{own}\"\n\
              [registry]\nhome = \"remote\"\nendpoint = \"ipc://{run}/bus/registry.sock\"\n\
-             [buffer]\ndir = \"{own}/buffer\"\nsize = \"4 GiB\"\n"
+             [buffer]\ndir = \"{own}/buffer\"\nsize = \"{buffer}\"\n"
         );
-        let path = self.run.join(format!("{name}.toml"));
-        fs::write(&path, settings)?;
-        let log = File::create(self.run.join(format!("{name}.log")))?;
+        fs::write(self.run.join(format!("{name}.toml")), settings)?;
+        self.start_another(name)
+    }
+
+    /// Starts a further volume-router that was stopped.
+    pub(crate) fn start_another(&self, name: &str) -> Result<Another> {
+        let mut log = OpenOptions::new();
+        let log = log
+            .create(true)
+            .append(true)
+            .open(self.run.join(format!("{name}.log")))?;
         let process = Command::new(binaries()?.join("volume-router"))
             .arg("--config")
-            .arg(path)
+            .arg(self.run.join(format!("{name}.toml")))
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .context("starting a second volume-router")?;
+            .with_context(|| format!("starting {name}"))?;
         Ok(Another(process))
     }
 
@@ -168,6 +208,11 @@ impl Sconce {
         self.script(&["start", service])
     }
 
+    /// Has the supervisor start a service anew, in order.
+    pub(crate) fn swap_service(&self, service: &str) -> Result<()> {
+        self.script(&["swap", service])
+    }
+
     /// Stops it in order.
     pub(crate) fn stop(mut self) -> Result<()> {
         self.stopped = true;
@@ -177,7 +222,11 @@ impl Sconce {
     fn script(&self, what: &[&str]) -> Result<()> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/local/cluster");
         let mut command = Command::new(script);
-        command.args(what).env("RUN", &self.run).env("BIN", binaries()?);
+        command
+            .args(what)
+            .envs(self.environment.iter().cloned())
+            .env("RUN", &self.run)
+            .env("BIN", binaries()?);
         succeed(&mut command).map(drop)
     }
 }

@@ -76,7 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let dir = options.place.fresh("twin")?;
     let sconce = Sconce::prepare(&dir)?;
     sconce.up()?;
-    let second = sconce.another_volume_router(SECOND)?;
+    let second = sconce.another_volume_router(SECOND, "4 GiB")?;
     let size = format!("{}M", options.size_mib);
     for (volume, mode) in [ALONE, TWINNED] {
         sconce.command(&[

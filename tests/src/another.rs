@@ -110,6 +110,14 @@ impl Another {
         Ok(())
     }
 
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("it does not run")?.id())
+    }
+
     /// `kill -9`; it stays down.
     ///
     /// # Errors

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use sconce_tests::another::Another;
 use sconce_tests::cluster::{Cluster, SOON, Service};
 use sconce_tests::lttng::{self, Recorded, Recording};
 use sconce_tests::nbd::{Ask, Nbd};
+use sconce_tests::wait;
 use sconce_tracing::Point;
 
 const DISK: &str = "/vm1/disk.raw";
+const TWINNED: &str = "/vm1/twinned.raw";
 const CLONE: &str = "/vm1/clone.raw";
 const BLOCK: u32 = 4096;
 const BLOCKS: u64 = 16;
@@ -35,6 +38,20 @@ const OUT: Path = &[
     (FS, "sconce_bus:reply_in"),
 ];
 const WRITE: Path = &[(VOLUME, "sconce_volume:append")];
+const WRITE_TWINNED: Path = &[
+    (VOLUME, "sconce_volume:append"),
+    (VOLUME, "sconce_volume:twin_held"),
+];
+/// What a batch comes by on its way to the twin, which is another volume-router's.
+const TWIN: Path = &[
+    (VOLUME, "sconce_volume:twin_send"),
+    (VOLUME, "sconce_bus:request_out"),
+    (VOLUME, "sconce_bus:request_in"),
+    (VOLUME, "sconce_volume:twin_receive"),
+    (VOLUME, "sconce_bus:reply_out"),
+    (VOLUME, "sconce_bus:reply_in"),
+    (VOLUME, "sconce_volume:twin_ack"),
+];
 const FLUSH: Path = &[
     (VOLUME, "sconce_volume:flush_entry"),
     (VOLUME, "sconce_volume:flush_exit"),
@@ -89,9 +106,20 @@ fn each_operation_is_seen_at_each_step_in_every_service() -> Result<()> {
         pids.push((cluster.pid(service)?, service));
     }
     work(&cluster)?;
+    let (mut second, _) = Another::volume_router(&cluster, "vr-2")?;
+    let (name, home) = recording.environment();
+    let home = home.to_str().context("the recording's directory is no text")?;
+    second.start_with(&cluster, &[(name, home)])?;
+    pids.push((second.pid()?, VOLUME));
+    write_twinned(&cluster)?;
+    second.stop()?;
+    cluster.announce("the twin of the write buffer is lost");
+    cluster.announce("cannot be reached");
     cluster.finish()?;
     let trace = Trace::of(recording.finish()?, pids)?;
     trace.has("write", BLOCKS, &[IN, WRITE, OUT, EXIT])?;
+    trace.has("write", BLOCKS, &[IN, WRITE_TWINNED, OUT, EXIT])?;
+    trace.has("write", BLOCKS, &[TWIN])?;
     trace.has("flush", FLUSHES as u64, &[IN, FLUSH, OUT, EXIT])?;
     trace.has("read", BLOCKS, &[IN, READ, OUT, EXIT])?;
     trace.has("read", 1, &[IN, READ_STORED, OUT, STORED, EXIT])?;
@@ -148,6 +176,30 @@ fn work(cluster: &Cluster) -> Result<()> {
     fs::write(cluster.mounted("/vm1/notes.txt"), "seen")?;
     ensure!(fs::read(cluster.mounted("/vm1/notes.txt"))? == b"seen");
     cluster.sconce(["volume", "sync", "/vm1/notes.txt"]).map(drop)
+}
+
+/// Writes one block after the other to a volume with a twin that is in sync.
+fn write_twinned(cluster: &Cluster) -> Result<()> {
+    cluster.sconce([
+        "volume",
+        "create",
+        TWINNED,
+        "--size",
+        "64M",
+        "--dtl",
+        "sync",
+        "--owner",
+        "volume-router",
+    ])?;
+    let mut disk = Nbd::connect(&cluster.nbd_socket(), TWINNED, SOON)?;
+    wait::until("the twin to be in sync", SOON, || {
+        let shown = cluster.show(TWINNED)?;
+        Ok((shown["dtl_state"] == "in_sync").then_some(()))
+    })?;
+    for block in 0..BLOCKS {
+        disk.ask(Ask::Write, block * u64::from(BLOCK), BLOCK, &[9; BLOCK as usize])?;
+    }
+    Ok(())
 }
 
 /// The events, by operation.

@@ -57,6 +57,12 @@ impl<R: Body + Refuse> Reply<R> {
         }
     }
 
+    /// The operation that the request is of, for traces.
+    #[must_use]
+    pub fn operation(&self) -> OperationId {
+        OperationId(self.trace)
+    }
+
     /// Answers. What is sent to a client that is gone is thrown away. An answer with more data than the request took
     /// credit for (and two clusters, since reads are answered cluster-aligned) is refused in its place: a client that
     /// asks for much and announces little would have it kept here at no cost to itself.

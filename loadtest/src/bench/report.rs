@@ -217,8 +217,11 @@ mod tests {
             per_second,
             bytes_per_second: per_second * 4096.0,
             operations: 10_000,
+            mean_us: 25.0,
             median_us: 20.0,
+            p90_us: 60.0,
             p99_us: 90.0,
+            p999_us: 95.0,
             longest_us: 0.0,
         };
         Run {

@@ -5,13 +5,15 @@
 //! Crash: nothing; the picture is made in memory.
 //! Knows no cluster.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use plotters::chart::ChartBuilder;
 use plotters::drawing::IntoDrawingArea as _;
 use plotters::element::Circle;
 use plotters::prelude::{IntoLogRange as _, SVGBackend};
 use plotters::series::LineSeries;
 use plotters::style::{BLACK, BLUE, Color as _, RED, WHITE};
+
+use crate::report::picture::failed;
 
 /// Times of one cause: how much of it, a restart, a clone; both in milliseconds.
 #[derive(Debug, Clone, Copy)]
@@ -86,13 +88,6 @@ pub(super) fn draw(panels: &[Panel<'_>]) -> Result<String> {
         root.present().map_err(failed)?;
     }
     Ok(picture)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn failed<E: std::error::Error + Send + Sync>(
-    error: plotters::drawing::DrawingAreaErrorKind<E>,
-) -> anyhow::Error {
-    anyhow!("the plot cannot be drawn: {error}")
 }
 
 #[cfg(test)]

@@ -35,6 +35,26 @@ pub(crate) const POINTS: &[(&str, &str, &str)] = &[
     ),
     (
         "sconce_volume",
+        "twin_send",
+        "Batch `address` with `length` bytes of data is given to the stream to the twin; waiting for the twin to take it comes after.",
+    ),
+    (
+        "sconce_volume",
+        "twin_receive",
+        "The twin begins to write batch `address`; waiting for a free file of its write buffer comes after.",
+    ),
+    (
+        "sconce_volume",
+        "twin_ack",
+        "The owner has heard how the twin fared with batch `address`.",
+    ),
+    (
+        "sconce_volume",
+        "twin_held",
+        "All of a change is held by the twin too.",
+    ),
+    (
+        "sconce_volume",
         "map_lookup",
         "The map has said where the data of a read is.",
     ),

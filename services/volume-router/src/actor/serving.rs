@@ -308,6 +308,8 @@ impl Serving {
             Event::ScoSynced { sco } => self.locals.synced(*sco),
             Event::ScoStored { sco } => self.locals.stored(*sco),
             Event::Synced { .. } => self.traced.synced(),
+            Event::TwinHeld { upto } => self.traced.twin_held(*upto),
+            Event::TwinLost => self.traced.twin_lost(),
             Event::DeviceFailed { .. } => self.device_failed = true,
             Event::TwinAttached if !self.twin.has_stream() => return,
             _ => {}

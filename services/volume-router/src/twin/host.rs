@@ -20,6 +20,7 @@ use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::VolumeReply;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, ScoId, ScoSize, VolumeId};
+use sconce_tracing::{Action, Point, Status, Step};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -132,6 +133,16 @@ impl Twins {
             return refuse(said.reply, Refusal::reroute(RefusalCode::NotOpen, text));
         };
         known.heard = Instant::now();
+        if let TwinSay::Append { seq, .. } = said.say {
+            Point::VolumeTwinReceive.record(|| Step {
+                operation: said.reply.operation(),
+                action: Action::Write,
+                volume,
+                address: seq.0,
+                length: said.data.len() as u64,
+                status: Status::Ok,
+            });
+        }
         match said.say {
             // These wait for no file.
             TwinSay::Beat => done(said.reply),

@@ -14,12 +14,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use sconce_bus::{Begun, CallError, NotBegun};
+use sconce_runtime::Chance;
 use sconce_schemas::sco::{HEADER_LEN, ScoHeader};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
 use sconce_schemas::{BatchSeq, ByteLen, Epoch, NodeName, ScoId, VolumeId};
+use sconce_tracing::{Action, OperationId, OperationIds, Point, Status, Step};
 use sconce_volume::{Append, Event};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -113,6 +115,8 @@ struct Inner {
     sent: RefCell<VecDeque<Sent>>,
     /// Something was sent.
     is_sent: Notify,
+    /// Each batch that is sent is an operation in traces.
+    operations: RefCell<OperationIds>,
     over: Cell<bool>,
     /// Why it is over, where that was not its owner's wish.
     lost: RefCell<Option<String>>,
@@ -120,6 +124,7 @@ struct Inner {
 
 struct Unsent {
     batch: Option<BatchSeq>,
+    operation: OperationId,
     request: VolumeRequest,
     data: Bytes,
     at: Instant,
@@ -128,6 +133,7 @@ struct Unsent {
 struct Sent {
     /// `None`: a SCO was opened.
     batch: Option<BatchSeq>,
+    operation: OperationId,
     at: Instant,
     begun: Begun<VolumeReply>,
 }
@@ -142,6 +148,7 @@ impl Stream {
             is_unsent: Notify::new(),
             sent: RefCell::default(),
             is_sent: Notify::new(),
+            operations: RefCell::new(OperationIds::starting_at(Chance::from_os().u64())),
             over: Cell::new(false),
             lost: RefCell::default(),
         });
@@ -315,8 +322,11 @@ impl Inner {
         if self.over.get() {
             return;
         }
+        let operation = self.operations.borrow_mut().give();
+        self.trace(Point::VolumeTwinSend, (batch, operation), data.len(), Status::Ok);
         let mut unsent = Unsent {
             batch,
+            operation,
             request: self.party.request(say),
             data,
             at: Instant::now(),
@@ -340,18 +350,25 @@ impl Inner {
     fn try_send(&self, unsent: Unsent) -> Option<Unsent> {
         let Unsent {
             batch,
+            operation,
             request,
             data,
             at,
         } = unsent;
-        match self.party.line.begin(&request, data, 0) {
+        match self.party.line.begin_for(operation, &request, data, 0) {
             Ok(begun) => {
-                self.sent.borrow_mut().push_back(Sent { batch, at, begun });
+                self.sent.borrow_mut().push_back(Sent {
+                    batch,
+                    operation,
+                    at,
+                    begun,
+                });
                 self.is_sent.notify_one();
                 None
             }
             Err(NotBegun::NoRoom(data)) => Some(Unsent {
                 batch,
+                operation,
                 request,
                 data,
                 at,
@@ -387,6 +404,21 @@ impl Inner {
             self.fail(&trouble.to_string());
         }
         (!self.over.get()).then_some(())
+    }
+
+    /// Records a step of a batch on its way to the twin; nothing else is traced.
+    #[inline]
+    fn trace(&self, point: Point, (batch, operation): Said, length: usize, status: Status) {
+        if let Some(batch) = batch {
+            point.record(|| Step {
+                operation,
+                action: Action::Write,
+                volume: self.party.volume,
+                address: batch.0,
+                length: length as u64,
+                status,
+            });
+        }
     }
 
     fn tell(&self, event: Event) {
@@ -439,15 +471,19 @@ async fn hear(inner: Rc<Inner>) {
             continue;
         };
         let answer = timeout_at(sent.at + inner.party.timeout, sent.begun.answer()).await;
-        if !is_done(&inner, answer.unwrap_or(Err(CallError::Deadline))) {
+        if !is_done(
+            &inner,
+            (sent.batch, sent.operation),
+            answer.unwrap_or(Err(CallError::Deadline)),
+        ) {
             return;
         }
         let mut held = sent.batch;
-        while let Some((batch, answer)) = answered(&inner) {
-            if !is_done(&inner, answer) {
+        while let Some((said, answer)) = answered(&inner) {
+            if !is_done(&inner, said, answer) {
                 return;
             }
-            held = batch.or(held);
+            held = said.0.or(held);
         }
         if let Some(upto) = held {
             inner.tell(Event::TwinHeld { upto });
@@ -457,18 +493,28 @@ async fn hear(inner: Rc<Inner>) {
 
 type Answer = Result<(VolumeReply, Bytes), CallError>;
 
+/// A batch, or that a SCO was opened, and its operation.
+type Said = (Option<BatchSeq>, OperationId);
+
 /// The next answer, if it is there.
-fn answered(inner: &Inner) -> Option<(Option<BatchSeq>, Answer)> {
+fn answered(inner: &Inner) -> Option<(Said, Answer)> {
     let mut sent = inner.sent.borrow_mut();
     let answer = sent.front_mut()?.begun.answer().now_or_never()?;
-    sent.pop_front().map(|sent| (sent.batch, answer))
+    sent.pop_front()
+        .map(|sent| ((sent.batch, sent.operation), answer))
 }
 
-fn is_done(inner: &Inner, answer: Answer) -> bool {
+fn is_done(inner: &Inner, said: Said, answer: Answer) -> bool {
     let reply = answer
         .map_err(Trouble::from)
         .and_then(|(reply, _)| reply_of(reply));
-    if let Err(trouble) = reply.and_then(|reply| done(&reply)) {
+    let done = reply.and_then(|reply| done(&reply));
+    let status = match &done {
+        Ok(()) => Status::Ok,
+        Err(_) => Status::Failed,
+    };
+    inner.trace(Point::VolumeTwinAck, said, 0, status);
+    if let Err(trouble) = done {
         inner.fail(&trouble.to_string());
     }
     !inner.over.get()

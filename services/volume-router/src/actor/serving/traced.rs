@@ -5,6 +5,9 @@
 //! Crash: nothing.
 //! Knows batches by what they say of themselves: the engine says of none whose they are.
 
+use std::collections::VecDeque;
+
+use sconce_schemas::BatchSeq;
 use sconce_schemas::sco::{Batch, ScoHeader};
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest};
 use sconce_tracing::{Point, Step};
@@ -18,6 +21,8 @@ const FOLLOWED_MAX: usize = 1 << 16;
 pub(super) struct Traced {
     /// Changes that are not in the write buffer yet.
     changes: Vec<Change>,
+    /// Changes that are, and that the twin does not hold yet; by batch.
+    twinned: VecDeque<(BatchSeq, Step)>,
     /// What waits for the next sync.
     flushes: Vec<Flush>,
     /// What the sync that runs is for.
@@ -98,8 +103,24 @@ impl Traced {
                 |change: &mut Change| change.session.0 == entry.session && change.number == entry.number;
             for change in self.changes.extract_if(.., is_it) {
                 Point::VolumeAppend.record(|| change.step);
+                if append.twin && self.twinned.len() < FOLLOWED_MAX {
+                    self.twinned.push_back((append.seq, change.step));
+                }
             }
         }
+    }
+
+    /// The twin holds all batches up to this one.
+    #[inline]
+    pub(super) fn twin_held(&mut self, upto: BatchSeq) {
+        while let Some((_, step)) = self.twinned.pop_front_if(|(batch, _)| *batch <= upto) {
+            Point::VolumeTwinHeld.record(|| step);
+        }
+    }
+
+    /// There is no twin any more that could hold them.
+    pub(super) fn twin_lost(&mut self) {
+        self.twinned.clear();
     }
 
     /// A sync begins, for all that wait for one.
