@@ -1,0 +1,363 @@
+//! The storm: everything that goes wrong, drawn from the seed.
+//!
+//! Keeps: what is wrong now, so that it can be put right.
+//! Order: one fault begins after another, and each lasts its own time.
+//! Crash: that is what it is for.
+//! Knows what the services promise ([`crate::promise`]) and does no more than that to them.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sconce_bus::{Caller, Faults, Hello, Protocol, Role, Version};
+use sconce_runtime::Chance;
+use sconce_schemas::wire::volume::{VolumeControl, VolumeReply, VolumeRequest};
+use tokio::time::{Instant, sleep};
+
+use crate::machine::{Machine, REGISTRY, Service, Site, endpoint, node};
+use crate::promise::{Buffers, Promises};
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Kill,
+    PowerLoss,
+    DiskLoss,
+    Hold,
+    Stop,
+    CutOneWay,
+    Part,
+    BreakConnections,
+    Weather,
+    RegistryGone,
+    RegistryCut,
+    BackEnds,
+    StorageGone,
+    ClockJump,
+    GuestsGone,
+    Move,
+}
+
+const KINDS: [Kind; 16] = [
+    Kind::Kill,
+    Kind::PowerLoss,
+    Kind::DiskLoss,
+    Kind::Hold,
+    Kind::Stop,
+    Kind::CutOneWay,
+    Kind::Part,
+    Kind::BreakConnections,
+    Kind::Weather,
+    Kind::RegistryGone,
+    Kind::RegistryCut,
+    Kind::BackEnds,
+    Kind::StorageGone,
+    Kind::ClockJump,
+    Kind::GuestsGone,
+    Kind::Move,
+];
+
+/// All machines of the cluster.
+pub(crate) struct Cluster {
+    pub(crate) site: Rc<Site>,
+    pub(crate) volume_routers: Vec<Rc<Machine>>,
+    pub(crate) fs_routers: Vec<Rc<Machine>>,
+    pub(crate) storage_routers: Vec<Rc<Machine>>,
+    pub(crate) registry_host: Rc<Machine>,
+    pub(crate) promises: Rc<Promises>,
+}
+
+impl Cluster {
+    pub(crate) fn buffers(&self) -> Buffers {
+        let buffer = |machine: &Rc<Machine>| Some((machine.name.to_owned(), machine.buffer(&self.site)?));
+        self.volume_routers.iter().filter_map(buffer).collect()
+    }
+
+    fn tell(&self, kind: Kind, what: std::fmt::Arguments<'_>) {
+        self.site.history.borrow_mut().fault(name_of(kind), what);
+    }
+}
+
+const fn name_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Kill => "kill",
+        Kind::PowerLoss => "power loss",
+        Kind::DiskLoss => "disk loss",
+        Kind::Hold => "process held",
+        Kind::Stop => "orderly stop",
+        Kind::CutOneWay => "one way cut",
+        Kind::Part => "partition",
+        Kind::BreakConnections => "connections broken",
+        Kind::Weather => "network weather",
+        Kind::RegistryGone => "registry gone",
+        Kind::RegistryCut => "registry cut off",
+        Kind::BackEnds => "back ends",
+        Kind::StorageGone => "storage-router gone",
+        Kind::ClockJump => "clock jump",
+        Kind::GuestsGone => "fs-router gone",
+        Kind::Move => "planned move",
+    }
+}
+
+/// The storm itself: how long it lasts, and of what it is made.
+pub(crate) struct Storm {
+    cluster: Rc<Cluster>,
+    chance: Chance,
+    kinds: Vec<Kind>,
+    /// Ends what is wrong with the network: later weather is not cleared by the end of what was before it.
+    weather: Rc<Cell<u64>>,
+}
+
+impl Storm {
+    /// Each storm has about half of all kinds, so that each kind comes with and without any other.
+    pub(crate) fn new(cluster: &Rc<Cluster>, mut chance: Chance) -> Self {
+        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.one_of(1, 2)).collect();
+        if kinds.is_empty() {
+            kinds = KINDS.to_vec();
+        }
+        Self {
+            cluster: Rc::clone(cluster),
+            chance,
+            kinds,
+            weather: Rc::default(),
+        }
+    }
+
+    /// Lets it blow.
+    pub(crate) async fn blow(mut self) -> anyhow::Result<()> {
+        let until = Instant::now() + self.millis(6_000, 20_000);
+        let calm = self.millis(50, 1_500);
+        while Instant::now() < until {
+            sleep(self.millis(0, 2 * u64::try_from(calm.as_millis())?)).await;
+            let drawn = self.chance.below(self.kinds.len() as u64);
+            self.begin(self.kinds[usize::try_from(drawn)?])?;
+        }
+        Ok(())
+    }
+
+    fn millis(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(least + self.chance.below(most.saturating_sub(least) + 1))
+    }
+
+    fn one_of<T: Clone>(&mut self, of: &[T]) -> anyhow::Result<T> {
+        let drawn = usize::try_from(self.chance.below(of.len() as u64))?;
+        of.get(drawn).cloned().ok_or_else(|| anyhow::anyhow!("nothing to choose from"))
+    }
+
+    fn begin(&mut self, kind: Kind) -> anyhow::Result<()> {
+        match kind {
+            Kind::Kill | Kind::PowerLoss | Kind::DiskLoss | Kind::Stop | Kind::Hold => self.volume_router(kind),
+            Kind::RegistryGone | Kind::StorageGone | Kind::GuestsGone => self.service(kind),
+            Kind::CutOneWay | Kind::Part | Kind::BreakConnections | Kind::RegistryCut => self.ways(kind),
+            Kind::Weather => self.weather(),
+            Kind::BackEnds => self.back_ends(),
+            Kind::ClockJump => self.clock_jump(),
+            Kind::Move => self.planned_move(),
+        }
+    }
+
+    fn volume_router(&mut self, kind: Kind) -> anyhow::Result<()> {
+        let cluster = Rc::clone(&self.cluster);
+        let machine = self.one_of(&cluster.volume_routers)?;
+        if machine.busy.get() || !machine.is_up() {
+            return Ok(());
+        }
+        let is_loss = matches!(kind, Kind::PowerLoss | Kind::DiskLoss);
+        if is_loss && !cluster.promises.survive_without(machine.name, &cluster.buffers()) {
+            return Ok(());
+        }
+        let site = &cluster.site;
+        let lasts = match kind {
+            // What waits for its twin's host is gone on with there once this one is gone from the registry.
+            Kind::PowerLoss | Kind::DiskLoss => self.millis(4_000, 9_000),
+            Kind::Hold => self.millis(100, 6_000),
+            _ => self.millis(0, 5_000),
+        };
+        cluster.tell(kind, format_args!("{} for {lasts:?}", machine.name));
+        machine.busy.set(true);
+        match kind {
+            Kind::PowerLoss => machine.lose_power(site)?,
+            Kind::DiskLoss => machine.lose_disk(site)?,
+            Kind::Hold => machine.hold(),
+            Kind::Stop => machine.request_stop(),
+            _ => machine.kill(site)?,
+        }
+        if is_loss {
+            cluster.promises.lost(machine.name);
+        }
+        let site = Rc::clone(site);
+        tokio::task::spawn_local(async move {
+            sleep(lasts).await;
+            match kind {
+                Kind::Hold => machine.go_on(),
+                _ => again(&site, &machine, Service::VolumeRouter),
+            }
+            machine.busy.set(false);
+        });
+        Ok(())
+    }
+
+    fn service(&mut self, kind: Kind) -> anyhow::Result<()> {
+        let cluster = Rc::clone(&self.cluster);
+        let (machine, service) = match kind {
+            Kind::RegistryGone => (Rc::clone(&cluster.registry_host), Service::RegistryHost),
+            Kind::StorageGone => (self.one_of(&cluster.storage_routers)?, Service::StorageRouter),
+            _ => (self.one_of(&cluster.fs_routers)?, Service::Guests),
+        };
+        if machine.busy.get() {
+            return Ok(());
+        }
+        let lasts = self.millis(0, 5_000);
+        cluster.tell(kind, format_args!("{} for {lasts:?}", machine.name));
+        machine.busy.set(true);
+        machine.kill(&cluster.site)?;
+        tokio::task::spawn_local(async move {
+            sleep(lasts).await;
+            again(&cluster.site, &machine, service);
+            machine.busy.set(false);
+        });
+        Ok(())
+    }
+
+    fn ways(&mut self, kind: Kind) -> anyhow::Result<()> {
+        let cluster = Rc::clone(&self.cluster);
+        let one = self.one_of(&cluster.volume_routers)?.name;
+        let others: Vec<&str> = match kind {
+            Kind::RegistryCut => vec![REGISTRY],
+            _ => {
+                let all = [&cluster.volume_routers, &cluster.fs_routers, &cluster.storage_routers];
+                let all = all.into_iter().flatten().map(|machine| machine.name);
+                all.chain([REGISTRY]).filter(|name| *name != one).collect()
+            }
+        };
+        let other = self.one_of(&others)?;
+        let (one, other) = (node(one)?, node(other)?);
+        let (one, other) = match self.chance.one_of(1, 2) {
+            true => (one, other),
+            false => (other, one),
+        };
+        let wires = cluster.site.wires.clone();
+        let lasts = self.millis(50, 6_000);
+        cluster.tell(kind, format_args!("{one} to {other} for {lasts:?}"));
+        let both = kind == Kind::Part || (kind == Kind::RegistryCut && self.chance.one_of(1, 2));
+        match kind {
+            Kind::BreakConnections => {
+                wires.break_connections(&one, &other);
+                return Ok(());
+            }
+            _ if both => wires.part(&one, &other),
+            _ => wires.cut(&one, &other),
+        }
+        tokio::task::spawn_local(async move {
+            sleep(lasts).await;
+            wires.heal(&one, &other);
+            if both {
+                wires.heal(&other, &one);
+            }
+        });
+        Ok(())
+    }
+
+    fn weather(&mut self) -> anyhow::Result<()> {
+        let cluster = Rc::clone(&self.cluster);
+        let lasts = self.millis(200, 6_000);
+        let mut part = |of: u64| self.chance.below(of) as f64 / 1_000.0;
+        let faults = Faults {
+            delay: Duration::ZERO..=Duration::from_secs_f64(part(120)),
+            loss: part(30),
+            late: part(1_000),
+            duplicate: part(100),
+            reorder: part(300),
+        };
+        cluster.tell(Kind::Weather, format_args!("{faults:?} for {lasts:?}"));
+        cluster.site.wires.set_faults(faults);
+        self.weather.set(self.weather.get() + 1);
+        let (weather, now) = (Rc::clone(&self.weather), self.weather.get());
+        tokio::task::spawn_local(async move {
+            sleep(lasts).await;
+            if weather.get() == now {
+                cluster.site.wires.set_faults(fair());
+            }
+        });
+        Ok(())
+    }
+
+    fn back_ends(&mut self) -> anyhow::Result<()> {
+        use sconce_storage_router::testing::Faults;
+        let cluster = Rc::clone(&self.cluster);
+        let backend = self.one_of(&cluster.site.backends)?;
+        let lasts = self.millis(200, 6_000);
+        let chance = &mut self.chance;
+        let mut in_1000 = |most: u64| u16::try_from(chance.below(most)).unwrap_or(0);
+        let faults = Faults {
+            slow: in_1000(1000),
+            delay_max: Duration::from_millis(u64::from(in_1000(1500))),
+            full: in_1000(200),
+            absent: match in_1000(3) {
+                0 => 1000,
+                _ => in_1000(500),
+            },
+            flip: in_1000(100),
+            lost_answer: in_1000(300),
+            torn: 0,
+        };
+        cluster.tell(Kind::BackEnds, format_args!("{faults:?} for {lasts:?}"));
+        backend.set(faults);
+        tokio::task::spawn_local(async move {
+            sleep(lasts).await;
+            backend.set(Faults::default());
+        });
+        Ok(())
+    }
+
+    fn clock_jump(&mut self) -> anyhow::Result<()> {
+        let machine = self.one_of(&self.cluster.volume_routers.clone())?;
+        let by = i64::try_from(self.chance.below(7_200_000_000))? - 3_600_000_000;
+        self.cluster.tell(Kind::ClockJump, format_args!("{} by {by} us", machine.name));
+        machine.clock.set_by(by);
+        Ok(())
+    }
+
+    fn planned_move(&mut self) -> anyhow::Result<()> {
+        let cluster = Rc::clone(&self.cluster);
+        let volume = self.one_of(&cluster.site.load.volumes)?;
+        let to = self.one_of(&cluster.volume_routers)?.name;
+        let Some(owner) = cluster.promises.owner(volume).filter(|owner| owner != to) else {
+            return Ok(());
+        };
+        cluster.tell(Kind::Move, format_args!("volume {volume} from {owner} to {to}"));
+        let request = VolumeRequest::Control(VolumeControl::Move { volume, to: node(to)? });
+        let hello = Hello {
+            version: Version::CURRENT,
+            protocol: Protocol::Volume,
+            role: Role::Client,
+            node: node("operator")?,
+        };
+        let caller: Caller<VolumeRequest, VolumeReply> =
+            Caller::new(&cluster.site.network, &endpoint(&owner)?, hello);
+        tokio::task::spawn_local(async move {
+            let answer = caller.call(&request, Bytes::new(), 0, Duration::from_secs(20)).await;
+            let told = format!("{:?}", answer.map(|(reply, _)| reply));
+            cluster.site.history.borrow_mut().note(format_args!("the move of {volume} to {to}: {told}"));
+        });
+        Ok(())
+    }
+}
+
+/// The network without faults.
+pub(crate) fn fair() -> Faults {
+    Faults {
+        delay: Duration::ZERO..=Duration::from_millis(2),
+        ..Faults::default()
+    }
+}
+
+fn again(site: &Rc<Site>, machine: &Rc<Machine>, service: Service) {
+    // One that is stopping is killed, as a supervisor does that has waited long enough.
+    if machine.is_up() && machine.kill(site).is_err() {
+        return;
+    }
+    site.history.borrow_mut().note(format_args!("{} starts", machine.name));
+    machine.start(site, service);
+}
