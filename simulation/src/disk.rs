@@ -112,7 +112,8 @@ fn lose_copies(chance: &mut Chance, dir: &Path) -> io::Result<()> {
 
 impl Disk for SimulatedDisk {
     fn write(&self, file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        let after: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let mut after = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| after.extend_from_slice(part));
         let mut before = vec![0; after.len()];
         // Past the end there is nothing before it.
         let mut read = 0;

@@ -30,6 +30,9 @@ pub(crate) const SIZE: u64 = CLUSTERS / GROUP * APART * CLUSTER_BYTES;
 /// Longer than anything takes once every fault is over.
 const LONG: Duration = Duration::from_secs(120);
 
+/// Pauses are so much longer once the storm is over.
+const CALMER: u64 = 8;
+
 /// What guests do in a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
@@ -122,7 +125,8 @@ struct Guest {
 impl Guest {
     async fn live(mut self) {
         while !self.site.is_over.get() {
-            let pause = self.chance.below(self.site.load.pause_ms.max(1) * 1000);
+            let longest = self.site.load.pause_ms * if self.site.is_calm.get() { CALMER } else { 1 };
+            let pause = self.chance.below(longest * 1000);
             tokio::time::sleep(Duration::from_micros(pause)).await;
             match self.chance.one_of(3, 100) {
                 // Whoever asked goes away: it happens or not, now or later.

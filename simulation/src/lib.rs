@@ -43,6 +43,8 @@ use machine::{FS_ROUTERS, Machine, REGISTRY, STORAGE_ROUTERS, Service, Site, VOL
 use promise::Promises;
 use storm::{Cluster, Storm};
 
+pub use storm::Fault;
+
 /// What is run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -50,6 +52,8 @@ pub struct Plan {
     pub seed: u64,
     /// Rules that the services leave out.
     pub planted: Vec<Planted>,
+    /// What the storm is made of; empty: the seed decides.
+    pub faults: Vec<Fault>,
     /// Whether guests read while the storm blows.
     pub reads: bool,
     /// Whether the trace has what the services log at all levels; otherwise warnings and errors.
@@ -63,6 +67,7 @@ impl Plan {
         Self {
             seed,
             planted: Vec::new(),
+            faults: Vec::new(),
             reads: true,
             is_detailed: false,
         }
@@ -106,7 +111,7 @@ pub fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
         std::fs::create_dir_all(&dir).with_context(|| format!("folder {}", dir.display()))?;
         let subscriber = tracing_subscriber::registry().with(log::ToHistory {
             most: if plan.is_detailed { Level::DEBUG } else { Level::WARN },
-            hidden: dir.display().to_string(),
+            hidden: [dir.display().to_string(), format!("process {}", std::process::id())],
         });
         let report = tracing::subscriber::with_default(subscriber, || {
             LocalSet::new().block_on(&runtime, live(&plan, &dir))
@@ -161,7 +166,7 @@ async fn within(plan: &Plan, dir: &Path, chance: &mut Chance, history: &Rc<RefCe
     let load = Load {
         volumes: (0..volumes).map(guests::volume).collect(),
         guests: 1 + chance.below(3),
-        pause_ms: 20 + chance.below(200),
+        pause_ms: 50 + chance.below(400),
         reads: if plan.reads { 20 + chance.below(50) } else { 0 },
     };
     history.borrow_mut().note(format_args!("seed {}: {load:?}", plan.seed));
@@ -182,7 +187,9 @@ async fn within(plan: &Plan, dir: &Path, chance: &mut Chance, history: &Rc<RefCe
     let following = tokio::task::spawn_local(Rc::clone(&cluster.promises).follow(site.registry.clone()));
     start(&cluster);
     sleep(Duration::from_secs(2)).await;
-    Storm::new(&cluster, chance.fork()).blow().await?;
+    Storm::new(&cluster, chance.fork(), &plan.faults).blow().await?;
+    // Whoever does not read does not write over what tells of it.
+    site.is_over.set(!plan.reads);
     put_right(&cluster).await?;
     look(&cluster).await?;
     // What is there is there after a restart of everything, too.
@@ -244,6 +251,7 @@ async fn create_volumes(registry: &Registry, load: &Load, chance: &mut Chance) -
 async fn put_right(cluster: &Rc<Cluster>) -> anyhow::Result<()> {
     let site = &cluster.site;
     site.history.borrow_mut().note(format_args!("the storm is over"));
+    site.is_calm.set(true);
     // Longer than any fault lasts.
     sleep(Duration::from_secs(10)).await;
     site.wires.heal_all();

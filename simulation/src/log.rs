@@ -28,8 +28,8 @@ pub(crate) fn to(history: Option<Rc<RefCell<History>>>) {
 pub(crate) struct ToHistory {
     /// Lines of less weight are left out.
     pub(crate) most: Level,
-    /// A folder whose name differs from run to run.
-    pub(crate) hidden: String,
+    /// What differs from run to run: a folder, a process.
+    pub(crate) hidden: [String; 2],
 }
 
 impl<S: Subscriber> Layer<S> for ToHistory {
@@ -40,7 +40,7 @@ impl<S: Subscriber> Layer<S> for ToHistory {
         }
         let mut line = Line(String::new());
         event.record(&mut line);
-        let text = line.0.replace(&self.hidden, "<dir>");
+        let text = self.hidden.iter().fold(line.0, |text, hidden| text.replace(hidden, "<this run's>"));
         HISTORY.with_borrow(|history| {
             // One that is logged while the history is written down is not worth a panic.
             let Some(Ok(mut history)) = history.as_ref().map(|history| history.try_borrow_mut()) else {

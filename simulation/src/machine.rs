@@ -47,7 +47,9 @@ pub(crate) struct Site {
     pub(crate) history: Rc<RefCell<History>>,
     pub(crate) load: Load,
     pub(crate) chance: RefCell<Chance>,
-    /// Clients ask for nothing more.
+    /// The storm is over, and not all that it did is: guests ask for less.
+    pub(crate) is_calm: Cell<bool>,
+    /// Guests ask for nothing more.
     pub(crate) is_over: Cell<bool>,
 }
 
@@ -86,6 +88,7 @@ impl Site {
             history,
             load,
             chance: RefCell::new(chance),
+            is_calm: Cell::new(false),
             is_over: Cell::new(false),
         }
     }

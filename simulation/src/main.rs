@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use sconce_simulation::{Plan, run};
+use sconce_runtime::simulated::Planted;
+use sconce_simulation::{Fault, Plan, run};
 
 /// Runs whole clusters under faults, one for each seed, and judges what their guests saw.
 #[derive(Parser)]
@@ -23,9 +24,34 @@ struct Arguments {
     /// A folder in memory for the machines' disks.
     #[arg(long, default_value = "/dev/shm")]
     dir: PathBuf,
+    /// A rule that the services leave out (builds with debug assertions): ack-before-twin, no-seal, no-lease, resend-anew.
+    #[arg(long, value_parser = planted)]
+    planted: Vec<Planted>,
+    /// Kinds of faults that the storm is made of; the seed decides where there are none.
+    #[arg(long, value_parser = fault)]
+    fault: Vec<Fault>,
+    /// Guests do not read while there are faults.
+    #[arg(long)]
+    no_reads: bool,
     /// Writes the trace of each seed that fails, or of the only one, to this folder, with all that services log.
     #[arg(long)]
     trace: Option<PathBuf>,
+}
+
+fn fault(name: &str) -> Result<Fault, String> {
+    let found = Fault::ALL.iter().find(|fault| fault.name() == name).copied();
+    let names = || Fault::ALL.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| format!("right would be one of {}", names()))
+}
+
+fn planted(name: &str) -> Result<Planted, String> {
+    match name {
+        "ack-before-twin" => Ok(Planted::AckBeforeTwin),
+        "no-seal" => Ok(Planted::NoSeal),
+        "no-lease" => Ok(Planted::NoLease),
+        "resend-anew" => Ok(Planted::ResendAnew),
+        _ => Err("right would be ack-before-twin, no-seal, no-lease or resend-anew".to_owned()),
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -69,7 +95,13 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn one(seed: u64, arguments: &Arguments, dir: &std::path::Path, operations: &AtomicU64) -> Vec<String> {
-    let report = match run(&Plan::of(seed), dir) {
+    let plan = Plan {
+        planted: arguments.planted.clone(),
+        faults: arguments.fault.clone(),
+        reads: !arguments.no_reads,
+        ..Plan::of(seed)
+    };
+    let report = match run(&plan, dir) {
         Ok(report) => report,
         Err(error) => return vec![format!("{error:#}")],
     };
@@ -80,7 +112,7 @@ fn one(seed: u64, arguments: &Arguments, dir: &std::path::Path, operations: &Ato
     {
         let detailed = Plan {
             is_detailed: true,
-            ..Plan::of(seed)
+            ..plan
         };
         let written = run(&detailed, dir)
             .and_then(|again| Ok(std::fs::write(folder.join(format!("seed-{seed}.txt")), again.trace)?));

@@ -18,45 +18,63 @@ use tokio::time::{Instant, sleep};
 use crate::machine::{Machine, REGISTRY, Service, Site, endpoint, node};
 use crate::promise::{Buffers, Promises};
 
-/// A kind of fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Kill,
-    PowerLoss,
-    DiskLoss,
-    Hold,
-    Stop,
-    CutOneWay,
-    Part,
-    BreakConnections,
-    Weather,
-    RegistryGone,
-    RegistryCut,
-    BackEnds,
-    StorageGone,
-    ClockJump,
-    GuestsGone,
-    Move,
+macro_rules! faults {
+    ($($(#[$doc:meta])* $fault:ident = $name:literal,)+) => {
+        /// A kind of fault.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Fault {
+            $($(#[$doc])* $fault,)+
+        }
+
+        impl Fault {
+            /// All kinds.
+            pub const ALL: &[Fault] = &[$(Fault::$fault,)+];
+
+            /// Its name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Fault::$fault => $name,)+
+                }
+            }
+        }
+    };
 }
 
-const KINDS: [Kind; 16] = [
-    Kind::Kill,
-    Kind::PowerLoss,
-    Kind::DiskLoss,
-    Kind::Hold,
-    Kind::Stop,
-    Kind::CutOneWay,
-    Kind::Part,
-    Kind::BreakConnections,
-    Kind::Weather,
-    Kind::RegistryGone,
-    Kind::RegistryCut,
-    Kind::BackEnds,
-    Kind::StorageGone,
-    Kind::ClockJump,
-    Kind::GuestsGone,
-    Kind::Move,
-];
+faults! {
+    /// A volume-router is killed, and started again.
+    Kill = "kill",
+    /// The machine of a volume-router loses power.
+    PowerLoss = "power-loss",
+    /// The machine of a volume-router is lost; another takes its place, with an empty disk.
+    DiskLoss = "disk-loss",
+    /// A volume-router gets no time for a while.
+    Hold = "hold",
+    /// A volume-router is stopped in order.
+    Stop = "stop",
+    /// Messages from a volume-router to another machine do not arrive, or those from there.
+    CutOneWay = "cut",
+    /// The same both ways.
+    Part = "part",
+    /// The connections between a volume-router and another machine break.
+    BreakConnections = "break",
+    /// The network is slow, loses connections, duplicates and reorders.
+    Weather = "weather",
+    /// The registry's host is killed, and started again.
+    RegistryGone = "registry-gone",
+    /// A volume-router and the registry do not reach each other, one way or both.
+    RegistryCut = "registry-cut",
+    /// A back end is slow, full or absent, loses answers and flips bits.
+    BackEnds = "back-ends",
+    /// A storage-router is killed, and started again.
+    StorageGone = "storage-gone",
+    /// The wall clock of a volume-router is set.
+    ClockJump = "clock-jump",
+    /// An fs-router is killed with its guests, and started again with others.
+    GuestsGone = "guests-gone",
+    /// An operator moves a volume to another volume-router.
+    Move = "move",
+}
 
 /// All machines of the cluster.
 pub(crate) struct Cluster {
@@ -74,29 +92,8 @@ impl Cluster {
         self.volume_routers.iter().filter_map(buffer).collect()
     }
 
-    fn tell(&self, kind: Kind, what: std::fmt::Arguments<'_>) {
-        self.site.history.borrow_mut().fault(name_of(kind), what);
-    }
-}
-
-const fn name_of(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Kill => "kill",
-        Kind::PowerLoss => "power loss",
-        Kind::DiskLoss => "disk loss",
-        Kind::Hold => "process held",
-        Kind::Stop => "orderly stop",
-        Kind::CutOneWay => "one way cut",
-        Kind::Part => "partition",
-        Kind::BreakConnections => "connections broken",
-        Kind::Weather => "network weather",
-        Kind::RegistryGone => "registry gone",
-        Kind::RegistryCut => "registry cut off",
-        Kind::BackEnds => "back ends",
-        Kind::StorageGone => "storage-router gone",
-        Kind::ClockJump => "clock jump",
-        Kind::GuestsGone => "fs-router gone",
-        Kind::Move => "planned move",
+    fn tell(&self, kind: Fault, what: std::fmt::Arguments<'_>) {
+        self.site.history.borrow_mut().fault(kind.name(), what);
     }
 }
 
@@ -104,18 +101,20 @@ const fn name_of(kind: Kind) -> &'static str {
 pub(crate) struct Storm {
     cluster: Rc<Cluster>,
     chance: Chance,
-    kinds: Vec<Kind>,
+    kinds: Vec<Fault>,
     /// Ends what is wrong with the network: later weather is not cleared by the end of what was before it.
     weather: Rc<Cell<u64>>,
 }
 
 impl Storm {
-    /// Each storm has about half of all kinds, so that each kind comes with and without any other.
-    pub(crate) fn new(cluster: &Rc<Cluster>, mut chance: Chance) -> Self {
-        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.one_of(1, 2)).collect();
-        if kinds.is_empty() {
-            kinds = KINDS.to_vec();
-        }
+    /// A storm of these kinds. Where none are given it has about half of all, so that each comes with and without any other.
+    pub(crate) fn new(cluster: &Rc<Cluster>, mut chance: Chance, kinds: &[Fault]) -> Self {
+        let all = || Fault::ALL.iter().copied();
+        let kinds: Vec<Fault> = match kinds {
+            [] => all().filter(|_| chance.one_of(1, 2)).collect(),
+            kinds => kinds.to_vec(),
+        };
+        let kinds = if kinds.is_empty() { all().collect() } else { kinds };
         Self {
             cluster: Rc::clone(cluster),
             chance,
@@ -145,42 +144,42 @@ impl Storm {
         of.get(drawn).cloned().ok_or_else(|| anyhow::anyhow!("nothing to choose from"))
     }
 
-    fn begin(&mut self, kind: Kind) -> anyhow::Result<()> {
+    fn begin(&mut self, kind: Fault) -> anyhow::Result<()> {
         match kind {
-            Kind::Kill | Kind::PowerLoss | Kind::DiskLoss | Kind::Stop | Kind::Hold => self.volume_router(kind),
-            Kind::RegistryGone | Kind::StorageGone | Kind::GuestsGone => self.service(kind),
-            Kind::CutOneWay | Kind::Part | Kind::BreakConnections | Kind::RegistryCut => self.ways(kind),
-            Kind::Weather => self.weather(),
-            Kind::BackEnds => self.back_ends(),
-            Kind::ClockJump => self.clock_jump(),
-            Kind::Move => self.planned_move(),
+            Fault::Kill | Fault::PowerLoss | Fault::DiskLoss | Fault::Stop | Fault::Hold => self.volume_router(kind),
+            Fault::RegistryGone | Fault::StorageGone | Fault::GuestsGone => self.service(kind),
+            Fault::CutOneWay | Fault::Part | Fault::BreakConnections | Fault::RegistryCut => self.ways(kind),
+            Fault::Weather => self.weather(),
+            Fault::BackEnds => self.back_ends(),
+            Fault::ClockJump => self.clock_jump(),
+            Fault::Move => self.planned_move(),
         }
     }
 
-    fn volume_router(&mut self, kind: Kind) -> anyhow::Result<()> {
+    fn volume_router(&mut self, kind: Fault) -> anyhow::Result<()> {
         let cluster = Rc::clone(&self.cluster);
         let machine = self.one_of(&cluster.volume_routers)?;
         if machine.busy.get() || !machine.is_up() {
             return Ok(());
         }
-        let is_loss = matches!(kind, Kind::PowerLoss | Kind::DiskLoss);
+        let is_loss = matches!(kind, Fault::PowerLoss | Fault::DiskLoss);
         if is_loss && !cluster.promises.survive_without(machine.name, &cluster.buffers()) {
             return Ok(());
         }
         let site = &cluster.site;
         let lasts = match kind {
             // What waits for its twin's host is gone on with there once this one is gone from the registry.
-            Kind::PowerLoss | Kind::DiskLoss => self.millis(4_000, 9_000),
-            Kind::Hold => self.millis(100, 6_000),
+            Fault::PowerLoss | Fault::DiskLoss => self.millis(4_000, 9_000),
+            Fault::Hold => self.millis(100, 6_000),
             _ => self.millis(0, 5_000),
         };
         cluster.tell(kind, format_args!("{} for {lasts:?}", machine.name));
         machine.busy.set(true);
         match kind {
-            Kind::PowerLoss => machine.lose_power(site)?,
-            Kind::DiskLoss => machine.lose_disk(site)?,
-            Kind::Hold => machine.hold(),
-            Kind::Stop => machine.request_stop(),
+            Fault::PowerLoss => machine.lose_power(site)?,
+            Fault::DiskLoss => machine.lose_disk(site)?,
+            Fault::Hold => machine.hold(),
+            Fault::Stop => machine.request_stop(),
             _ => machine.kill(site)?,
         }
         if is_loss {
@@ -190,7 +189,7 @@ impl Storm {
         tokio::task::spawn_local(async move {
             sleep(lasts).await;
             match kind {
-                Kind::Hold => machine.go_on(),
+                Fault::Hold => machine.go_on(),
                 _ => again(&site, &machine, Service::VolumeRouter),
             }
             machine.busy.set(false);
@@ -198,11 +197,11 @@ impl Storm {
         Ok(())
     }
 
-    fn service(&mut self, kind: Kind) -> anyhow::Result<()> {
+    fn service(&mut self, kind: Fault) -> anyhow::Result<()> {
         let cluster = Rc::clone(&self.cluster);
         let (machine, service) = match kind {
-            Kind::RegistryGone => (Rc::clone(&cluster.registry_host), Service::RegistryHost),
-            Kind::StorageGone => (self.one_of(&cluster.storage_routers)?, Service::StorageRouter),
+            Fault::RegistryGone => (Rc::clone(&cluster.registry_host), Service::RegistryHost),
+            Fault::StorageGone => (self.one_of(&cluster.storage_routers)?, Service::StorageRouter),
             _ => (self.one_of(&cluster.fs_routers)?, Service::Guests),
         };
         if machine.busy.get() {
@@ -220,11 +219,11 @@ impl Storm {
         Ok(())
     }
 
-    fn ways(&mut self, kind: Kind) -> anyhow::Result<()> {
+    fn ways(&mut self, kind: Fault) -> anyhow::Result<()> {
         let cluster = Rc::clone(&self.cluster);
         let one = self.one_of(&cluster.volume_routers)?.name;
         let others: Vec<&str> = match kind {
-            Kind::RegistryCut => vec![REGISTRY],
+            Fault::RegistryCut => vec![REGISTRY],
             _ => {
                 let all = [&cluster.volume_routers, &cluster.fs_routers, &cluster.storage_routers];
                 let all = all.into_iter().flatten().map(|machine| machine.name);
@@ -240,9 +239,9 @@ impl Storm {
         let wires = cluster.site.wires.clone();
         let lasts = self.millis(50, 6_000);
         cluster.tell(kind, format_args!("{one} to {other} for {lasts:?}"));
-        let both = kind == Kind::Part || (kind == Kind::RegistryCut && self.chance.one_of(1, 2));
+        let both = kind == Fault::Part || (kind == Fault::RegistryCut && self.chance.one_of(1, 2));
         match kind {
-            Kind::BreakConnections => {
+            Fault::BreakConnections => {
                 wires.break_connections(&one, &other);
                 return Ok(());
             }
@@ -270,7 +269,7 @@ impl Storm {
             duplicate: part(100),
             reorder: part(300),
         };
-        cluster.tell(Kind::Weather, format_args!("{faults:?} for {lasts:?}"));
+        cluster.tell(Fault::Weather, format_args!("{faults:?} for {lasts:?}"));
         cluster.site.wires.set_faults(faults);
         self.weather.set(self.weather.get() + 1);
         let (weather, now) = (Rc::clone(&self.weather), self.weather.get());
@@ -302,7 +301,7 @@ impl Storm {
             lost_answer: in_1000(300),
             torn: 0,
         };
-        cluster.tell(Kind::BackEnds, format_args!("{faults:?} for {lasts:?}"));
+        cluster.tell(Fault::BackEnds, format_args!("{faults:?} for {lasts:?}"));
         backend.set(faults);
         tokio::task::spawn_local(async move {
             sleep(lasts).await;
@@ -314,7 +313,7 @@ impl Storm {
     fn clock_jump(&mut self) -> anyhow::Result<()> {
         let machine = self.one_of(&self.cluster.volume_routers.clone())?;
         let by = i64::try_from(self.chance.below(7_200_000_000))? - 3_600_000_000;
-        self.cluster.tell(Kind::ClockJump, format_args!("{} by {by} us", machine.name));
+        self.cluster.tell(Fault::ClockJump, format_args!("{} by {by} us", machine.name));
         machine.clock.set_by(by);
         Ok(())
     }
@@ -326,7 +325,7 @@ impl Storm {
         let Some(owner) = cluster.promises.owner(volume).filter(|owner| owner != to) else {
             return Ok(());
         };
-        cluster.tell(Kind::Move, format_args!("volume {volume} from {owner} to {to}"));
+        cluster.tell(Fault::Move, format_args!("volume {volume} from {owner} to {to}"));
         let request = VolumeRequest::Control(VolumeControl::Move { volume, to: node(to)? });
         let hello = Hello {
             version: Version::CURRENT,
