@@ -102,7 +102,10 @@ fn lose_copies(chance: &mut Chance, dir: &Path) -> io::Result<()> {
             false if chance.one_of(1, 3) => fs::remove_file(&path)?,
             false if chance.one_of(1, 3) => {
                 let length = fs::metadata(&path)?.len();
-                File::options().write(true).open(&path)?.set_len(chance.below(length))?;
+                File::options()
+                    .write(true)
+                    .open(&path)?
+                    .set_len(chance.below(length))?;
             }
             false => {}
         }
@@ -133,7 +136,11 @@ impl Disk for SimulatedDisk {
                 writes: Vec::new(),
             }),
         };
-        unsynced.writes.push(Written { offset, before, after });
+        unsynced.writes.push(Written {
+            offset,
+            before,
+            after,
+        });
         Ok(length)
     }
 
@@ -169,15 +176,25 @@ mod tests {
         let (mut lost, mut kept, mut torn) = (0, 0, 0);
         for seed in 0..60 {
             let disk = SimulatedDisk::new(Chance::seeded(seed));
-            let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&path)
+                .unwrap();
             disk.allocate(&file, 8192).unwrap();
             disk.write(&file, &[IoSlice::new(&[1; 8192])], 0).unwrap();
             disk.sync(&file).unwrap();
-            disk.write(&file, &[IoSlice::new(&[2; 1024]), IoSlice::new(&[2; 1024])], 4096).unwrap();
+            disk.write(&file, &[IoSlice::new(&[2; 1024]), IoSlice::new(&[2; 1024])], 4096)
+                .unwrap();
             disk.write(&file, &[IoSlice::new(&[3; 1024])], 4096).unwrap();
             disk.lose_power(dir.path()).unwrap();
             let bytes = fs::read(&path).unwrap();
-            assert!(bytes[..4096].iter().chain(&bytes[6144..]).all(|byte| *byte == 1), "it was synced");
+            assert!(
+                bytes[..4096].iter().chain(&bytes[6144..]).all(|byte| *byte == 1),
+                "it was synced"
+            );
             let second = &bytes[5120..6144];
             match (second == [1; 1024], second == [2; 1024]) {
                 (true, _) => lost += 1,
@@ -185,6 +202,9 @@ mod tests {
                 _ => torn += 1,
             }
         }
-        assert!(lost > 5 && kept > 5 && torn > 5, "{lost} lost, {kept} kept, {torn} torn");
+        assert!(
+            lost > 5 && kept > 5 && torn > 5,
+            "{lost} lost, {kept} kept, {torn} torn"
+        );
     }
 }

@@ -12,8 +12,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use sconce_bus::Role;
 use sconce_fs_router::routing::{Components, Limits, Orphans, Router, Volume};
 use sconce_runtime::{Chance, Stop};
-use sconce_schemas::wire::volume::IoFlags;
 use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::volume::IoFlags;
 use sconce_schemas::{CLUSTER_BYTES, VolumeId};
 use tokio::time::timeout;
 
@@ -153,7 +153,8 @@ impl Guest {
             }
         }
         let trouble = volume.trouble();
-        let text = format!("a guest of {name} is not answered by volume {index} although all is well: {trouble:?}");
+        let text =
+            format!("a guest of {name} is not answered by volume {index} although all is well: {trouble:?}");
         site.history.borrow_mut().fail(text);
     }
 
@@ -181,7 +182,10 @@ impl Guest {
             match value_of(bytes) {
                 Some(value) => self.site.history.borrow_mut().end(begun, Some(value)),
                 None => {
-                    let text = format!("volume {}: a read found a cluster that no write left so: {begun:?}", self.index);
+                    let text = format!(
+                        "volume {}: a read found a cluster that no write left so: {begun:?}",
+                        self.index
+                    );
                     self.site.history.borrow_mut().fail(text);
                 }
             }
@@ -189,7 +193,9 @@ impl Guest {
     }
 
     async fn write(&mut self, first: u64, count: u64) {
-        let values: Vec<Value> = (0..count).map(|_| self.site.history.borrow_mut().fresh()).collect();
+        let values: Vec<Value> = (0..count)
+            .map(|_| self.site.history.borrow_mut().fresh())
+            .collect();
         let whats: Vec<What> = values.iter().copied().map(What::Write).collect();
         let begun = self.begin(first, &whats);
         let flags = match self.chance.one_of(1, 20) {
@@ -198,15 +204,22 @@ impl Guest {
         };
         let written = self.volume.write(offset(first), bytes_of(&values), flags).await;
         if self.answered(written).is_some() {
-            begun.into_iter().for_each(|begun| self.site.history.borrow_mut().end(begun, None));
+            begun
+                .into_iter()
+                .for_each(|begun| self.site.history.borrow_mut().end(begun, None));
         }
     }
 
     async fn discard(&mut self, first: u64, count: u64) {
         let begun = self.begin(first, &vec![What::Write(0); usize::try_from(count).unwrap_or(1)]);
-        let discarded = self.volume.discard(offset(first), count * CLUSTER_BYTES, IoFlags(0)).await;
+        let discarded = self
+            .volume
+            .discard(offset(first), count * CLUSTER_BYTES, IoFlags(0))
+            .await;
         if self.answered(discarded).is_some() {
-            begun.into_iter().for_each(|begun| self.site.history.borrow_mut().end(begun, None));
+            begun
+                .into_iter()
+                .for_each(|begun| self.site.history.borrow_mut().end(begun, None));
         }
     }
 
@@ -225,7 +238,10 @@ impl Guest {
     fn answered<T>(&self, answer: Result<T, Refusal>) -> Option<T> {
         answer
             .inspect_err(|refusal| {
-                let text = format!("a guest of {} got an error from volume {}: {refusal}", self.name, self.index);
+                let text = format!(
+                    "a guest of {} got an error from volume {}: {refusal}",
+                    self.name, self.index
+                );
                 self.site.history.borrow_mut().fail(text);
             })
             .ok()

@@ -91,9 +91,15 @@ impl History {
 
     /// It is answered. `found`: what a read found.
     pub(crate) fn end(&mut self, begun: Begun, found: Option<Value>) {
-        self.note(format_args!("answered {:?} #{} {found:?}", begun.place, begun.index));
+        self.note(format_args!(
+            "answered {:?} #{} {found:?}",
+            begun.place, begun.index
+        ));
         self.acked += 1;
-        let operation = self.places.get_mut(&begun.place).and_then(|operations| operations.get_mut(begun.index));
+        let operation = self
+            .places
+            .get_mut(&begun.place)
+            .and_then(|operations| operations.get_mut(begun.index));
         if let Some(operation) = operation {
             operation.answered = Some(self.now);
             if let Some(found) = found {
@@ -115,8 +121,13 @@ impl History {
             let told: Vec<String> = shortest
                 .iter()
                 .map(|operation| {
-                    let answered = operation.answered.map_or_else(|| "never".to_owned(), |at| at.to_string());
-                    format!("{:?} asked {} answered {answered}", operation.what, operation.asked)
+                    let answered = operation
+                        .answered
+                        .map_or_else(|| "never".to_owned(), |at| at.to_string());
+                    format!(
+                        "{:?} asked {} answered {answered}",
+                        operation.what, operation.asked
+                    )
                 })
                 .collect();
             self.fail(format!(
@@ -129,7 +140,10 @@ impl History {
     }
 
     pub(crate) fn operations(&self) -> u64 {
-        self.places.values().map(|operations| operations.len() as u64).sum()
+        self.places
+            .values()
+            .map(|operations| operations.len() as u64)
+            .sum()
     }
 
     pub(crate) fn into_trace(self) -> String {
@@ -147,7 +161,11 @@ fn shortest_wrong(operations: &[Operation]) -> Vec<Operation> {
     values.sort_unstable();
     values.dedup();
     for leave_out in values {
-        let without: Vec<Operation> = left.iter().filter(|one| value(one) != leave_out).copied().collect();
+        let without: Vec<Operation> = left
+            .iter()
+            .filter(|one| value(one) != leave_out)
+            .copied()
+            .collect();
         if !is_linearizable(&without) {
             left = without;
         }

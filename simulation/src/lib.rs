@@ -103,23 +103,37 @@ pub fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     hear_panics();
     let (plan, dir) = (plan.clone(), dir.join(format!("seed-{:020}", plan.seed)));
     // A thread of its own: hash maps are keyed by what the thread has drawn so far.
-    let thread = std::thread::Builder::new().name(format!("seed {}", plan.seed)).spawn(move || {
-        entropy::leave_out(plan.seed);
-        let _here = Simulated::enter(plan.seed, &plan.planted);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-        drop(std::fs::remove_dir_all(&dir));
-        std::fs::create_dir_all(&dir).with_context(|| format!("folder {}", dir.display()))?;
-        let subscriber = tracing_subscriber::registry().with(log::ToHistory {
-            most: if plan.is_detailed { Level::DEBUG } else { Level::WARN },
-            hidden: [dir.display().to_string(), format!("process {}", std::process::id())],
-        });
-        let report = tracing::subscriber::with_default(subscriber, || {
-            LocalSet::new().block_on(&runtime, live(&plan, &dir))
-        });
-        drop(std::fs::remove_dir_all(&dir));
-        report
-    })?;
-    thread.join().map_err(|_| anyhow::anyhow!("the simulation itself panicked"))?
+    let thread = std::thread::Builder::new()
+        .name(format!("seed {}", plan.seed))
+        .spawn(move || {
+            entropy::leave_out(plan.seed);
+            let _here = Simulated::enter(plan.seed, &plan.planted);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()?;
+            drop(std::fs::remove_dir_all(&dir));
+            std::fs::create_dir_all(&dir).with_context(|| format!("folder {}", dir.display()))?;
+            let subscriber = tracing_subscriber::registry().with(log::ToHistory {
+                most: if plan.is_detailed {
+                    Level::DEBUG
+                } else {
+                    Level::WARN
+                },
+                hidden: [
+                    dir.display().to_string(),
+                    format!("process {}", std::process::id()),
+                ],
+            });
+            let report = tracing::subscriber::with_default(subscriber, || {
+                LocalSet::new().block_on(&runtime, live(&plan, &dir))
+            });
+            drop(std::fs::remove_dir_all(&dir));
+            report
+        })?;
+    thread
+        .join()
+        .map_err(|_| anyhow::anyhow!("the simulation itself panicked"))?
 }
 
 /// A panic in a simulated process is something that went wrong; elsewhere it is told as always.
@@ -161,7 +175,12 @@ async fn live(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     })
 }
 
-async fn within(plan: &Plan, dir: &Path, chance: &mut Chance, history: &Rc<RefCell<History>>) -> anyhow::Result<()> {
+async fn within(
+    plan: &Plan,
+    dir: &Path,
+    chance: &mut Chance,
+    history: &Rc<RefCell<History>>,
+) -> anyhow::Result<()> {
     let volumes = 1 + u8::try_from(chance.below(2))?;
     let load = Load {
         volumes: (0..volumes).map(guests::volume).collect(),
@@ -169,12 +188,17 @@ async fn within(plan: &Plan, dir: &Path, chance: &mut Chance, history: &Rc<RefCe
         pause_ms: 50 + chance.below(400),
         reads: if plan.reads { 20 + chance.below(50) } else { 0 },
     };
-    history.borrow_mut().note(format_args!("seed {}: {load:?}", plan.seed));
+    history
+        .borrow_mut()
+        .note(format_args!("seed {}: {load:?}", plan.seed));
     let site = Rc::new(Site::new(dir.to_owned(), chance.fork(), load, Rc::clone(history)));
     site.wires.set_faults(storm::fair());
     create_volumes(&site.registry, &site.load, chance).await?;
     let machines = |names: &[&'static str]| -> anyhow::Result<Vec<Rc<Machine>>> {
-        names.iter().map(|name| Ok(Rc::new(Machine::new(&site, name)?))).collect()
+        names
+            .iter()
+            .map(|name| Ok(Rc::new(Machine::new(&site, name)?)))
+            .collect()
     };
     let cluster = Rc::new(Cluster {
         volume_routers: machines(&VOLUME_ROUTERS)?,
@@ -208,9 +232,18 @@ async fn within(plan: &Plan, dir: &Path, chance: &mut Chance, history: &Rc<RefCe
 fn start(cluster: &Cluster) {
     let site = &cluster.site;
     cluster.registry_host.start(site, Service::RegistryHost);
-    cluster.storage_routers.iter().for_each(|machine| machine.start(site, Service::StorageRouter));
-    cluster.volume_routers.iter().for_each(|machine| machine.start(site, Service::VolumeRouter));
-    cluster.fs_routers.iter().for_each(|machine| machine.start(site, Service::Guests));
+    cluster
+        .storage_routers
+        .iter()
+        .for_each(|machine| machine.start(site, Service::StorageRouter));
+    cluster
+        .volume_routers
+        .iter()
+        .for_each(|machine| machine.start(site, Service::VolumeRouter));
+    cluster
+        .fs_routers
+        .iter()
+        .for_each(|machine| machine.start(site, Service::Guests));
 }
 
 async fn create_volumes(registry: &Registry, load: &Load, chance: &mut Chance) -> anyhow::Result<()> {
@@ -241,8 +274,12 @@ async fn create_volumes(registry: &Registry, load: &Load, chance: &mut Chance) -
             mtime_ns: 0,
             ctime_ns: 0,
         };
-        registry.put_record(&keys::inode(inode), None, &file, None).await?;
-        registry.put_record(&keys::volume(*volume), Some(Revision::ABSENT), &record, None).await?;
+        registry
+            .put_record(&keys::inode(inode), None, &file, None)
+            .await?;
+        registry
+            .put_record(&keys::volume(*volume), Some(Revision::ABSENT), &record, None)
+            .await?;
     }
     Ok(())
 }
@@ -264,7 +301,9 @@ async fn put_right(cluster: &Rc<Cluster>) -> anyhow::Result<()> {
             break;
         }
         for (volume, owner) in &waiting {
-            site.history.borrow_mut().note(format_args!("{volume} waits for a disk that {owner} lost"));
+            site.history
+                .borrow_mut()
+                .note(format_args!("{volume} waits for a disk that {owner} lost"));
         }
         let is_owner = |machine: &&Rc<Machine>| waiting.iter().any(|(_, owner)| owner == machine.name);
         let owners: Vec<&Rc<Machine>> = cluster.volume_routers.iter().filter(is_owner).collect();
@@ -272,7 +311,9 @@ async fn put_right(cluster: &Rc<Cluster>) -> anyhow::Result<()> {
             owner.kill(site)?;
         }
         sleep(Duration::from_secs(8)).await;
-        owners.iter().for_each(|owner| owner.start(site, Service::VolumeRouter));
+        owners
+            .iter()
+            .for_each(|owner| owner.start(site, Service::VolumeRouter));
         sleep(Duration::from_secs(2)).await;
     }
     Ok(())
@@ -283,7 +324,9 @@ async fn look(cluster: &Cluster) -> anyhow::Result<()> {
     let site = &cluster.site;
     for machine in &cluster.fs_routers {
         if !machine.has_ended().await {
-            site.history.borrow_mut().fail(format!("{} does not come to its end", machine.name));
+            site.history
+                .borrow_mut()
+                .fail(format!("{} does not come to its end", machine.name));
         }
     }
     let machine = &cluster.fs_routers[0];

@@ -34,7 +34,10 @@ pub struct Operation {
 /// was written last; at first there are zeros. A read that was not answered says nothing and is left out by the caller.
 #[must_use]
 pub fn is_linearizable(history: &[Operation]) -> bool {
-    let found: HashSet<Value> = history.iter().filter_map(|operation| operation.what.found()).collect();
+    let found: HashSet<Value> = history
+        .iter()
+        .filter_map(|operation| operation.what.found())
+        .collect();
     // What nobody saw of a write without an answer need not have happened.
     let counts = |operation: &&Operation| match (operation.what, operation.answered) {
         (What::Write(value), None) => found.contains(&value),
@@ -74,7 +77,10 @@ struct Search {
 
 impl Search {
     fn of(operations: Vec<Operation>) -> Self {
-        let asked = operations.iter().enumerate().map(|(at, operation)| (operation.asked, at, false));
+        let asked = operations
+            .iter()
+            .enumerate()
+            .map(|(at, operation)| (operation.asked, at, false));
         // What has no answer is over after all that has one.
         let answered = operations
             .iter()
@@ -99,7 +105,12 @@ impl Search {
             .chain(times.into_iter().enumerate().map(linked))
             .collect();
         let mut answers = vec![0; operations.len()];
-        for (place, entry) in entries.iter().enumerate().skip(1).filter(|(_, entry)| entry.is_answer) {
+        for (place, entry) in entries
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|(_, entry)| entry.is_answer)
+        {
             answers[entry.operation] = place;
         }
         Self {
@@ -199,7 +210,13 @@ mod tests {
     #[test]
     fn what_happens_one_after_the_other_is() {
         assert!(is_linearizable(&[]));
-        assert!(is_linearizable(&[read(0, 1, 2), write(7, 3, 4), read(7, 5, 6), write(0, 7, 8), read(0, 9, 10)]));
+        assert!(is_linearizable(&[
+            read(0, 1, 2),
+            write(7, 3, 4),
+            read(7, 5, 6),
+            write(0, 7, 8),
+            read(0, 9, 10)
+        ]));
     }
 
     #[test]
@@ -214,9 +231,15 @@ mod tests {
     #[test]
     fn a_lost_a_stale_and_an_invented_value_are_found() {
         assert!(!is_linearizable(&[write(1, 1, 2), read(0, 3, 4)]), "lost");
-        assert!(!is_linearizable(&[write(1, 1, 2), write(2, 3, 4), read(1, 5, 6)]), "stale");
+        assert!(
+            !is_linearizable(&[write(1, 1, 2), write(2, 3, 4), read(1, 5, 6)]),
+            "stale"
+        );
         assert!(!is_linearizable(&[write(1, 1, 2), read(9, 3, 4)]), "invented");
-        assert!(!is_linearizable(&[read(1, 1, 2), write(1, 3, 4)]), "before it was written");
+        assert!(
+            !is_linearizable(&[read(1, 1, 2), write(1, 3, 4)]),
+            "before it was written"
+        );
     }
 
     #[test]
@@ -225,18 +248,37 @@ mod tests {
         let seen = [read(1, 3, 4), read(2, 5, 6), read(1, 7, 8)];
         assert!(!is_linearizable(&[&both[..], &seen[..]].concat()));
         // A write that was done twice.
-        assert!(!is_linearizable(&[write(1, 1, 2), write(2, 3, 4), read(2, 5, 6), read(1, 7, 8)]));
+        assert!(!is_linearizable(&[
+            write(1, 1, 2),
+            write(2, 3, 4),
+            read(2, 5, 6),
+            read(1, 7, 8)
+        ]));
     }
 
     #[test]
     fn what_was_not_answered_may_happen_late_or_never_but_once() {
         let lost = write(1, 1, None);
         assert!(is_linearizable(&[lost, read(0, 2, 3)]), "never");
-        assert!(is_linearizable(&[lost, write(2, 2, 3), read(2, 4, 5), read(1, 6, 7), read(1, 8, 9)]), "late");
-        assert!(!is_linearizable(&[lost, read(1, 2, 3), read(0, 4, 5)]), "not undone");
-        assert!(!is_linearizable(&[lost, write(2, 2, 3), read(1, 4, 5), read(2, 6, 7), read(1, 8, 9)]), "not twice");
+        assert!(
+            is_linearizable(&[lost, write(2, 2, 3), read(2, 4, 5), read(1, 6, 7), read(1, 8, 9)]),
+            "late"
+        );
+        assert!(
+            !is_linearizable(&[lost, read(1, 2, 3), read(0, 4, 5)]),
+            "not undone"
+        );
+        assert!(
+            !is_linearizable(&[lost, write(2, 2, 3), read(1, 4, 5), read(2, 6, 7), read(1, 8, 9)]),
+            "not twice"
+        );
         let discard = write(0, 4, None);
-        assert!(is_linearizable(&[write(1, 1, 2), discard, read(1, 5, 6), read(0, 7, 8)]));
+        assert!(is_linearizable(&[
+            write(1, 1, 2),
+            discard,
+            read(1, 5, 6),
+            read(0, 7, 8)
+        ]));
     }
 
     /// The search against every order there is.
@@ -254,7 +296,11 @@ mod tests {
                     };
                     let lost = chance.one_of(1, 5) && matches!(what, What::Write(_));
                     let answered = (!lost).then(|| asked + 1 + chance.below(10));
-                    Operation { what, asked, answered }
+                    Operation {
+                        what,
+                        asked,
+                        answered,
+                    }
                 })
                 .collect();
             let expected = some_order(&history, 0, 0);
@@ -274,7 +320,11 @@ mod tests {
         }
         left().any(|at| {
             let operation = history[at];
-            let is_next = left().all(|other| history[other].answered.is_none_or(|answered| answered >= operation.asked));
+            let is_next = left().all(|other| {
+                history[other]
+                    .answered
+                    .is_none_or(|answered| answered >= operation.asked)
+            });
             let after = match operation.what {
                 What::Write(value) => Some(value),
                 What::Read(value) => (value == holds).then_some(holds),

@@ -40,7 +40,10 @@ impl<S: Subscriber> Layer<S> for ToHistory {
         }
         let mut line = Line(String::new());
         event.record(&mut line);
-        let text = self.hidden.iter().fold(line.0, |text, hidden| text.replace(hidden, "<this run's>"));
+        let text = self
+            .hidden
+            .iter()
+            .fold(line.0, |text, hidden| text.replace(hidden, "<this run's>"));
         HISTORY.with_borrow(|history| {
             // One that is logged while the history is written down is not worth a panic.
             let Some(Ok(mut history)) = history.as_ref().map(|history| history.try_borrow_mut()) else {

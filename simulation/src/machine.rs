@@ -76,7 +76,11 @@ impl Site {
         let wires = InProcess::new(chance.u64());
         let backend = |name: &&str| {
             let memory: Arc<dyn Backend> = Arc::new(MemoryBackend::new(name, BACKEND_BYTES));
-            Arc::new(FaultyBackend::new(memory, testing::Faults::default(), chance.u64()))
+            Arc::new(FaultyBackend::new(
+                memory,
+                testing::Faults::default(),
+                chance.u64(),
+            ))
         };
         let backends = BACKENDS.iter().map(backend).collect();
         Self {
@@ -101,7 +105,11 @@ impl Site {
 
     /// All connections of a machine break: what it says from now on, it says to nobody.
     pub(crate) fn break_off(&self, name: &str) -> anyhow::Result<()> {
-        let others = [REGISTRY].into_iter().chain(VOLUME_ROUTERS).chain(FS_ROUTERS).chain(STORAGE_ROUTERS);
+        let others = [REGISTRY]
+            .into_iter()
+            .chain(VOLUME_ROUTERS)
+            .chain(FS_ROUTERS)
+            .chain(STORAGE_ROUTERS);
         for other in others {
             self.wires.break_connections(&node(name)?, &node(other)?);
         }
@@ -206,7 +214,9 @@ impl Machine {
         let main = async move {
             loop {
                 let ended = Box::pin(service.run(&machine, &site, stop.clone())).await;
-                site.history.borrow_mut().note(format_args!("{} ended: {ended:?}", machine.name));
+                site.history
+                    .borrow_mut()
+                    .note(format_args!("{} ended: {ended:?}", machine.name));
                 if stop.is_requested() {
                     return;
                 }
@@ -252,13 +262,18 @@ async fn host_registry(site: &Site, stop: Stop) -> anyhow::Result<()> {
 
 async fn storage_router(machine: &Machine, site: &Site, stop: Stop) -> anyhow::Result<()> {
     let name = machine.name;
-    let backends = BACKENDS.map(|name| format!("[[backends]]\nname = \"{name}\"\ndir = \"/nowhere/{name}\"\n"));
+    let backends =
+        BACKENDS.map(|name| format!("[[backends]]\nname = \"{name}\"\ndir = \"/nowhere/{name}\"\n"));
     let settings: sconce_storage_router::Settings = toml::from_str(&format!(
         "{}{}[limits]\nbackend_deadline = \"2s\"\n[[pools]]\nname = \"default\"\nreplicas = 2\nbackends = {BACKENDS:?}\n",
         common(name),
         backends.concat()
     ))?;
-    let backends = site.backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
+    let backends = site
+        .backends
+        .iter()
+        .map(|backend| Arc::clone(backend) as Arc<dyn Backend>)
+        .collect();
     let components = sconce_storage_router::Components {
         network: site.network.clone(),
         stop,

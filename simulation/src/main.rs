@@ -40,7 +40,13 @@ struct Arguments {
 
 fn fault(name: &str) -> Result<Fault, String> {
     let found = Fault::ALL.iter().find(|fault| fault.name() == name).copied();
-    let names = || Fault::ALL.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(", ");
+    let names = || {
+        Fault::ALL
+            .iter()
+            .map(|fault| fault.name())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     found.ok_or_else(|| format!("right would be one of {}", names()))
 }
 
@@ -56,7 +62,9 @@ fn planted(name: &str) -> Result<Planted, String> {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let dir = tempfile::Builder::new().prefix("simulate-").tempdir_in(&arguments.dir)?;
+    let dir = tempfile::Builder::new()
+        .prefix("simulate-")
+        .tempdir_in(&arguments.dir)?;
     let (next, begun) = (AtomicU64::new(0), Instant::now());
     let (operations, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -71,7 +79,10 @@ fn main() -> anyhow::Result<()> {
                     let failures = one(seed, &arguments, dir.path(), &operations);
                     if !failures.is_empty() {
                         println!("seed {seed}: {}", failures.join("\n    "));
-                        failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(seed);
+                        failed
+                            .lock()
+                            .unwrap_or_else(std::sync::PoisonError::into_inner)
+                            .push(seed);
                     }
                     if (number + 1) % 100 == 0 {
                         eprintln!("{} seeds, {:.0} s", number + 1, begun.elapsed().as_secs_f64());
@@ -80,7 +91,9 @@ fn main() -> anyhow::Result<()> {
             });
         }
     });
-    let failed = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let failed = failed
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     println!(
         "{} seeds, {} operations, {:.1} s: {} failed {failed:?}",
         arguments.seeds,
@@ -114,8 +127,12 @@ fn one(seed: u64, arguments: &Arguments, dir: &std::path::Path, operations: &Ato
             is_detailed: true,
             ..plan
         };
-        let written = run(&detailed, dir)
-            .and_then(|again| Ok(std::fs::write(folder.join(format!("seed-{seed}.txt")), again.trace)?));
+        let written = run(&detailed, dir).and_then(|again| {
+            Ok(std::fs::write(
+                folder.join(format!("seed-{seed}.txt")),
+                again.trace,
+            )?)
+        });
         failures.extend(written.err().map(|error| format!("its trace: {error:#}")));
     }
     failures

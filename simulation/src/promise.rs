@@ -31,13 +31,18 @@ pub(crate) type Buffers = BTreeMap<String, String>;
 
 impl Promises {
     /// Follows the records for as long as the simulation lasts.
-    pub(crate) async fn follow(self: Rc<Self>, registry: Registry) -> Result<(), sconce_registry::RegistryError> {
+    pub(crate) async fn follow(
+        self: Rc<Self>,
+        registry: Registry,
+    ) -> Result<(), sconce_registry::RegistryError> {
         let mut after = registry.revision().await?;
         for (_, record, _) in registry.list_records::<VolumeRecord>(keys::VOLUMES).await? {
             self.seen(record);
         }
         loop {
-            let watched = registry.watch(keys::VOLUMES, after, Duration::from_secs(30)).await?;
+            let watched = registry
+                .watch(keys::VOLUMES, after, Duration::from_secs(30))
+                .await?;
             for event in watched.events {
                 if let Some(entry) = event.entry {
                     self.seen(sconce_registry::record::decode::<VolumeRecord>(&entry)?);
@@ -93,12 +98,17 @@ impl Promises {
         };
         let volumes = self.volumes.borrow();
         let waiting = volumes.values().filter(waits);
-        waiting.map(|known| (known.record.id, known.record.owner.to_string())).collect()
+        waiting
+            .map(|known| (known.record.id, known.record.owner.to_string()))
+            .collect()
     }
 
     /// A volume's owner.
     pub(crate) fn owner(&self, volume: VolumeId) -> Option<String> {
-        self.volumes.borrow().get(&volume).map(|known| known.record.owner.to_string())
+        self.volumes
+            .borrow()
+            .get(&volume)
+            .map(|known| known.record.owner.to_string())
     }
 }
 
@@ -115,7 +125,12 @@ impl Known {
             DtlState::InSync => [buffer.as_ref(), dtl_buffer.as_ref()],
             DtlState::Degraded | DtlState::Off => [buffer.as_ref(), None],
         };
-        let of = |wanted: &String| buffers.iter().find(|(_, buffer)| *buffer == wanted).map(|(name, _)| name.clone());
+        let of = |wanted: &String| {
+            buffers
+                .iter()
+                .find(|(_, buffer)| *buffer == wanted)
+                .map(|(name, _)| name.clone())
+        };
         let named = relied.into_iter().flatten().filter_map(of);
         named.filter(|name| !self.not_whole.contains(name)).collect()
     }

@@ -141,12 +141,16 @@ impl Storm {
 
     fn one_of<T: Clone>(&mut self, of: &[T]) -> anyhow::Result<T> {
         let drawn = usize::try_from(self.chance.below(of.len() as u64))?;
-        of.get(drawn).cloned().ok_or_else(|| anyhow::anyhow!("nothing to choose from"))
+        of.get(drawn)
+            .cloned()
+            .ok_or_else(|| anyhow::anyhow!("nothing to choose from"))
     }
 
     fn begin(&mut self, kind: Fault) -> anyhow::Result<()> {
         match kind {
-            Fault::Kill | Fault::PowerLoss | Fault::DiskLoss | Fault::Stop | Fault::Hold => self.volume_router(kind),
+            Fault::Kill | Fault::PowerLoss | Fault::DiskLoss | Fault::Stop | Fault::Hold => {
+                self.volume_router(kind)
+            }
             Fault::RegistryGone | Fault::StorageGone | Fault::GuestsGone => self.service(kind),
             Fault::CutOneWay | Fault::Part | Fault::BreakConnections | Fault::RegistryCut => self.ways(kind),
             Fault::Weather => self.weather(),
@@ -225,7 +229,11 @@ impl Storm {
         let others: Vec<&str> = match kind {
             Fault::RegistryCut => vec![REGISTRY],
             _ => {
-                let all = [&cluster.volume_routers, &cluster.fs_routers, &cluster.storage_routers];
+                let all = [
+                    &cluster.volume_routers,
+                    &cluster.fs_routers,
+                    &cluster.storage_routers,
+                ];
                 let all = all.into_iter().flatten().map(|machine| machine.name);
                 all.chain([REGISTRY]).filter(|name| *name != one).collect()
             }
@@ -313,7 +321,8 @@ impl Storm {
     fn clock_jump(&mut self) -> anyhow::Result<()> {
         let machine = self.one_of(&self.cluster.volume_routers.clone())?;
         let by = i64::try_from(self.chance.below(7_200_000_000))? - 3_600_000_000;
-        self.cluster.tell(Fault::ClockJump, format_args!("{} by {by} us", machine.name));
+        self.cluster
+            .tell(Fault::ClockJump, format_args!("{} by {by} us", machine.name));
         machine.clock.set_by(by);
         Ok(())
     }
@@ -326,7 +335,10 @@ impl Storm {
             return Ok(());
         };
         cluster.tell(Fault::Move, format_args!("volume {volume} from {owner} to {to}"));
-        let request = VolumeRequest::Control(VolumeControl::Move { volume, to: node(to)? });
+        let request = VolumeRequest::Control(VolumeControl::Move {
+            volume,
+            to: node(to)?,
+        });
         let hello = Hello {
             version: Version::CURRENT,
             protocol: Protocol::Volume,
@@ -336,9 +348,15 @@ impl Storm {
         let caller: Caller<VolumeRequest, VolumeReply> =
             Caller::new(&cluster.site.network, &endpoint(&owner)?, hello);
         tokio::task::spawn_local(async move {
-            let answer = caller.call(&request, Bytes::new(), 0, Duration::from_secs(20)).await;
+            let answer = caller
+                .call(&request, Bytes::new(), 0, Duration::from_secs(20))
+                .await;
             let told = format!("{:?}", answer.map(|(reply, _)| reply));
-            cluster.site.history.borrow_mut().note(format_args!("the move of {volume} to {to}: {told}"));
+            cluster
+                .site
+                .history
+                .borrow_mut()
+                .note(format_args!("the move of {volume} to {to}: {told}"));
         });
         Ok(())
     }
@@ -357,6 +375,8 @@ fn again(site: &Rc<Site>, machine: &Rc<Machine>, service: Service) {
     if machine.is_up() && machine.kill(site).is_err() {
         return;
     }
-    site.history.borrow_mut().note(format_args!("{} starts", machine.name));
+    site.history
+        .borrow_mut()
+        .note(format_args!("{} starts", machine.name));
     machine.start(site, service);
 }

@@ -20,7 +20,10 @@ pub struct Clock {
 #[derive(Debug, Clone)]
 enum Kind {
     System,
-    Simulated { origin: Instant, unix_micros: Arc<AtomicU64> },
+    Simulated {
+        origin: Instant,
+        unix_micros: Arc<AtomicU64>,
+    },
 }
 
 impl Clock {

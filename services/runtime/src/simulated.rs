@@ -113,7 +113,9 @@ mod tests {
 
     /// What a simulated process draws, and in which order what blocks ends.
     fn lived(seed: u64) -> (u64, Vec<u32>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true);
         let runtime = runtime.build().unwrap();
         let _here = Simulated::enter(seed, &[]);
         let drawn = Chance::from_os().u64();

@@ -68,7 +68,19 @@ pub async fn run(settings: Settings, components: Components) -> anyhow::Result<(
     let workers = Workers::bounded(threads, CHECK_BYTES_AT_ONCE);
     let events = Events::new(node.clone(), Clock::system(), &mut Chance::from_os());
     let backends = setup::backends(&settings, &registry, &workers, &events).await?;
-    serve(&settings, Parts { network, stop, registry, tasks, workers, events, backends }).await
+    serve(
+        &settings,
+        Parts {
+            network,
+            stop,
+            registry,
+            tasks,
+            workers,
+            events,
+            backends,
+        },
+    )
+    .await
 }
 
 /// Runs a storage-router on back ends that somebody else made, with no thread beside its own: for simulations. Its
@@ -85,14 +97,33 @@ pub async fn run_on(
     let Components { network, stop } = components;
     let tasks = Tasks::new(&stop);
     let workers = Workers::inline();
-    let events = Events::new(settings.node.name.clone(), Clock::system(), &mut Chance::from_os());
+    let events = Events::new(
+        settings.node.name.clone(),
+        Clock::system(),
+        &mut Chance::from_os(),
+    );
     let deadline = settings.limits.backend_deadline.duration();
     let checked = |backend: Arc<dyn Backend>| {
         let name = backend.name().to_owned();
-        (name, Arc::new(Checked::new(backend, workers.clone(), deadline).telling(events.clone())))
+        (
+            name,
+            Arc::new(Checked::new(backend, workers.clone(), deadline).telling(events.clone())),
+        )
     };
     let backends = backends.into_iter().map(checked).collect();
-    serve(&settings, Parts { network, stop, registry, tasks, workers, events, backends }).await
+    serve(
+        &settings,
+        Parts {
+            network,
+            stop,
+            registry,
+            tasks,
+            workers,
+            events,
+            backends,
+        },
+    )
+    .await
 }
 
 /// What a storage-router serves with.
@@ -107,7 +138,15 @@ struct Parts {
 }
 
 async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
-    let Parts { network, stop, registry, mut tasks, workers, events, backends } = parts;
+    let Parts {
+        network,
+        stop,
+        registry,
+        mut tasks,
+        workers,
+        events,
+        backends,
+    } = parts;
     let node = settings.node.name.clone();
     setup::pools(settings, &registry).await?;
     let handler = Rc::new(Handler {
