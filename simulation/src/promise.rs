@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sconce_registry::Registry;
-use sconce_schemas::VolumeId;
 use sconce_schemas::records::{DtlState, VolumeRecord, keys};
+use sconce_schemas::{NodeName, VolumeId};
 
 /// Who holds what.
 #[derive(Default)]
@@ -103,12 +103,15 @@ impl Promises {
             .collect()
     }
 
-    /// A volume's owner.
-    pub(crate) fn owner(&self, volume: VolumeId) -> Option<String> {
-        self.volumes
-            .borrow()
-            .get(&volume)
-            .map(|known| known.record.owner.to_string())
+    /// A volume's owner, and the host of its twin where the record relies on one.
+    pub(crate) fn owner_and_twin(&self, volume: VolumeId) -> Option<(NodeName, Option<NodeName>)> {
+        let volumes = self.volumes.borrow();
+        let record = &volumes.get(&volume)?.record;
+        let twin = record
+            .dtl_host
+            .clone()
+            .filter(|_| record.dtl_state == DtlState::InSync);
+        Some((record.owner.clone(), twin))
     }
 }
 

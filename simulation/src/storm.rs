@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sconce_bus::{Caller, Faults, Hello, Protocol, Role, Version};
 use sconce_runtime::Chance;
+use sconce_schemas::NodeName;
 use sconce_schemas::wire::volume::{VolumeControl, VolumeReply, VolumeRequest};
 use tokio::time::{Instant, sleep};
 
@@ -72,6 +73,10 @@ faults! {
     ClockJump = "clock-jump",
     /// An fs-router is killed with its guests, and started again with others.
     GuestsGone = "guests-gone",
+    /// The owner of a volume does not reach its twin any more, and is killed before it can say so.
+    OwnerLost = "owner-lost",
+    /// The owner of a volume and one fs-router do not reach anybody else: another owner comes for the others.
+    OwnerFenced = "owner-fenced",
     /// An operator moves a volume to another volume-router.
     Move = "move",
 }
@@ -157,6 +162,8 @@ impl Storm {
             Fault::BackEnds => self.back_ends(),
             Fault::ClockJump => self.clock_jump(),
             Fault::Move => self.planned_move(),
+            Fault::OwnerLost => self.owner_lost(),
+            Fault::OwnerFenced => self.owner_fenced(),
         }
     }
 
@@ -327,11 +334,98 @@ impl Storm {
         Ok(())
     }
 
+    /// A volume's owner that runs, with its twin's host where the record relies on one.
+    fn owner(&mut self) -> anyhow::Result<Option<(Rc<Machine>, NodeName)>> {
+        let cluster = Rc::clone(&self.cluster);
+        let volume = self.one_of(&cluster.site.load.volumes)?;
+        let Some((owner, Some(twin))) = cluster.promises.owner_and_twin(volume) else {
+            return Ok(None);
+        };
+        let owner = cluster
+            .volume_routers
+            .iter()
+            .find(|machine| machine.name == owner.to_string());
+        let owner = owner.filter(|machine| machine.is_up() && !machine.busy.get());
+        Ok(owner.map(|owner| (Rc::clone(owner), twin)))
+    }
+
+    fn owner_lost(&mut self) -> anyhow::Result<()> {
+        let Some((machine, twin)) = self.owner()? else {
+            return Ok(());
+        };
+        let cluster = Rc::clone(&self.cluster);
+        let (alone, lasts) = (self.millis(20, 450), self.millis(3_500, 7_000));
+        let fault = Fault::OwnerLost;
+        cluster.tell(
+            fault,
+            format_args!(
+                "{} has no way to {twin} for {alone:?}, and is gone for {lasts:?}",
+                machine.name
+            ),
+        );
+        machine.busy.set(true);
+        let owner = node(machine.name)?;
+        cluster.site.wires.cut(&owner, &twin);
+        tokio::task::spawn_local(async move {
+            sleep(alone).await;
+            if let Err(error) = machine.kill(&cluster.site) {
+                cluster.site.history.borrow_mut().fail(error.to_string());
+            }
+            cluster.site.wires.heal(&owner, &twin);
+            sleep(lasts).await;
+            again(&cluster.site, &machine, Service::VolumeRouter);
+            machine.busy.set(false);
+        });
+        Ok(())
+    }
+
+    fn owner_fenced(&mut self) -> anyhow::Result<()> {
+        let Some((machine, _)) = self.owner()? else {
+            return Ok(());
+        };
+        let cluster = Rc::clone(&self.cluster);
+        let stays = self.one_of(&cluster.fs_routers)?.name;
+        let lasts = self.millis(3_500, 8_000);
+        let fault = Fault::OwnerFenced;
+        cluster.tell(fault, format_args!("{} with {stays} for {lasts:?}", machine.name));
+        let all = [
+            &cluster.volume_routers,
+            &cluster.fs_routers,
+            &cluster.storage_routers,
+        ];
+        let all = all
+            .into_iter()
+            .flatten()
+            .map(|machine| machine.name)
+            .chain([REGISTRY]);
+        let others = all
+            .filter(|name| *name != machine.name && *name != stays)
+            .map(node);
+        let others = others.collect::<anyhow::Result<Vec<NodeName>>>()?;
+        let (owner, wires) = (node(machine.name)?, cluster.site.wires.clone());
+        for other in &others {
+            wires.part(&owner, other);
+            wires.break_connections(&owner, other);
+        }
+        tokio::task::spawn_local(async move {
+            sleep(lasts).await;
+            for other in &others {
+                wires.heal(&owner, other);
+                wires.heal(other, &owner);
+            }
+        });
+        Ok(())
+    }
+
     fn planned_move(&mut self) -> anyhow::Result<()> {
         let cluster = Rc::clone(&self.cluster);
         let volume = self.one_of(&cluster.site.load.volumes)?;
         let to = self.one_of(&cluster.volume_routers)?.name;
-        let Some(owner) = cluster.promises.owner(volume).filter(|owner| owner != to) else {
+        let owner = cluster
+            .promises
+            .owner_and_twin(volume)
+            .map(|(owner, _)| owner.to_string());
+        let Some(owner) = owner.filter(|owner| owner != to) else {
             return Ok(());
         };
         cluster.tell(Fault::Move, format_args!("volume {volume} from {owner} to {to}"));
