@@ -60,11 +60,12 @@ pub(crate) async fn run(machine: &Machine, site: &Rc<Site>, stop: &Stop) -> anyh
     let mut guests = Vec::new();
     for index in 0..site.load.volumes.len() {
         let volume = router.attach_volume(site.load.volumes[index]);
-        for _ in 0..site.load.guests {
+        for number in 0..site.load.guests {
             let guest = Guest {
                 site: Rc::clone(site),
                 name: machine.name,
                 index,
+                only_reads: number == 0 && site.load.reads > 0,
                 volume: volume.clone(),
                 chance: site.chance.borrow_mut().fork(),
             };
@@ -99,6 +100,7 @@ pub(crate) async fn look(machine: &Machine, site: &Rc<Site>) -> anyhow::Result<(
             site: Rc::clone(site),
             name: machine.name,
             index,
+            only_reads: true,
             volume: router.attach_volume(site.load.volumes[index]),
             chance: site.chance.borrow_mut().fork(),
         };
@@ -118,6 +120,8 @@ struct Guest {
     site: Rc<Site>,
     name: &'static str,
     index: usize,
+    /// It only reads, and waits for nothing: where writes hang, somebody still looks.
+    only_reads: bool,
     volume: Volume,
     chance: Chance,
 }
@@ -128,7 +132,7 @@ impl Guest {
             let longest = self.site.load.pause_ms * if self.site.is_calm.get() { CALMER } else { 1 };
             let pause = self.chance.below(longest * 1000);
             tokio::time::sleep(Duration::from_micros(pause)).await;
-            match self.chance.one_of(3, 100) {
+            match self.only_reads || self.chance.one_of(3, 100) {
                 // Whoever asked goes away: it happens or not, now or later.
                 true => {
                     let patience = Duration::from_millis(self.chance.below(300));
@@ -163,7 +167,11 @@ impl Guest {
         let within = self.chance.below(GROUP - count + 1);
         let first = self.chance.below(CLUSTERS / GROUP) * GROUP + within;
         let drawn = self.chance.below(100);
-        let reads = self.site.load.reads;
+        let reads = if self.only_reads {
+            100
+        } else {
+            self.site.load.reads
+        };
         match drawn {
             drawn if drawn < reads => self.read(first, count).await,
             98.. => self.flush().await,

@@ -184,7 +184,7 @@ async fn within(
     let volumes = 1 + u8::try_from(chance.below(2))?;
     let load = Load {
         volumes: (0..volumes).map(guests::volume).collect(),
-        guests: 1 + chance.below(3),
+        guests: 2 + chance.below(2),
         pause_ms: 50 + chance.below(400),
         reads: if plan.reads { 20 + chance.below(50) } else { 0 },
     };
