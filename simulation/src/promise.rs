@@ -103,6 +103,15 @@ impl Promises {
             .collect()
     }
 
+    /// Whether a twin has what this machine, which was lost, no longer has all of, and its host has not gone on with it yet.
+    pub(crate) fn has_to_take_over_from(&self, machine: &str) -> bool {
+        let waits = |known: &Known| {
+            let is_owner = known.record.owner.to_string() == machine;
+            is_owner && known.record.dtl_state == DtlState::InSync && known.not_whole.contains(machine)
+        };
+        self.volumes.borrow().values().any(waits)
+    }
+
     /// A volume's owner, and the host of its twin where the record relies on one.
     pub(crate) fn owner_and_twin(&self, volume: VolumeId) -> Option<(NodeName, Option<NodeName>)> {
         let volumes = self.volumes.borrow();

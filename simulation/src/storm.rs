@@ -196,9 +196,13 @@ impl Storm {
         if is_loss {
             cluster.promises.lost(machine.name);
         }
-        let site = Rc::clone(site);
+        let (site, promises) = (Rc::clone(site), Rc::clone(&cluster.promises));
         tokio::task::spawn_local(async move {
             sleep(lasts).await;
+            // An owner that comes back goes on with what its disk has, and does not know what that lost (0195).
+            while kind == Fault::PowerLoss && promises.has_to_take_over_from(machine.name) {
+                sleep(Duration::from_millis(500)).await;
+            }
             match kind {
                 Fault::Hold => machine.go_on(),
                 _ => again(&site, &machine, Service::VolumeRouter),

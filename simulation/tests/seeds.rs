@@ -92,7 +92,7 @@ fn a_stale_read_after_fencing_is_found() {
 
 #[test]
 fn a_resend_with_a_new_number_is_found() {
-    found(&[Planted::ResendAnew], &[Fault::Weather], true, 6);
+    found(&[Planted::ResendAnew], &[Fault::Weather], true, 35);
 }
 
 /// Only an owner that does not know that its lease is over still asks the twin: without the lease the seal is what holds, for
