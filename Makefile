@@ -4,7 +4,7 @@ RUN ?= run
 BIN ?= target/release
 export RUN BIN
 
-.PHONY: help up down build images test test-full fuzz lint docs deny bench bench-twin bench-history trace fmt
+.PHONY: help up down build images test test-full fuzz simulate lint docs deny bench bench-twin bench-history trace fmt
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +40,11 @@ test-full: ## the same with the long runs: 100 kill rounds, long fio and fsx, mo
 fuzz: ## runs each fuzz target for 5 minutes (FOR=seconds: longer or shorter; what is found: fuzz/artifacts)
 	@scripts/packages test
 	@scripts/fuzz $(or $(FOR),300)
+
+simulate: ## whole clusters from seeds, under faults (SEEDS=n, FROM=first seed; what fails leaves its trace in target/simulation)
+	@mkdir -p target/simulation
+	@cargo run --quiet --locked -p sconce-simulation --bin simulate -- \
+	--seeds $(or $(SEEDS),1000) --from $(or $(FROM),1) --threads $$(nproc) --trace target/simulation
 
 lint: ## formatting and clippy, warnings are errors
 	@cargo fmt --all --check

@@ -186,6 +186,7 @@ impl Embedded {
             }
             let wake = next_end.map_or(until, |end| end.min(until));
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = tokio::time::sleep_until(wake) => {}
             }

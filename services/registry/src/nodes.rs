@@ -40,6 +40,7 @@ pub async fn tell(registry: Registry, me: NodeName, events: Events, stop: Stop) 
     );
     loop {
         let looked = tokio::select! {
+            biased;
             () = stop.requested() => return,
             looked = watch.look() => looked,
         };
@@ -48,6 +49,7 @@ pub async fn tell(registry: Registry, me: NodeName, events: Events, stop: Stop) 
             Err(error) => {
                 tracing::debug!(%error, "the registry does not tell now which services come and go");
                 tokio::select! {
+                    biased;
                     () = stop.requested() => return,
                     () = tokio::time::sleep(backoff.wait()) => {}
                 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sconce_bus::{CallError, Caller, Endpoint, Hello, Network};
+use sconce_runtime::simulated;
 use sconce_schemas::wire::registry::{Change, LeaseId, RegistryReply, RegistryRequest, Revision};
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -45,15 +46,19 @@ impl Remote {
     /// Starts the connection's thread; the connection itself is made, and made again, as it can be.
     pub(crate) fn start(network: &Network, endpoint: &Endpoint, hello: Hello) -> Result<Self, OpenError> {
         let (jobs, todo) = mpsc::channel(REQUESTS_MAX);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(OpenError::Thread)?;
         let (network, at) = (network.clone(), endpoint.clone());
-        let thread = std::thread::Builder::new().name("registry".to_owned());
-        let run = move || {
-            let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, serve(&network, &at, hello, todo));
-        };
-        thread.spawn(run).map_err(OpenError::Thread)?;
+        if simulated::is_here() {
+            tokio::task::spawn_local(async move { serve(&network, &at, hello, todo).await });
+        } else {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(OpenError::Thread)?;
+            let thread = std::thread::Builder::new().name("registry".to_owned());
+            let run = move || {
+                let local = tokio::task::LocalSet::new();
+                local.block_on(&runtime, serve(&network, &at, hello, todo));
+            };
+            thread.spawn(run).map_err(OpenError::Thread)?;
+        }
         Ok(Self {
             name: format!("at {endpoint}"),
             jobs,
@@ -148,6 +153,7 @@ async fn serve(network: &Network, endpoint: &Endpoint, hello: Hello, mut todo: m
         let caller = caller.clone();
         tokio::task::spawn_local(async move {
             let outcome = tokio::select! {
+                biased;
                 outcome = caller.call(&job.request, Bytes::new(), 0, job.deadline) => outcome,
                 // Whoever asked went away.
                 () = job.answer.closed() => return,

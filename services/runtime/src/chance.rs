@@ -33,9 +33,13 @@ impl Chance {
         }
     }
 
-    /// Numbers that nobody can repeat.
+    /// Numbers that nobody can repeat; on a thread of a simulation, numbers of its seed.
     #[must_use]
     pub fn from_os() -> Self {
+        crate::simulated::chance().unwrap_or_else(Self::of_the_system)
+    }
+
+    fn of_the_system() -> Self {
         Self {
             source: Source::Os {
                 keyed: RandomState::new(),

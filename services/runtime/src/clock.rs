@@ -5,6 +5,8 @@
 //! Crash: nothing.
 //! Knows no time zones.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
@@ -18,7 +20,10 @@ pub struct Clock {
 #[derive(Debug, Clone)]
 enum Kind {
     System,
-    Simulated { origin: Instant, unix_micros: u64 },
+    Simulated {
+        origin: Instant,
+        unix_micros: Arc<AtomicU64>,
+    },
 }
 
 impl Clock {
@@ -34,16 +39,31 @@ impl Clock {
     pub fn simulated(unix_micros: u64) -> Clock {
         let origin = Instant::now();
         Clock {
-            kind: Kind::Simulated { origin, unix_micros },
+            kind: Kind::Simulated {
+                origin,
+                unix_micros: Arc::new(AtomicU64::new(unix_micros)),
+            },
+        }
+    }
+
+    /// Somebody sets a simulated wall clock, and with it its clones, `micros` forward or back. The machine's is left alone.
+    pub fn set_by(&self, micros: i64) {
+        if let Kind::Simulated { unix_micros, .. } = &self.kind {
+            let set = |before: u64| Some(before.saturating_add_signed(micros));
+            // It never gives `None`.
+            let _ = unix_micros.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
         }
     }
 
     /// Microseconds since 1970 by the wall clock; 0 where the machine's clock is set before that.
     #[must_use]
     pub fn unix_micros(&self) -> u64 {
-        match self.kind {
+        match &self.kind {
             Kind::System => micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
-            Kind::Simulated { origin, unix_micros } => unix_micros.saturating_add(micros(origin.elapsed())),
+            Kind::Simulated { origin, unix_micros } => {
+                let begun = unix_micros.load(Ordering::Relaxed);
+                begun.saturating_add(micros(origin.elapsed()))
+            }
         }
     }
 
@@ -70,6 +90,8 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1500)).await;
         assert_eq!(clock.unix_micros(), 6_500_000);
         assert_eq!(clock.now() - before, Duration::from_millis(1500));
+        clock.clone().set_by(-2_000_000);
+        assert_eq!(clock.unix_micros(), 4_500_000, "set back");
     }
 
     #[test]

@@ -171,6 +171,7 @@ impl Events {
             && let Ok(_turn) = self.inner.waiting.try_acquire()
         {
             tokio::select! {
+                biased;
                 _ = last.wait_for(|last| *last > after) => {}
                 () = tokio::time::sleep(wait) => {}
                 () = stop.requested() => {}

@@ -1,7 +1,7 @@
 //! What every service needs before it does anything of its own.
 //!
 //! Keeps: settings, clock, chance, orderly stop, supervised tasks, crash points, events, pid file, descriptors that outlive the
-//! process, throttled log lines.
+//! process, throttled log lines, what a simulated process has in place of the system's.
 //! Order: a stop that was requested stays requested.
 //! Crash: a pid file that a killed process left behind is taken over by the next.
 //! Knows no service, no bus and no storage.
@@ -14,6 +14,7 @@ pub mod descriptors;
 pub mod events;
 pub mod pidfile;
 pub mod settings;
+pub mod simulated;
 pub mod stop;
 pub mod tasks;
 pub mod throttle;
@@ -24,6 +25,7 @@ pub use clock::Clock;
 pub use descriptors::DescriptorStore;
 pub use events::Events;
 pub use pidfile::PidFile;
+pub use simulated::blocking;
 pub use stop::Stop;
 pub use tasks::Tasks;
 pub use throttle::Throttle;

@@ -25,5 +25,5 @@ mod trace;
 pub mod workers;
 
 pub use backend::{Backend, BackendError};
-pub use service::{Components, run};
+pub use service::{Components, run, run_on};
 pub use settings::Settings;

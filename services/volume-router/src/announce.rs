@@ -43,6 +43,7 @@ pub(crate) fn announce(
     let node = Arc::clone(node);
     async move {
         let registered = tokio::select! {
+            biased;
             registered = register(&node, &record, ttl) => registered,
             () = withdraw.requested() => return Ok(()),
         };

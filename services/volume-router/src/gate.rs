@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sconce_runtime::simulated::{Planted, leaves_out};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use tokio::time::{Duration, Instant};
 
@@ -39,7 +40,8 @@ impl Gate {
 
     /// Whether the node may serve now.
     pub(crate) fn is_open(&self) -> bool {
-        micros(self.origin.elapsed()) < self.held_until.load(Ordering::Acquire)
+        let until = self.held_until.load(Ordering::Acquire);
+        micros(self.origin.elapsed()) < until || (until > 0 && leaves_out(Planted::NoLease))
     }
 }
 

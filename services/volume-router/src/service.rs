@@ -13,7 +13,7 @@ use sconce_bus::{BindError, Endpoint, Hello, Network, Protocol, Role, Version};
 use sconce_registry::announce::AnnounceError;
 use sconce_registry::{OpenError, Registry};
 use sconce_runtime::tasks::TasksError;
-use sconce_runtime::{Chance, Clock, Events, Stop};
+use sconce_runtime::{Chance, Clock, Events, Stop, simulated};
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::{ByteLen, NodeName};
 use tokio::sync::{mpsc, oneshot};
@@ -115,7 +115,7 @@ fn hello(node: &NodeName, protocol: Protocol) -> Hello {
     }
 }
 
-/// Runs the service until the stop is requested. To be called within [`block_on`].
+/// Runs the service until the stop is requested. To be called within [`block_on`], or within the `LocalSet` of a simulated process.
 ///
 /// # Errors
 /// The service cannot start, or a part of it failed.
@@ -123,20 +123,38 @@ pub async fn run(settings: Settings, components: Components) -> Result<(), RunEr
     let endpoints = settings.check()?;
     raise_file_limit();
     let stop = components.stop.clone();
-    let (node, arbiters) = node(&settings, &components, endpoints.len()).await?;
+    let (node, beside) = node(&settings, &components, endpoints.len()).await?;
     let shards = shards(&settings, &components, &node, &endpoints)?;
     let served = serve(&settings, &components, &node, &endpoints, shards).await;
     stop.request();
-    arbiters.stop();
+    beside.stop();
     served
 }
 
-/// The threads of the service that are not shards.
-struct Arbiters(Vec<Arbiter>);
+/// A thread of the service; in a simulation all of them are the one that there is.
+enum Thread {
+    Own(Arbiter),
+    Simulated,
+}
 
-impl Arbiters {
+impl Thread {
+    fn start() -> io::Result<Self> {
+        Ok(match simulated::is_here() {
+            true => Self::Simulated,
+            false => Self::Own(Arbiter::try_with_tokio_rt(|| runtime(BLOCKING_THREADS))?),
+        })
+    }
+
+    fn spawn_fn(&self, begin: impl FnOnce() + Send + 'static) {
+        match self {
+            // One that takes nothing more has ended: whoever waits for what was begun is told.
+            Self::Own(arbiter) => drop(arbiter.spawn_fn(begin)),
+            Self::Simulated => begin(),
+        }
+    }
+
     fn stop(self) {
-        for arbiter in self.0 {
+        if let Self::Own(arbiter) = self {
             arbiter.stop();
             // A thread that panicked has said so in the log.
             let _ = arbiter.join();
@@ -148,7 +166,7 @@ async fn node(
     settings: &Settings,
     components: &Components,
     shards: usize,
-) -> Result<(Arc<Node>, Arbiters), RunError> {
+) -> Result<(Arc<Node>, Thread), RunError> {
     let dir = &settings.buffer.dir;
     let told = |source| DeviceError {
         dir: dir.clone(),
@@ -166,7 +184,7 @@ async fn node(
     let (name, clock) = (settings.node.name.clone(), components.clock.clone());
     let events = Events::new(name, clock, &mut Chance::from_os());
     let shared = (&checkpoints, &device, guests.clone(), events.clone());
-    let (background, arbiter) = background(settings, components, shared).await?;
+    let (background, thread) = background(settings, components, shared).await?;
     let node = Node {
         name: settings.node.name.clone(),
         place: settings.node.place(),
@@ -192,15 +210,15 @@ async fn node(
         seen: Seen::default(),
         io: IoCounts::default(),
     };
-    Ok((Arc::new(node), Arbiters(vec![arbiter])))
+    Ok((Arc::new(node), thread))
 }
 
 async fn background(
     settings: &Settings,
     components: &Components,
     (checkpoints, device, guests, events): (&Arc<LocalCheckpoints>, &Device, Guests, Events),
-) -> Result<(Background, Arbiter), RunError> {
-    let arbiter = Arbiter::try_with_tokio_rt(|| runtime(BLOCKING_THREADS))?;
+) -> Result<(Background, Thread), RunError> {
+    let thread = Thread::start()?;
     let parts = background::Components {
         network: components.network.clone(),
         registry: components.registry.clone(),
@@ -216,14 +234,14 @@ async fn background(
         buffer: device.id().to_owned(),
     };
     let (started, handle) = oneshot::channel();
-    arbiter.spawn_fn(move || drop(started.send(Background::start(parts))));
+    thread.spawn_fn(move || drop(started.send(Background::start(parts))));
     let background = handle.await.map_err(|_| RunError::ThreadEnded)?;
-    Ok((background, arbiter))
+    Ok((background, thread))
 }
 
 /// A shard that runs.
 struct Running {
-    arbiter: Arbiter,
+    thread: Thread,
     begin: mpsc::Sender<shard::Begin>,
     listening: oneshot::Receiver<Result<(), BindError>>,
     ended: oneshot::Receiver<Result<(), TasksError>>,
@@ -236,7 +254,7 @@ fn shards(
     endpoints: &[Endpoint],
 ) -> Result<Vec<Running>, RunError> {
     let start = |(index, endpoint): (usize, &Endpoint)| {
-        let arbiter = Arbiter::try_with_tokio_rt(|| runtime(BLOCKING_THREADS))?;
+        let thread = Thread::start()?;
         let (listening, heard) = oneshot::channel();
         let (ended, end) = oneshot::channel();
         let (begin, to_begin) = mpsc::channel(BEGIN_MAX);
@@ -253,11 +271,11 @@ fn shards(
             listening,
             begin: to_begin,
         };
-        arbiter.spawn_fn(move || {
+        thread.spawn_fn(move || {
             actix_rt::spawn(async move { drop(ended.send(shard::run(start).await)) });
         });
         Ok(Running {
-            arbiter,
+            thread,
             begin,
             listening: heard,
             ended: end,
@@ -300,8 +318,7 @@ async fn serve(
         // One that fails stops the others.
         stop.request();
         outcome = outcome.and(ended.and_then(|ended| ended.map_err(RunError::from)));
-        shard.arbiter.stop();
-        let _ = shard.arbiter.join();
+        shard.thread.stop();
     }
     withdraw.request();
     let announced = announced.await.unwrap_or(Ok(()));

@@ -101,6 +101,7 @@ pub(crate) async fn run(start: Start) -> Result<(), TasksError> {
     tasks.spawn_local("begin volumes", async move {
         loop {
             tokio::select! {
+                biased;
                 () = until.requested() => return,
                 volume = begin.recv() => match volume {
                     Some(wanted) => begin_volume(&begun, wanted),

@@ -417,6 +417,7 @@ async fn wait_until(due: Option<Instant>, rearm: &Notify) -> bool {
             false
         }
         Some(due) => tokio::select! {
+            biased;
             () = tokio::time::sleep_until(due) => true,
             () = rearm.notified() => false,
         },

@@ -10,8 +10,10 @@ mod pools;
 mod serving;
 mod setup;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -22,6 +24,8 @@ use sconce_runtime::{Chance, Clock, Events, Stop, Tasks};
 use sconce_schemas::NodeName;
 use sconce_schemas::records::NodeRecord;
 
+use crate::backend::Backend;
+use crate::checked::Checked;
 use crate::settings::Settings;
 use crate::workers::Workers;
 use handler::Handler;
@@ -64,7 +68,87 @@ pub async fn run(settings: Settings, components: Components) -> anyhow::Result<(
     let workers = Workers::bounded(threads, CHECK_BYTES_AT_ONCE);
     let events = Events::new(node.clone(), Clock::system(), &mut Chance::from_os());
     let backends = setup::backends(&settings, &registry, &workers, &events).await?;
-    setup::pools(&settings, &registry).await?;
+    serve(
+        &settings,
+        Parts {
+            network,
+            stop,
+            registry,
+            tasks,
+            workers,
+            events,
+            backends,
+        },
+    )
+    .await
+}
+
+/// Runs a storage-router on back ends that somebody else made, with no thread beside its own: for simulations. Its
+/// settings' back ends count by their names alone. Otherwise as [`run`].
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    backends: Vec<Arc<dyn Backend>>,
+    settings: Settings,
+    components: Components,
+    registry: Registry,
+) -> anyhow::Result<()> {
+    let Components { network, stop } = components;
+    let tasks = Tasks::new(&stop);
+    let workers = Workers::inline();
+    let events = Events::new(
+        settings.node.name.clone(),
+        Clock::system(),
+        &mut Chance::from_os(),
+    );
+    let deadline = settings.limits.backend_deadline.duration();
+    let checked = |backend: Arc<dyn Backend>| {
+        let name = backend.name().to_owned();
+        (
+            name,
+            Arc::new(Checked::new(backend, workers.clone(), deadline).telling(events.clone())),
+        )
+    };
+    let backends = backends.into_iter().map(checked).collect();
+    serve(
+        &settings,
+        Parts {
+            network,
+            stop,
+            registry,
+            tasks,
+            workers,
+            events,
+            backends,
+        },
+    )
+    .await
+}
+
+/// What a storage-router serves with.
+struct Parts {
+    network: Network,
+    stop: Stop,
+    registry: Registry,
+    tasks: Tasks,
+    workers: Workers,
+    events: Events,
+    backends: HashMap<String, Arc<Checked>>,
+}
+
+async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
+    let Parts {
+        network,
+        stop,
+        registry,
+        mut tasks,
+        workers,
+        events,
+        backends,
+    } = parts;
+    let node = settings.node.name.clone();
+    setup::pools(settings, &registry).await?;
     let handler = Rc::new(Handler {
         node: node.clone(),
         pools: Pools::new(registry.clone(), backends, workers),
@@ -80,7 +164,7 @@ pub async fn run(settings: Settings, components: Components) -> anyhow::Result<(
     );
     let nodes = sconce_registry::nodes::tell(registry.clone(), node.clone(), events, stop.clone());
     tasks.spawn_local("events of nodes", nodes);
-    tasks.spawn_local("announcement", announce(registry, &settings, stop.clone()));
+    tasks.spawn_local("announcement", announce(registry, settings, stop.clone()));
     tracing::info!(%node, endpoint = %listen, "storage-router serves");
     tasks.finish(STOP_WITHIN).await?;
     Ok(())

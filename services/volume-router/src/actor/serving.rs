@@ -646,7 +646,7 @@ impl Serving {
     /// Does what blocks on another thread; its event comes back as a message.
     fn beside(&self, work: impl FnOnce() -> Event + Send + 'static) {
         let (me, generation) = (self.me.clone(), self.generation);
-        tokio::task::spawn_blocking(move || {
+        sconce_runtime::blocking(move || {
             let event = work();
             me.tell(Happened { generation, event });
         });

@@ -17,7 +17,7 @@ use crate::actor::Owner;
 
 /// Runs until the checkpoint is stored or its owner is owner no more.
 pub(super) async fn run(shared: &Shared, owner: &Owner, frozen: Arc<Frozen>) {
-    let encoded = tokio::task::spawn_blocking(move || frozen.encode()).await;
+    let encoded = sconce_runtime::blocking(move || frozen.encode()).await;
     let (objects, roots) = match encoded {
         Ok(Ok(encoded)) => encoded,
         Ok(Err(error)) => return owner.broken(&format!("a checkpoint cannot be encoded: {error}")),
@@ -57,7 +57,7 @@ async fn put(shared: &Shared, owner: &Owner, object: &CheckpointObject) -> bool 
 async fn keep(shared: &Shared, owner: &Owner, object: &CheckpointObject) {
     let (copies, volume) = (Arc::clone(&shared.checkpoints), owner.subject().volume);
     let (id, epoch, bytes) = (object.id, object.epoch, object.bytes.clone());
-    let kept = tokio::task::spawn_blocking(move || copies.keep(volume, id, epoch, &bytes)).await;
+    let kept = sconce_runtime::blocking(move || copies.keep(volume, id, epoch, &bytes)).await;
     if let Ok(Err(error)) = kept {
         tracing::info!(volume = %owner.subject().path, checkpoint = %id, %error, "no local copy of the checkpoint");
     }

@@ -93,7 +93,7 @@ pub(super) async fn run(shared: &Shared, subject: &Subject, right: &Right) {
     }
     let (copies, volume) = (Arc::clone(&shared.checkpoints), subject.volume);
     // What stays of the local copies is only space, until it is the oldest.
-    let _ = tokio::task::spawn_blocking(move || copies.forget(volume)).await;
+    let _ = sconce_runtime::blocking(move || copies.forget(volume)).await;
     let erasure = Erasure {
         shared,
         subject,

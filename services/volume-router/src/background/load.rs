@@ -95,7 +95,7 @@ async fn local(
             }
         }
     };
-    tokio::task::spawn_blocking(read).await.ok().flatten()
+    sconce_runtime::blocking(read).await.ok().flatten()
 }
 
 /// A cluster of a stored SCO.

@@ -83,7 +83,7 @@ fn name_of(manifest: &Manifest) -> ObjectName {
 
 async fn keep(shared: &Shared, subject: &Subject, manifest: &Manifest) {
     let (copies, manifest) = (Arc::clone(&shared.checkpoints), manifest.clone());
-    let kept = tokio::task::spawn_blocking(move || copies.keep_manifest(&manifest)).await;
+    let kept = sconce_runtime::blocking(move || copies.keep_manifest(&manifest)).await;
     if let Ok(Err(error)) = kept {
         tracing::info!(volume = %subject.path, %error, "no local copy of the manifest");
     }

@@ -35,7 +35,7 @@ pub(super) async fn is_whole(
     let fits = ScoHeader::from_bytes(&bytes).ok().filter(|header| {
         (header.volume, header.id, header.epoch) == (subject.volume, upload.sco, upload.epoch)
     });
-    let checked = tokio::task::spawn_blocking(move || {
+    let checked = sconce_runtime::blocking(move || {
         fits.is_some_and(|header| bytes.len() as u64 == length && holds(&bytes, &header, tlog_len))
     });
     match checked.await {

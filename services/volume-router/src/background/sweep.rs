@@ -81,7 +81,7 @@ async fn delete(shared: &Shared, owner: &Owner, names: &[ObjectName]) -> Result<
         if let ObjectName::Map { volume, id, epoch } = *name {
             let copies = Arc::clone(&shared.checkpoints);
             // What stays of the local copy is only space, until it is the oldest.
-            let _ = tokio::task::spawn_blocking(move || copies.discard(volume, id, epoch)).await;
+            let _ = sconce_runtime::blocking(move || copies.discard(volume, id, epoch)).await;
         }
     }
     tracing::info!(volume = %subject.path, objects = names.len(), "swept objects that nothing refers to");

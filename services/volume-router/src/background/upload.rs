@@ -83,7 +83,7 @@ async fn put(shared: &Shared, subject: &Subject, upload: &Upload) -> Result<(), 
 
 async fn read(upload: &Upload) -> std::io::Result<Bytes> {
     let (file, length, tlog_len) = (Arc::clone(&upload.file), upload.length.0, upload.tlog_len.0);
-    tokio::task::spawn_blocking(move || file.object(length, tlog_len))
+    sconce_runtime::blocking(move || file.object(length, tlog_len))
         .await
         .map_err(std::io::Error::other)?
 }

@@ -11,9 +11,10 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sconce_runtime::crash::{Point, hit};
+use tokio::time::{Instant, timeout_at};
 
 use super::file::BufferFile;
 use super::pool::{Eviction, GivenBack, Shared, State, Tenant};
@@ -38,16 +39,42 @@ enum Chore {
 /// Runs until the device is dropped.
 pub(super) fn run(shared: &Shared) {
     loop {
-        let chore = next(shared);
+        match next(shared) {
+            Chore::End => return,
+            chore => chore.carry_out(shared),
+        }
+    }
+}
+
+/// The same as a task, where the device's thread is simulated.
+pub(super) async fn run_here(shared: Arc<Shared>) {
+    loop {
+        // Under the lock no longer than the choice takes.
+        let chore = choose(&mut shared.state(), shared.size, Instant::now());
         match chore {
+            Chore::End => return,
+            Chore::Wait(None) => shared.work_here.notified().await,
+            // Over or rung: it is looked again.
+            Chore::Wait(Some(until)) => drop(timeout_at(until, shared.work_here.notified()).await),
+            chore => {
+                let shared = Arc::clone(&shared);
+                // One that panicked has said so.
+                let _ = sconce_runtime::blocking(move || chore.carry_out(&shared)).await;
+            }
+        }
+    }
+}
+
+impl Chore {
+    fn carry_out(self, shared: &Shared) {
+        match self {
             Chore::Wake(tenant) => tenant.file_ready(),
             Chore::Erase(given_back) => erase(shared, &given_back),
             Chore::Create { number, length } => create(shared, number, length),
             Chore::Remove(file) => remove(shared, &file),
             Chore::Evict(eviction) => evict(shared, &eviction),
             Chore::Press(tenants) => tenants.iter().for_each(|tenant| tenant.pressed()),
-            Chore::Wait(_) => {}
-            Chore::End => return,
+            Chore::Wait(_) | Chore::End => {}
         }
     }
 }

@@ -22,7 +22,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sconce_runtime::Chance;
+use sconce_runtime::{Chance, simulated};
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::{Epoch, ScoId, ScoSize, VolumeId};
 
@@ -77,13 +77,16 @@ impl Device {
         let shared = Arc::new(Shared::new(scos, disk, size));
         scan::scan(&shared).map_err(told)?;
         let keeper = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("write-buffer".into())
-            .spawn(move || keeper::run(&keeper))
-            .map_err(told)?;
+        let thread = if simulated::is_here() {
+            tokio::task::spawn_local(keeper::run_here(keeper));
+            None
+        } else {
+            let thread = std::thread::Builder::new().name("write-buffer".into());
+            Some(thread.spawn(move || keeper::run(&keeper)).map_err(told)?)
+        };
         let keeper = KeeperEnd {
             shared: Arc::clone(&shared),
-            thread: Some(thread),
+            thread,
         };
         Ok(Device {
             shared,
@@ -230,7 +233,7 @@ struct KeeperEnd {
 impl Drop for KeeperEnd {
     fn drop(&mut self) {
         self.shared.state().closing = true;
-        self.shared.work.notify_one();
+        self.shared.ring();
         // One that panicked has said so.
         let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }

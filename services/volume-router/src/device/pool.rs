@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
 
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::{ByteLen, Epoch, ScoId, VolumeId};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::disk::Disk;
 use super::file::{BufferFile, ScoFile, Tenure};
@@ -71,6 +72,8 @@ pub(super) struct Shared {
     pub(super) held: AtomicU64,
     state: Mutex<State>,
     pub(super) work: Condvar,
+    /// The same for a device whose thread is simulated.
+    pub(super) work_here: Notify,
     /// Files whose headers do not tell what they hold. A lock of its own: they are read under it.
     pub(super) unknown: Mutex<Vec<Unknown>>,
 }
@@ -171,8 +174,15 @@ impl Shared {
             held: AtomicU64::new(0),
             state: Mutex::new(state),
             work: Condvar::new(),
+            work_here: Notify::new(),
             unknown: Mutex::default(),
         }
+    }
+
+    /// There is something to do for the device's thread.
+    pub(super) fn ring(&self) {
+        self.work.notify_one();
+        self.work_here.notify_one();
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -279,7 +289,7 @@ impl Shared {
             None => {}
         }
         drop(state);
-        self.work.notify_one();
+        self.ring();
         file
     }
 
@@ -287,7 +297,7 @@ impl Shared {
         let mut state = self.state();
         self.cache(&mut state, volume, sco, epoch, file);
         drop(state);
-        self.work.notify_one();
+        self.ring();
     }
 
     fn cache(&self, state: &mut State, volume: VolumeId, sco: ScoId, epoch: Epoch, file: &Arc<ScoFile>) {
@@ -338,7 +348,7 @@ impl Shared {
             evicted,
         });
         drop(state);
-        self.work.notify_one();
+        self.ring();
     }
 
     /// The file is erased: whoever waits may have it.

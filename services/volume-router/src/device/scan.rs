@@ -1,7 +1,7 @@
 //! The start-up scan: what each file of the buffer holds, told by its header alone.
 //!
 //! Keeps: nothing; the answer goes to the pool.
-//! Order: none; a SCO's number and epoch say where it belongs.
+//! Order: by the files' names, so that two scans of the same files find the same; a SCO's number and epoch say where it belongs.
 //! Crash: a file without room for a header was being made when a process died: it holds nothing and is removed. One is
 //! free only if its header is zeros: what cannot be read, or is wrong, may be the only copy of something and is kept.
 //! Knows no content beyond the header: recovery judges that.
@@ -20,8 +20,9 @@ use super::unknown::Unknown;
 
 /// Reads the header of every file in the buffer.
 pub(super) fn scan(shared: &Arc<Shared>) -> io::Result<()> {
-    for entry in fs::read_dir(&shared.dir)? {
-        let entry = entry?;
+    let mut entries = fs::read_dir(&shared.dir)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_unstable_by_key(DirEntry::file_name);
+    for entry in entries {
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
         match number {
             Some(number) => take(shared, &entry, number)?,

@@ -46,7 +46,7 @@ pub(super) async fn newest(
 
 async fn local(node: &Arc<Node>, subject: &Subject) -> Option<Manifest> {
     let (copies, volume) = (Arc::clone(&node.checkpoints), subject.volume);
-    tokio::task::spawn_blocking(move || copies.manifest(volume))
+    sconce_runtime::blocking(move || copies.manifest(volume))
         .await
         .ok()
         .flatten()

@@ -318,8 +318,7 @@ async fn seal(found: &[FoundSco], seal: Option<Seal>) -> Result<(), StartError> 
     let Some(file) = last.map(|found| Arc::clone(&found.file)) else {
         return Ok(());
     };
-    let sealed =
-        tokio::task::spawn_blocking(move || file.seal(seal.tlog_len).and_then(|()| file.sync())).await;
+    let sealed = sconce_runtime::blocking(move || file.seal(seal.tlog_len).and_then(|()| file.sync())).await;
     sealed.map_err(std::io::Error::other).flatten().map_err(|error| {
         let text = format!("SCO {} cannot be sealed in the write buffer: {error}", seal.sco);
         StartError::Later(Refusal::retry(RefusalCode::Unavailable, text))

@@ -69,7 +69,7 @@ pub(super) async fn run(
     let source = Arc::new(source);
     loop {
         let here = Arc::clone(&source);
-        let went = tokio::task::spawn_blocking(move || {
+        let went = sconce_runtime::blocking(move || {
             let need = go_on(&mut recovery, &here)?;
             Ok::<_, StartError>((recovery, need))
         });

@@ -71,8 +71,9 @@ impl Port {
         tokio::pin!(over);
         loop {
             let event = tokio::select! {
-                event = server.next() => event,
+                biased;
                 () = &mut over => return,
+                event = server.next() => event,
             };
             match event {
                 ServerEvent::Requests(requests) => self.take(&server, requests),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sconce_bus::Reply;
 use sconce_runtime::Stop;
+use sconce_runtime::simulated::{Planted, leaves_out};
 use sconce_schemas::records::{DtlState, VolumePhase, VolumeRecord};
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
@@ -126,6 +127,9 @@ impl Twins {
         let mut state = self.state.borrow_mut();
         let known = state.streams.get_mut(&volume);
         let Some(known) = known.filter(|known| (known.epoch, known.number) == (epoch, stream)) else {
+            if leaves_out(Planted::NoSeal) && self.node.volumes.get(volume).is_some() {
+                return done(said.reply);
+            }
             let text = format!(
                 "{} knows no such stream of volume {volume}: attach again",
                 self.node.name
@@ -192,7 +196,7 @@ impl Twins {
     fn sync(self: &Rc<Self>, volume: VolumeId, number: u64, files: Vec<Unsynced>, reply: Reply<VolumeReply>) {
         let twins = Rc::clone(self);
         actix_rt::spawn(async move {
-            let synced = tokio::task::spawn_blocking(move || {
+            let synced = sconce_runtime::blocking(move || {
                 files.iter().try_for_each(|unsynced| unsynced.file.sync())?;
                 Ok(files)
             });
@@ -208,7 +212,7 @@ impl Twins {
         let twins = Rc::clone(self);
         actix_rt::spawn(async move {
             let file = Arc::clone(&sco.file);
-            let synced = tokio::task::spawn_blocking(move || file.sync()).await;
+            let synced = sconce_runtime::blocking(move || file.sync()).await;
             let synced = synced.map_err(std::io::Error::other).flatten();
             let is_known = twins.is_known(volume, number);
             if !is_known || synced.is_err() {
@@ -473,6 +477,7 @@ impl Twins {
         let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
+                biased;
                 () = stop.requested() => return,
                 () = self.ready.notified() => self.file_ready(),
                 _ = look.tick() => self.look_for_silent().await,

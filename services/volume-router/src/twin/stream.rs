@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use sconce_bus::{Begun, CallError, NotBegun};
 use sconce_runtime::Chance;
+use sconce_runtime::simulated::{Planted, leaves_out};
 use sconce_schemas::sco::{HEADER_LEN, ScoHeader};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::event::What;
@@ -205,6 +206,9 @@ impl Stream {
             first_slot: append.first_slot,
         };
         self.inner.say(Some(append.seq), say, joined(&append.data));
+        if leaves_out(Planted::AckBeforeTwin) {
+            self.inner.tell(Event::TwinHeld { upto: append.seq });
+        }
     }
 
     /// Has the twin sync what it holds. It was answered before this is asked for that it holds it, so the order is right.
@@ -282,7 +286,7 @@ pub(super) struct Copied {
 impl Copied {
     async fn read(&self) -> std::io::Result<Bytes> {
         let (file, length, tlog_len) = (Arc::clone(&self.file), self.length.0, self.tlog_len.0);
-        tokio::task::spawn_blocking(move || file.object(length, tlog_len))
+        sconce_runtime::blocking(move || file.object(length, tlog_len))
             .await
             .map_err(std::io::Error::other)?
     }

@@ -6,6 +6,7 @@
 //! Knows no answers.
 
 use bytes::Bytes;
+use sconce_runtime::simulated::{Planted, leaves_out};
 use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeControl, VolumeRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
@@ -96,7 +97,7 @@ impl Core {
             let running = &self.running[entry.operation.0];
             let changes = running.code.changes();
             // What changes nothing is a new question each time: it needs no number that was kept for it.
-            let is_resend = changes && entry.number != 0;
+            let is_resend = changes && entry.number != 0 && !leaves_out(Planted::ResendAnew);
             let number = if is_resend { entry.number } else { next };
             let below = session.numbers.below();
             let request = VolumeRequest::Io(IoRequest {

@@ -43,7 +43,7 @@ impl Serving {
         let (me, generation) = (self.me.clone(), self.generation);
         actix_rt::spawn(async move {
             let read = match file {
-                Some(file) => tokio::task::spawn_blocking(move || file.image(length)).await.ok(),
+                Some(file) => sconce_runtime::blocking(move || file.image(length)).await.ok(),
                 None => None,
             };
             let result = match read {

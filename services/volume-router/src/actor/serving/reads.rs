@@ -56,7 +56,7 @@ impl Serving {
         }
         let copies = read::copies(&extents, &self.locals);
         let (me, generation) = (self.me.clone(), self.generation);
-        tokio::task::spawn_blocking(move || {
+        sconce_runtime::blocking(move || {
             let outcome = read::read(&extents, &copies);
             let read = FoundRead::Client(ticket, outcome);
             me.tell(Found { generation, read });
@@ -140,7 +140,7 @@ impl Serving {
                 }
                 let copies = read::copies(std::slice::from_ref(&from), &self.locals);
                 let (me, generation) = (self.me.clone(), self.generation);
-                tokio::task::spawn_blocking(move || {
+                sconce_runtime::blocking(move || {
                     let result = read::cluster(&from, &copies);
                     let read = FoundRead::Fetch(fetch, from, result);
                     me.tell(Found { generation, read });
