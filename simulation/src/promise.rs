@@ -103,13 +103,22 @@ impl Promises {
             .collect()
     }
 
-    /// Whether a twin has what this machine, which was lost, no longer has all of, and its host has not gone on with it yet.
-    pub(crate) fn has_to_take_over_from(&self, machine: &str) -> bool {
-        let waits = |known: &Known| {
-            let is_owner = known.record.owner.to_string() == machine;
-            is_owner && known.record.dtl_state == DtlState::InSync && known.not_whole.contains(machine)
+    /// Whether a record relies on what this machine has, which was lost and has not all of it: another has to go on first.
+    pub(crate) fn rely_on_what_is_lost(&self, machine: &str, buffers: &Buffers) -> bool {
+        let buffer = buffers.get(machine);
+        let relies = |known: &Known| {
+            let VolumeRecord {
+                buffer: owners,
+                dtl_buffer,
+                dtl_state,
+                ..
+            } = &known.record;
+            let is_named = [owners, dtl_buffer]
+                .into_iter()
+                .any(|named| named.as_ref() == buffer);
+            *dtl_state == DtlState::InSync && is_named && known.not_whole.contains(machine)
         };
-        self.volumes.borrow().values().any(waits)
+        self.volumes.borrow().values().any(relies)
     }
 
     /// A volume's owner, and the host of its twin where the record relies on one.

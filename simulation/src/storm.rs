@@ -196,11 +196,15 @@ impl Storm {
         if is_loss {
             cluster.promises.lost(machine.name);
         }
-        let (site, promises) = (Rc::clone(site), Rc::clone(&cluster.promises));
+        let (site, cluster) = (Rc::clone(site), Rc::clone(&cluster));
         tokio::task::spawn_local(async move {
             sleep(lasts).await;
-            // An owner that comes back goes on with what its disk has, and does not know what that lost (0195).
-            while kind == Fault::PowerLoss && promises.has_to_take_over_from(machine.name) {
+            // What comes back is gone on with, though nobody knows what its disk lost (0195).
+            while kind == Fault::PowerLoss
+                && cluster
+                    .promises
+                    .rely_on_what_is_lost(machine.name, &cluster.buffers())
+            {
                 sleep(Duration::from_millis(500)).await;
             }
             match kind {

@@ -2,6 +2,12 @@
 //!
 //! More of them: `make simulate SEEDS=10000`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test: what goes wrong fails it"
+)]
+
 use std::path::Path;
 
 use sconce_runtime::simulated::Planted;
