@@ -695,7 +695,10 @@ fn events_about_placement_keep_their_meaning() {
 #[test]
 fn events_are_called_as_they_are_written() {
     let mut names = std::collections::BTreeSet::new();
-    let all = happenings().into_iter().chain(placements()).chain(access_happenings());
+    let all = happenings()
+        .into_iter()
+        .chain(placements())
+        .chain(access_happenings());
     for what in all {
         let mut bytes = Vec::new();
         put_named(&mut bytes, &what);
