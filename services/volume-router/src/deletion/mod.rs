@@ -48,7 +48,9 @@ pub(crate) async fn begin(node: &Node, record: &VolumeRecord) -> Result<(), Refu
     {
         return Err(refusal);
     }
-    node.device.give_up(record.id, |_| true);
+    if let Some(left) = node.device.unclaimed_of(record.id) {
+        node.device.give_up(left, |_| true);
+    }
     erase(node, record.id, &record.pool, Right::Owned(own));
     Ok(())
 }
