@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use sconce_bus::Role;
-use sconce_fs_router::routing::{Components, Limits, Orphans, Router, Volume};
+use sconce_fs_router::routing::{Components, Incarnation, Limits, Orphans, Router, Volume};
 use sconce_runtime::{Chance, Stop};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::IoFlags;
@@ -80,6 +80,10 @@ pub(crate) async fn run(machine: &Machine, site: &Rc<Site>, stop: &Stop) -> anyh
 }
 
 fn router(machine: &Machine, site: &Site) -> anyhow::Result<Router> {
+    let number = site.incarnations.get() + 1;
+    site.incarnations.set(number);
+    let incarnation = Incarnation::to_be_told();
+    incarnation.tell(number);
     let components = Components {
         node: node(machine.name)?,
         role: Role::FsRouter,
@@ -88,6 +92,7 @@ fn router(machine: &Machine, site: &Site) -> anyhow::Result<Router> {
         clock: machine.clock.clone(),
         limits: Limits::default(),
         orphans: Orphans::default(),
+        incarnation,
     };
     Ok(Router::new(components, 0, site.chance.borrow_mut().fork()))
 }

@@ -30,6 +30,7 @@ use anyhow::Context as _;
 use sconce_registry::{Registry, Revision};
 use sconce_runtime::Chance;
 use sconce_runtime::simulated::{self, Planted, Simulated};
+use sconce_schemas::access::{Access, AccessMode};
 use sconce_schemas::records::{DtlMode, InodeKind, InodeRecord, ROOT_INODE, VolumeRecord, keys};
 use sconce_schemas::{ScoSize, VolumeSize};
 use tokio::task::LocalSet;
@@ -255,6 +256,11 @@ async fn create_volumes(registry: &Registry, load: &Load, chance: &mut Chance) -
             dtl_mode: match number > 0 && chance.one_of(1, 3) {
                 true => DtlMode::None,
                 false => DtlMode::Sync,
+            },
+            // Guests of two fs-routers write each.
+            access: Access {
+                mode: AccessMode::Shared,
+                ..Access::default()
             },
             ..VolumeRecord::unowned(
                 *volume,

@@ -47,6 +47,8 @@ pub(crate) struct Site {
     pub(crate) history: Rc<RefCell<History>>,
     pub(crate) load: Load,
     pub(crate) chance: RefCell<Chance>,
+    /// Processes of fs-routers so far.
+    pub(crate) incarnations: Cell<u64>,
     /// The storm is over, and not all that it did is: guests ask for less.
     pub(crate) is_calm: Cell<bool>,
     /// Guests ask for nothing more.
@@ -92,6 +94,7 @@ impl Site {
             history,
             load,
             chance: RefCell::new(chance),
+            incarnations: Cell::new(0),
             is_calm: Cell::new(false),
             is_over: Cell::new(false),
         }

@@ -276,7 +276,7 @@ fn a_volume_goes_to_the_machine_that_its_io_comes_from() {
         place: None,
         bytes: 5000,
     };
-    assert_eq!(follow(&[unknown.clone()], &[]), None);
+    assert_eq!(follow(std::slice::from_ref(&unknown), &[]), None);
     assert_eq!(follow(&[from("h3", "r2", 5000), unknown], &[]), None);
 }
 

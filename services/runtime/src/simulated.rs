@@ -115,8 +115,9 @@ mod tests {
     fn lived(seed: u64) -> (u64, Vec<u32>) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
-            .start_paused(true);
-        let runtime = runtime.build().unwrap();
+            .start_paused(true)
+            .build()
+            .unwrap();
         let _here = Simulated::enter(seed, &[]);
         let drawn = Chance::from_os().u64();
         let ended = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
