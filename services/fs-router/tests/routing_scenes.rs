@@ -768,7 +768,12 @@ fn a_close_that_is_not_delivered_is_sent_again() {
     // The volume stopped in between, and knows nothing of that handle.
     let stopped = Refusal::reroute(RefusalCode::NotOpen, "open it again");
     scene.owner_answers(id, VolumeReply::Refused(stopped));
-    scene.time_passes();
+    let is_looked_for = |effect: &Effect| matches!(effect, Effect::FindOwner { .. }).then_some(());
+    scene.effects.clear();
+    while scene.effect(is_looked_for).is_none() {
+        scene.now = scene.now.max(scene.core.next_wake().unwrap());
+        scene.happens(Event::Tick);
+    }
     scene.happens(Event::Routed {
         session: scene.session,
         routed: routed(),
