@@ -96,7 +96,7 @@ impl IoCode {
     /// Whether the front end needs write access for it.
     #[must_use]
     pub const fn needs_access(self, flags: IoFlags) -> bool {
-        self.changes() && !flags.has(IoFlags::OPERATOR)
+        self.changes() && !(matches!(self, Self::Resize) && flags.has(IoFlags::OPERATOR))
     }
 }
 

@@ -8,7 +8,9 @@
 //! the next start.
 //! Knows no protocol.
 
+use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use sconce_bus::Network;
@@ -18,7 +20,7 @@ use sconce_runtime::tasks::TasksError;
 use sconce_runtime::{Backoff, Chance, Clock, DescriptorStore, Stop, Tasks};
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::wire::Role;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::fuse::{FuseSettings, Mount, MountError, RoutedVolumes};
 use crate::in_use::InUse;
@@ -98,6 +100,8 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         },
     )?;
     let in_use = InUse::default();
+    // Nothing is sent: it ends when each front end has dropped its own.
+    let (serving, front_ends) = mpsc::channel::<Infallible>(1);
     let mut tasks = Tasks::new(&stop);
     let identity = Identity {
         network: components.network.clone(),
@@ -122,17 +126,22 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
             descriptors: components.descriptors.clone(),
         };
         let served = mount.start(&threads.pick(), &stop).await?;
+        let serving = serving.clone();
         tasks.spawn_local("the mount", async move {
             // An error means that the thread is gone; so is the mount then.
             let _ = served.await;
+            drop(serving);
         });
     }
     if let Some(listener) = listener {
         let (all, names, stop) = (threads.all().to_vec(), names, stop.clone());
+        let serving = serving.clone();
         tasks.spawn_local("NBD", async move {
             listener.serve(&all, &names, &in_use, &stop).await;
+            drop(serving);
         });
     }
+    drop(serving);
     let record = NodeRecord {
         name: settings.node.name.clone(),
         role: Role::FsRouter,
@@ -144,7 +153,13 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
     };
     tasks.spawn_local(
         "the announcement",
-        announce(components.registry.clone(), record, incarnation, stop.clone()),
+        announce(
+            components.registry.clone(),
+            record,
+            incarnation,
+            stop.clone(),
+            front_ends,
+        ),
     );
     tracing::info!(node = %settings.node.name, threads = threads.all().len(), "serving");
     let finished = tasks.finish(STOP_MAX).await;
@@ -207,8 +222,15 @@ impl MountPart {
     }
 }
 
-/// Announces the node as soon as the registry is there, and keeps it announced until the stop.
-async fn announce(registry: Registry, record: NodeRecord, incarnation: Incarnation, stop: Stop) {
+/// Announces the node as soon as the registry is there, and keeps it announced until the stop and until the front ends have ended: what
+/// their clients write until then needs write access, and that goes to others where the node is gone.
+async fn announce(
+    registry: Registry,
+    record: NodeRecord,
+    incarnation: Incarnation,
+    stop: Stop,
+    mut front_ends: mpsc::Receiver<Infallible>,
+) {
     let mut backoff = Backoff::new(
         Duration::from_millis(50),
         Duration::from_secs(1),
@@ -229,7 +251,22 @@ async fn announce(registry: Registry, record: NodeRecord, incarnation: Incarnati
         }
     };
     incarnation.tell(announcement.revision().0);
-    if let Err(error @ AnnounceError::Replaced { .. }) = announcement.keep(stop).await {
+    let over = Stop::new();
+    let ended = async {
+        stop.requested().await;
+        front_ends.recv().await;
+        if stop.hands_over() {
+            over.request_hand_over();
+        } else {
+            over.request();
+        }
+    };
+    let mut kept = pin!(announcement.keep(over.clone()));
+    let kept = tokio::select! {
+        kept = &mut kept => kept,
+        () = ended => kept.await,
+    };
+    if let Err(error @ AnnounceError::Replaced { .. }) = kept {
         tracing::error!(%error, "stopping");
     }
 }

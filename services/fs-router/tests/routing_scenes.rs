@@ -32,6 +32,8 @@ const LONG: Micros = 100_000_000;
 struct Log {
     to_owner: Vec<(u64, VolumeRequest)>,
     to_storage: Vec<(StorageKey, u64)>,
+    /// The link to the owner takes nothing.
+    full: bool,
 }
 
 impl Wire for Log {
@@ -44,6 +46,9 @@ impl Wire for Log {
         _data: Bytes,
         _reply_bytes: u32,
     ) -> Sent {
+        if self.full {
+            return Sent::NoRoom;
+        }
         self.to_owner.push((id, request.clone()));
         Sent::Taken
     }
@@ -691,4 +696,90 @@ fn an_owner_that_does_not_know_that_a_session_is_over_is_told_when_it_is_back() 
         }
     }
     assert!(looks > 3 && scene.core.next_wake().is_none(), "{looks}");
+}
+
+impl Scene {
+    /// The session's last word leaves.
+    fn closes(&mut self, handle: u32) -> u64 {
+        let (id, request) = self.log.to_owner.pop().unwrap();
+        let close = VolumeRequest::Control(VolumeControl::Close { handle });
+        assert_eq!(request, close);
+        assert!(self.log.to_owner.is_empty());
+        id
+    }
+
+    /// The owner has heard everything: whatever happens to the link, nobody looks for it.
+    fn is_over(&mut self) {
+        self.happens(Event::Down(LinkKey::Owner(self.owner)));
+        self.happens(Event::Up(LinkKey::Owner(self.owner)));
+        assert!(self.log.to_owner.is_empty(), "{:?}", self.log.to_owner);
+    }
+}
+
+#[test]
+fn a_client_that_goes_while_access_is_asked_for_leaves_none_behind() {
+    let mut scene = known();
+    scene.submits(Token(2), write());
+    scene.core.abandon(scene.now, GUEST, &mut scene.effects);
+    scene.core.release(scene.now, scene.session);
+    scene.core.drain_sends(&mut scene.log, &mut scene.effects);
+    let asked = scene.opens_with(1, None, Some(AccessReply::Granted(3))).unwrap();
+    assert!(asked.take);
+    let id = scene.closes(1);
+    scene.owner_answers(id, VolumeReply::Control(VolumeControlReply::Done));
+    scene.is_over();
+    // The same, and the answer is lost with the connection.
+    let mut scene = known();
+    scene.submits(Token(2), write());
+    scene.log.to_owner.clear();
+    scene.core.abandon(scene.now, GUEST, &mut scene.effects);
+    scene.core.release(scene.now, scene.session);
+    scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
+    scene.happens(Event::Up(LinkKey::Owner(scene.owner)));
+    let asked = scene.opens_with(2, None, Some(AccessReply::Granted(3))).unwrap();
+    assert!(asked.take && asked.held.is_none(), "{asked:?}");
+    scene.closes(2);
+}
+
+#[test]
+fn a_close_that_is_not_delivered_is_sent_again() {
+    let mut scene = known();
+    scene.writes();
+    let id = scene.take_io();
+    scene.owner_answers(id, VolumeReply::Done);
+    // There is no room for it.
+    scene.log.full = true;
+    scene.core.release(scene.now, scene.session);
+    scene.core.drain_sends(&mut scene.log, &mut scene.effects);
+    assert!(scene.log.to_owner.is_empty());
+    scene.log.full = false;
+    scene.happens(Event::Room(LinkKey::Owner(scene.owner)));
+    scene.closes(2);
+    // Who opens the volume now has another session.
+    let other = scene.core.session(VOLUME);
+    assert_ne!(other, scene.session);
+    scene.core.release(scene.now, other);
+    // Its answer is lost with the connection.
+    scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
+    scene.happens(Event::Up(LinkKey::Owner(scene.owner)));
+    let asked = scene.opens_with(4, None, Some(AccessReply::Granted(3))).unwrap();
+    assert_eq!((asked.take, asked.held), (true, Some(3)));
+    let id = scene.closes(4);
+    // The volume stopped in between, and knows nothing of that handle.
+    let stopped = Refusal::reroute(RefusalCode::NotOpen, "open it again");
+    scene.owner_answers(id, VolumeReply::Refused(stopped));
+    let is_looked_for = |effect: &Effect| matches!(effect, Effect::FindOwner { .. }).then_some(());
+    scene.effects.clear();
+    while scene.effect(is_looked_for).is_none() {
+        scene.now = scene.now.max(scene.core.next_wake().unwrap());
+        scene.happens(Event::Tick);
+    }
+    scene.happens(Event::Routed {
+        session: scene.session,
+        routed: routed(),
+    });
+    scene.opens_with(5, None, Some(AccessReply::Granted(3)));
+    let id = scene.closes(5);
+    scene.owner_answers(id, VolumeReply::Control(VolumeControlReply::Done));
+    scene.is_over();
 }

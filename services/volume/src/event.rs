@@ -168,6 +168,11 @@ pub enum Event {
         /// The session.
         session: SessionSlot,
     },
+    /// As [`Event::SessionFenced`], for all sessions but this.
+    OthersFenced {
+        /// The session that may change the volume.
+        session: SessionSlot,
+    },
     /// No more input is queued: what was taken in so far leaves as one batch.
     BatchEnd {
         /// Microseconds since 1970.

@@ -171,7 +171,16 @@ impl Volume {
     /// Drops the changes of a session that wait for something. What of one is in the log stands: it was not
     /// acknowledged, so it may be there in part.
     pub(crate) fn drop_changes_of(&mut self, session: SessionSlot, effects: &mut Vec<Effect>) {
-        let of_session = |change: &Change| change.session == session;
+        self.drop_changes_where(|of| of == session, effects);
+    }
+
+    /// The same, for all sessions that are like this.
+    pub(crate) fn drop_changes_where(
+        &mut self,
+        is_over: impl Fn(SessionSlot) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let of_session = |change: &Change| is_over(change.session);
         let mut dropped: Vec<Change> = Vec::new();
         for parked in self.waiting.values_mut() {
             let theirs = |parked: &mut Parked| matches!(parked, Parked::Change(change) if of_session(change));
@@ -197,7 +206,7 @@ impl Volume {
         self.turns = others;
         dropped.extend::<VecDeque<Change>>(theirs);
         // Tables have no order of their own, and a run has to be repeatable.
-        dropped.sort_unstable_by_key(|change| change.number);
+        dropped.sort_unstable_by_key(|change| (change.session, change.number));
         for change in &dropped {
             let refusal = Refusal::retry(
                 RefusalCode::Unavailable,

@@ -359,6 +359,10 @@ impl Volume {
                 self.drop_changes_of(session, effects);
                 Ok(())
             }
+            Event::OthersFenced { session } => {
+                self.drop_changes_where(|of| of != session && of != SessionSlot::NONE, effects);
+                Ok(())
+            }
             Event::SessionClosed { session } => {
                 self.sessions.close(session);
                 self.drop_changes_of(session, effects);
@@ -668,6 +672,11 @@ impl Volume {
     /// can have.
     pub fn open_session(&mut self, id: SessionId) -> Option<SessionSlot> {
         self.sessions.open(id)
+    }
+
+    /// A connection that has the session open has opened it again: that call of [`Volume::open_session`] is taken back, and nothing else.
+    pub fn opened_again(&mut self, session: SessionSlot) {
+        self.sessions.client_gone(session);
     }
 
     /// A SCO of this volume whose file recovery did not need: kept as a cache if it is of the log: below its

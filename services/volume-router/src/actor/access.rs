@@ -6,6 +6,8 @@
 //! Crash: the record says what was decided, and the next ownership goes by that.
 //! Knows no clients.
 
+use std::time::Duration;
+
 use actix::fut::WrapFuture as _;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseActFuture};
 use sconce_schemas::NodeName;
@@ -17,6 +19,9 @@ use super::messages::{SetAccess, TakeAccess};
 use super::permits::{Deciding, Judged, Permit, held_by_another};
 use super::{State, VolumeActor};
 use crate::owner::record::{self, Claimed, RecordError, refusal_of};
+
+/// After that long a release that failed is tried again.
+const RELEASED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 type Answer<T> = ResponseActFuture<VolumeActor, T>;
 
@@ -76,11 +81,14 @@ impl Handler<SetAccess> for VolumeActor {
                         Ok(access) => {
                             let told = serving.permits().access().held_by().map(|held| held.node.clone());
                             serving.access_decided(access);
+                            if change == AccessChange::Break {
+                                serving.permits().forget_newest();
+                            }
                             tell_change(serving.owner(), change, told);
                             Ok(())
                         }
                         Err(error) => {
-                            serving.permits().undecided();
+                            serving.permits().failed();
                             Err(actor.access_failed(error, ctx))
                         }
                     };
@@ -115,13 +123,13 @@ impl VolumeActor {
             return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
         };
         serving.permits().decides(Deciding::Change);
-        let connected = serving.permits().has_connected_command();
+        let known = serving.permits().claim();
         let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
         let (clock, generation) = (self.shard.node.clock.clone(), self.generation);
         let node = ask.node.clone();
         let claim = async move {
             let volume = owner.subject().volume;
-            let by = (&node, connected);
+            let by = (&node, &known);
             record::take_access(&registry, volume, owner.ownership(), by, &clock).await
         };
         let claimed =
@@ -162,7 +170,7 @@ impl VolumeActor {
                             Err(refusal)
                         }
                         Err(error) => {
-                            serving.permits().undecided();
+                            serving.permits().failed();
                             Err(actor.access_failed(error, ctx))
                         }
                     };
@@ -205,13 +213,23 @@ impl VolumeActor {
                 match released {
                     Ok(access) => serving.access_decided(access),
                     Err(error) => {
-                        serving.permits().undecided();
+                        serving.permits().failed();
                         actor.access_failed(error, ctx);
                     }
                 }
                 actor.after(ctx);
+                actor.release_again(ctx);
             });
         ctx.spawn(released);
+    }
+
+    /// What could not be released is, as soon as that can be written down.
+    fn release_again(&mut self, ctx: &mut Context<Self>) {
+        if let State::Serving(serving) = &mut self.state
+            && serving.permits().is_to_be_released()
+        {
+            ctx.run_later(RELEASED_AGAIN_AFTER, Self::tend_access);
+        }
     }
 
     /// The record could not be changed: another may own the volume.

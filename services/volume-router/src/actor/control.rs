@@ -19,8 +19,8 @@ use sconce_volume::Event;
 use tokio::time::{Instant, timeout_at};
 
 use super::messages::{
-    ClientGone, CloseSession, Delete, Drain, Followed, OpenSession, Opened, Renamed, Served, SetDtl, Show,
-    Sync, Take, Verify,
+    ClientGone, CloseSession, Delete, Drain, Followed, OpenSession, Opened, OpenedAgain, Renamed, Served,
+    SetDtl, Show, Sync, Take, Verify,
 };
 use super::{State, VolumeActor};
 use crate::background::Subject;
@@ -75,17 +75,34 @@ impl Handler<OpenSession> for VolumeActor {
 }
 
 impl Handler<CloseSession> for VolumeActor {
-    type Result = ();
+    type Result = Result<(), Refusal>;
 
-    fn handle(&mut self, close: CloseSession, ctx: &mut Context<Self>) {
+    fn handle(&mut self, close: CloseSession, ctx: &mut Context<Self>) -> Self::Result {
         let session = close.slot;
-        if let State::Serving(serving) = &mut self.state
-            && close.generation == self.generation
-        {
-            serving.permits().closed(close.pass, session);
+        match &mut self.state {
+            State::Serving(serving) if close.generation == self.generation => {
+                serving.permits().closed(session);
+            }
+            _ => {
+                let text = "the volume stopped since it was opened: open it again, and close that";
+                return Err(Refusal::reroute(RefusalCode::NotOpen, text));
+            }
         }
         self.session_event(close.generation, Event::SessionClosed { session }, ctx);
         self.tend_access(ctx);
+        Ok(())
+    }
+}
+
+impl Handler<OpenedAgain> for VolumeActor {
+    type Result = ();
+
+    fn handle(&mut self, again: OpenedAgain, _: &mut Context<Self>) {
+        if let State::Serving(serving) = &mut self.state
+            && again.generation == self.generation
+        {
+            serving.opened_again(again.slot, again.twice);
+        }
     }
 }
 

@@ -21,9 +21,9 @@ use tokio::time::Instant;
 use super::VolumeActor;
 use super::messages::{
     AskMoment, ClientGone, CloseSession, CompareWith, Delete, Drain, Followed, LeaveTwin, ListSnapshots,
-    MoveTo, OpenCompared, OpenSession, OpenSnapshot, Opened, OpenedCompared, OpenedSnapshot, Operation,
-    Orphaned, Renamed, Request, Round, Served, SetAccess, SetDtl, Show, StoreSoon, Sync, Take, TakeAccess,
-    Verify,
+    MoveTo, OpenCompared, OpenSession, OpenSnapshot, Opened, OpenedAgain, OpenedCompared, OpenedSnapshot,
+    Operation, Orphaned, Renamed, Request, Round, Served, SetAccess, SetDtl, Show, StoreSoon, Sync, Take,
+    TakeAccess, Verify,
 };
 use super::permits::{Pass, Permit};
 use crate::owner::record::TakeOver;
@@ -120,14 +120,16 @@ impl VolumeHandle {
     pub(crate) async fn take_access(&self, opened: &Opened, ask: AccessAsk) -> Result<Permit, Refusal> {
         let until = Instant::now() + GIVEN_UP_WITHIN;
         loop {
+            let patient = Instant::now() < until;
             let take = TakeAccess {
                 generation: opened.generation,
                 slot: opened.slot,
                 ask: ask.clone(),
-                patient: Instant::now() < until,
+                patient,
             };
             match self.ask(take).await? {
-                Err(refusal) if refusal.remedy == Remedy::Retry && Instant::now() < until => {
+                // However long that took, it is asked once more without patience: only then is it refused.
+                Err(refusal) if refusal.remedy == Remedy::Retry && patient => {
                     tokio::time::sleep(ASKED_AGAIN_AFTER).await;
                 }
                 taken => return taken,
@@ -141,12 +143,17 @@ impl VolumeHandle {
         self.ask(SetAccess(change)).await?
     }
 
-    /// The session is over.
-    pub(crate) fn close(&self, generation: u32, slot: SessionSlot, pass: Pass) {
-        self.tell(CloseSession {
+    /// The session is over. Refused where it was opened in an earlier run of the volume: what that had of it is to be found anew.
+    pub(crate) async fn close(&self, generation: u32, slot: SessionSlot) -> Result<(), Refusal> {
+        self.ask(CloseSession { generation, slot }).await?
+    }
+
+    /// The connection has the session open twice, and `twice` too if it was given for both, and tells it by one handle.
+    pub(crate) fn opened_again(&self, generation: u32, slot: SessionSlot, twice: Option<Pass>) {
+        self.tell(OpenedAgain {
             generation,
             slot,
-            pass,
+            twice,
         });
     }
 

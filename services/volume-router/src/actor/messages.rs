@@ -136,11 +136,20 @@ pub(crate) struct SetAccess(pub(crate) AccessChange);
 
 /// The session is over.
 #[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Result<(), Refusal>")]
 pub(crate) struct CloseSession {
     pub(crate) generation: u32,
     pub(crate) slot: SessionSlot,
-    pub(crate) pass: Pass,
+}
+
+/// The connection has opened the session once more, and has one handle for both.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct OpenedAgain {
+    pub(crate) generation: u32,
+    pub(crate) slot: SessionSlot,
+    /// The pass that it was given both times, if so.
+    pub(crate) twice: Option<Pass>,
 }
 
 /// The connection that had the session open is gone: its client may come back, or another may take its place.

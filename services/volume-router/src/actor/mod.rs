@@ -46,7 +46,7 @@ pub(crate) use handle::VolumeHandle;
 pub(crate) use messages::{CompareWith, Operation};
 pub(crate) use owner::Owner;
 pub(crate) use pace::SLOW_FROM;
-pub(crate) use permits::Pass;
+pub(crate) use permits::{Claim, Pass};
 pub(crate) use replies::{Replies, Waiting};
 
 /// Rounds that may wait in a volume's mailbox; more are told to come again.

@@ -32,6 +32,14 @@ impl Pass {
     /// No changes are taken in.
     pub(crate) const NONE: Self = Self(1);
     const FIRST: u64 = 2;
+
+    /// What a handle is good for that was good for `before` and is opened again: a pass that was given ends by the owner's word alone.
+    pub(crate) const fn or(self, before: Self) -> Self {
+        match self {
+            Self::NONE if before.0 >= Self::FIRST => before,
+            pass => pass,
+        }
+    }
 }
 
 /// What a session was granted.
@@ -82,6 +90,26 @@ pub(super) enum Deciding {
     Release,
 }
 
+/// Whose changes that wait in the engine are over, as another front end may write.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fenced {
+    /// Those of these sessions.
+    Of(Vec<SessionSlot>),
+    /// All but this session's: nobody had access, so those of builds before there was any were taken in.
+    AllBut(SessionSlot),
+}
+
+/// What the registry is to be asked with.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    /// A holder that need not be in the registry is connected here.
+    pub(crate) connected: bool,
+    /// The record may say something else than what is known of it, and a change of it may be on its way.
+    pub(crate) doubt: bool,
+    /// Who gave access up, which the record does not say yet.
+    pub(crate) given_up: Option<NodeName>,
+}
+
 /// Who may change the volume.
 #[derive(Debug)]
 pub(super) struct Permits {
@@ -92,6 +120,8 @@ pub(super) struct Permits {
     /// The newest process of each node that was granted anything: what an earlier one had sent is worth nothing.
     newest: BTreeMap<NodeName, u64>,
     deciding: Option<Deciding>,
+    /// What came of the last change of the record is not known.
+    doubt: bool,
     /// The last session that wrote was closed.
     unused: bool,
     /// Until when each front end is refused as it was.
@@ -107,6 +137,7 @@ impl Permits {
             next: Pass::FIRST,
             newest: BTreeMap::new(),
             deciding: None,
+            doubt: false,
             unused: false,
             refused: BTreeMap::new(),
         }
@@ -140,6 +171,9 @@ impl Permits {
             .is_some_and(|holder| holder.node == ask.node);
         let judged = match self.deciding {
             Some(Deciding::Release) => Judged::Undecided,
+            // The record may say by now that nobody has it: it has to say who before anything is taken in.
+            None if is_holder && self.doubt && !self.has_writers() => Judged::Claim,
+            Some(Deciding::Change) if self.doubt && !self.has_writers() => Judged::Undecided,
             _ if is_holder || self.access.mode == AccessMode::Shared => {
                 let (permit, fenced) = self.grant(ask, session);
                 return (Judged::Granted(permit), fenced);
@@ -235,18 +269,26 @@ impl Permits {
         self.deciding.is_some()
     }
 
-    /// It did not, or nobody knows: until another look nothing changes here. What was granted under the record that is known still
-    /// holds, and nothing was granted under another.
-    pub(super) fn undecided(&mut self) {
-        if self.deciding.take() == Some(Deciding::Release) {
-            // It is given up with the next session that is closed, or with the node.
-            self.unused = false;
-        }
+    /// It did not. What was granted still holds.
+    pub(super) const fn undecided(&mut self) {
+        self.deciding = None;
+    }
+
+    /// Nobody knows whether it did. What was granted under the record that is known still holds, and nothing was granted under another;
+    /// what was to be released still is.
+    pub(super) const fn failed(&mut self) {
+        self.deciding = None;
+        self.doubt = true;
+    }
+
+    /// Earlier processes are not told from later ones any more: the registry may have been restored, and give out lower numbers.
+    pub(super) fn forget_newest(&mut self) {
+        self.newest.clear();
     }
 
     /// The record says this now. Gives which sessions may not write any more.
     pub(super) fn decided(&mut self, access: Access) -> Vec<SessionSlot> {
-        self.deciding = None;
+        (self.deciding, self.doubt) = (None, false);
         self.refused.clear();
         let before = std::mem::replace(&mut self.access, access);
         let is_other = before.generation != self.access.generation;
@@ -262,11 +304,15 @@ impl Permits {
         access: Access,
         ask: &AccessAsk,
         session: SessionSlot,
-    ) -> (Permit, Vec<SessionSlot>) {
+    ) -> (Permit, Fenced) {
+        let was_free = self.access.held_by().is_none();
         let mut fenced = self.decided(access);
         let (permit, of_earlier) = self.grant(ask, session);
         fenced.extend(of_earlier);
-        (permit, fenced)
+        match was_free && self.access.held_by().is_some() {
+            true => (permit, Fenced::AllBut(session)),
+            false => (permit, Fenced::Of(fenced)),
+        }
     }
 
     /// The front end is refused, for a while. Whether it was not known that it would be.
@@ -287,35 +333,56 @@ impl Permits {
 
     /// A handle's connection is gone.
     pub(super) fn gone(&mut self, pass: Pass, session: SessionSlot) {
-        let writers = self.grants.iter_mut().filter(|grant| grant.pass == pass);
-        writers
-            .flat_map(|grant| &mut grant.writers)
-            .filter(|writer| writer.session == session)
-            .for_each(|writer| writer.links = writer.links.saturating_sub(1));
-    }
-
-    /// A session is closed by its client.
-    pub(super) fn closed(&mut self, pass: Pass, session: SessionSlot) {
         let Some(at) = self.grants.iter().position(|grant| grant.pass == pass) else {
             return;
         };
-        let writers = &mut self.grants[at].writers;
-        writers.retain(|writer| writer.session != session);
-        if writers.is_empty() {
-            match self.access.mode {
-                AccessMode::Exclusive => self.unused = true,
-                AccessMode::Shared => drop(self.grants.swap_remove(at)),
-            }
+        let grant = &mut self.grants[at];
+        let writers = grant.writers.iter_mut();
+        writers
+            .filter(|writer| writer.session == session)
+            .for_each(|writer| writer.links = writer.links.saturating_sub(1));
+        // Nobody keeps these for those that come back: each is asked for anew, and a command has a new name each time.
+        let is_kept = self.access.mode == AccessMode::Exclusive && grant.incarnation > 0;
+        if !is_kept && grant.writers.iter().all(|writer| writer.links == 0) {
+            self.grants.swap_remove(at);
         }
     }
 
-    /// Whether the holder gave its access up and the record does not say so.
+    /// A session is closed by its client, whatever the handle was good for that it was closed by.
+    pub(super) fn closed(&mut self, session: SessionSlot) {
+        for grant in &mut self.grants {
+            grant.writers.retain(|writer| writer.session != session);
+        }
+        match self.access.mode {
+            AccessMode::Exclusive => self.unused |= !self.grants.is_empty() && !self.has_writers(),
+            AccessMode::Shared => self.grants.retain(|grant| !grant.writers.is_empty()),
+        }
+    }
+
+    /// Whether the holder gave its access up and the record does not say so, or may name one that was never told that it has it.
     pub(super) fn is_to_be_released(&self) -> bool {
-        self.unused && self.deciding.is_none() && self.access.held_by().is_some()
+        let is_given_up = self.unused && self.access.held_by().is_some();
+        let is_exclusive = self.access.mode == AccessMode::Exclusive;
+        let is_unknown = self.doubt && is_exclusive && (self.unused || self.access.held_by().is_none());
+        self.deciding.is_none() && (is_given_up || is_unknown)
+    }
+
+    fn has_writers(&self) -> bool {
+        self.grants.iter().any(|grant| !grant.writers.is_empty())
+    }
+
+    /// What the registry is asked with, for a front end that wants to write.
+    pub(super) fn claim(&self) -> Claim {
+        let given_up = self.access.held_by().filter(|_| self.unused);
+        Claim {
+            connected: self.has_connected_command(),
+            doubt: self.doubt,
+            given_up: given_up.map(|holder| holder.node.clone()),
+        }
     }
 
     /// Whether a holder that need not be in the registry is connected here.
-    pub(super) fn has_connected_command(&self) -> bool {
+    fn has_connected_command(&self) -> bool {
         let mut commands = self.grants.iter().filter(|grant| grant.incarnation == 0);
         commands.any(|grant| grant.writers.iter().any(|writer| writer.links > 0))
     }

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use super::locals::Locals;
 use super::messages::{Happened, Operation};
 use super::pace::Pace;
-use super::permits::Permits;
+use super::permits::{Pass, Permits};
 use super::{Owner, Shard, VolumeHandle};
 use crate::background::{ScrubJob, SweepJob, Upload};
 use crate::device::{Device, FoundSco, PRESSED_FROM};
@@ -203,6 +203,14 @@ impl Serving {
 
     pub(super) fn open_session(&mut self, id: SessionId) -> Option<SessionSlot> {
         self.volume.open_session(id)
+    }
+
+    /// A connection opened a session twice, and closes it once.
+    pub(super) fn opened_again(&mut self, slot: SessionSlot, twice: Option<Pass>) {
+        self.volume.opened_again(slot);
+        if let Some(pass) = twice {
+            self.permits.gone(pass, slot);
+        }
     }
 
     fn device(&self) -> &Device {

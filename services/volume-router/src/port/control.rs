@@ -78,7 +78,7 @@ impl Control {
                 },
                 None,
             ) => self.open_changes(volume, snapshot, since).await,
-            (VolumeControl::Close { handle }, None) => self.close(handle),
+            (VolumeControl::Close { handle }, None) => self.close(handle).await,
             (VolumeControl::Sync { volume }, None) => {
                 return self.ticketed(volume, self.served(volume), reply, VolumeHandle::sync);
             }
@@ -309,13 +309,13 @@ impl Control {
         })
     }
 
-    fn close(&self, handle: u32) -> Result<VolumeControlReply, Refusal> {
+    async fn close(&self, handle: u32) -> Result<VolumeControlReply, Refusal> {
         let open = self.peers.borrow_mut().remove(self.peer, handle);
         let Some(open) = open else {
             let text = format!("handle {handle} is not open on this connection");
             return Err(Refusal::reject(RefusalCode::NotOpen, text));
         };
-        open.close();
+        open.close().await?;
         Ok(VolumeControlReply::Done)
     }
 

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use sconce_bus::PeerId;
+use sconce_schemas::wire::Refusal;
 use sconce_schemas::{NodeName, SnapshotId, VolumeId};
 use sconce_volume::{Compared, SessionSlot};
 
@@ -45,10 +46,27 @@ pub(crate) enum OpenOn {
 
 impl Open {
     /// The client says that it is over.
-    pub(crate) fn close(&self) {
-        if let OpenOn::Session(slot) = self.on {
-            self.handle.close(self.generation, slot, self.pass);
+    pub(crate) async fn close(&self) -> Result<(), Refusal> {
+        match self.on {
+            OpenOn::Session(slot) => self.handle.close(self.generation, slot).await,
+            OpenOn::Snapshot(_) | OpenOn::Compared(_) => Ok(()),
         }
+    }
+
+    /// It was opened once more, and one handle stands for both.
+    fn opened_again(&self, before: Pass) {
+        if let OpenOn::Session(slot) = self.on {
+            let twice = (self.pass == before).then_some(self.pass);
+            self.handle.opened_again(self.generation, slot, twice);
+        }
+    }
+
+    /// Whether it is the same session of the same run of the volume.
+    fn is_same(&self, other: &Self) -> bool {
+        let (OpenOn::Session(slot), OpenOn::Session(of_other)) = (self.on, other.on) else {
+            return false;
+        };
+        (self.volume, self.generation, slot) == (other.volume, other.generation, of_other)
     }
 
     /// The client's connection is gone.
@@ -101,9 +119,20 @@ impl Peers {
         self.by_peer.get(&peer)?.client.clone()
     }
 
-    /// A handle for an open session; `None`: the connection is gone, or has as many as it may have.
+    /// A handle for an open session: that which the connection has for it, if it has one, with what it may change now. `None`: the
+    /// connection is gone, or has as many as it may have.
     pub(crate) fn add(&mut self, peer: PeerId, open: Open) -> Option<u32> {
         let handles = self.by_peer.get_mut(&peer)?;
+        let is_same = |place: &Place| place.open.as_ref().is_some_and(|known| known.is_same(&open));
+        if let Some(at) = handles.places.iter().position(is_same) {
+            let place = &mut handles.places[at];
+            if let Some(known) = &mut place.open {
+                // Both were counted.
+                open.opened_again(known.pass);
+                known.pass = open.pass.or(known.pass);
+            }
+            return u16::try_from(at).ok().map(|at| join(at, place.uses));
+        }
         let at = match handles.free.pop() {
             Some(at) => at,
             None if handles.places.len() < HANDLES_MAX => {
@@ -115,7 +144,7 @@ impl Peers {
         let place = handles.places.get_mut(usize::from(at))?;
         place.uses = place.uses.wrapping_add(1);
         place.open = Some(open);
-        Some(u32::from(place.uses) << 16 | u32::from(at))
+        Some(join(at, place.uses))
     }
 
     /// Takes a handle away.
@@ -138,9 +167,13 @@ impl Peers {
     }
 }
 
+fn join(place: u16, uses: u16) -> u32 {
+    u32::from(uses) << 16 | u32::from(place)
+}
+
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "takes the two halves apart that `add` joined"
+    reason = "takes the two halves apart that `join` joined"
 )]
 const fn split(handle: u32) -> (u16, u16) {
     (handle as u16, (handle >> 16) as u16)

@@ -3,14 +3,13 @@
 use bytes::Bytes;
 use sconce_bus::CallError;
 use sconce_registry::Registry;
-use sconce_schemas::NodeName;
-use sconce_schemas::VolumeId;
 use sconce_schemas::access::{Access, AccessAsk, AccessChange, AccessMode, AccessReply};
 use sconce_schemas::records::{NodeRecord, Record as _, keys};
 use sconce_schemas::wire::event::{EventsAsk, What};
 use sconce_schemas::wire::registry::Change;
 use sconce_schemas::wire::volume::{IoCode, VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy, Role};
+use sconce_schemas::{NodeName, SessionId, VolumeId};
 
 use crate::client::{Client, bytes};
 use crate::cluster::{Cluster, LONG, NODE, block_on, until};
@@ -486,5 +485,61 @@ fn a_build_that_knows_no_access_writes_while_nobody_has_it() {
             .iter()
             .any(|event| matches!(&event.what, What::AccessTaken { node, .. } if node.as_str() == "hv-1"));
         assert!(taken && page.node.as_str() == NODE);
+    });
+}
+
+#[test]
+fn however_often_a_session_is_opened_again_it_has_one_handle_and_one_slot() {
+    block_on(async {
+        let pool = Pool::begin().await;
+        let mut one = pool.front_end("hv-1", 5).await;
+        writes(&mut one, 1).await;
+        // More sessions of one connection than a volume has slots, each of which asks to write after it was opened.
+        let mut many = pool.front_end("hv-1", 5).await;
+        for number in 0..1100 {
+            many.session = SessionId((1 << 40) + number);
+            for take in [false, true, true] {
+                many.ask.as_mut().unwrap().take = take;
+                let before = many.handle;
+                many.reopen().await.unwrap();
+                assert!(!take || many.handle == before, "{number}");
+            }
+            let handle = many.handle;
+            many.control(VolumeControl::Close { handle }).await.unwrap();
+        }
+        // One that is refused, as well.
+        let mut two = pool.front_end("hv-2", 6).await;
+        let handle = two.handle;
+        for _ in 0..3 {
+            is_refused(&mut two).await;
+            assert_eq!(two.handle, handle);
+        }
+        holds(&mut two, 1).await;
+        // A handle that was opened again is closed once, and that gives access up.
+        let handle = one.handle;
+        one.control(VolumeControl::Close { handle }).await.unwrap();
+        until("access to be given up", async || {
+            pool.access().await.held_by().is_none().then_some(())
+        })
+        .await;
+    });
+}
+
+#[test]
+fn access_that_was_given_up_without_the_registry_is_free_when_that_is_back() {
+    block_on(async {
+        let mut pool = Pool::begin_with("[volumes]\nlease = \"30s\"\n").await;
+        let (mut one, mut two) = (pool.front_end("hv-1", 5).await, pool.front_end("hv-2", 6).await);
+        writes(&mut one, 1).await;
+        pool.cluster.stop_registry();
+        let handle = one.handle;
+        one.control(VolumeControl::Close { handle }).await.unwrap();
+        pool.cluster.start_registry();
+        until("access to be given up", async || {
+            pool.access().await.held_by().is_none().then_some(())
+        })
+        .await;
+        writes(&mut two, 2).await;
+        pool.is_held_by("hv-2").await;
     });
 }

@@ -13,7 +13,7 @@ use sconce_schemas::wire::{Refusal, Remedy};
 
 use super::Core;
 use super::operations::PartKey;
-use super::sessions::{Opening, Route, is_held};
+use super::sessions::{Opening, Route, Session, is_held};
 use super::types::{Effect, FrontEndKey, Micros, SessionKey};
 use crate::routing::operation::Outcome;
 
@@ -37,6 +37,10 @@ pub(super) struct SessionAccess {
     asked: bool,
     /// The generation under which it was granted last.
     held: Option<u64>,
+    /// It was asked for, and what was answered is lost, or that nobody can say: it may be granted.
+    doubt: bool,
+    /// The `Close` that is on its way, or to be sent: the session goes with its answer.
+    closing: Option<Closing>,
     /// Changes that wait for it, in order.
     waiting: VecDeque<PartKey>,
     /// Front ends that have opened the volume in this session, or changed it.
@@ -49,7 +53,34 @@ pub(super) struct SessionAccess {
     farewell: Option<Micros>,
 }
 
+/// How far the last word of a session is that may have write access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    Wanted,
+    Sent(u64),
+}
+
 impl SessionAccess {
+    /// Whether the owner may believe that the session writes, and is to be told that it is over.
+    const fn is_to_be_closed(&self) -> bool {
+        self.held.is_some() || self.doubt
+    }
+
+    /// Whether an `Open` is on its way that may grant it.
+    pub(super) const fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// The `Close` leaves.
+    pub(super) const fn close_sent(&mut self, id: u64) {
+        self.closing = Some(Closing::Sent(id));
+    }
+
+    /// Somebody has the session, again.
+    pub(super) const fn is_wanted(&mut self) {
+        self.farewell = None;
+    }
+
     /// An `Open` leaves.
     pub(super) const fn asks(&mut self, ask: Option<&AccessAsk>) {
         self.asked = match ask {
@@ -60,13 +91,14 @@ impl SessionAccess {
 
     /// The handle is not there any more; gives what waited.
     pub(super) fn without_handle(&mut self) -> VecDeque<PartKey> {
-        (self.granted, self.asked) = (false, false);
+        self.doubt |= self.asked;
+        (self.granted, self.asked, self.closing) = (false, false, None);
         std::mem::take(&mut self.waiting)
     }
 
     /// The volume is gone.
     pub(super) const fn forget(&mut self) {
-        self.held = None;
+        (self.held, self.doubt) = (None, false);
     }
 
     /// A front end asks for the volume to be opened.
@@ -126,7 +158,7 @@ impl Core {
     pub(super) fn access_ask(&self, key: SessionKey) -> Option<AccessAsk> {
         let me = self.me.as_ref()?;
         let access = &self.sessions[key.0].access;
-        let wants = access.granted || access.held.is_some() || !access.waiting.is_empty();
+        let wants = access.granted || access.is_to_be_closed() || !access.waiting.is_empty();
         Some(AccessAsk {
             node: me.node.clone(),
             incarnation: me.incarnation.unwrap_or(0),
@@ -193,18 +225,23 @@ impl Core {
         let asked = std::mem::take(&mut access.asked);
         match reply {
             Some(AccessReply::Granted(generation)) => {
+                access.doubt = false;
                 access.held = (generation > 0).then_some(generation);
                 self.access_granted(key);
             }
             // A build before there was write access takes all changes.
-            None if asked => self.access_granted(key),
+            None if asked => {
+                access.doubt = false;
+                self.access_granted(key);
+            }
             Some(AccessReply::Refused(refusal)) if is_held(&refusal) || refusal.remedy == Remedy::Reroute => {
-                access.granted = false;
+                // Nobody could say, or it may yet be written down.
+                (access.granted, access.doubt) = (false, access.doubt || asked);
                 self.sessions[key.0].trouble = Some(refusal.text);
                 self.wait(now, key);
             }
             Some(AccessReply::Refused(refusal)) => {
-                access.granted = false;
+                (access.granted, access.doubt) = (false, false);
                 self.access_refused(key, &refusal, effects);
             }
             None => {}
@@ -247,7 +284,7 @@ impl Core {
     pub(super) fn says_farewell(&mut self, now: Micros, key: SessionKey) -> bool {
         let session = &mut self.sessions[key.0];
         let is_open = matches!(session.route, Route::On { handle: Some(_), .. });
-        if session.access.held.is_none() || is_open {
+        if !session.access.is_to_be_closed() || is_open {
             return false;
         }
         let until = *session.access.farewell.get_or_insert(now + FAREWELL_US);
@@ -259,5 +296,51 @@ impl Core {
             self.wait(now, key);
         }
         true
+    }
+
+    /// The last word of a session that nobody has any more and that may have write access: the session goes with the answer. Who opens
+    /// the volume meanwhile gets another one. `false`: none is needed, or there is no owner to say it to.
+    pub(super) fn says_last_word(&mut self, key: SessionKey) -> bool {
+        let session = &mut self.sessions[key.0];
+        let Route::On {
+            link,
+            handle: Some(_),
+        } = session.route
+        else {
+            return false;
+        };
+        if !session.access.is_to_be_closed() {
+            return false;
+        }
+        if session.access.closing.is_none() {
+            session.access.closing = Some(Closing::Wanted);
+            self.forget_volume(key);
+            self.queue(link, key);
+        }
+        true
+    }
+
+    /// The handle whose `Close` is to leave, if one is.
+    pub(super) fn to_be_closed(&self, key: SessionKey) -> Option<u32> {
+        let session = &self.sessions[key.0];
+        match session.route {
+            Route::On { handle, .. } if session.access.closing == Some(Closing::Wanted) => handle,
+            _ => None,
+        }
+    }
+
+    /// The owner has heard the last word of a session, or has no such handle; or it has to be said again, where the volume is open anew.
+    pub(super) fn close_answered(&mut self, now: Micros, id: u64, key: SessionKey, refusal: Option<Refusal>) {
+        let is_answer = |session: &&Session| session.access.closing == Some(Closing::Sent(id));
+        if self.sessions.get(key.0).filter(is_answer).is_none() {
+            return;
+        }
+        match refusal {
+            Some(refusal) if refusal.remedy != Remedy::Reject => {
+                self.leave_owner(now, key, refusal.text);
+                self.note_unused(key);
+            }
+            _ => self.end_session(now, key),
+        }
     }
 }

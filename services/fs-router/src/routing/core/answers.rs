@@ -43,7 +43,14 @@ impl Core {
                 };
                 self.opened(now, link, id, SessionKey(index), reply, effects);
             }
-            IdKind::Close | IdKind::Fetch => {}
+            IdKind::Close => {
+                let refusal = match reply {
+                    VolumeReply::Refused(refusal) => Some(refusal),
+                    _ => None,
+                };
+                self.close_answered(now, id, SessionKey(index), refusal);
+            }
+            IdKind::Fetch => {}
         }
     }
 

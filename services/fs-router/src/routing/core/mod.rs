@@ -199,6 +199,8 @@ enum IdKind {
 }
 
 const KEY_BITS: u32 = 22;
+/// The key of nothing.
+const KEY_MAX: usize = (1 << KEY_BITS) - 1;
 const SENDS_BITS: u32 = 40;
 const _: () = assert!(KEY_BITS + SENDS_BITS + 2 == 64);
 

@@ -13,7 +13,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use super::operations::PartState;
 use super::sessions::{Opening, Route};
 use super::types::{Effect, OwnerKey, Sent, SessionKey, Wire};
-use super::{Core, IdKind};
+use super::{Core, IdKind, KEY_MAX};
 use crate::routing::operation::Outcome;
 
 /// Parts that a session sends before the next session's turn.
@@ -36,7 +36,12 @@ impl Core {
             && !link.full
         {
             if let Some(handle) = link.closing.pop() {
-                self.send_close(key, handle, wire);
+                let id = self.next_id(IdKind::Close, KEY_MAX);
+                if send_close(key, id, handle, wire) == Sent::NoRoom {
+                    let link = &mut self.links[key.0];
+                    link.full = true;
+                    link.closing.push(handle);
+                }
                 continue;
             }
             let Some(session) = self.links[key.0].turns.pop_front() else {
@@ -56,13 +61,6 @@ impl Core {
         }
     }
 
-    /// A handle that nobody uses is closed where there is room; otherwise it ends with the connection.
-    fn send_close(&mut self, link: OwnerKey, handle: u32, wire: &mut impl Wire) {
-        let id = self.next_id(IdKind::Close, 0);
-        let request = VolumeRequest::Control(VolumeControl::Close { handle });
-        let _ = wire.to_owner(link, id, 0, &request, Bytes::new(), 0);
-    }
-
     fn send_turn(
         &mut self,
         link: OwnerKey,
@@ -70,6 +68,14 @@ impl Core {
         wire: &mut impl Wire,
         effects: &mut Vec<Effect>,
     ) -> Turn {
+        if let Some(handle) = self.to_be_closed(key) {
+            let id = self.next_id(IdKind::Close, key.0);
+            if send_close(link, id, handle, wire) == Sent::NoRoom {
+                return Turn::NoRoom;
+            }
+            self.sessions[key.0].access.close_sent(id);
+            return Turn::Over;
+        }
         let wants_open = self.sessions[key.0].opening == Opening::Wanted;
         if wants_open && self.send_open(link, key, wire) != Sent::Taken {
             return Turn::NoRoom;
@@ -159,6 +165,13 @@ impl Core {
         }
         sent
     }
+}
+
+/// A handle that nobody uses is closed where there is room. It ends with the connection too; what its session may write does not
+/// ([`Core::says_last_word`]).
+fn send_close(link: OwnerKey, id: u64, handle: u32, wire: &mut impl Wire) -> Sent {
+    let request = VolumeRequest::Control(VolumeControl::Close { handle });
+    wire.to_owner(link, id, 0, &request, Bytes::new(), 0)
 }
 
 /// How a session's turn ended.

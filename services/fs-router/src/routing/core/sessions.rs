@@ -97,7 +97,9 @@ impl Core {
     /// The session of a volume, made where there is none. Each call needs its [`Core::release`].
     pub fn session(&mut self, volume: VolumeId) -> SessionKey {
         if let Some(&key) = self.by_volume.get(&volume) {
-            self.sessions[key.0].users += 1;
+            let session = &mut self.sessions[key.0];
+            session.users += 1;
+            session.access.is_wanted();
             return key;
         }
         let key = self.new_session(volume, None);
@@ -367,7 +369,9 @@ impl Core {
         session.route = Route::Idle;
         session.attempts = 0;
         session.trouble = None;
-        session.access.forget();
+        if refusal.code == RefusalCode::NotFound {
+            session.access.forget();
+        }
         self.refuse_asked(key, refusal, effects);
         self.sessions[key.0].ready.clear();
         let parts: Vec<PartKey> = self
@@ -423,6 +427,9 @@ impl Core {
             if self.says_farewell(now, key) {
                 continue;
             }
+            if self.says_last_word(key) {
+                continue;
+            }
             let route = match self.sessions[key.0].route {
                 Route::On {
                     link,
@@ -430,14 +437,24 @@ impl Core {
                 } => Some((link, handle)),
                 _ => None,
             };
-            self.detach(now, key);
+            self.end_session(now, key);
             if let Some((link, handle)) = route {
                 self.links[link.0].closing.push(handle);
             }
-            let session = self.sessions.remove(key.0);
-            if session.view.is_none() {
-                self.by_volume.remove(&session.volume);
-            }
+        }
+    }
+
+    pub(super) fn end_session(&mut self, now: Micros, key: SessionKey) {
+        self.detach(now, key);
+        self.forget_volume(key);
+        self.sessions.remove(key.0);
+    }
+
+    /// Who opens the volume from here on gets another session.
+    pub(super) fn forget_volume(&mut self, key: SessionKey) {
+        let volume = self.sessions[key.0].volume;
+        if self.by_volume.get(&volume) == Some(&key) {
+            self.by_volume.remove(&volume);
         }
     }
 }
@@ -450,7 +467,9 @@ impl Session {
     }
 
     fn is_unused(&self) -> bool {
-        self.users == 0 && self.requests == 0 && !self.looking
+        // Whether the session has access is not known before that is answered.
+        let is_asking = matches!(self.opening, Opening::Sent(_)) && self.access.is_asked();
+        self.users == 0 && self.requests == 0 && !self.looking && !is_asking
     }
 }
 

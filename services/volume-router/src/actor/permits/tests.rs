@@ -67,7 +67,7 @@ fn another_holder_ends_what_the_one_before_was_granted() {
     permits.decides(Deciding::Change);
     assert!(permits.takes(a.pass), "until it is decided");
     let (b, fenced) = permits.claimed(held("b", 4), &ask("b", 1, None), slot(3));
-    assert_eq!(fenced, [slot(1)]);
+    assert_eq!(fenced, Fenced::Of(vec![slot(1)]));
     assert!(permits.takes(b.pass) && !permits.takes(a.pass));
     let text = refused(&mut permits, &ask("a", 5, Some(3)));
     assert!(
@@ -91,7 +91,7 @@ fn a_later_process_of_the_node_ends_the_earlier_ones() {
     assert!(permits.takes(second.pass) && !permits.takes(first.pass));
     // What was queued of it, also once its successor has given the volume up.
     refused(&mut permits, &ask("a", 5, Some(3)));
-    permits.closed(second.pass, slot(2));
+    permits.closed(slot(2));
     assert!(permits.is_to_be_released());
     let mut released = held("a", 3);
     released.holder.as_mut().unwrap().released = true;
@@ -106,17 +106,94 @@ fn access_is_given_up_with_the_last_session_that_is_closed() {
     let pass = granted(&mut permits, &ask("a", 5, None), 1).pass;
     granted(&mut permits, &ask("a", 5, None), 2);
     permits.gone(pass, slot(2));
-    permits.closed(pass, slot(1));
+    permits.closed(slot(1));
     assert!(!permits.is_to_be_released(), "the other one may come back");
-    permits.closed(pass, slot(2));
+    permits.closed(slot(2));
     assert!(permits.is_to_be_released());
     // While that is written down nothing is granted: it could be given to another at the same moment.
     permits.decides(Deciding::Release);
     let (judged, _) = permits.judge(&ask("a", 5, Some(1)), slot(1), PATH);
     assert_eq!(judged, Judged::Undecided);
-    permits.undecided();
-    granted(&mut permits, &ask("a", 5, Some(1)), 1);
-    assert!(permits.takes(pass), "the registry did not hear of it");
+    permits.failed();
+    assert!(permits.is_to_be_released(), "it is tried again");
+    assert_eq!(permits.claim().given_up, Some("a".parse().unwrap()));
+    // The record may say so or not: it has to name the holder before that writes again.
+    let (judged, _) = permits.judge(&ask("a", 5, Some(1)), slot(1), PATH);
+    assert_eq!(judged, Judged::Claim);
+    assert!(permits.claim().doubt);
+    permits.decides(Deciding::Change);
+    let (judged, _) = permits.judge(&ask("a", 5, Some(1)), slot(2), PATH);
+    assert_eq!(judged, Judged::Undecided);
+    let (permit, _) = permits.claimed(held("a", 1), &ask("a", 5, Some(1)), slot(1));
+    assert!(permits.takes(permit.pass) && !permits.is_to_be_released());
+    granted(&mut permits, &ask("a", 5, Some(1)), 2);
+}
+
+#[test]
+fn a_claim_of_which_nobody_knows_what_came_leaves_no_holder_behind() {
+    let mut permits = Permits::new(Access::default());
+    permits.decides(Deciding::Change);
+    permits.failed();
+    assert!(
+        permits.is_to_be_released(),
+        "the record may name one that has gone"
+    );
+    permits.decides(Deciding::Release);
+    permits.decided(Access::default());
+    assert!(!permits.is_to_be_released());
+}
+
+#[test]
+fn what_builds_before_access_left_is_over_when_somebody_takes_it() {
+    let mut permits = Permits::new(Access::default());
+    assert!(permits.takes(Pass::UNASKED));
+    permits.decides(Deciding::Change);
+    let (_, fenced) = permits.claimed(held("a", 1), &ask("a", 5, None), slot(2));
+    assert_eq!(fenced, Fenced::AllBut(slot(2)));
+    assert!(!permits.takes(Pass::UNASKED));
+}
+
+#[test]
+fn a_session_is_closed_whatever_its_handle_was_good_for() {
+    let mut permits = Permits::new(held("a", 3));
+    granted(&mut permits, &ask("a", 5, None), 1);
+    permits.closed(slot(7));
+    assert!(!permits.is_to_be_released(), "another one");
+    permits.closed(slot(1));
+    assert!(permits.is_to_be_released());
+}
+
+#[test]
+fn a_restored_registry_shuts_nobody_out_once_access_was_broken() {
+    let mut permits = Permits::new(held("a", 3));
+    granted(&mut permits, &ask("a", 900, None), 1);
+    // Its revisions begin anew.
+    refused(&mut permits, &ask("a", 5, None));
+    permits.forget_newest();
+    granted(&mut permits, &ask("a", 5, None), 2);
+}
+
+#[test]
+fn commands_that_are_gone_are_forgotten() {
+    let shared = Access {
+        mode: AccessMode::Shared,
+        ..Access::default()
+    };
+    let mut permits = Permits::new(shared);
+    for number in 0..9 {
+        let pass = granted(&mut permits, &ask(&format!("sconce-{number}"), 0, None), number).pass;
+        permits.gone(pass, slot(number));
+        assert!(permits.grants.is_empty());
+    }
+}
+
+#[test]
+fn a_handle_keeps_its_pass_where_the_session_is_opened_again_without_one() {
+    let pass = Pass(7);
+    assert_eq!(Pass::NONE.or(pass), pass);
+    assert_eq!(Pass(8).or(pass), Pass(8));
+    assert_eq!(pass.or(Pass::NONE), pass);
+    assert_eq!(Pass::NONE.or(Pass::UNASKED), Pass::NONE);
 }
 
 #[test]

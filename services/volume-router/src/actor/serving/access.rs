@@ -8,7 +8,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::{Event, SessionSlot};
 
 use super::super::messages::Operation;
-use super::super::permits::{Judged, Pass, Permit, Permits, held_by_another};
+use super::super::permits::{Fenced, Judged, Pass, Permit, Permits, held_by_another};
 use super::{OpenOn, Serving};
 
 impl Serving {
@@ -39,7 +39,7 @@ impl Serving {
     /// A session's front end wants to write.
     pub(in crate::actor) fn judge_access(&mut self, ask: &AccessAsk, slot: SessionSlot) -> Judged {
         let (judged, fenced) = self.permits.judge(ask, slot, &self.path);
-        self.fence(fenced);
+        self.fence(Fenced::Of(fenced));
         judged
     }
 
@@ -58,16 +58,19 @@ impl Serving {
     /// The record says this of write access now.
     pub(in crate::actor) fn access_decided(&mut self, access: Access) {
         let fenced = self.permits.decided(access);
-        self.fence(fenced);
+        self.fence(Fenced::Of(fenced));
     }
 
     /// What was taken in of these sessions and waits is dropped: it may not be applied after what another writes.
-    fn fence(&mut self, sessions: Vec<SessionSlot>) {
-        if sessions.is_empty() {
-            return;
-        }
-        for session in sessions {
-            self.take(Event::SessionFenced { session });
+    fn fence(&mut self, fenced: Fenced) {
+        match fenced {
+            Fenced::Of(sessions) if sessions.is_empty() => return,
+            Fenced::Of(sessions) => {
+                for session in sessions {
+                    self.take(Event::SessionFenced { session });
+                }
+            }
+            Fenced::AllBut(session) => self.take(Event::OthersFenced { session }),
         }
         self.settle();
     }

@@ -12,6 +12,8 @@ use sconce_schemas::records::keys;
 use sconce_schemas::wire::event::AccessWhy;
 use sconce_schemas::{NodeName, VolumeId};
 
+use crate::actor::Claim;
+
 use super::{Changed, Ownership, RecordError, change_own, read, retry_or};
 
 /// What came of a front end's wish to write.
@@ -23,13 +25,13 @@ pub(crate) enum Claimed {
     Held(Access),
 }
 
-/// Names a front end as the one that may write, if no other may. `connected`: the holder is not in the registry and need not be, as it
-/// is a command that is connected here.
+/// Names a front end as the one that may write, if no other may; `known`: what the owner knows beside the record. Where that is in doubt
+/// the record is written also if it names the front end already: a release that is still on its way comes to nothing by that.
 pub(crate) async fn take_access(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
-    (node, connected): (&NodeName, bool),
+    (node, known): (&NodeName, &Claim),
     clock: &Clock,
 ) -> Result<Claimed, RecordError> {
     let mut first_why = None;
@@ -38,6 +40,7 @@ pub(crate) async fn take_access(
         own.holds(&record).map_err(RecordError::Refused)?;
         let now_us = clock.unix_micros();
         let why = match record.access.held_by() {
+            Some(holder) if holder.node == *node && known.doubt && first_why.is_none() => AccessWhy::Free,
             // One whose outcome was not known.
             Some(holder) if holder.node == *node => {
                 return Ok(Claimed::Taken(
@@ -46,8 +49,9 @@ pub(crate) async fn take_access(
                 ));
             }
             Some(_) if record.access.is_offered(now_us) => AccessWhy::HandedOver,
+            Some(holder) if known.given_up.as_ref() == Some(&holder.node) => AccessWhy::Free,
             Some(holder) => {
-                let is_there = connected || registry.get(&keys::node(&holder.node)).await?.is_some();
+                let is_there = known.connected || registry.get(&keys::node(&holder.node)).await?.is_some();
                 if is_there {
                     return Ok(Claimed::Held(record.access));
                 }
@@ -61,16 +65,18 @@ pub(crate) async fn take_access(
             .holder
             .as_ref()
             .is_none_or(|holder| holder.node != *node);
-        record.access = Access {
-            mode: record.access.mode,
-            generation: record.access.generation + u64::from(is_anothers),
-            holder: Some(AccessHolder {
-                node: node.clone(),
-                since_us: now_us,
-                released: false,
-            }),
-            hand_over_until_us: None,
-        };
+        if record.access.held_by().is_none_or(|holder| holder.node != *node) {
+            record.access = Access {
+                mode: record.access.mode,
+                generation: record.access.generation + u64::from(is_anothers),
+                holder: Some(AccessHolder {
+                    node: node.clone(),
+                    since_us: now_us,
+                    released: false,
+                }),
+                hand_over_until_us: None,
+            };
+        }
         let key = keys::volume(volume);
         match registry.put_record(&key, Some(revision), &record, None).await {
             Ok(_) => return Ok(Claimed::Taken(record.access, why)),
