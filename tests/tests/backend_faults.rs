@@ -30,6 +30,11 @@ fn a_slow_back_end_slows_writes_and_loses_none() -> Result<()> {
     }
     cluster.create("/stamped", "64M")?;
     let mut writer = Writer::connect(&cluster.nbd_socket(), "/stamped", seed)?;
+    // The first write takes write access from the registry, which the storage-router hosts.
+    ensure!(
+        writer.write_for(Duration::from_millis(50))?,
+        "the connection broke"
+    );
     for _ in 0..rounds(10, 100) {
         // The storage-router answers in fits and starts.
         cluster.signal(Service::StorageRouter, "STOP")?;
