@@ -66,7 +66,8 @@ impl Open {
         let (OpenOn::Session(slot), OpenOn::Session(of_other)) = (self.on, other.on) else {
             return false;
         };
-        (self.volume, self.generation, slot) == (other.volume, other.generation, of_other)
+        // The next actor counts its runs anew.
+        (&self.handle, self.generation, slot) == (&other.handle, other.generation, of_other)
     }
 
     /// The client's connection is gone.
