@@ -491,6 +491,13 @@ impl Scene {
         assert!(asked.take && asked.held.is_none(), "{asked:?}");
     }
 
+    /// The owner does what it is asked, and the client is told so.
+    fn is_done(&mut self) {
+        let id = self.take_io();
+        self.owner_answers(id, VolumeReply::Done);
+        assert_eq!(self.outcome(), Some(Outcome::Done));
+    }
+
     fn is_told_of_access(&mut self) -> bool {
         let told = self.effect(|effect| match effect {
             Effect::AccessRefused { refusal, .. } => Some(refusal.clone()),
@@ -541,9 +548,7 @@ fn who_may_not_write_is_told_once_and_reads_on() {
     // It is told anew after it could write.
     scene.submits(Token(4), write());
     scene.opens_with(7, None, Some(AccessReply::Granted(9)));
-    let id = scene.take_io();
-    scene.owner_answers(id, VolumeReply::Done);
-    assert_eq!(scene.outcome(), Some(Outcome::Done));
+    scene.is_done();
 }
 
 #[test]
@@ -562,9 +567,7 @@ fn a_change_waits_while_nobody_can_say_who_may_write() {
     assert!(scene.log.to_owner.is_empty(), "not asked again at once");
     scene.time_passes();
     scene.opens_with(3, None, Some(AccessReply::Granted(1)));
-    let id = scene.take_io();
-    scene.owner_answers(id, VolumeReply::Done);
-    assert_eq!(scene.outcome(), Some(Outcome::Done));
+    scene.is_done();
 }
 
 #[test]
@@ -661,8 +664,7 @@ fn who_opens_the_volume_after_access_was_lost_is_not_taken_for_one_that_lost_it(
 fn an_owner_that_does_not_know_that_a_session_is_over_is_told_when_it_is_back() {
     let mut scene = known();
     scene.writes();
-    let id = scene.take_io();
-    scene.owner_answers(id, VolumeReply::Done);
+    scene.is_done();
     scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
     scene.core.release(scene.now, scene.session);
     scene.happens(Event::Up(LinkKey::Owner(scene.owner)));
@@ -676,8 +678,7 @@ fn an_owner_that_does_not_know_that_a_session_is_over_is_told_when_it_is_back() 
     // One that stays away is not looked for for ever.
     let mut scene = known();
     scene.writes();
-    let id = scene.take_io();
-    scene.owner_answers(id, VolumeReply::Done);
+    scene.is_done();
     scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
     scene.core.release(scene.now, scene.session);
     let mut looks = 0;
@@ -745,8 +746,7 @@ fn a_client_that_goes_while_access_is_asked_for_leaves_none_behind() {
 fn a_close_that_is_not_delivered_is_sent_again() {
     let mut scene = known();
     scene.writes();
-    let id = scene.take_io();
-    scene.owner_answers(id, VolumeReply::Done);
+    scene.is_done();
     // There is no room for it.
     scene.log.full = true;
     scene.core.release(scene.now, scene.session);
