@@ -131,28 +131,19 @@ pub fn deletion_table(deletions: &[DeletionView]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use sconce_schemas::Epoch;
     use sconce_schemas::records::VolumePhase;
     use sconce_schemas::wire::Role;
-    use sconce_schemas::{Epoch, ScoSize, VolumeSize};
 
     use super::*;
-
-    fn name(text: &str) -> NodeName {
-        text.parse().unwrap()
-    }
+    use crate::testing::{name, volume};
 
     fn deleted(number: u8, owner: &str) -> VolumeRecord {
         VolumeRecord {
             inode: 100,
             phase: VolumePhase::Deleting,
             epoch: Epoch(1),
-            ..VolumeRecord::unowned(
-                VolumeId([number; 16]),
-                VolumeSize::default(),
-                ScoSize::default(),
-                "default".to_owned(),
-                name(owner),
-            )
+            ..volume(number, owner)
         }
     }
 

@@ -23,6 +23,8 @@ pub mod settings;
 pub mod size;
 pub mod snapshot;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod transfer;
 pub mod view;
 pub mod volume;

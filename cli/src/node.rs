@@ -371,15 +371,12 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
+    use sconce_schemas::Epoch;
     use sconce_schemas::records::DtlState;
     use sconce_schemas::wire::Role;
-    use sconce_schemas::{Epoch, ScoSize, VolumeId, VolumeSize};
 
     use super::*;
-
-    fn name(text: &str) -> NodeName {
-        text.parse().expect("a name")
-    }
+    use crate::testing::{self, name};
 
     fn volume(number: u8, owner: &str, twin: Option<&str>) -> VolumeRecord {
         VolumeRecord {
@@ -388,13 +385,7 @@ mod tests {
             dtl_mode: DtlMode::Sync,
             dtl_host: twin.map(name),
             dtl_state: twin.map_or(DtlState::Degraded, |_| DtlState::InSync),
-            ..VolumeRecord::unowned(
-                VolumeId([number; 16]),
-                VolumeSize::default(),
-                ScoSize::default(),
-                "default".to_owned(),
-                name(owner),
-            )
+            ..testing::volume(number, owner)
         }
     }
 

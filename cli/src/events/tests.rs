@@ -3,10 +3,7 @@
 use sconce_schemas::wire::event::Level;
 
 use super::*;
-
-fn name(text: &str) -> NodeName {
-    text.parse().unwrap()
-}
+use crate::testing::name;
 
 fn event(seq: u64, time_us: u64, what: What) -> PoolEvent {
     PoolEvent {

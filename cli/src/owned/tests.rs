@@ -4,10 +4,7 @@ use sconce_schemas::records::{LastMove, MoveWhy, Moving};
 use sconce_schemas::{ByteLen, Epoch, ScoSize, VolumeSize};
 
 use super::*;
-
-fn name(text: &str) -> NodeName {
-    text.parse().unwrap()
-}
+use crate::testing::{name, volume};
 
 fn record(number: u8, dtl_state: DtlState) -> VolumeRecord {
     VolumeRecord {
@@ -21,13 +18,7 @@ fn record(number: u8, dtl_state: DtlState) -> VolumeRecord {
         dtl_host: (dtl_state == DtlState::InSync).then(|| name("vr-2")),
         dtl_state,
         epoch_since_us: Some(1_000_000),
-        ..VolumeRecord::unowned(
-            VolumeId([number; 16]),
-            VolumeSize::default(),
-            ScoSize::default(),
-            "default".to_owned(),
-            name("vr-1"),
-        )
+        ..volume(number, "vr-1")
     }
 }
 
