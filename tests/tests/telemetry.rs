@@ -29,14 +29,15 @@ fn record(run_dir: &Path, address: SocketAddr, sample: i64) -> Result<()> {
 /// Waits until the collector has what is looked for.
 fn until<T>(collector: &Collector, what: &str, mut find: impl FnMut(&[Span]) -> Option<T>) -> Result<T> {
     let found = wait::until(what, SOON, || Ok(find(&collector.spans())));
-    found.with_context(|| {
+    let (found, _) = found.with_context(|| {
         let names: BTreeMap<(String, String), usize> =
             collector.spans().iter().fold(BTreeMap::new(), |mut names, span| {
                 *names.entry((span.node.clone(), span.name.clone())).or_default() += 1;
                 names
             });
         format!("these spans came: {names:?}")
-    })
+    })?;
+    Ok(found)
 }
 
 /// Of a trace: node and name of each span.

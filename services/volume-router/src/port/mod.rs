@@ -144,9 +144,9 @@ impl Port {
         let recorded = request.reply.is_recorded();
         let recorded = recorded.then(|| Box::new(request.reply.trace()));
         let waiting = Waiting {
+            operation: request.reply.operation(),
             reply: request.reply,
             volume: open.volume,
-            operation: request.reply.operation(),
             code: Some(io.code),
             offset: io.offset,
             bytes: request.data.len() as u64 + u64::from(request.reply_bytes),
