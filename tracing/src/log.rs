@@ -262,11 +262,20 @@ mod tests {
         let [within, without] = logged(LogForm::Json);
         let line: serde_json::Value = serde_json::from_str(&within).unwrap();
         assert_eq!([&line["trace_id"], &line["span_id"]], ids);
-        assert_eq!((&line["message"], &line["trace_flags"]), (&"stored".into(), &"01".into()));
+        assert_eq!(
+            (&line["message"], &line["trace_flags"]),
+            (&"stored".into(), &"01".into())
+        );
         let line: serde_json::Value = serde_json::from_str(&without).unwrap();
         assert_eq!((&line["volume"], line.get("trace_id")), (&"a".into(), None));
         let [within, without] = logged(LogForm::Human);
-        assert!(within.ends_with(&format!("trace_id={} span_id={}", ids[0], ids[1])), "{within}");
-        assert!(without.contains("stored") && !without.contains("trace_id"), "{without}");
+        assert!(
+            within.ends_with(&format!("trace_id={} span_id={}", ids[0], ids[1])),
+            "{within}"
+        );
+        assert!(
+            without.contains("stored") && !without.contains("trace_id"),
+            "{without}"
+        );
     }
 }
