@@ -200,7 +200,7 @@ async fn watch(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], after: Revision)
 
 /// What a volume's record asks of this node.
 async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], record: &VolumeRecord) {
-    node.relied.note(record, &node.name, node.device.id());
+    node.relied.note(record, &node.name, node.device.identity());
     node.seen.note(record);
     let served = node.volumes.get(record.id);
     let ours = record.owner == node.name;

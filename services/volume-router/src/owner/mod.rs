@@ -16,7 +16,8 @@ mod recover;
 
 use std::sync::Arc;
 
-use sconce_registry::Registry;
+use sconce_registry::record::decode;
+use sconce_registry::{Entry, Registry};
 use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord, keys};
@@ -150,10 +151,11 @@ pub(crate) async fn start(
     };
     let mut claimant = Claimant {
         node: node.name.clone(),
-        buffer: node.device.id().to_owned(),
+        buffer: node.device.identity().clone(),
         takeover: *takeover,
         orphan: None,
         epochs_used: epochs_of(found),
+        lost_power: record::seen_to_lose_power(&node.registry, &before, node.device.identity()).await?,
     };
     if let Err(refusal) = record::may_claim(&before, &claimant, &path) {
         let over = refusal.code != RefusalCode::WaitsForOwner
@@ -165,7 +167,10 @@ pub(crate) async fn start(
     }
     let relies_on_twin = record::relies_on_twin(&before, &node.name, node.device.id());
     if relies_on_twin && before.owner != node.name && !takeover.is_some_and(|takeover| takeover.force) {
-        if before.buffer.is_some() && node.registry.get(&keys::node(&before.owner)).await?.is_some() {
+        let owner = node.registry.get(&keys::node(&before.owner)).await?;
+        // One whose record is damaged runs.
+        let can_go_on = |owner: &Entry| decode(owner).map_or(true, |owner| record::can_go_on(&before, &owner));
+        if before.buffer.is_some() && owner.as_ref().is_some_and(can_go_on) {
             return Err(StartError::Refused(record::owner_is_there(&before, &path)));
         }
         claimant.orphan = Some(before.epoch);
@@ -271,7 +276,7 @@ async fn recover(
         &node.registry,
         subject.volume,
         &ownership,
-        node.device.id(),
+        node.device.identity(),
         (&claimed.epochs, recovered.next_sco),
         &node.clock,
     )
