@@ -331,9 +331,7 @@ impl State {
 
     /// Whether a write buffer that the record names is there, and has not lost power since: it has all that was acknowledged.
     pub(crate) fn is_whole(&self, buffer: Option<Buffer>, boot: u8) -> bool {
-        buffer.is_some_and(|buffer| {
-            self.is_here(buffer) && self.nodes[usize::from(buffer.node)].boot == boot
-        })
+        buffer.is_some_and(|buffer| self.is_here(buffer) && self.nodes[usize::from(buffer.node)].boot == boot)
     }
 
     /// Whether a node's write buffer is one that the record names and is as good as any (`may_claim`): it has not lost power since, or

@@ -111,9 +111,7 @@ impl State {
         let named = [record.buffer, record.in_sync].into_iter().flatten();
         let here = named.filter(|buffer| self.is_here(*buffer));
         // Any of them may be the one that is gone on with.
-        let kept = here.fold(u8::MAX, |kept, buffer| {
-            kept & self.replay(buffer.node, true).log
-        });
+        let kept = here.fold(u8::MAX, |kept, buffer| kept & self.replay(buffer.node, true).log);
         let excused = !kept & !self.flushed & ((1 << self.written) - 1);
         self.excused |= excused;
         self.acked &= !excused;

@@ -165,7 +165,10 @@ struct Counted {
 fn scos(subject: &Subject) -> Result<u64> {
     let mut newest = 0;
     each_file_below(&subject.sconce.path("backend/local"), |path, _| {
-        let is_sco = path.parent().and_then(Path::file_name).is_some_and(|dir| dir == "sco");
+        let is_sco = path
+            .parent()
+            .and_then(Path::file_name)
+            .is_some_and(|dir| dir == "sco");
         let name = path.file_name().and_then(OsStr::to_str).filter(|_| is_sco);
         let number = name.and_then(|name| u64::from_str_radix(name.split('.').next()?, 16).ok());
         newest = newest.max(number.unwrap_or(0));
@@ -176,8 +179,11 @@ fn scos(subject: &Subject) -> Result<u64> {
 
 /// What part of what is stored and not condemned something refers to, by the scrubber's last pass.
 fn live_of_kept(subject: &Subject) -> Result<f64> {
-    let text = subject.sconce.command(&["scrub", "status", VOLUME, "--output", "json"])?;
-    let status: serde_json::Value = serde_json::from_str(&text).context("sconce scrub status --output json")?;
+    let text = subject
+        .sconce
+        .command(&["scrub", "status", VOLUME, "--output", "json"])?;
+    let status: serde_json::Value =
+        serde_json::from_str(&text).context("sconce scrub status --output json")?;
     let figure = |name: &str| status[0][name].as_f64();
     let (stored, dead) = figure("stored_bytes")
         .zip(figure("dead_bytes"))

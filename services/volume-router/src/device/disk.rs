@@ -106,7 +106,9 @@ impl Disk for SystemDisk {
 
     fn boot(&self) -> io::Result<String> {
         let named = std::fs::read_to_string(BOOT_ID).map_err(|error| {
-            let text = format!("{BOOT_ID}, which tells whether the machine was booted anew, cannot be read: {error}");
+            let text = format!(
+                "{BOOT_ID}, which tells whether the machine was booted anew, cannot be read: {error}"
+            );
             io::Error::new(error.kind(), text)
         })?;
         Ok(named.trim_end().to_owned())

@@ -194,6 +194,11 @@ impl Device {
         Ok(Some(Arc::new(sco)))
     }
 
+    /// The cache that the volume was asked back is not with the volume, but with what nobody serves: from there it goes.
+    pub fn evict_left(&self, volume: VolumeId, sco: ScoId, epoch: Epoch) {
+        self.shared.evict_left(volume, sco, epoch);
+    }
+
     /// The SCO is on the back ends and covered: its file is a cache from here on, and may be asked back.
     pub fn evictable(&self, volume: VolumeId, sco: ScoId, epoch: Epoch, file: &Arc<ScoFile>) {
         self.shared.evictable(volume, sco, epoch, file);

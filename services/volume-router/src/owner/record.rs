@@ -11,8 +11,8 @@ use sconce_registry::record::decode;
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
 use sconce_runtime::Clock;
 use sconce_schemas::records::{
-    Buffer, CloneRecord, DtlMode, DtlState, EpochStart, LastMove, ManifestRef, MoveWhy, Moving, NodeRecord, Record as _,
-    VolumePhase, VolumeRecord, keys,
+    Buffer, CloneRecord, DtlMode, DtlState, EpochStart, LastMove, ManifestRef, MoveWhy, Moving, NodeRecord,
+    Record as _, VolumePhase, VolumeRecord, keys,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
@@ -30,6 +30,8 @@ pub(crate) struct Claimant {
     pub(crate) buffer: Buffer,
     /// An operator accepts the loss of what another buffer holds, or takes the volume from another owner.
     pub(crate) takeover: Option<TakeOver>,
+    /// The newest ownership when all of this was decided.
+    pub(crate) judged: Epoch,
     /// The ownership whose owner was seen to be gone: its twin here may be gone on from, that of no other.
     pub(crate) orphan: Option<Epoch>,
     /// Epochs that are known to be used, whatever the record says: the newest in the write buffer and on the back
@@ -187,7 +189,8 @@ fn may_lack(record: &VolumeRecord, buffer: &Buffer) -> bool {
 
 /// The other write buffer that the claimant's waits for: this one may lack what that has. Where both may, either goes on with what was flushed.
 fn waits_for(record: &VolumeRecord, claimant: &Claimant) -> Option<Buffer> {
-    let may_have_more = |other: &Buffer| other.id != claimant.buffer.id && !claimant.lost_power.contains(other);
+    let may_have_more =
+        |other: &Buffer| other.id != claimant.buffer.id && !claimant.lost_power.contains(other);
     record
         .relied()
         .find(may_have_more)
@@ -196,7 +199,10 @@ fn waits_for(record: &VolumeRecord, claimant: &Claimant) -> Option<Buffer> {
 
 fn lost_power(record: &VolumeRecord, claimant: &Claimant, other: &Buffer, path: &str) -> Refusal {
     let Claimant { node, buffer, .. } = claimant;
-    let of_host = record.dtl_host.as_ref().filter(|_| record.dtl_buffer.as_ref() == Some(&other.id));
+    let of_host = record
+        .dtl_host
+        .as_ref()
+        .filter(|_| record.dtl_buffer.as_ref() == Some(&other.id));
     let whose = of_host.map_or_else(String::new, |host| format!(" of {host}"));
     Refusal::retry(
         RefusalCode::WaitsForOwner,
@@ -262,6 +268,17 @@ pub(crate) fn owner_is_there(record: &VolumeRecord, path: &str) -> Refusal {
     )
 }
 
+/// What was decided was about another ownership: what this one acknowledges nobody has given up.
+fn claimed_meanwhile(record: &VolumeRecord, claimant: &Claimant, path: &str) -> Refusal {
+    Refusal::retry(
+        RefusalCode::Conflict,
+        format!(
+            "volume {path} was taken over by {} (epoch {}) while {} was about to, by what epoch {} left: {} has it now",
+            record.owner, record.epoch, claimant.node, claimant.judged, record.owner
+        ),
+    )
+}
+
 /// Whether the record says that the twin in this write buffer of this node has every acknowledged write.
 pub(crate) fn relies_on_twin(record: &VolumeRecord, node: &NodeName, buffer: &str) -> bool {
     record.dtl_state == DtlState::InSync
@@ -315,6 +332,9 @@ pub(crate) async fn claim(
     clock: &Clock,
 ) -> Result<VolumeRecord, RecordError> {
     change(registry, volume, |record| {
+        if record.epoch != claimant.judged && record.owner != claimant.node {
+            return Err(claimed_meanwhile(record, claimant, path));
+        }
         may_claim(record, claimant, path)?;
         record.epoch = record.epoch.max(claimant.epochs_used).next();
         record.epoch_since_us = Some(clock.unix_micros());

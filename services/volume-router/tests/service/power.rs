@@ -30,7 +30,10 @@ async fn killed() -> Scene {
     scene.cluster.start_storage();
     let record = scene.record().await;
     assert_eq!(record.dtl_state, DtlState::InSync);
-    assert!(record.buffer_boot.is_some() && record.buffer_boot == record.dtl_boot, "{record:?}");
+    assert!(
+        record.buffer_boot.is_some() && record.buffer_boot == record.dtl_boot,
+        "{record:?}"
+    );
     scene
 }
 
@@ -70,12 +73,19 @@ impl Scene {
 fn an_owner_that_lost_power_leaves_the_volume_to_the_twin() {
     block_on(async {
         let mut scene = killed().await;
-        scene.edit(|record| record.buffer_boot = Some(BEFORE.to_owned())).await;
+        scene
+            .edit(|record| record.buffer_boot = Some(BEFORE.to_owned()))
+            .await;
         let before = scene.record().await;
         scene.cluster.start();
         let refusal = scene.client.reopen().await.unwrap_err();
         assert_eq!(refusal.code, RefusalCode::WaitsForOwner, "{refusal}");
-        for told in ["booted anew", TWIN, "not flushed", "sconce volume takeover /disk-1"] {
+        for told in [
+            "booted anew",
+            TWIN,
+            "not flushed",
+            "sconce volume takeover /disk-1",
+        ] {
             assert!(refusal.text.contains(told), "{told:?} is not in {refusal}");
         }
         assert_eq!(scene.record().await, before, "nothing was claimed");
@@ -90,11 +100,19 @@ fn an_owner_that_lost_power_leaves_the_volume_to_the_twin() {
 fn a_twin_that_lost_power_leaves_the_volume_to_the_owner() {
     block_on(async {
         let mut scene = killed().await;
-        scene.edit(|record| record.dtl_boot = Some(BEFORE.to_owned())).await;
+        scene
+            .edit(|record| record.dtl_boot = Some(BEFORE.to_owned()))
+            .await;
         scene.is_gone(NODE).await;
         let twin = Peer::start(&scene.cluster, TWIN, SOON).await;
-        let (there, volume) = (Client::connect_to(&scene.cluster, TWIN, scene.client.volume), scene.client.volume);
-        let refusal = there.control(VolumeControl::TakeOver { volume, force: false }).await.unwrap_err();
+        let (there, volume) = (
+            Client::connect_to(&scene.cluster, TWIN, scene.client.volume),
+            scene.client.volume,
+        );
+        let refusal = there
+            .control(VolumeControl::TakeOver { volume, force: false })
+            .await
+            .unwrap_err();
         assert_eq!(refusal.code, RefusalCode::WaitsForOwner, "{refusal}");
         assert!(refusal.text.contains("booted anew"), "{refusal}");
         scene.cluster.start();
@@ -141,12 +159,21 @@ fn an_owner_that_comes_back_without_its_disk_leaves_the_volume_to_the_twin() {
 fn an_operator_may_go_on_with_what_a_loss_of_power_left() {
     block_on(async {
         let mut scene = killed().await;
-        scene.edit(|record| record.buffer_boot = Some(BEFORE.to_owned())).await;
+        scene
+            .edit(|record| record.buffer_boot = Some(BEFORE.to_owned()))
+            .await;
         scene.is_gone(TWIN).await;
         scene.cluster.start();
-        assert_eq!(scene.client.reopen().await.unwrap_err().code, RefusalCode::WaitsForOwner);
+        assert_eq!(
+            scene.client.reopen().await.unwrap_err().code,
+            RefusalCode::WaitsForOwner
+        );
         let volume = scene.client.volume;
-        scene.client.control(VolumeControl::TakeOver { volume, force: true }).await.unwrap();
+        scene
+            .client
+            .control(VolumeControl::TakeOver { volume, force: true })
+            .await
+            .unwrap();
         // Nothing was really lost.
         scene.goes_on_at_the_owner().await;
     });
