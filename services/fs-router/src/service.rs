@@ -150,6 +150,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         place: Some(settings.node.place()),
+        buffer: None,
     };
     tasks.spawn_local(
         "the announcement",

@@ -164,6 +164,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             pid,
             place: None,
+            buffer: None,
         }
     }
 

@@ -200,7 +200,7 @@ async fn watch(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], after: Revision)
 
 /// What a volume's record asks of this node.
 async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], record: &VolumeRecord) {
-    node.relied.note(record, &node.name, node.device.id());
+    node.relied.note(record, &node.name, node.device.identity());
     node.seen.note(record);
     let served = node.volumes.get(record.id);
     let ours = record.owner == node.name;
@@ -216,7 +216,12 @@ async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], record: &Volum
                 let _ = shard.send(Begin::Volume(record.id)).await;
             }
         }
-        (Some(volume), _, VolumePhase::Active) => volume.follow(record),
+        (Some(volume), true, VolumePhase::Active) => volume.follow(record),
+        (Some(volume), false, VolumePhase::Active) => {
+            volume.follow(record);
+            // Of one that waits here for its owner, too.
+            give_up_what_is_over(node, record).await;
+        }
         (Some(volume), false, VolumePhase::Deleting) => {
             volume.verify().await;
         }

@@ -18,6 +18,7 @@ fn record(pid: u32) -> NodeRecord {
         version: "0.1.0".to_owned(),
         pid,
         place: None,
+        buffer: None,
     }
 }
 

@@ -487,6 +487,7 @@ pub(crate) async fn records_by_type(subject: &impl Subject) {
         version: "0.1.0".to_owned(),
         pid: 77,
         place: None,
+        buffer: None,
     };
     let key = keys::node(&record.name);
     let revision = registry

@@ -180,6 +180,7 @@ fn announce(registry: Registry, settings: &Settings, stop: Stop) -> impl Future<
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         place: Some(settings.node.place()),
+        buffer: None,
     };
     async move {
         let announced = async {

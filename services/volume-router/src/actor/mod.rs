@@ -229,9 +229,12 @@ impl Handler<Evict> for VolumeActor {
             _ => {
                 let asked =
                     |found: &mut FoundSco| found.header.id == evict.sco && found.header.epoch == evict.epoch;
+                let device = &self.shard.node.device;
                 for found in self.resting.extract_if(.., asked) {
-                    self.shard.node.device.retire(&found.file);
+                    device.retire(&found.file);
                 }
+                // Where it is not served, and is not about to be, its files were given back.
+                device.evict_left(self.id, evict.sco, evict.epoch);
             }
         }
     }

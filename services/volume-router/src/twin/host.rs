@@ -364,6 +364,7 @@ impl Twins {
         self.join(volume);
         Ok(TwinReply::Attached {
             buffer: device.id().to_owned(),
+            boot: device.identity().boot.clone(),
         })
     }
 

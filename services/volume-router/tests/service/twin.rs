@@ -82,6 +82,7 @@ impl Owner {
             version: String::new(),
             pid: 0,
             place: None,
+            buffer: None,
         };
         match there {
             true => drop(self.registry.put_record(&key, None, &record, None).await.unwrap()),
@@ -148,7 +149,7 @@ impl Owner {
             sco_size: sco_size(),
         };
         match self.say_in(epoch, say, Bytes::new()).await? {
-            TwinReply::Attached { buffer } => Ok(buffer),
+            TwinReply::Attached { buffer, .. } => Ok(buffer),
             TwinReply::Done => panic!("it does not name its buffer"),
         }
     }
@@ -269,6 +270,7 @@ impl Empty {
             version: String::new(),
             pid: 0,
             place: None,
+            buffer: None,
         };
         registry
             .put_record(&keys::node(&name), None, &record, None)

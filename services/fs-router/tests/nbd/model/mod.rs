@@ -276,6 +276,7 @@ pub(crate) fn node_record(name: &str, role: Role, endpoint: &str) -> NodeRecord 
         version: "test".to_owned(),
         pid: 0,
         place: None,
+        buffer: None,
     }
 }
 
