@@ -1,6 +1,8 @@
 //! Hit rates of working sets of half, one and two times the cache, uniform and by Zipf's law, against the best that anyone who knew
 //! the future could do (Belady), and against the best that nobody who does not can exceed.
 
+#![expect(clippy::unwrap_used, reason = "a test: what goes wrong fails it")]
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use sconce_cache::{Key, Policy};

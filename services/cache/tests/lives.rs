@@ -1,5 +1,7 @@
 //! Restarts, deaths at each write, full and failing disks, files that go.
 
+#![expect(clippy::unwrap_used, reason = "a test: what goes wrong fails it")]
+
 mod support;
 
 use std::path::Path;

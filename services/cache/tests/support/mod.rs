@@ -1,5 +1,6 @@
 //! A disk in memory that fails, tears and forgets as it is told.
 #![allow(dead_code, reason = "each test uses its part")]
+#![expect(clippy::unwrap_used, reason = "a test: what goes wrong fails it")]
 
 use std::io;
 use std::path::Path;
