@@ -108,6 +108,7 @@ impl Cluster {
             }),
             fuse: None,
             nameless: Default::default(),
+            cache: None,
         };
         let components = Components {
             network: network.clone(),
