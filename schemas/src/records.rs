@@ -385,6 +385,14 @@ pub struct ErasedRecord {
     pub erased_us: u64,
 }
 
+/// That a volume was erased of which write buffers may have twins that its record did not name any more: key `gone/<volume>`. By it a node that
+/// has one tells a volume that is gone from one whose record was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoneRecord {
+    /// When the volume's record went, in microseconds since 1970.
+    pub erased_us: u64,
+}
+
 /// That a volume-router is being drained, or was: it is given no volumes and no twins: key `drained/<node>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainedRecord {
@@ -394,6 +402,10 @@ pub struct DrainedRecord {
 
 impl Record for DrainedRecord {
     const WHAT: &'static str = "drained record";
+}
+
+impl Record for GoneRecord {
+    const WHAT: &'static str = "gone record";
 }
 
 impl Record for ErasedRecord {
@@ -603,6 +615,8 @@ pub mod keys {
     pub const VOLUMES: &str = "volume/";
     /// All erased volumes that a write buffer may still hold SCOs of.
     pub const ERASED: &str = "erased/";
+    /// All erased volumes that any write buffer may still have twins of.
+    pub const GONE: &str = "gone/";
     /// All pools.
     pub const POOLS: &str = "pool/";
 
@@ -631,6 +645,12 @@ pub mod keys {
     #[must_use]
     pub fn erased(id: VolumeId) -> String {
         format!("{ERASED}{id}")
+    }
+
+    /// The key of an erased volume that write buffers may have twins of.
+    #[must_use]
+    pub fn gone(id: VolumeId) -> String {
+        format!("{GONE}{id}")
     }
 
     /// The prefix of all clones of a volume.

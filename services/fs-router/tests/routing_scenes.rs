@@ -620,7 +620,7 @@ fn the_first_change_asks_for_access_and_reads_do_not_wait_for_it() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(numbers, [(3, 2), (4, 2)], "in the order in which they came");
+    assert_eq!(numbers, [(1, 2), (2, 2)], "in the order in which they came");
     // From here on nothing is asked.
     scene.log.to_owner.clear();
     scene.submits(Token(5), write());
@@ -876,4 +876,75 @@ fn a_close_that_is_not_delivered_is_sent_again() {
     let id = scene.closes(5);
     scene.owner_answers(id, VolumeReply::Control(VolumeControlReply::Done));
     scene.is_over();
+}
+
+/// As many numbers as lie between the oldest change that was not answered and the newest one at most.
+const WINDOW: u64 = 1 << 16;
+
+impl Scene {
+    /// The owner refuses what it was sent last, for now, until it was sent again; gives that.
+    fn is_sent_again(&mut self) -> (u64, VolumeRequest) {
+        let id = self.take_io();
+        let later = Refusal::retry(RefusalCode::Unavailable, "no lease now");
+        self.owner_answers(id, VolumeReply::Refused(later));
+        self.time_passes();
+        let sent = self.log.to_owner.last().cloned();
+        sent.unwrap_or_else(|| panic!("nothing was sent again"))
+    }
+
+    fn sent(&self) -> Vec<(IoCode, u64, u64)> {
+        let io = |(_, request): &(u64, VolumeRequest)| match request {
+            VolumeRequest::Io(io) => (io.code, io.number, io.below),
+            other => panic!("{other:?}"),
+        };
+        self.log.to_owner.iter().map(io).collect()
+    }
+}
+
+#[test]
+fn reads_that_are_asked_again_and_again_take_nothing_from_the_writes() {
+    let mut scene = known();
+    scene.writes();
+    // The write is refused for now, and is to be sent again later than the reads are.
+    let held = scene.take_io();
+    scene.submits(Token(3), Operation::read(0, CLUSTER_LEN as u64));
+    for _ in 0..=WINDOW {
+        let (_, request) = scene.is_sent_again();
+        assert!(matches!(request, VolumeRequest::Io(io) if io.code == IoCode::Read && io.number == 2));
+    }
+    scene.owner_answers(held, VolumeReply::Refused(Refusal::retry(RefusalCode::Unavailable, "no lease now")));
+    scene.time_passes();
+    assert_eq!(scene.sent(), [(IoCode::Read, 2, 1), (IoCode::Write, 1, 1)]);
+    scene.is_done();
+    let id = scene.take_io();
+    scene.owner_answers(id, VolumeReply::Read(vec![ReadExtent::Zeros { length: 4096 }]));
+    assert!(matches!(scene.outcome(), Some(Outcome::Read(_))));
+}
+
+#[test]
+fn a_change_that_is_to_be_sent_again_waits_for_no_number() {
+    let mut scene = known();
+    scene.writes();
+    let first = scene.log.to_owner.pop().unwrap();
+    for _ in 1..WINDOW {
+        scene.submits(Token(3), write());
+        scene.is_done();
+    }
+    // As far as the owner remembers numbers: what needs a new one waits, and nothing else does.
+    scene.submits(Token(4), write());
+    scene.submits(Token(5), Operation::read(0, CLUSTER_LEN as u64));
+    assert_eq!(scene.sent(), [(IoCode::Read, WINDOW + 1, 1)]);
+    scene.log.to_owner.clear();
+    scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
+    scene.time_passes();
+    scene.is_reached();
+    scene.opens_with(3, None, Some(AccessReply::Granted(3)));
+    assert_eq!(scene.sent(), [(IoCode::Write, 1, 1), (IoCode::Read, WINDOW + 1, 1)]);
+    let (again, _) = scene.log.to_owner.remove(0);
+    assert_ne!(again, first.0);
+    scene.log.to_owner.clear();
+    scene.owner_answers(again, VolumeReply::Done);
+    assert_eq!(scene.outcome(), Some(Outcome::Done));
+    assert_eq!(scene.sent(), [(IoCode::Write, WINDOW + 1, WINDOW + 1)]);
+    scene.is_done();
 }

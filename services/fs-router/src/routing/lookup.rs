@@ -78,11 +78,11 @@ fn writer(record: VolumeRecord) -> Writer {
 
 /// One endpoint of each storage-router that is alive: IO threads are spread over a node's endpoints by `spread`.
 pub(super) async fn storage_routers(registry: &Registry, spread: usize) -> Vec<String> {
-    match registry.list_records::<NodeRecord>(keys::NODES).await {
+    match registry.nodes().await {
         Ok(nodes) => nodes
             .into_iter()
-            .filter(|(_, node, _)| node.role == Role::StorageRouter)
-            .filter_map(|(_, node, _)| {
+            .filter(|node| node.role == Role::StorageRouter)
+            .filter_map(|node| {
                 let index = spread.checked_rem(node.endpoints.len())?;
                 node.endpoints.get(index).cloned()
             })

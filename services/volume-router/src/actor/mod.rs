@@ -96,6 +96,8 @@ pub(crate) struct VolumeActor {
     state: State,
     /// Counts the runs of the engine: what belongs to an earlier run is told apart by it.
     generation: u32,
+    /// Counts what was asked of how the twin is waited for: the last one decides.
+    dtl_asks: u64,
     /// The volume's files while it is not served.
     resting: Vec<FoundSco>,
     /// How the next start claims the volume.
@@ -132,6 +134,7 @@ impl VolumeActor {
             shard: Rc::clone(shard),
             state: State::Starting,
             generation: 0,
+            dtl_asks: 0,
             resting: Vec::new(),
             takeover,
             waiters: VecDeque::new(),

@@ -17,7 +17,7 @@ mod recover;
 use std::sync::Arc;
 
 use sconce_registry::record::decode;
-use sconce_registry::{Entry, Registry};
+use sconce_registry::{Entry, Registry, RegistryError};
 use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord, keys};
@@ -356,12 +356,21 @@ pub(crate) fn epoch_at(epochs: &[EpochStart], sco: ScoId) -> Option<Epoch> {
     start.map(|start| start.epoch)
 }
 
-/// Reads the record again: whether the ownership holds.
+/// Reads the record again: whether the ownership holds. Nobody can say that of one that is damaged: its volume is not served from here on, and waits
+/// for the record alone, while the node's others go on.
 pub(crate) async fn verify(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
 ) -> Result<(), RecordError> {
-    let (record, _) = record::read(registry, volume).await?;
-    own.holds(&record).map_err(RecordError::Refused)
+    let found = registry.get_record::<VolumeRecord>(&keys::volume(volume)).await;
+    let holds = match found {
+        Ok(Some((record, _))) => own.holds(&record),
+        Ok(None) => Err(record::not_found(volume)),
+        Err(error @ RegistryError::Damaged { .. }) => {
+            Err(Refusal::retry(RefusalCode::Unavailable, error.to_string()))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    holds.map_err(RecordError::Refused)
 }

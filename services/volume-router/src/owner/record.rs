@@ -6,6 +6,8 @@
 //! Knows no engine.
 
 mod access;
+#[cfg(test)]
+mod tests;
 
 use sconce_registry::record::decode;
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
@@ -126,12 +128,12 @@ pub(crate) async fn read(
     volume: VolumeId,
 ) -> Result<(VolumeRecord, Revision), RecordError> {
     let found = registry.get_record::<VolumeRecord>(&keys::volume(volume)).await?;
-    found.ok_or_else(|| {
-        RecordError::Refused(Refusal::reject(
-            RefusalCode::NotFound,
-            format!("volume {volume} does not exist"),
-        ))
-    })
+    found.ok_or_else(|| RecordError::Refused(not_found(volume)))
+}
+
+/// What to answer where there is no record.
+pub(crate) fn not_found(volume: VolumeId) -> Refusal {
+    Refusal::reject(RefusalCode::NotFound, format!("volume {volume} does not exist"))
 }
 
 /// Whether the claimant may own the volume, before it asks for it.
@@ -652,14 +654,20 @@ pub(crate) async fn end_move(
     own: &Ownership,
     clock: &Clock,
 ) -> Result<DtlMode, RecordError> {
-    let record = change_own(registry, volume, own, |record| match record.moving.take() {
-        Some(moving) => {
+    let record = change_own(registry, volume, own, |record| {
+        if let Some(moving) = record.moving.take() {
             waited_for(record, moving.mode, clock);
-            Changed::Yes
         }
-        None => Changed::No,
+        // Also where it says so: as in `note_degraded`, that of a move's beginning may still be on its way.
+        Changed::Yes
     })
     .await?;
+    Ok(record.dtl_mode)
+}
+
+/// How the twin is waited for, by what the record says: nothing that was asked for before and is still on its way changes that any more.
+pub(crate) async fn settle_dtl_mode(registry: &Registry, volume: VolumeId, own: &Ownership) -> Result<DtlMode, RecordError> {
+    let record = change_own(registry, volume, own, |_| Changed::Yes).await?;
     Ok(record.dtl_mode)
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use sconce_schemas::records::{NodeRecord, keys};
+use sconce_schemas::records::NodeRecord;
 
 use crate::cluster::{Cluster, until};
 
@@ -72,9 +72,9 @@ impl Peer {
         let peer = Self { router, name, log };
         let registry = cluster.registry().await;
         until("the peer to be announced", async || {
-            let nodes = registry.list_records::<NodeRecord>(keys::NODES).await.ok()?;
+            let nodes = registry.nodes().await.ok()?;
             let is_it = |node: &NodeRecord| node.name.as_str() == name && node.pid == peer.router.id();
-            nodes.iter().any(|(_, node, _)| is_it(node)).then_some(())
+            nodes.iter().any(is_it).then_some(())
         })
         .await;
         peer

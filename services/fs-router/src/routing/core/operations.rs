@@ -67,7 +67,7 @@ pub(super) struct Part {
     /// Which part of the operation.
     pub(super) index: usize,
     pub(super) state: PartState,
-    /// 0 before the first send.
+    /// That of the last send; 0 before the first. A change keeps it.
     pub(super) number: u64,
     /// The id of the last send.
     pub(super) id: u64,
@@ -333,7 +333,11 @@ impl Core {
             .rev()
             .for_each(|part| session.ready.push_front(part));
         let mut sent = self.parts_where(|part| part.session == key && part.state == PartState::Sent);
-        sent.sort_unstable_by_key(|key| self.parts[key.0].number);
+        // What changes nothing has the number that the next change got, and came before it.
+        sent.sort_by_key(|key| {
+            let part = &self.parts[key.0];
+            (part.number, self.running[part.operation.0].code.changes())
+        });
         for part in sent.into_iter().rev() {
             let entry = &mut self.parts[part.0];
             entry.state = PartState::Ready;
