@@ -205,3 +205,6 @@ fn join(pieces: Vec<Bytes>) -> Bytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
