@@ -90,7 +90,7 @@ fn a_twin_that_says_nothing_holds_writes_up_no_longer_than_is_set() {
         let peer = Peer::start(&scene.cluster, "silent", SOON).await;
         scene.set(DtlMode::Sync).await;
         scene.in_sync_at(&peer).await;
-        peer.signal("-STOP");
+        peer.hold().await;
         scene.change(1).await;
         scene.is_degraded().await;
         peer.signal("-CONT");

@@ -92,6 +92,20 @@ impl Peer {
         assert!(sent.unwrap().success());
     }
 
+    /// Stops all its threads. On a busy machine some run on for a while after the signal.
+    pub(crate) async fn hold(&self) {
+        self.signal("-STOP");
+        let tasks = format!("/proc/{}/task", self.router.id());
+        let is_held = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+        };
+        until("all threads to be stopped", async || {
+            std::fs::read_dir(&tasks).unwrap().all(is_held).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.router.try_wait().unwrap().is_some()
     }

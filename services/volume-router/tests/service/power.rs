@@ -38,7 +38,7 @@ async fn killed() -> Scene {
 }
 
 impl Scene {
-    async fn edit(&self, edit: impl FnOnce(&mut VolumeRecord)) {
+    async fn rewrite(&self, edit: impl FnOnce(&mut VolumeRecord)) {
         let mut record = self.record().await;
         edit(&mut record);
         let key = keys::volume(record.id);
@@ -74,7 +74,7 @@ fn an_owner_that_lost_power_leaves_the_volume_to_the_twin() {
     block_on(async {
         let mut scene = killed().await;
         scene
-            .edit(|record| record.buffer_boot = Some(BEFORE.to_owned()))
+            .rewrite(|record| record.buffer_boot = Some(BEFORE.to_owned()))
             .await;
         let before = scene.record().await;
         scene.cluster.start();
@@ -101,7 +101,7 @@ fn a_twin_that_lost_power_leaves_the_volume_to_the_owner() {
     block_on(async {
         let mut scene = killed().await;
         scene
-            .edit(|record| record.dtl_boot = Some(BEFORE.to_owned()))
+            .rewrite(|record| record.dtl_boot = Some(BEFORE.to_owned()))
             .await;
         scene.is_gone(NODE).await;
         let twin = Peer::start(&scene.cluster, TWIN, SOON).await;
@@ -126,7 +126,7 @@ fn where_both_lost_power_the_owner_goes_on_once_it_sees_that() {
     block_on(async {
         let mut scene = killed().await;
         scene
-            .edit(|record| {
+            .rewrite(|record| {
                 record.buffer_boot = Some(BEFORE.to_owned());
                 record.dtl_boot = Some(BEFORE.to_owned());
             })
@@ -160,7 +160,7 @@ fn an_operator_may_go_on_with_what_a_loss_of_power_left() {
     block_on(async {
         let mut scene = killed().await;
         scene
-            .edit(|record| record.buffer_boot = Some(BEFORE.to_owned()))
+            .rewrite(|record| record.buffer_boot = Some(BEFORE.to_owned()))
             .await;
         scene.is_gone(TWIN).await;
         scene.cluster.start();
