@@ -17,8 +17,8 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{NodeName, ObjectName};
 use sconce_tracing::{Action, Point, Status, Step};
 
-use super::cached::ObjectCache;
 use super::pools::Pools;
+use crate::cached::ObjectCache;
 use crate::trace::step;
 
 /// Most names or volumes in one answer.

@@ -5,12 +5,10 @@
 //! Crash: nothing to recover: the next start finds objects on the back ends and records in the registry.
 //! Knows no signals and no files of settings: those are `main`'s.
 
-mod cached;
 mod handler;
 mod pools;
 mod serving;
 mod setup;
-mod streams;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -28,10 +26,10 @@ use sconce_schemas::NodeName;
 use sconce_schemas::records::NodeRecord;
 
 use crate::backend::Backend;
+use crate::cached::{self, ObjectCache};
 use crate::checked::Checked;
 use crate::settings::Settings;
 use crate::workers::Workers;
-use cached::ObjectCache;
 use handler::Handler;
 use pools::Pools;
 

@@ -5,6 +5,8 @@
 //! Crash: that of the cache.
 //! Knows no back ends. An object is never overwritten, so nothing here is ever stale; what a scrub leaves out of an object nobody reads.
 
+mod streams;
+
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,19 +17,20 @@ use sconce_schemas::ObjectName;
 use sconce_schemas::wire::Refusal;
 use tokio::sync::Semaphore;
 
-use super::streams::Streams;
 use crate::pool::Pool;
+
+pub use streams::Streams;
 
 /// Bytes of a piece: of what a request costs on a back end this part is small, and of a cold disk's random reads not too much is
 /// read in vain.
-pub(super) const PIECE: u32 = 64 << 10;
+pub const PIECE: u32 = 64 << 10;
 /// Longer reads go by: they are of scrubs and recoveries, which read an object once. Guests' are at most as long.
-const CACHED_MAX: u64 = 512 << 10;
+pub const CACHED_MAX: u64 = 512 << 10;
 /// Reads ahead at once.
 const AHEAD_AT_ONCE: usize = 4;
 
 /// The cache of a storage-router.
-pub(super) struct ObjectCache {
+pub struct ObjectCache {
     cache: Cache,
     flights: Flights<Refusal>,
     streams: Streams,
@@ -36,7 +39,8 @@ pub(super) struct ObjectCache {
 
 impl ObjectCache {
     /// With a cache for pieces of [`PIECE`] bytes.
-    pub(super) fn new(cache: Cache) -> Self {
+    #[must_use]
+    pub fn new(cache: Cache) -> Self {
         Self {
             cache,
             flights: Flights::default(),
@@ -46,15 +50,16 @@ impl ObjectCache {
     }
 
     /// The cache.
-    pub(super) fn cache(&self) -> &Cache {
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
         &self.cache
     }
 
-    /// As [`Pool::get`].
+    /// As [`Pool::get`]. To be called within a `LocalSet`: what is read ahead is read beside it.
     ///
     /// # Errors
     /// As [`Pool::get`].
-    pub(super) async fn get(
+    pub async fn get(
         self: &Rc<Self>,
         pool: &Arc<Pool>,
         name: ObjectName,
@@ -205,6 +210,3 @@ fn join(pieces: Vec<Bytes>) -> Bytes {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

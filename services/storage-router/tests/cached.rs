@@ -1,21 +1,27 @@
 //! The cache gives what the pool would, asks it once, and reads ahead of who reads in order.
 
+#![expect(clippy::unwrap_used, reason = "a test: what goes wrong fails it")]
+
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
-use sconce_cache::{CacheSettings, Components, SystemDisk};
+use sconce_cache::{Cache, CacheSettings, Components, SystemDisk};
 use sconce_runtime::settings::ByteSize;
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::records::{PlacementEntry, PoolRecord, Protection};
-use sconce_schemas::{Epoch, ScoId, VolumeId};
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::{Epoch, ObjectName, ScoId, VolumeId};
 use tempfile::TempDir;
 use tokio::task::LocalSet;
 
-use super::*;
-use crate::checked::Checked;
-use crate::pool::FIRST_PLACEMENT;
-use crate::testing::{Faults, FaultyBackend, MemoryBackend};
-use crate::workers::Workers;
+use sconce_storage_router::cached::{CACHED_MAX, ObjectCache, PIECE, Streams};
+use sconce_storage_router::checked::Checked;
+use sconce_storage_router::pool::{FIRST_PLACEMENT, Pool};
+use sconce_storage_router::testing::{Faults, FaultyBackend, MemoryBackend};
+use sconce_storage_router::workers::Workers;
 
 const NONE: Faults = faults(0);
 const ABSENT: Faults = faults(1000);
@@ -120,7 +126,11 @@ async fn any_range_is_what_the_pool_gives_and_is_given_again_without_a_back_end(
             .collect();
         for (offset, length) in &ranges {
             let read = setup.get(*offset, *length).await.unwrap();
-            assert_eq!(read, part(&object, *offset, *length), "{length} bytes at {offset}");
+            assert_eq!(
+                read,
+                part(&object, *offset, *length),
+                "{length} bytes at {offset}"
+            );
         }
         setup.cache.cache().settled().await;
         setup.backend.set(ABSENT);
@@ -173,4 +183,62 @@ async fn who_reads_in_order_finds_it_there_and_the_back_end_is_asked_for_many_pi
         assert!(requests <= 16, "{requests} requests for 64 pieces");
     };
     local.run_until(all).await;
+}
+
+fn sco(id: u64) -> ObjectName {
+    ObjectName::Sco {
+        volume: VolumeId([1; 16]),
+        id: ScoId(id),
+        epoch: Epoch(1),
+        version: 0,
+    }
+}
+
+#[test]
+fn a_reader_in_order_is_read_ahead_of_and_no_piece_twice() {
+    let streams = Streams::default();
+    let mut ahead = Vec::new();
+    let mut late = 0;
+    for piece in 0..64 {
+        // Guests read a part of a piece at a time.
+        for _ in 0..4 {
+            late += u32::from(piece > 4 && !ahead.contains(&piece));
+            ahead.extend(streams.note(sco(1), &(piece..=piece)).into_iter().flatten());
+        }
+    }
+    let mut once = ahead.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), ahead.len(), "a piece was read ahead twice");
+    assert_eq!(late, 0, "a reader came before what was read for it");
+}
+
+#[test]
+fn readers_of_two_objects_do_not_disturb_each_other_and_random_ones_get_nothing() {
+    let streams = Streams::default();
+    let mut ahead = [0, 0];
+    for piece in 0..20 {
+        for object in [0, 1_u8] {
+            let read = streams.note(sco(u64::from(object)), &(piece..=piece));
+            ahead[usize::from(object)] += read.into_iter().flatten().count();
+        }
+    }
+    assert!(ahead.iter().all(|pieces| *pieces > 16), "{ahead:?}");
+    let mut random = numbers(7);
+    for _ in 0..1000 {
+        let piece = random() % 64;
+        let read = streams.note(sco(9), &(piece..=piece));
+        assert!(
+            read.is_none_or(|read| read.count() <= 4),
+            "a coincidence is no reader"
+        );
+    }
+}
+
+/// Numbers without a pattern.
+fn numbers(mut state: u32) -> impl FnMut() -> u32 {
+    move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 16
+    }
 }

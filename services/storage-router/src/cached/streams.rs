@@ -19,7 +19,7 @@ const IN_ORDER: u32 = 2;
 const AHEAD_MAX: u32 = 64;
 
 /// The readers of objects.
-pub(super) struct Streams {
+pub struct Streams {
     known: RefCell<Cache<ObjectName, Stream>>,
 }
 
@@ -41,7 +41,8 @@ impl Default for Streams {
 
 impl Streams {
     /// A read of these pieces; gives those that are worth reading ahead.
-    pub(super) fn note(&self, name: ObjectName, pieces: &RangeInclusive<u32>) -> Option<RangeInclusive<u32>> {
+    #[must_use]
+    pub fn note(&self, name: ObjectName, pieces: &RangeInclusive<u32>) -> Option<RangeInclusive<u32>> {
         let mut known = self.known.borrow_mut();
         let next = pieces.end().saturating_add(1);
         let Some(before) = known.get(&name).copied() else {
@@ -81,70 +82,5 @@ impl Streams {
         }
         known.insert(name, stream);
         ahead
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use sconce_schemas::{Epoch, ScoId, VolumeId};
-
-    use super::*;
-
-    fn sco(id: u64) -> ObjectName {
-        ObjectName::Sco {
-            volume: VolumeId([1; 16]),
-            id: ScoId(id),
-            epoch: Epoch(1),
-            version: 0,
-        }
-    }
-
-    #[test]
-    fn a_reader_in_order_is_read_ahead_of_and_no_piece_twice() {
-        let streams = Streams::default();
-        let mut ahead = Vec::new();
-        let mut late = 0;
-        for piece in 0..64 {
-            // Guests read a part of a piece at a time.
-            for _ in 0..4 {
-                late += u32::from(piece > 4 && !ahead.contains(&piece));
-                ahead.extend(streams.note(sco(1), &(piece..=piece)).into_iter().flatten());
-            }
-        }
-        let mut once = ahead.clone();
-        once.sort_unstable();
-        once.dedup();
-        assert_eq!(once.len(), ahead.len(), "a piece was read ahead twice");
-        assert_eq!(late, 0, "a reader came before what was read for it");
-    }
-
-    #[test]
-    fn readers_of_two_objects_do_not_disturb_each_other_and_random_ones_get_nothing() {
-        let streams = Streams::default();
-        let mut ahead = [0, 0];
-        for piece in 0..20 {
-            for object in [0, 1_u8] {
-                let read = streams.note(sco(u64::from(object)), &(piece..=piece));
-                ahead[usize::from(object)] += read.into_iter().flatten().count();
-            }
-        }
-        assert!(ahead.iter().all(|pieces| *pieces > 16), "{ahead:?}");
-        let mut random = fastrand_like(7);
-        for _ in 0..1000 {
-            let piece = random() % 64;
-            let read = streams.note(sco(9), &(piece..=piece));
-            assert!(
-                read.is_none_or(|read| read.count() <= 4),
-                "a coincidence is no reader"
-            );
-        }
-    }
-
-    /// Numbers without a pattern.
-    fn fastrand_like(mut state: u32) -> impl FnMut() -> u32 {
-        move || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state >> 16
-        }
     }
 }
