@@ -1,8 +1,9 @@
-//! The fs-router's cache of clusters: it spares the storage-router, outlives its process, and whatever is done to its file
-//! a guest reads what was written.
+//! The fs-router's cache of clusters spares the storage-router, the storage-router's cache of objects the back ends; both outlive
+//! their processes, and whatever is done to their files a guest reads what was written.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use sconce_tests::cluster::{Cluster, SOON, Service};
@@ -42,8 +43,17 @@ fn read_all_alone(cluster: &Cluster, client: &mut Nbd) -> Result<()> {
 }
 
 fn counter(cluster: &Cluster, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(cluster.path("fs-router.prom")).unwrap_or_default();
-    let line = format!("sconce_cache_{name}{{cache=\"clusters\"}} ");
+    counter_of(cluster, "fs-router", name)
+}
+
+fn counter_of(cluster: &Cluster, service: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(cluster.path(&format!("{service}.prom"))).unwrap_or_default();
+    let cache = if service == "fs-router" {
+        "clusters"
+    } else {
+        "objects"
+    };
+    let line = format!("sconce_cache_{name}{{cache=\"{cache}\"}} ");
     let value = text.lines().find_map(|found| found.strip_prefix(line.as_str()));
     value.map_or(Ok(0), |value| value.parse().context("a counter"))
 }
@@ -63,16 +73,10 @@ fn restart_fs_router(cluster: &Cluster) -> Result<Nbd> {
     open(cluster, DISK)
 }
 
-#[test]
-fn what_was_read_is_read_again_without_a_storage_router_and_never_wrong() -> Result<()> {
-    let mut cluster = Cluster::start_with(|run| {
-        let directory = run.join("cache").display().to_string();
-        edit::set(run, "fs-router", "cache.directory", directory)?;
-        edit::set(run, "fs-router", "cache.size", "64 MiB")
-    })?;
-    cluster.announce("cannot announce this node");
+/// Writes all, and has none of it in the write buffer any more.
+fn write_and_forget(cluster: &Cluster) -> Result<()> {
     cluster.create(DISK, "16M")?;
-    let mut client = open(&cluster, DISK)?;
+    let mut client = open(cluster, DISK)?;
     for number in 0..MIBS {
         client.ask(Ask::Write, number * u64::from(MIB), MIB, &block(number))?;
     }
@@ -82,7 +86,18 @@ fn what_was_read_is_read_again_without_a_storage_router_and_never_wrong() -> Res
     cluster.stop_service(Service::VolumeRouter)?;
     fs::remove_dir_all(cluster.path("buffer"))?;
     cluster.start_service(Service::VolumeRouter)?;
-    cluster.ready()?;
+    cluster.ready()
+}
+
+#[test]
+fn what_was_read_is_read_again_without_a_storage_router_and_never_wrong() -> Result<()> {
+    let mut cluster = Cluster::start_with(|run| {
+        let directory = run.join("cache").display().to_string();
+        edit::set(run, "fs-router", "cache.directory", directory)?;
+        edit::set(run, "fs-router", "cache.size", "64 MiB")
+    })?;
+    cluster.announce("cannot announce this node");
+    write_and_forget(&cluster)?;
 
     let mut client = open(&cluster, DISK)?;
     read_all(&mut client)?;
@@ -129,6 +144,58 @@ fn what_was_read_is_read_again_without_a_storage_router_and_never_wrong() -> Res
     read_all(&mut client).context("after a restart without a cache")?;
     counted(&cluster, "pieces", CLUSTERS)?;
     read_all_alone(&cluster, &mut client)?;
+    drop(client);
+    cluster.finish()
+}
+
+/// Where an object is put so that its back end does not find it.
+fn away(object: &Path) -> PathBuf {
+    let mut path = object.as_os_str().to_owned();
+    path.push(".away");
+    path.into()
+}
+
+/// Pieces of 64 KiB of what was written.
+const PIECES: u64 = MIBS * 16;
+
+#[test]
+fn what_a_storage_router_read_is_read_again_without_its_back_end() -> Result<()> {
+    let mut cluster = Cluster::start_with(|run| {
+        let directory = run.join("objects").display().to_string();
+        edit::set(run, "storage-router", "cache.directory", directory)?;
+        edit::set(run, "storage-router", "cache.size", "64 MiB")
+    })?;
+    for told in [
+        "cannot announce this node",
+        "back end fails",
+        "storing does not work now",
+    ] {
+        cluster.announce(told);
+    }
+    write_and_forget(&cluster)?;
+    let mut client = open(&cluster, DISK)?;
+    read_all(&mut client)?;
+    let has_all = || {
+        let pieces = counter_of(&cluster, "storage-router", "pieces")?;
+        Ok((pieces >= PIECES).then_some(()))
+    };
+    wait::until("all to be in the cache", SOON, has_all)?;
+    let before = cluster.kill(Service::StorageRouter)?;
+    cluster.restarted(Service::StorageRouter, before)?;
+    cluster.ready()?;
+    wait::until("all to be in the cache of the next process", SOON, has_all)?;
+
+    let mut objects = cluster.files_in("backend/local")?;
+    objects.retain(|file| file.to_string_lossy().contains("/sco/"));
+    ensure!(!objects.is_empty(), "nothing was stored");
+    for object in &objects {
+        fs::rename(object, away(object))?;
+    }
+    let read = read_all(&mut client);
+    for object in &objects {
+        fs::rename(away(object), object)?;
+    }
+    read?;
     drop(client);
     cluster.finish()
 }
