@@ -750,6 +750,14 @@ impl Body for VolumeRequest {
             kind => Err(unknown("volume request kind", kind, "0 to 2")),
         }
     }
+
+    fn name(&self) -> &'static str {
+        super::names::of_volume(self)
+    }
+
+    fn is_control(&self) -> bool {
+        super::names::is_volume_control(self)
+    }
 }
 
 fn take_io(input: &mut &[u8]) -> Result<IoRequest, DecodeError> {

@@ -9,7 +9,7 @@ use sconce_bus::TlsSettings;
 use sconce_cache::CacheSettings;
 use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::NodeSettings;
-use sconce_tracing::LogSettings;
+use sconce_tracing::{LogSettings, TelemetrySettings};
 use serde::Deserialize;
 
 use crate::fuse::FuseSettings;
@@ -27,6 +27,9 @@ pub struct Settings {
     /// How it logs.
     #[serde(default)]
     pub log: LogSettings,
+    /// What it tells a collector.
+    #[serde(default)]
+    pub telemetry: TelemetrySettings,
     /// Its certificate, where peers are on other hosts.
     pub tls: Option<TlsSettings>,
     /// The routing core's threads.

@@ -15,7 +15,7 @@ use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::NodeName;
 use sconce_schemas::records::{PlacementEntry, PoolRecord, Protection};
-use sconce_tracing::LogSettings;
+use sconce_tracing::{LogSettings, TelemetrySettings};
 use serde::Deserialize;
 
 use crate::pool::{FIRST_PLACEMENT, REPLICAS_MAX};
@@ -33,6 +33,8 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
     /// Section `[log]`.
     pub log: LogSettings,
+    /// Section `[telemetry]`.
+    pub telemetry: TelemetrySettings,
     /// `[[backends]]`: at least one.
     pub backends: Vec<BackendSettings>,
     /// `[[pools]]`: made at the first start; later the registry's record counts.
@@ -52,6 +54,8 @@ struct Typed {
     tls: Option<TlsSettings>,
     #[serde(default)]
     log: LogSettings,
+    #[serde(default)]
+    telemetry: TelemetrySettings,
     #[serde(default)]
     backends: Vec<BackendSettings>,
     #[serde(default)]
@@ -193,6 +197,7 @@ impl TryFrom<Typed> for Settings {
             registry,
             tls,
             log,
+            telemetry,
             backends,
             pools,
             limits,
@@ -217,6 +222,7 @@ impl TryFrom<Typed> for Settings {
             registry,
             tls,
             log,
+            telemetry,
             backends,
             pools,
             limits,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use sconce_schemas::ObjectName;
 use sconce_schemas::stored_object::SealedObject;
+use sconce_tracing::{Span, Trace, telemetry};
 
 use super::{Answer, Pool};
 use crate::backend::BackendError;
@@ -53,7 +54,13 @@ impl Pool {
         };
         let pool = Arc::clone(self);
         tokio::spawn(async move {
-            let outcome = pool.repair(name).await;
+            let mut span = Span::control("storage.repair");
+            span.text("sconce.object", name);
+            let outcome = telemetry::scope(span.trace_or(Trace::default()), pool.repair(name)).await;
+            if let Outcome::Lost(_) = outcome {
+                span.fail("no good copy is left of a part of the object");
+            }
+            drop(span);
             pool.log_repair(name, outcome);
             drop((hold, slot));
         });

@@ -17,6 +17,7 @@ use sconce_schemas::NodeName;
 use sconce_schemas::records::{DtlMode, MoveWhy};
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_tracing::Span;
 use sconce_volume::Event;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -43,6 +44,8 @@ pub(super) struct Moving {
     asked: Vec<oneshot::Sender<Result<(), Refusal>>>,
     /// Tells this one from those before it.
     number: u64,
+    /// From its beginning to its end, whoever began it.
+    span: Span,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,11 +142,18 @@ impl VolumeActor {
                 .map(move |noted, actor, ctx| actor.move_noted(number, noted, ctx));
             ctx.spawn(noted);
         }
+        let mut span = Span::NONE;
+        if self.moving.is_none() {
+            span = Span::control("volume.move");
+            span.text("sconce.volume", self.id);
+            span.text("sconce.to", &to);
+        }
         let begun = || Moving {
             to,
             step: Step::Noting,
             asked: Vec::new(),
             number: self.moves,
+            span,
         };
         Ok(self.moving.get_or_insert_with(begun))
     }
@@ -348,7 +358,10 @@ impl VolumeActor {
 }
 
 impl Moving {
-    fn tell(self, outcome: &Result<(), Refusal>) {
+    fn tell(mut self, outcome: &Result<(), Refusal>) {
+        if let Err(refusal) = outcome {
+            self.span.fail(refusal);
+        }
         for asked in self.asked {
             // Who went away does not hear it.
             let _ = asked.send(outcome.clone());

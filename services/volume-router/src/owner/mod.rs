@@ -101,6 +101,19 @@ pub(crate) enum StartError {
     Soon(Refusal),
 }
 
+impl StartError {
+    /// What to answer.
+    pub(crate) const fn refusal(&self) -> &Refusal {
+        match self {
+            StartError::Refused(refusal)
+            | StartError::Over(refusal)
+            | StartError::Stuck(refusal)
+            | StartError::Later(refusal)
+            | StartError::Soon(refusal) => refusal,
+        }
+    }
+}
+
 impl From<RecordError> for StartError {
     fn from(error: RecordError) -> Self {
         match error {

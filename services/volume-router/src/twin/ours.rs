@@ -21,6 +21,7 @@ use sconce_schemas::wire::event::{TwinRefused, What};
 use sconce_schemas::wire::twin::{TwinReply, TwinSay};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{BatchSeq, ByteLen, NodeName, ScoId, ScoSize};
+use sconce_tracing::Trace;
 use sconce_volume::{Append, Event, TwinState};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -246,9 +247,10 @@ impl Ours {
         }
     }
 
-    pub(crate) fn append(&self, append: &Append) {
+    /// `recorded`: what the batch belongs to, if an operation in it is recorded in spans.
+    pub(crate) fn append(&self, append: &Append, recorded: Option<Trace>) {
         if let Some(stream) = self.shared.live() {
-            stream.append(append);
+            stream.append(append, recorded);
         }
     }
 
