@@ -912,7 +912,10 @@ fn reads_that_are_asked_again_and_again_take_nothing_from_the_writes() {
         let (_, request) = scene.is_sent_again();
         assert!(matches!(request, VolumeRequest::Io(io) if io.code == IoCode::Read && io.number == 2));
     }
-    scene.owner_answers(held, VolumeReply::Refused(Refusal::retry(RefusalCode::Unavailable, "no lease now")));
+    scene.owner_answers(
+        held,
+        VolumeReply::Refused(Refusal::retry(RefusalCode::Unavailable, "no lease now")),
+    );
     scene.time_passes();
     assert_eq!(scene.sent(), [(IoCode::Read, 2, 1), (IoCode::Write, 1, 1)]);
     scene.is_done();
@@ -939,7 +942,10 @@ fn a_change_that_is_to_be_sent_again_waits_for_no_number() {
     scene.time_passes();
     scene.is_reached();
     scene.opens_with(3, None, Some(AccessReply::Granted(3)));
-    assert_eq!(scene.sent(), [(IoCode::Write, 1, 1), (IoCode::Read, WINDOW + 1, 1)]);
+    assert_eq!(
+        scene.sent(),
+        [(IoCode::Write, 1, 1), (IoCode::Read, WINDOW + 1, 1)]
+    );
     let (again, _) = scene.log.to_owner.remove(0);
     assert_ne!(again, first.0);
     scene.log.to_owner.clear();

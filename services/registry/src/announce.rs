@@ -65,7 +65,11 @@ impl Held {
     /// After a renewal that makes it last until `until`.
     fn renewed(self, until: Instant, ttl: Duration) -> Self {
         let renewed_at = until.checked_sub(ttl).unwrap_or(until);
-        let since = if renewed_at < self.until { self.since } else { renewed_at };
+        let since = if renewed_at < self.until {
+            self.since
+        } else {
+            renewed_at
+        };
         Self { since, until }
     }
 }

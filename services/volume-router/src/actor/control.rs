@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::WrapFuture as _;
-use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult, ResponseActFuture, ResponseFuture};
+use actix::{
+    ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult, ResponseActFuture,
+    ResponseFuture,
+};
 use bytes::Bytes;
 use sconce_schemas::ByteLen;
 use sconce_schemas::records::{DtlState, VolumePhase};
@@ -406,7 +409,9 @@ impl VolumeActor {
     /// Whether the record says what was asked for is not known: it is written anew as it is, and the volume goes by that, unless something
     /// else was asked for meanwhile. Otherwise the volume looked for a twin that the record wants none of, or the other way round.
     fn settle_dtl(&mut self, ask: u64, ctx: &mut Context<Self>) {
-        let State::Serving(serving) = &self.state else { return };
+        let State::Serving(serving) = &self.state else {
+            return;
+        };
         let (node, owner) = (Arc::clone(&self.shard.node), serving.owner().clone());
         let generation = self.generation;
         let settled = async move {

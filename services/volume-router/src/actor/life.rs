@@ -65,7 +65,7 @@ impl VolumeActor {
             let mut span = Span::control_below(trace, SpanKind::Internal, "volume.takeover");
             span.text("sconce.volume", id);
             let starting = owner::start(&shard, id, (&mut takeover, &mut known), &found);
-            let started = telemetry::scope(span.trace_or(trace), starting).await;
+            let started = telemetry::scope(span.trace_or(trace), Box::pin(starting)).await;
             match &started {
                 Ok(owned) => span.number("sconce.epoch", owned.ownership.epoch.0),
                 Err(error) => span.fail(error.refusal()),

@@ -398,7 +398,9 @@ impl Permits {
         }
         let now = Instant::now();
         for grant in &mut self.grants {
-            grant.writers.retain(|writer| writer.over_at().is_none_or(|over| now < over));
+            grant
+                .writers
+                .retain(|writer| writer.over_at().is_none_or(|over| now < over));
         }
         if !self.has_writers() {
             (self.unused, self.is_left) = (true, false);

@@ -159,7 +159,10 @@ async fn give_up_twins(node: &Node) -> Result<(), RegistryError> {
     if notes.is_empty() {
         return Ok(());
     }
-    let left: Vec<_> = notes.iter().map(|gone| node.device.unclaimed_of(gone.volume)).collect();
+    let left: Vec<_> = notes
+        .iter()
+        .map(|gone| node.device.unclaimed_of(gone.volume))
+        .collect();
     let there = node.registry.list(keys::VOLUMES, None, usize::MAX).await?;
     let there: HashSet<String> = there.into_iter().map(|entry| entry.key).collect();
     for (gone, left) in notes.into_iter().zip(left) {

@@ -666,7 +666,11 @@ pub(crate) async fn end_move(
 }
 
 /// How the twin is waited for, by what the record says: nothing that was asked for before and is still on its way changes that any more.
-pub(crate) async fn settle_dtl_mode(registry: &Registry, volume: VolumeId, own: &Ownership) -> Result<DtlMode, RecordError> {
+pub(crate) async fn settle_dtl_mode(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+) -> Result<DtlMode, RecordError> {
     let record = change_own(registry, volume, own, |_| Changed::Yes).await?;
     Ok(record.dtl_mode)
 }

@@ -194,7 +194,13 @@ impl Twins {
         }
     }
 
-    fn sync(self: &Rc<Self>, volume: VolumeId, id: StreamId, files: Vec<Unsynced>, reply: Reply<VolumeReply>) {
+    fn sync(
+        self: &Rc<Self>,
+        volume: VolumeId,
+        id: StreamId,
+        files: Vec<Unsynced>,
+        reply: Reply<VolumeReply>,
+    ) {
         let twins = Rc::clone(self);
         actix_rt::spawn(async move {
             let synced = sconce_runtime::blocking(move || {
@@ -209,7 +215,13 @@ impl Twins {
         });
     }
 
-    fn finish_copy(self: &Rc<Self>, volume: VolumeId, id: StreamId, sco: FoundSco, reply: Reply<VolumeReply>) {
+    fn finish_copy(
+        self: &Rc<Self>,
+        volume: VolumeId,
+        id: StreamId,
+        sco: FoundSco,
+        reply: Reply<VolumeReply>,
+    ) {
         let twins = Rc::clone(self);
         actix_rt::spawn(async move {
             let file = Arc::clone(&sco.file);
@@ -228,10 +240,7 @@ impl Twins {
 
     fn is_known(&self, volume: VolumeId, id: StreamId) -> bool {
         let state = self.state.borrow();
-        state
-            .streams
-            .get(&volume)
-            .is_some_and(|known| known.id() == id)
+        state.streams.get(&volume).is_some_and(|known| known.id() == id)
     }
 
     /// What took its time is done, if the stream still is.

@@ -176,7 +176,11 @@ fn a_host_that_was_away_gives_up_the_twin_of_a_volume_that_is_erased_by_then() {
         })
         .await;
         until("the record to go", async || {
-            let found = scene.registry.get(&keys::volume(scene.client.volume)).await.unwrap();
+            let found = scene
+                .registry
+                .get(&keys::volume(scene.client.volume))
+                .await
+                .unwrap();
             found.is_none().then_some(())
         })
         .await;
@@ -197,7 +201,11 @@ fn a_mode_that_could_not_be_noted_is_not_the_volumes() {
         scene.cluster.stop_registry();
         let volume = scene.client.volume;
         let mode = DtlMode::Sync;
-        let refusal = scene.client.control(VolumeControl::SetDtl { volume, mode }).await.unwrap_err();
+        let refusal = scene
+            .client
+            .control(VolumeControl::SetDtl { volume, mode })
+            .await
+            .unwrap_err();
         assert_eq!(refusal.remedy, Remedy::Retry, "{refusal}");
         scene.cluster.start_registry();
         until("the volume to want what its record says", async || {

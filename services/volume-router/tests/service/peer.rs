@@ -98,7 +98,8 @@ impl Peer {
         let tasks = format!("/proc/{}/task", self.router.id());
         let is_held = |task: std::io::Result<std::fs::DirEntry>| {
             let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+            stat.rsplit_once(") ")
+                .is_none_or(|(_, state)| state.starts_with('T'))
         };
         until("all threads to be stopped", async || {
             std::fs::read_dir(&tasks).unwrap().all(is_held).then_some(())

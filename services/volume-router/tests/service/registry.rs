@@ -125,7 +125,11 @@ fn a_damaged_record_keeps_no_other_volume_from_being_served_after_the_lease_ende
         until("the lease to end", async || {
             let mut other = Client::connect(&cluster, clients[1].volume);
             let read = other.request(IoCode::Read, 0, 0, 4096);
-            let refusal = other.attempt(read, Bytes::new(), LONG).await.unwrap().unwrap_err();
+            let refusal = other
+                .attempt(read, Bytes::new(), LONG)
+                .await
+                .unwrap()
+                .unwrap_err();
             refusal.text.contains("no lease").then_some(())
         })
         .await;

@@ -96,6 +96,7 @@ impl Cluster {
                 endpoint: "ipc:///not/used".to_owned(),
             },
             log: Default::default(),
+            telemetry: Default::default(),
             tls: None,
             routing: RoutingSettings {
                 threads: Some(threads),

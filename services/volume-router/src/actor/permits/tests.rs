@@ -138,7 +138,10 @@ async fn a_session_that_never_came_back_keeps_no_access_for_those_that_did() {
     permits.forget_gone();
     permits.closed(slot(9));
     permits.forget_gone();
-    assert!(!permits.is_to_be_released(), "its front end may be cut off, whatever another's reader does");
+    assert!(
+        !permits.is_to_be_released(),
+        "its front end may be cut off, whatever another's reader does"
+    );
     assert_eq!(permits.forgets_in(), None);
 
     // Others come and go properly; what was gone for long by then counts for nothing.

@@ -140,7 +140,9 @@ async fn a_record_that_may_have_had_twins_goes_with_a_note_for_whoever_has_one()
     end(&registry, VOLUME, &right, "ours", 7).await.unwrap();
     assert!(is_gone(&registry, VOLUME).await.unwrap());
     // What its former owner has goes by its own note; this one is for others yet.
-    end(&registry, VOLUME, &Right::Noted("theirs".to_owned()), "theirs", 8).await.unwrap();
+    end(&registry, VOLUME, &Right::Noted("theirs".to_owned()), "theirs", 8)
+        .await
+        .unwrap();
     let [note] = &gone(&registry).await.unwrap()[..] else {
         panic!("one note");
     };

@@ -61,7 +61,10 @@ impl Scene {
     async fn arrives(self) -> bool {
         let (record, revision) = &self.late;
         let key = keys::volume(VOLUME);
-        self.registry.put_record(&key, Some(*revision), record, None).await.is_ok()
+        self.registry
+            .put_record(&key, Some(*revision), record, None)
+            .await
+            .is_ok()
     }
 }
 
@@ -95,12 +98,20 @@ async fn a_way_of_waiting_that_was_settled_is_not_another_late() {
 #[tokio::test]
 async fn access_that_was_released_in_doubt_is_not_taken_late() {
     for before in [Access::default(), holder(true)] {
-        let scene = Scene::with(|record| record.access = before, |record| record.access = holder(false)).await;
-        release_access(&scene.registry, VOLUME, &own(), true).await.unwrap();
+        let scene = Scene::with(
+            |record| record.access = before,
+            |record| record.access = holder(false),
+        )
+        .await;
+        release_access(&scene.registry, VOLUME, &own(), true)
+            .await
+            .unwrap();
         assert!(!scene.arrives().await);
     }
     // Where nothing is in doubt, nothing is written that is written already.
     let scene = Scene::with(|record| record.access = holder(true), |_| {}).await;
-    release_access(&scene.registry, VOLUME, &own(), false).await.unwrap();
+    release_access(&scene.registry, VOLUME, &own(), false)
+        .await
+        .unwrap();
     assert!(scene.arrives().await, "nobody wrote it anew");
 }
