@@ -445,7 +445,8 @@ fn what_a_twin_is_told_keeps_its_meaning() {
     });
     golden_batch("twin-requests", requests(said.to_vec()));
     let buffer = "00112233445566778899aabbccddeeff".to_owned();
-    let answers = [TwinReply::Attached { buffer }, TwinReply::Done];
+    let boot = Some("6f0ea6ac-93b8-4d9e-8e0c-1c4d1f6ad9a4".to_owned());
+    let answers = [TwinReply::Attached { buffer, boot }, TwinReply::Done];
     golden_batch("twin-replies", replies(answers.map(VolumeReply::Twin).to_vec()));
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sconce_bus::TlsSettings;
+use sconce_cache::CacheSettings;
 use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::NodeName;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub pools: Vec<PoolSettings>,
     /// Section `[limits]`.
     pub limits: LimitSettings,
+    /// Section `[cache]`: the SSD cache of objects that were read, if it is wanted.
+    pub cache: Option<CacheSettings>,
 }
 
 /// What a person typed, before the sections are checked against each other.
@@ -59,6 +62,7 @@ struct Typed {
     pools: Vec<PoolSettings>,
     #[serde(default)]
     limits: LimitSettings,
+    cache: Option<CacheSettings>,
 }
 
 /// A back end.
@@ -197,6 +201,7 @@ impl TryFrom<Typed> for Settings {
             backends,
             pools,
             limits,
+            cache,
         } = typed;
         if node.endpoints.len() != 1 {
             return Err(format!(
@@ -221,6 +226,7 @@ impl TryFrom<Typed> for Settings {
             backends,
             pools,
             limits,
+            cache,
         })
     }
 }

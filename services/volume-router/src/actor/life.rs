@@ -113,6 +113,8 @@ impl VolumeActor {
     }
 
     fn serve(&mut self, owned: Owned, ctx: &mut Context<Self>) {
+        // What was asked for has been done: an ownership that comes later is claimed without it.
+        self.takeover = None;
         self.generation = self.generation.wrapping_add(1);
         let owner = Owner::new(
             ctx.address(),

@@ -16,6 +16,7 @@ use futures_util::FutureExt as _;
 use sconce_bus::{Begun, CallError, NotBegun};
 use sconce_runtime::Chance;
 use sconce_runtime::simulated::{Planted, leaves_out};
+use sconce_schemas::records::Buffer;
 use sconce_schemas::sco::{HEADER_LEN, ScoHeader};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::event::What;
@@ -102,8 +103,8 @@ fn done(reply: &TwinReply) -> Result<(), Trouble> {
 /// A stream that the twin knows. Dropped, it is told nothing more.
 pub(super) struct Stream {
     inner: Rc<Inner>,
-    /// Identity of the twin's write buffer.
-    pub(super) buffer: String,
+    /// The twin's write buffer.
+    pub(super) buffer: Buffer,
     tasks: [JoinHandle<()>; 3],
 }
 
@@ -143,7 +144,7 @@ struct Sent {
 
 impl Stream {
     /// The stream that the twin has said yes to.
-    pub(super) fn new(party: Party, buffer: String) -> Self {
+    pub(super) fn new(party: Party, buffer: Buffer) -> Self {
         let inner = Rc::new(Inner {
             party,
             unsent: RefCell::default(),

@@ -109,6 +109,7 @@ impl Cluster {
             }),
             fuse: None,
             nameless: Default::default(),
+            cache: None,
         };
         let components = Components {
             network: network.clone(),
@@ -277,6 +278,7 @@ pub(crate) fn node_record(name: &str, role: Role, endpoint: &str) -> NodeRecord 
         version: "test".to_owned(),
         pid: 0,
         place: None,
+        buffer: None,
     }
 }
 

@@ -122,6 +122,7 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
     Handler {
         node: "sr-1".parse().unwrap(),
         pools: Pools::new(registry.clone(), backends, Workers::inline()),
+        cache: None,
         events: Events::new("sr-1".parse().unwrap(), Clock::system(), &mut Chance::seeded(1)),
         stop: Stop::new(),
     }
