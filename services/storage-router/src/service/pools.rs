@@ -12,6 +12,7 @@ use sconce_registry::{Registry, RegistryError};
 use sconce_schemas::records::{PoolRecord, keys};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
+use super::keys::Cares;
 use crate::checked::Checked;
 use crate::pool::Pool;
 use crate::workers::Workers;
@@ -21,15 +22,22 @@ pub(super) struct Pools {
     registry: Registry,
     backends: HashMap<String, Arc<Checked>>,
     workers: Workers,
+    care: Cares,
     known: Mutex<HashMap<String, Arc<Pool>>>,
 }
 
 impl Pools {
-    pub(super) fn new(registry: Registry, backends: HashMap<String, Arc<Checked>>, workers: Workers) -> Self {
+    pub(super) fn new(
+        registry: Registry,
+        backends: HashMap<String, Arc<Checked>>,
+        workers: Workers,
+        care: Cares,
+    ) -> Self {
         Self {
             registry,
             backends,
             workers,
+            care,
             known: Mutex::default(),
         }
     }
@@ -45,7 +53,7 @@ impl Pools {
             Ok(None) | Err(RegistryError::Invalid(_)) => return Err(self.no_such_pool(name)),
             Err(error) => return Err(unusable(RefusalCode::Unavailable, error.to_string())),
         };
-        let pool = Pool::new(record, &self.backends, self.workers.clone())
+        let pool = Pool::new(record, &self.backends, self.workers.clone(), self.care.of(name))
             .map_err(|why| unusable(RefusalCode::Internal, why))?;
         Ok(Arc::clone(self.known().entry(name.to_owned()).or_insert(pool)))
     }
@@ -57,10 +65,14 @@ impl Pools {
         backends
     }
 
+    /// The pools that were asked for.
+    pub(super) fn all(&self) -> Vec<Arc<Pool>> {
+        self.known().values().cloned().collect()
+    }
+
     /// Waits for the repairs under way.
     pub(super) async fn settled(&self) {
-        let pools: Vec<_> = self.known().values().cloned().collect();
-        for pool in pools {
+        for pool in self.all() {
             pool.settled().await;
         }
     }
