@@ -304,6 +304,16 @@ impl Checked {
     /// Whether what is there is the object. Only bytes whose CRC holds are compared: a read that goes wrong says
     /// `Damaged`, never that there is another object.
     async fn compare(&self, object: &SealedObject) -> Result<(), BackendError> {
+        if object.fragment().is_some() {
+            let there = match self.header(object.name()).await {
+                Err(BackendError::NotFound) => return Err(vanished()),
+                there => there?,
+            };
+            if there.fragment() != object.fragment() {
+                self.read_whole(&there).await?;
+                return Err(BackendError::Exists);
+            }
+        }
         let mut due = object.data().clone();
         let mut offset = 0;
         loop {
@@ -320,6 +330,20 @@ impl Checked {
             }
             offset += PIECE_BYTES as u64;
         }
+    }
+
+    /// Whether all CRCs of what is there hold.
+    async fn read_whole(&self, header: &StoredHeader) -> Result<(), BackendError> {
+        let mut offset = 0;
+        while offset < header.length() {
+            let get = self.get_of(header.name(), header.fragment(), offset, PIECE_BYTES as u64);
+            match get.await {
+                Err(BackendError::NotFound) => return Err(vanished()),
+                read => read?,
+            };
+            offset += PIECE_BYTES as u64;
+        }
+        Ok(())
     }
 
     async fn timed<T>(&self, bytes: u64, pending: Pending<'_, T>) -> Result<T, BackendError> {

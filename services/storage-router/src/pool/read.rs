@@ -123,7 +123,7 @@ impl Pool {
                     let backend = self.places(&name).first().copied().unwrap_or(0);
                     said.push(Answer { backend, error });
                 }
-                std::mem::take(&mut said)
+                std::mem::take(&mut *said)
             });
         }
         let mut haunts = self.haunts(&name);

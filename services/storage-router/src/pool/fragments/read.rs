@@ -379,7 +379,7 @@ impl Pool {
         self.on_workers(bytes, move || {
             let mut left = stored;
             let places = head.cut().chunks().skip(chunks.start).take(chunks.len());
-            let opened = places.map(|place| {
+            let opened = places.map(|place| -> Result<Bytes, BackendError> {
                 let stored = head.chunk(place.index).map_or(0, |chunk| chunk.stored as usize);
                 let stored = left.split_to(stored.min(left.len()));
                 let clear = open_chunk(name, &head, &place, &keys, stored).map_err(closed)?;
