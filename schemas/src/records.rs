@@ -507,11 +507,12 @@ impl Record for NameRecord {
 pub enum Protection {
     /// This many whole copies on different back ends (1 to 8).
     Replicas(u8),
-    /// Fragments on different back ends; as many as hold data are enough to read.
+    /// Fragments on different back ends; as many as hold data are enough to read. With one that holds data all are the
+    /// same: copies that are compressed or encrypted, which builds before there were fragments refuse in this form.
     Erasure {
-        /// Fragments that hold a piece of the object each (2 to 16).
+        /// Fragments that hold a piece of the object each (1 to 16).
         data: u8,
-        /// Fragments that any as many others can be rebuilt with (1 to 8).
+        /// Fragments that any as many others can be rebuilt with (up to 8).
         parity: u8,
     },
 }
@@ -530,6 +531,18 @@ impl Protection {
         match self {
             Self::Replicas(copies) => copies as usize,
             Self::Erasure { data, parity } => data as usize + parity as usize,
+        }
+    }
+
+    /// How copies are recorded that are kept as fragments, compressed or encrypted.
+    #[must_use]
+    pub const fn as_fragments(self) -> Self {
+        match self {
+            Self::Replicas(copies) => Self::Erasure {
+                data: 1,
+                parity: copies.saturating_sub(1),
+            },
+            erasure @ Self::Erasure { .. } => erasure,
         }
     }
 
@@ -553,6 +566,7 @@ impl Protection {
     pub fn check(self) -> Result<Self, DecodeError> {
         let is_right = match self {
             Self::Replicas(copies) => (1..=Self::REPLICAS_MAX).contains(&copies),
+            Self::Erasure { data: 1, parity } => parity < Self::REPLICAS_MAX,
             Self::Erasure { data, parity } => {
                 (2..=Self::DATA_MAX).contains(&data) && (1..=Self::PARITY_MAX).contains(&parity)
             }
@@ -572,6 +586,7 @@ impl fmt::Display for Protection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Replicas(copies) => write!(f, "replica:{copies}"),
+            Self::Erasure { data: 1, parity } => write!(f, "replica:{}", u16::from(*parity) + 1),
             Self::Erasure { data, parity } => write!(f, "ec:{data}+{parity}"),
         }
     }
@@ -586,10 +601,9 @@ impl FromStr for Protection {
         } else {
             let numbers = text.strip_prefix("ec:").and_then(|rest| rest.split_once('+'));
             numbers.and_then(|(data, parity)| {
-                Some(Self::Erasure {
-                    data: data.parse().ok()?,
-                    parity: parity.parse().ok()?,
-                })
+                let (data, parity) = (data.parse().ok()?, parity.parse().ok()?);
+                // One piece with parity is written as what it is: copies.
+                (data != 1).then_some(Self::Erasure { data, parity })
             })
         };
         let parsed = parsed.ok_or_else(|| DecodeError::Value {

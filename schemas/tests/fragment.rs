@@ -182,4 +182,7 @@ fn protections_are_written_as_they_are_read() {
     }
     assert_eq!(Protection::Erasure { data: 4, parity: 2 }.room_in(600), 400);
     assert_eq!(Protection::Replicas(3).room_in(600), 200);
+    let sealed = Protection::Replicas(3).as_fragments();
+    assert_ne!(sealed, Protection::Replicas(3), "builds before there were fragments refuse it");
+    assert_eq!((sealed.to_string(), sealed.width(), sealed.room_in(600)), ("replica:3".to_owned(), 3, 200));
 }

@@ -84,12 +84,37 @@ struct Chunk<'a> {
 /// # Errors
 /// The policy asks for a key and there is none, or the object is too large.
 pub fn encode(name: ObjectName, policy: &Policy, keys: &Keyring, data: &[u8]) -> Result<Encoded, EncodeError> {
-    let cut = Cut::of(policy.protection, data.len() as u64);
     let key = match (policy.encrypted, keys.newest()) {
         (false, _) => None,
         (true, Some(key)) => Some(key),
         (true, None) => return Err(EncodeError::NoKey),
     };
+    encode_with(name, policy, key, data)
+}
+
+/// Makes the fragments of an object with the key that `head` names: if the object is that head's, and this build compresses
+/// as the one that wrote it, its fragments.
+///
+/// # Errors
+/// The key is not here, or another one has its id; or as [`encode`].
+pub fn encode_as(
+    name: ObjectName,
+    policy: &Policy,
+    keys: &Keyring,
+    head: &FragmentHead,
+    data: &[u8],
+) -> Result<Encoded, EncodeError> {
+    let key = head.sealing().map(|sealing| keys.find(sealing)).transpose()?;
+    encode_with(name, policy, key, data)
+}
+
+fn encode_with(
+    name: ObjectName,
+    policy: &Policy,
+    key: Option<&Key>,
+    data: &[u8],
+) -> Result<Encoded, EncodeError> {
+    let cut = Cut::of(policy.protection, data.len() as u64);
     let chunks: Vec<Chunk> = cut.chunks().map(|place| chunk(policy, place, data)).collect();
     let sealed = key.map(|key| sealed(name, &cut, policy.compression, key, &chunks));
     let (sealing, tags) = match sealed {

@@ -28,6 +28,7 @@ pub struct Key {
     bytes: [u8; KEY_BYTES],
     mac: hmac::Key,
     fingerprint: u64,
+    writes: bool,
 }
 
 /// Why bytes are not a key, or keys not a key ring. Shows none of the bytes.
@@ -76,7 +77,14 @@ impl Key {
             bytes,
             mac: hmac::Key::new(hmac::HMAC_SHA256, &derived(b"sconce content salt 1")),
             fingerprint: u64::from_le_bytes(fingerprint),
+            writes: true,
         })
+    }
+
+    /// The key for reading alone.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { writes: false, ..self }
     }
 
     /// Its id.
@@ -180,10 +188,10 @@ impl Keyring {
         Ok(Self(ring))
     }
 
-    /// The key that new objects are encrypted with: that of the highest id.
+    /// The key that new objects are encrypted with: that of the highest id among those that write.
     #[must_use]
     pub fn newest(&self) -> Option<&Key> {
-        self.0.values().next_back()
+        self.0.values().rev().find(|key| key.writes)
     }
 
     /// All keys, by their ids.

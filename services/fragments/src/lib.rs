@@ -12,7 +12,7 @@ mod key;
 mod squeeze;
 
 pub use code::rebuild;
-pub use encode::{Encoded, Policy, assemble, encode, open_chunk};
+pub use encode::{Encoded, Policy, assemble, encode, encode_as, open_chunk};
 pub use key::{Key, KeyError, Keyring};
 
 /// Why a chunk cannot be read.
@@ -50,6 +50,9 @@ pub enum EncodeError {
     /// The policy asks for a key and there is none.
     #[error("it is to be encrypted, and there is no key here")]
     NoKey,
+    /// The key that it was encrypted with before is not here.
+    #[error(transparent)]
+    Locked(#[from] OpenError),
     /// The object is too large, or the code cannot do what the policy asks.
     #[error("{0}")]
     Invalid(String),

@@ -183,10 +183,12 @@ impl TryFrom<TypedPool> for PoolSettings {
 pub struct KeySettings {
     /// The pool's name.
     pub pool: NodeName,
-    /// Its id, 1 or more. What is written is encrypted with the key of the highest id.
+    /// Its id, 1 or more. What is written is encrypted with the key of the highest id that writes.
     pub id: u32,
     /// Where its 32 bytes are.
     pub source: KeySource,
+    /// `writes = false`: it only reads, so that all storage-routers can have it before one of them writes with it.
+    pub writes: bool,
 }
 
 /// Where the 32 bytes of a key are, or their 64 hexadecimal digits.
@@ -205,12 +207,20 @@ struct TypedKey {
     id: u32,
     file: Option<PathBuf>,
     env: Option<String>,
+    writes: Option<bool>,
 }
 
 impl TryFrom<TypedKey> for KeySettings {
     type Error = String;
 
-    fn try_from(TypedKey { pool, id, file, env }: TypedKey) -> Result<Self, String> {
+    fn try_from(typed: TypedKey) -> Result<Self, String> {
+        let TypedKey {
+            pool,
+            id,
+            file,
+            env,
+            writes,
+        } = typed;
         if id == 0 {
             return Err(format!("key 0 of pool {pool}; right would be an id of 1 or more"));
         }
@@ -223,7 +233,12 @@ impl TryFrom<TypedKey> for KeySettings {
                 ));
             }
         };
-        Ok(Self { pool, id, source })
+        Ok(Self {
+            pool,
+            id,
+            source,
+            writes: writes.unwrap_or(true),
+        })
     }
 }
 
@@ -273,7 +288,11 @@ impl PoolSettings {
         };
         PoolRecord {
             name: self.name.to_string(),
-            protection: self.protection,
+            protection: if self.compression.is_some() || self.encrypted {
+                self.protection.as_fragments()
+            } else {
+                self.protection
+            },
             backends: self.backends.iter().map(entry).collect(),
             placement_version: FIRST_PLACEMENT,
             compression: self.compression,
@@ -314,7 +333,7 @@ impl TryFrom<Typed> for Settings {
                 "keys: key {id} of pool {pool} is there twice; each key of a pool has an id of its own"
             ));
         }
-        let has_key = |pool: &PoolSettings| keys.iter().any(|key| key.pool == pool.name);
+        let has_key = |pool: &PoolSettings| keys.iter().any(|key| key.pool == pool.name && key.writes);
         if let Some(pool) = pools.iter().find(|pool| pool.encrypted && !has_key(pool)) {
             return Err(format!(
                 "pool {0}: encrypt = true, but no [[keys]] has pool = \"{0}\"; right would be one with id, and file or env",

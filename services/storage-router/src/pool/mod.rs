@@ -64,8 +64,8 @@ pub struct Pool {
 struct Page<T> {
     /// What is listed, and which back ends list it.
     names: Vec<(T, Vec<usize>)>,
-    /// How many back ends did not answer.
-    absent: usize,
+    /// Back ends that did not answer.
+    absent: Vec<usize>,
 }
 
 impl<T> Page<T> {
@@ -183,6 +183,7 @@ fn quorum(protection: Protection) -> usize {
     let width = protection.width();
     match protection {
         Protection::Replicas(_) => width,
+        Protection::Erasure { data: 1, .. } => width,
         Protection::Erasure { data, .. } => usize::from(data).max(width / 2 + 1),
     }
 }
@@ -231,7 +232,7 @@ impl Pool {
             let is_last = page.names.len() < limit;
             after = page.names.last().map(|(name, _)| *name);
             let needed = self.coded.as_ref().map_or(1, Coded::needed);
-            let is_readable = |seen: usize| seen + page.absent >= needed;
+            let is_readable = |seen: usize| seen + page.absent.len() >= needed;
             let readable = page.names.iter().filter(|(_, seen)| is_readable(seen.len()));
             listed.extend(readable.map(|(name, _)| *name));
             if is_last || listed.len() >= limit {
@@ -303,7 +304,7 @@ impl Pool {
         }
         Ok(Page {
             names: merged.into_iter().take(limit).collect(),
-            absent: absent.len(),
+            absent: absent.into_iter().map(|answer| answer.backend).collect(),
         })
     }
 }

@@ -96,7 +96,7 @@ fn what_is_wrong_is_named_with_what_is_right() {
         ),
         ("replica:2", "replica:0", vec!["pool default: protect", "replica:0", "replica:1 to"]),
         ("replica:2", "ec:2+1", vec!["pool default", "\"ec:2+1\"", "takes 3 back ends"]),
-        ("replica:2", "ec:1+1", vec!["ec:1+1", "K of 2 to 16"]),
+        ("replica:2", "ec:1+1", vec!["ec:1+1", "replica:N or ec:K+M"]),
         ("replica:2", "raid5", vec!["raid5", "replica:N or ec:K+M"]),
         ("protect = \"replica:2\"", "replicas = 2", vec!["replicas", "protect"]),
         (

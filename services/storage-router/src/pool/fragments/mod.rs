@@ -24,7 +24,8 @@ use sconce_schemas::ObjectName;
 use sconce_schemas::fragment::FragmentHead;
 use sconce_schemas::records::Protection;
 
-use super::{FIRST_PLACEMENT, Pool};
+use super::repair::is_gone_for_good;
+use super::{Answer, FIRST_PLACEMENT, Pool};
 use crate::backend::BackendError;
 
 pub use restore::Restored;
@@ -58,6 +59,16 @@ pub(super) struct Coded {
 struct Set {
     head: Arc<FragmentHead>,
     seats: Vec<Option<usize>>,
+}
+
+/// What is there of an object.
+struct Survey {
+    /// Fragments that belong together, largest set first.
+    sets: Vec<Set>,
+    /// Which back end each fragment is looked for on.
+    seats: Vec<Option<usize>>,
+    /// Fragments of which no head was read.
+    failed: Vec<(usize, BackendError)>,
 }
 
 #[derive(Clone)]
@@ -104,6 +115,45 @@ impl Set {
 
     fn is_complete(&self) -> bool {
         self.members() >= usize::from(self.head.cut().data)
+    }
+}
+
+impl Survey {
+    /// How many fragments might be anything.
+    fn absent(&self) -> usize {
+        let is_absent = |(_, error): &&(usize, BackendError)| !is_gone_for_good(error);
+        self.failed.iter().filter(is_absent).count()
+    }
+
+    /// The set that is the object: enough fragments to read it, and no other one could be what was answered for.
+    fn chosen(&self, quorum: usize) -> Option<&Set> {
+        let (first, others) = self.sets.split_first()?;
+        let most = others.first().map_or(0, Set::members);
+        let is_alone = most == 0 || first.members() >= quorum || first.members() > most + self.absent();
+        (first.is_complete() && is_alone).then_some(first)
+    }
+
+    fn answers(&self) -> Vec<Answer> {
+        read::answers(&self.seats, self.failed.clone())
+    }
+
+    /// What is said of fragments that are there and are no object.
+    fn too_few(&self, quorum: usize) -> Vec<Answer> {
+        let members: usize = self.sets.iter().map(Set::members).sum();
+        let Some(backend) = self.sets.first().and_then(|set| set.seats.iter().flatten().next()) else {
+            return Vec::new();
+        };
+        if self.absent() > 0 {
+            return Vec::new();
+        }
+        let what = format!(
+            "of its fragments {members} are left in {} sets, none of which is enough ({quorum} were answered for)",
+            self.sets.len()
+        );
+        vec![Answer {
+            backend: *backend,
+            error: BackendError::Damaged { what },
+        }]
     }
 }
 

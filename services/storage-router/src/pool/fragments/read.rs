@@ -26,8 +26,13 @@ const HEAD_GUESS: u64 = 4096;
 /// A part of a read: what it needs of one fragment.
 struct Part {
     fragment: usize,
-    /// Chunks that are read whole; none where the range lies in the clear as it is.
+    /// Chunks that have it.
     chunks: Range<usize>,
+    /// Where the first of them begins in the object.
+    at: u64,
+    /// They lie there as they are, neither compressed nor encrypted: of the first and the last only a part is read. What
+    /// lies before them in the body may be compressed all the same.
+    is_clear: bool,
     /// What is wanted of the object.
     wanted: Range<u64>,
 }
@@ -85,18 +90,19 @@ impl Pool {
         range: &Range<u64>,
         answers: Vec<Answer>,
     ) -> Result<Bytes, Vec<Answer>> {
-        let (sets, _) = self.survey(coded, name).await;
-        let best = sets.into_iter().find(Set::is_complete);
+        let survey = self.survey(coded, name).await;
+        let best = survey.chosen(self.quorum);
         let Some(best) = best.filter(|best| best.head != tried.head) else { return Err(answers) };
         let mut noted = Vec::new();
-        let read = self.read_by(coded, name, &best, range, &mut noted).await?;
+        let read = self.read_by(coded, name, best, range, &mut noted).await?;
         coded.heads.insert(name, Arc::clone(&best.head));
         noted.extend(answers);
         self.repair_later(name, &noted);
         Ok(read)
     }
 
-    /// The head of the first fragment that has one. What was found bad before is noted.
+    /// The head that as many fragments have as are needed to read; one that fewer have is of a put that was never answered
+    /// for, or was refused. What was found bad before is noted.
     async fn read_head(
         &self,
         coded: &Coded,
@@ -107,11 +113,31 @@ impl Pool {
         let order = self.working_first(&seats, 0..self.width);
         let read = |fragment: usize| {
             let seats = &seats;
-            async move { self.head_at(coded, name, fragment, seats.get(fragment).copied().flatten()).await }
+            async move {
+                let seat = seats.get(fragment).copied().flatten();
+                self.head_at(coded, name, fragment, seat).await
+            }
         };
-        let Gathered { good, failed } = gather(&order, 1, coded.care.hedge_after, read).await;
-        let failed = answers(&seats, failed);
-        let Some((_, head)) = good.into_iter().next() else { return Err(failed) };
+        let needed = coded.needed();
+        let Gathered { good, failed } = gather(&order, needed, coded.care.hedge_after, read).await;
+        let mut failed = answers(&seats, failed);
+        let first = good.first().map(|(_, head)| Arc::clone(head));
+        let is_one = good.iter().all(|(_, head)| Some(head) == first.as_ref());
+        let head = match first {
+            None => return Err(failed),
+            Some(head) if good.len() == needed && is_one => head,
+            Some(_) => {
+                let survey = self.survey(coded, name).await;
+                match survey.chosen(self.quorum) {
+                    Some(set) => Arc::clone(&set.head),
+                    None => {
+                        failed.extend(survey.answers());
+                        failed.extend(survey.too_few(self.quorum));
+                        return Err(failed);
+                    }
+                }
+            }
+        };
         noted.extend(failed);
         coded.heads.insert(name, Arc::clone(&head));
         Ok(head)
@@ -136,6 +162,11 @@ impl Pool {
         if head.set() != id.set {
             return Err(BackendError::Damaged {
                 what: format!("its envelope says head {:08x}, its head is {:08x}", id.set, head.set()),
+            });
+        }
+        if coded.policy.encrypted && head.sealing().is_none() {
+            return Err(BackendError::Damaged {
+                what: "it is in clear, and the pool is encrypted".to_owned(),
             });
         }
         let cut = head.cut();
@@ -177,17 +208,6 @@ impl Pool {
         let mut whole = BytesMut::with_capacity(read.iter().map(Bytes::len).sum());
         read.iter().for_each(|bytes| whole.extend_from_slice(bytes));
         Ok(whole.freeze())
-    }
-
-    /// The same, for whoever has no use for what was bad besides.
-    pub(super) async fn read_set(
-        &self,
-        coded: &Coded,
-        name: ObjectName,
-        set: &Set,
-        range: &Range<u64>,
-    ) -> Result<Bytes, Vec<Answer>> {
-        self.read_by(coded, name, set, range, &mut Vec::new()).await
     }
 
     async fn read_part(
@@ -326,8 +346,10 @@ impl Pool {
         if good.len() < needed {
             // Where nobody is absent, what is there is all that is left.
             let is_gone = failed.iter().all(|answer| is_gone_for_good(&answer.error));
-            if let Some((fragment, _)) = good.first().filter(|_| is_gone) {
-                let what = format!("it is one of {} fragments that are left, and {needed} are needed", good.len());
+            // Bodies that end before were not asked for.
+            let mut there = good.iter().filter(|(fragment, _)| set.head.body_bytes(*fragment) > aligned.start);
+            if let Some((fragment, _)) = there.next().filter(|_| is_gone) {
+                let what = format!("of its fragments too few are left: {needed} are needed");
                 let error = BackendError::Damaged { what };
                 let backend = set.seats.get(*fragment).copied().flatten().unwrap_or(0);
                 failed.push(Answer { backend, error });
@@ -370,7 +392,7 @@ impl Pool {
         part: &Part,
         stored: Bytes,
     ) -> Result<Bytes, BackendError> {
-        if part.chunks.is_empty() {
+        if part.is_clear {
             return Ok(stored);
         }
         let (head, keys) = (Arc::clone(&set.head), Arc::clone(&coded.care.keys));
@@ -425,11 +447,11 @@ impl Pool {
 impl Part {
     /// What it needs of the body of its fragment.
     fn body_range(&self, head: &FragmentHead) -> Range<u64> {
-        if self.chunks.is_empty() {
-            let piece = head.cut().piece(u8::try_from(self.fragment).unwrap_or(u8::MAX));
-            return self.wanted.start - piece.start..self.wanted.end - piece.start;
-        }
         let first = head.chunk(self.chunks.start).map_or(0, |chunk| chunk.at);
+        if self.is_clear {
+            let start = first + (self.wanted.start - self.at);
+            return start..start + (self.wanted.end - self.wanted.start);
+        }
         let last = head.chunk(self.chunks.end - 1);
         first..last.map_or(first, |chunk| chunk.at + u64::from(chunk.stored))
     }
@@ -451,16 +473,16 @@ fn parts_of(head: &FragmentHead, range: &Range<u64>) -> Vec<Part> {
             None => parts.push(Part {
                 fragment,
                 chunks: place.index..place.index + 1,
+                at: place.at,
+                is_clear: false,
                 wanted: within,
             }),
         }
     }
     for part in &mut parts {
         let is_compressed = |index| head.chunk(index).is_some_and(|chunk| chunk.is_compressed);
-        if head.sealing().is_none() && !part.chunks.clone().any(is_compressed) {
-            // In the clear, the envelope's checks of 4 KiB each are enough: they hold for this fragment of this set alone.
-            part.chunks = 0..0;
-        }
+        // In the clear, the envelope's checks of 4 KiB each are enough: they hold for this fragment of this set alone.
+        part.is_clear = head.sealing().is_none() && !part.chunks.clone().any(is_compressed);
     }
     parts
 }

@@ -16,7 +16,7 @@ use sconce_schemas::stored_object::SealedObject;
 
 use super::gather::{Gathered, gather};
 use super::read::answers;
-use super::{Coded, Set};
+use super::{Coded, Set, Survey};
 use crate::backend::BackendError;
 use crate::checked::damaged;
 use crate::pool::repair::{Outcome, is_gone_for_good};
@@ -27,8 +27,8 @@ use crate::pool::{Answer, Pool};
 const PIECE_BYTES: u64 = 256 << 10;
 
 impl Pool {
-    /// The sets of fragments that are there of an object, largest first, and what the other back ends said.
-    pub(super) async fn survey(&self, coded: &Coded, name: ObjectName) -> (Vec<Set>, Vec<Answer>) {
+    /// The sets of fragments that are there of an object.
+    pub(super) async fn survey(&self, coded: &Coded, name: ObjectName) -> Survey {
         let seats = self.seats(name).await;
         let asked = seats.iter().enumerate().map(|(fragment, seat)| async move {
             (fragment, self.head_at(coded, name, fragment, *seat).await)
@@ -59,28 +59,51 @@ impl Pool {
             }
         }
         sets.sort_by_key(|set| std::cmp::Reverse(set.members()));
-        (sets, answers(&seats, failed))
+        Survey {
+            sets,
+            seats,
+            failed,
+        }
     }
 
     /// Makes again what is missing or damaged of an object's fragments.
     pub(in crate::pool) async fn repair_fragments(&self, coded: &Coded, name: ObjectName) -> Outcome {
-        let (sets, failed) = self.survey(coded, name).await;
-        let are_gone = failed.iter().all(|answer| is_gone_for_good(&answer.error));
-        let Some(set) = sets.into_iter().find(Set::is_complete) else {
+        let mut survey = self.survey(coded, name).await;
+        // Whoever knows the head of a set needs no other: of fragments whose own head is damaged the bodies are tried.
+        let mut bad = BTreeSet::new();
+        if let Some(largest) = survey.sets.first_mut() {
+            for (fragment, error) in &survey.failed {
+                if matches!(error, BackendError::Damaged { .. }) {
+                    bad.insert(*fragment);
+                    if let Some(seat) = largest.seats.get_mut(*fragment) {
+                        *seat = survey.seats.get(*fragment).copied().flatten();
+                    }
+                }
+            }
+        }
+        let are_gone = survey.absent() == 0;
+        let Some(mut set) = survey.chosen(self.quorum).cloned() else {
             // None at all: it was deleted meanwhile.
-            let is_lost = are_gone && failed.iter().any(|answer| answer.error != BackendError::NotFound);
-            return if is_lost { Outcome::Lost(failed) } else { Outcome::Postponed };
+            let is_lost = are_gone && !survey.too_few(self.quorum).is_empty();
+            return if is_lost { Outcome::Lost(survey.too_few(self.quorum)) } else { Outcome::Postponed };
         };
-        let mut bad: BTreeSet<usize> = (0..self.width)
-            .filter(|fragment| set.seats.get(*fragment).copied().flatten().is_none())
-            .collect();
+        // What an absent back end has is not known, and nothing can be written there.
+        let is_absent = |fragment: usize| {
+            let failed = survey.failed.iter().find(|(failed, _)| *failed == fragment);
+            failed.is_some_and(|(_, error)| !is_gone_for_good(error))
+        };
+        let is_no_member = |fragment: &usize| set.seats.get(*fragment).copied().flatten().is_none();
+        bad.extend((0..self.width).filter(is_no_member).filter(|fragment| !is_absent(*fragment)));
+        if bad.is_empty() && !are_gone {
+            return Outcome::Partly(BTreeSet::new());
+        }
         let longest = (0..self.width).map(|fragment| set.head.body_bytes(fragment)).max();
         let longest = longest.unwrap_or(0);
         let mut bodies = vec![BytesMut::new(); self.width];
         let mut start = 0;
         while start < longest {
             let piece = start..(start + PIECE_BYTES).min(longest);
-            match self.piece_of_all(coded, name, &set, piece.clone(), &mut bad).await {
+            match self.piece_of_all(coded, name, &mut set, piece.clone(), &mut bad).await {
                 Ok(ranges) => {
                     for (fragment, range) in ranges {
                         bodies[fragment].extend_from_slice(&range);
@@ -93,7 +116,10 @@ impl Pool {
             }
             start = piece.end;
         }
-        self.write_again(name, &set, bodies, &bad).await
+        match self.write_again(name, &set, bodies, &bad).await {
+            Outcome::Repaired(repaired) if !are_gone => Outcome::Partly(repaired),
+            outcome => outcome,
+        }
     }
 
     /// The same range of all bodies, padded with zeros. Which fragments were found bad is noted. All are read, so that
@@ -102,19 +128,20 @@ impl Pool {
         &self,
         coded: &Coded,
         name: ObjectName,
-        set: &Set,
+        set: &mut Set,
         range: Range<u64>,
         bad: &mut BTreeSet<usize>,
     ) -> Result<Vec<(usize, Bytes)>, Vec<Answer>> {
-        let cut = set.head.cut();
+        let cut = *set.head.cut();
         let needed = usize::from(cut.data);
         let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let is_member = |fragment: &usize| set.seats.get(*fragment).copied().flatten().is_some();
         let order = self.working_first(&set.seats, (0..self.width).filter(is_member));
+        let known: &Set = set;
         let read = |fragment: usize| {
-            let (seat, range) = (set.seats.get(fragment).copied().flatten(), range.clone());
+            let (seat, range) = (known.seats.get(fragment).copied().flatten(), range.clone());
             async move {
-                let read = self.read_body(name, set, fragment, seat, range).await?;
+                let read = self.read_body(name, known, fragment, seat, range).await?;
                 let mut padded = BytesMut::from(&*read);
                 padded.resize(length, 0);
                 Ok(padded.freeze())
@@ -123,6 +150,14 @@ impl Pool {
         let Gathered { good, failed } = gather(&order, order.len(), coded.care.hedge_after, read).await;
         let gone = failed.iter().filter(|(_, error)| is_gone_for_good(error));
         bad.extend(gone.map(|(fragment, _)| *fragment));
+        if good.len() >= needed {
+            // One that hung once is not waited for with every piece.
+            for (fragment, _) in failed.iter().filter(|(_, error)| !is_gone_for_good(error)) {
+                if let Some(seat) = set.seats.get_mut(*fragment) {
+                    *seat = None;
+                }
+            }
+        }
         if good.len() < needed {
             return Err(answers(&set.seats, failed));
         }

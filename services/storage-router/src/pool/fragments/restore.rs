@@ -112,10 +112,10 @@ impl Pool {
                 backend.list(volume, kind, after, LISTED_AT_ONCE).await
             });
             let page = page.await?;
-            restored.absent = restored.absent.max(page.absent);
+            restored.absent = restored.absent.max(page.absent.len());
             for (name, seen) in &page.names {
                 restored.objects += 1;
-                self.restore_object(*name, seen, restored).await;
+                self.restore_object(*name, seen, &page.absent, restored).await;
             }
             match page.names.last() {
                 Some((last, _)) if page.names.len() == LISTED_AT_ONCE => after = Some(*last),
@@ -124,9 +124,19 @@ impl Pool {
         }
     }
 
-    async fn restore_object(self: &Arc<Self>, name: ObjectName, seen: &[usize], restored: &mut Restored) {
+    async fn restore_object(
+        self: &Arc<Self>,
+        name: ObjectName,
+        seen: &[usize],
+        absent: &[usize],
+        restored: &mut Restored,
+    ) {
         let Some(coded) = &self.coded else { return };
-        let is_missing = self.places(&name).iter().any(|place| !seen.contains(place));
+        // What is on an absent back end is not known, and nothing can be written there.
+        let is_missing = self
+            .places(&name)
+            .iter()
+            .any(|place| !seen.contains(place) && !absent.contains(place));
         // Of too few fragments nothing can be made: they are of a put that was never answered for.
         if !is_missing || seen.len() < coded.needed() {
             return;
@@ -135,7 +145,9 @@ impl Pool {
         let outcome = self.repair_fragments(coded, name).await;
         match &outcome {
             Outcome::Repaired(_) => restored.repaired += 1,
-            Outcome::Partly(_) | Outcome::Postponed | Outcome::Lost(_) => restored.left += 1,
+            Outcome::Partly(_) | Outcome::Postponed => restored.left += 1,
+            // Told once, below; looking again brings nothing back.
+            Outcome::Lost(_) => {}
         }
         self.log_repair(name, outcome);
     }

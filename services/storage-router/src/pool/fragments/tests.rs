@@ -32,7 +32,8 @@ fn care(keys: Vec<Key>) -> Care {
 
 fn pool_of(protection: Protection, compression: Option<Compression>, encrypted: bool, seed: u64) -> Setup {
     let mut record = record(protection.width() + 1, 1, 1);
-    record.protection = protection;
+    let is_plain = compression.is_none() && !encrypted;
+    record.protection = if is_plain { protection } else { protection.as_fragments() };
     record.compression = compression;
     record.encrypted = encrypted;
     setup_caring(record, seed, care(vec![key(1, 1)]))
@@ -321,13 +322,13 @@ async fn a_new_key_writes_and_the_old_one_reads() {
     rotated.pool.put(name(2), content(2, 100_000)).await.unwrap();
     let coded = rotated.pool.coded.as_ref().unwrap();
     for (id, wanted) in [(1, 1), (2, 2)] {
-        let (sets, _) = rotated.pool.survey(coded, name(id)).await;
-        assert_eq!(sets[0].head.sealing().unwrap().key, wanted);
+        let survey = rotated.pool.survey(coded, name(id)).await;
+        assert_eq!(survey.sets[0].head.sealing().unwrap().key, wanted);
     }
 }
 
 #[tokio::test]
-async fn what_too_few_back_ends_have_is_not_listed_and_gives_way_to_what_is_put_then() {
+async fn what_too_few_back_ends_have_is_not_listed_until_it_is_put_again() {
     let setup = pool_of(EC_4_2, None, false, 0);
     let places = setup.pool.places(&name(1));
     for place in &places[..3] {
@@ -343,32 +344,118 @@ async fn what_too_few_back_ends_have_is_not_listed_and_gives_way_to_what_is_put_
     assert_eq!(everywhere, [name(1)], "whoever cleans up sees it");
     let refusal = setup.pool.get(name(1), 0, 10).await.unwrap_err();
     assert_eq!(refusal.remedy, Remedy::Damaged, "{refusal}");
-    setup.pool.put(name(1), content(2, 100_000)).await.unwrap();
+    setup.pool.put(name(1), content(1, 100_000)).await.unwrap();
     assert_eq!(listed().await, [name(1)]);
-    assert_eq!(setup.pool.get(name(1), 0, u64::MAX).await.unwrap(), content(2, 100_000));
+    assert_eq!(setup.pool.get(name(1), 0, u64::MAX).await.unwrap(), content(1, 100_000));
 }
 
 /// A put is refused because its name is taken, after it reached a back end that had nothing of the object.
 #[tokio::test]
 async fn a_fragment_of_a_refused_put_is_never_read_as_one_of_the_objects() {
-    let setup = pool_of(EC_4_2, None, false, 0);
-    let data = content(1, 100_000);
-    let places = setup.pool.places(&name(1));
-    setup.faulty[places[1]].set(ABSENT);
-    setup.pool.put(name(1), data.clone()).await.unwrap();
-    setup.faulty[places[1]].set(NONE);
-    let refusal = setup.pool.put(name(1), content(2, 100_000)).await.unwrap_err();
-    assert_eq!(refusal.code, RefusalCode::Exists);
-    for offset in [0, 30_000, 60_000, 90_000] {
-        let got = setup.pool.get(name(1), offset, 5000).await.unwrap();
-        let at = usize::try_from(offset).unwrap();
-        assert_eq!(got, data.slice(at..at + 5000));
+    for (away, length) in [(0, 100_000), (1, 100_000), (0, 10), (5, 50_000)] {
+        let setup = pool_of(EC_4_2, None, false, 0);
+        let data = content(1, 100_000);
+        let places = setup.pool.places(&name(1));
+        setup.faulty[places[away]].set(ABSENT);
+        setup.pool.put(name(1), data.clone()).await.unwrap();
+        setup.faulty[places[away]].set(NONE);
+        // As a crash leaves it: one fragment, where nothing was.
+        let other = setup_caring(setup.pool.record().clone(), 0, care(vec![]));
+        other.pool.put(name(1), content(2, length)).await.unwrap();
+        let stray = other.memory[places[away]].stored(name(1)).unwrap();
+        setup.memory[places[away]].damage(name(1), stray);
+        setup.pool.coded.as_ref().unwrap().forget(&name(1));
+        for offset in [0, 30_000, 60_000, 90_000] {
+            assert_eq!(setup.pool.stat(name(1)).await.unwrap(), 100_000);
+            let got = setup.pool.get(name(1), offset, 5000).await.unwrap();
+            let at = usize::try_from(offset).unwrap();
+            assert_eq!(got, data.slice(at..at + 5000));
+        }
+        let refusal = setup.pool.put(name(1), content(2, length)).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Exists);
+        setup.pool.settled().await;
+        let coded = setup.pool.coded.as_ref().unwrap();
+        let survey = setup.pool.survey(coded, name(1)).await;
+        assert_eq!((survey.sets.len(), survey.sets[0].members()), (1, 6), "and is replaced");
+        assert_eq!(setup.pool.get(name(1), 0, u64::MAX).await.unwrap(), data);
     }
-    setup.pool.settled().await;
-    setup.pool.scrub(name(1)).await.unwrap();
-    let coded = setup.pool.coded.as_ref().unwrap();
-    let (sets, _) = setup.pool.survey(coded, name(1)).await;
-    assert_eq!((sets.len(), sets[0].members()), (1, 6), "and is replaced");
+}
+
+/// Two storage-routers put the same object, one with the next key already: whoever comes second agrees with the first.
+#[tokio::test]
+async fn puts_in_two_encodings_come_to_one_set() {
+    for reached in 1..6 {
+        let setup = pool_of(EC_4_2, None, true, 0);
+        let data = content(1, 100_000);
+        let places = setup.pool.places(&name(1));
+        let old = setup_caring(setup.pool.record().clone(), 0, care(vec![key(1, 1)]));
+        old.pool.put(name(1), data.clone()).await.unwrap();
+        let both = setup_caring(setup.pool.record().clone(), 0, care(vec![key(1, 1), key(2, 2)]));
+        for place in &places[..reached] {
+            both.memory[*place].damage(name(1), old.memory[*place].stored(name(1)).unwrap());
+        }
+        both.pool.put(name(1), data.clone()).await.unwrap();
+        let coded = both.pool.coded.as_ref().unwrap();
+        let survey = both.pool.survey(coded, name(1)).await;
+        let set = &survey.sets[0];
+        assert_eq!((survey.sets.len(), set.members()), (1, 6), "{reached}");
+        // Two of the first one's leave the second its quorum; three were one too many for it.
+        let key = if reached <= 2 { 2 } else { 1 };
+        assert_eq!(set.head.sealing().unwrap().key, key, "{reached}");
+        assert_eq!(both.pool.get(name(1), 0, u64::MAX).await.unwrap(), data);
+    }
+}
+
+/// What is not compressed lies behind what is: the places in the body are not those in the object.
+#[tokio::test]
+async fn every_range_is_right_where_compressed_and_plain_chunks_mix() {
+    const CHUNK: usize = 65_536;
+    for protection in [REPLICA_2, EC_2_1, EC_4_2] {
+        for compression in [Compression::Lz4, Compression::Zstd] {
+            let setup = pool_of(protection, Some(compression), false, 0);
+            let mut data = content(1, 16 * CHUNK).to_vec();
+            for chunk in data.chunks_mut(CHUNK).step_by(2) {
+                chunk.fill(0);
+            }
+            let data = Bytes::from(data);
+            setup.pool.put(name(1), data.clone()).await.unwrap();
+            for lost in [None, Some(0), Some(1)] {
+                if let Some(lost) = lost {
+                    setup.faulty[setup.pool.places(&name(1))[lost]].set(ABSENT);
+                }
+                for at in (0..data.len()).step_by(4096 * 5) {
+                    for length in [1, 4096, 70_000] {
+                        let end = data.len().min(at + length);
+                        let got = setup.pool.get(name(1), at as u64, length as u64).await.unwrap();
+                        assert_eq!(got, data.slice(at..end), "{protection} {compression} {at}");
+                    }
+                }
+                setup.faulty.iter().for_each(|faulty| faulty.set(NONE));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_a_back_end_away_nothing_is_read_that_cannot_be_written() {
+    let setup = pool_of(EC_4_2, None, false, 0);
+    for id in 0..10 {
+        setup.pool.put(name(id), content(id, 50_000)).await.unwrap();
+    }
+    setup.faulty[2].set(ABSENT);
+    let asked = || async {
+        let mut requests = 0;
+        for index in 0..setup.memory.len() {
+            requests += setup.pool.backend(index).unwrap().status().await.requests;
+        }
+        requests
+    };
+    let before = asked().await;
+    let restored = setup.pool.restore().await.unwrap();
+    assert_eq!((restored.objects, restored.left, restored.absent), (10, 0, 1));
+    // Volumes, and each kind of one volume's objects.
+    assert_eq!(asked().await - before, 4 * setup.memory.len() as u64);
+    assert!(setup.pool.is_short(), "whoever comes back is looked at");
 }
 
 #[tokio::test(start_paused = true)]
