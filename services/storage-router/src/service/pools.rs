@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sconce_fragments::Policy;
 use sconce_registry::{Registry, RegistryError};
 use sconce_schemas::records::{PoolRecord, keys};
 use sconce_schemas::wire::{Refusal, RefusalCode};
@@ -63,6 +64,20 @@ impl Pools {
         let mut backends: Vec<_> = self.backends.values().cloned().collect();
         backends.sort_by(|a, b| a.name().cmp(b.name()));
         backends
+    }
+
+    /// Opens all pools of the registry that keep fragments, so that they are cared for before anybody asks for them.
+    pub(super) async fn open_all(&self) -> Result<(), Refusal> {
+        let listed = self.registry.list_records::<PoolRecord>(keys::POOLS).await;
+        let listed = listed.map_err(|error| {
+            Refusal::retry(RefusalCode::Unavailable, format!("cannot list the pools: {error}"))
+        })?;
+        for (_, record, _) in listed {
+            if Policy::of(&record).is_some() {
+                self.find(&record.name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The pools that were asked for.

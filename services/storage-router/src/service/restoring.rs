@@ -20,6 +20,7 @@ const LOOK_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Restores pools until the stop is requested.
 pub(super) async fn restore(handler: Rc<Handler>, stop: Stop) {
     let mut pause = LOOK_AFTER;
+    let mut are_open = false;
     loop {
         tokio::select! {
             biased;
@@ -27,6 +28,14 @@ pub(super) async fn restore(handler: Rc<Handler>, stop: Stop) {
             () = tokio::time::sleep(pause) => {}
         }
         let mut is_whole = true;
+        if !are_open {
+            let opened = handler.pools.open_all().await;
+            are_open = opened.is_ok();
+            if let Err(refusal) = opened {
+                is_whole = false;
+                tracing::info!(%refusal, "cannot open all pools now");
+            }
+        }
         for pool in handler.pools.all().into_iter().filter(|pool| pool.is_short()) {
             let restored = tokio::select! {
                 biased;
