@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode};
-use sconce_tracing::OperationId;
+use sconce_tracing::{Trace, telemetry};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
@@ -98,35 +98,35 @@ impl<Q: Body, R: Body + Refuse> Caller<Q, R> {
         reply_bytes: u32,
         deadline: Duration,
     ) -> Result<(R, Bytes), CallError> {
-        let none = OperationId::NONE;
-        self.call_for(none, body, data, reply_bytes, deadline).await
+        self.call_for(telemetry::current(), body, data, reply_bytes, deadline)
+            .await
     }
 
-    /// The same for an operation, whose id goes along into traces.
+    /// The same for what `trace` says in place of what the task works for.
     ///
     /// # Errors
     /// As [`Caller::call`].
     pub async fn call_for(
         &self,
-        operation: OperationId,
+        trace: impl Into<Trace>,
         body: &Q,
         data: Bytes,
         reply_bytes: u32,
         deadline: Duration,
     ) -> Result<(R, Bytes), CallError> {
-        let call = self.call_without_deadline(operation, body, data, reply_bytes);
+        let call = self.call_without_deadline(trace.into(), body, data, reply_bytes);
         timeout(deadline, call).await.unwrap_or(Err(CallError::Deadline))
     }
 
     async fn call_without_deadline(
         &self,
-        operation: OperationId,
+        trace: Trace,
         body: &Q,
         mut data: Bytes,
         reply_bytes: u32,
     ) -> Result<(R, Bytes), CallError> {
         loop {
-            data = match self.begin_for(operation, body, data, reply_bytes) {
+            data = match self.begin_for(trace, body, data, reply_bytes) {
                 Ok(mut begun) => return begun.answer().await,
                 Err(NotBegun::NoRoom(data)) => data,
                 Err(NotBegun::Refused(refusal)) => return Err(CallError::Refused(refusal)),
@@ -140,16 +140,16 @@ impl<Q: Body, R: Body + Refuse> Caller<Q, R> {
     /// # Errors
     /// It cannot be sent now, or ever; see [`NotBegun`].
     pub fn begin(&self, body: &Q, data: Bytes, reply_bytes: u32) -> Result<Begun<R>, NotBegun> {
-        self.begin_for(OperationId::NONE, body, data, reply_bytes)
+        self.begin_for(telemetry::current(), body, data, reply_bytes)
     }
 
-    /// The same for an operation, whose id goes along into traces.
+    /// The same for what `trace` says in place of what the task works for.
     ///
     /// # Errors
     /// As [`Caller::begin`].
     pub fn begin_for(
         &self,
-        operation: OperationId,
+        trace: impl Into<Trace>,
         body: &Q,
         data: Bytes,
         reply_bytes: u32,
@@ -159,7 +159,7 @@ impl<Q: Body, R: Body + Refuse> Caller<Q, R> {
             return Err(NotBegun::Refused(refusal.clone()));
         }
         let id = shared.next_id.replace(shared.next_id.get() + 1);
-        match self.inner.sender.send(id, operation.0, body, data, reply_bytes) {
+        match self.inner.sender.send(id, trace, body, data, reply_bytes) {
             Ok(()) => {}
             Err(SendError::NoCredit(data) | SendError::Down(data)) => return Err(NotBegun::NoRoom(data)),
             Err(error @ SendError::TooLarge { .. }) => {

@@ -11,6 +11,9 @@ use sconce_schemas::wire::{Foreign, Refusal, RefusalCode, Version};
 pub trait Refuse {
     /// The reply that carries `refusal`.
     fn refused(refusal: Refusal) -> Self;
+
+    /// The refusal that this reply is, if it is one.
+    fn refusal(&self) -> Option<&Refusal>;
 }
 
 /// Two that greet each other speak different major versions: `foreign` and this node.
@@ -32,16 +35,37 @@ impl Refuse for VolumeReply {
     fn refused(refusal: Refusal) -> Self {
         VolumeReply::Refused(refusal)
     }
+
+    fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            VolumeReply::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
 }
 
 impl Refuse for StorageReply {
     fn refused(refusal: Refusal) -> Self {
         StorageReply::Refused(refusal)
     }
+
+    fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            StorageReply::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
 }
 
 impl Refuse for RegistryReply {
     fn refused(refusal: Refusal) -> Self {
         RegistryReply::Refused { refusal }
+    }
+
+    fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            RegistryReply::Refused { refusal } => Some(refusal),
+            _ => None,
+        }
     }
 }

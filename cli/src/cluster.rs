@@ -221,6 +221,7 @@ impl Cluster {
             limits: Limits::default(),
             orphans: Orphans::default(),
             incarnation: Incarnation::command(),
+            cache: None,
         };
         Router::new(components, 0, Chance::from_os())
     }

@@ -182,6 +182,7 @@ mod tests {
             version: String::new(),
             pid: 1,
             place: None,
+            buffer: None,
         });
         let erasure = ErasureStatus {
             volume: VolumeId([1; 16]),

@@ -397,6 +397,7 @@ mod tests {
             version: String::new(),
             pid: 1,
             place: None,
+            buffer: None,
         });
         let nodes: Vec<NodeRecord> = nodes.collect();
         Found::of(&nodes, drained.iter().map(|node| name(node)).collect(), volumes)

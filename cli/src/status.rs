@@ -220,6 +220,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             pid: 1,
             place: None,
+            buffer: None,
         }
     }
 

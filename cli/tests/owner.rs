@@ -49,6 +49,7 @@ async fn cluster() -> (Cluster, Network) {
         version: "0.1.0".to_owned(),
         pid: 1,
         place: None,
+        buffer: None,
     };
     let changes = vec![
         Change::put(keys::pool("default"), None, pool.to_bytes()),

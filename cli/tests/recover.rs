@@ -90,6 +90,7 @@ impl Place {
             version: "0.1.0".to_owned(),
             pid: 1,
             place: None,
+            buffer: None,
         };
         let change = Change::put(keys::node(&owner.name), None, owner.to_bytes());
         // The storage-router hosts the registry and has just been started: it is waited for.

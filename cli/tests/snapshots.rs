@@ -146,6 +146,7 @@ impl Place {
             version: "0.1.0".to_owned(),
             pid: 1,
             place: None,
+            buffer: None,
         };
         let changes = vec![
             Change::put(keys::pool("default"), None, pool.to_bytes()),

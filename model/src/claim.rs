@@ -29,10 +29,14 @@ fn starts(n: u8, next: &mut Next<'_>) {
     }
     let rules = next.rules;
     let has_stream = from.nodes[usize::from(n)].hosts.is_some();
-    let has_twin =
-        relies_on(n, rules.planted, from) && (has_stream || !rules.lacks(Planted::TakeoverNeedsStream));
+    let may_go_on = may_go_on(n, rules.planted, from);
+    let has_twin = relies_on(n, rules.planted, from)
+        && may_go_on
+        && (has_stream || !rules.lacks(Planted::TakeoverNeedsStream));
     let orphan = (has_twin && record.owner != n).then_some(record.epoch);
-    let is_ours = record.buffer.is_none_or(|buffer| buffer == from.buffer(n));
+    let is_ours = record
+        .buffer
+        .is_none_or(|buffer| buffer == from.buffer(n) && may_go_on);
     let mut start = |step, forced, orphan| {
         next.go(step, |s| {
             let node = &mut s.nodes[usize::from(n)];
@@ -59,12 +63,24 @@ fn relies_on(n: u8, planted: Option<Planted>, s: &State) -> bool {
     }
 }
 
+/// Whether what the node has of the volume is as good as what any other has.
+fn may_go_on(n: u8, planted: Option<Planted>, s: &State) -> bool {
+    match planted {
+        Some(Planted::PowerLossUnseen | Planted::ClaimByAnotherBuffer) => true,
+        _ => s.may_go_on(n),
+    }
+}
+
 fn claims(n: u8, orphan: Option<u8>, forced: bool, next: &mut Next<'_>) {
     let from = next.from;
     let record = &from.record;
-    let has_twin =
-        relies_on(n, next.rules.planted, from) && orphan.is_none_or(|orphan| orphan == record.epoch);
-    let is_ours = record.buffer.is_none_or(|buffer| buffer == from.buffer(n));
+    let may_go_on = may_go_on(n, next.rules.planted, from);
+    let has_twin = relies_on(n, next.rules.planted, from)
+        && may_go_on
+        && orphan.is_none_or(|orphan| orphan == record.epoch);
+    let is_ours = record
+        .buffer
+        .is_none_or(|buffer| buffer == from.buffer(n) && may_go_on);
     let as_it_was = next.rules.lacks(Planted::ClaimJudgedEarly) && orphan == Some(record.epoch);
     let epoch = record.epoch + 1;
     if !(is_ours || has_twin || forced || as_it_was) || epoch >= next.rules.limits.epochs {
@@ -114,8 +130,9 @@ fn begins(n: u8, epoch: u8, next: &mut Next<'_>) {
             s.flushed &= replayed.log;
         }
         s.record.buffer = Some(s.buffer(n));
+        s.record.buffer_boot = s.nodes[usize::from(n)].boot;
         if planted != Some(Planted::BeginKeepsInSync) {
-            s.record.in_sync = None;
+            s.record.without_twin();
         }
         s.record.starts[usize::from(epoch)] = replayed.next_sco;
         s.record_written(rules);

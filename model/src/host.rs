@@ -80,10 +80,10 @@ fn attaches(n: u8, at: u8, stream: &Stream, next: &mut Next<'_>) {
             node.doubt = None;
         }
         node.kept_for = stream.epoch;
-        let wiped = node.wiped;
+        let (wiped, boot) = (node.wiped, node.boot);
         if let Some(stream) = &mut s.streams[usize::from(at)] {
             stream.attached = true;
-            stream.wiped = wiped;
+            (stream.wiped, stream.boot) = (wiped, boot);
         }
         // They are refused from here on.
         for (earlier, other) in s.streams.iter_mut().enumerate() {

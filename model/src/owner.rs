@@ -158,8 +158,8 @@ fn stores(n: u8, owner: &Owner, next: &mut Next<'_>) {
     if all_stored && in_charge && from.record.covered < owner.next_sco {
         let rules = next.rules;
         next.go(Step::Release(n), |s| {
-            s.record.buffer = None;
-            s.record.in_sync = None;
+            (s.record.buffer, s.record.buffer_boot) = (None, 0);
+            s.record.without_twin();
             s.record.covered = owner.next_sco;
             s.record_written(rules);
             s.nodes[usize::from(n)].phase = Phase::Idle;
@@ -201,6 +201,7 @@ fn seeks(n: u8, owner: &Owner, next: &mut Next<'_>) {
                         epoch: owner.epoch,
                         host,
                         wiped: 0,
+                        boot: 0,
                         asked: true,
                         after,
                         attached: false,
@@ -389,7 +390,7 @@ fn loses(n: u8, owner: &Owner, next: &mut Next<'_>) {
             }
             let rules = next.rules;
             next.go(Step::RecordDegraded(n), |s| {
-                s.record.in_sync = None;
+                s.record.without_twin();
                 s.record_written(rules);
                 detach(s, n, owner);
             });

@@ -6,7 +6,7 @@
 //! Knows what guests were told, which no part of the protocol does.
 
 use crate::rules::Limits;
-use crate::state::{Phase, State};
+use crate::state::{Buffer, Phase, State};
 
 /// What is broken in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +37,13 @@ pub(crate) fn broken(s: &State) -> Option<Broken> {
     }
     if let Some(twin) = record.in_sync
         && s.is_here(twin)
+        && s.may_go_on(twin.node)
         && misses(s.replay(twin.node, true).log)
     {
         return Some(Broken::Twin);
     }
     match record.buffer {
-        Some(buffer) if s.is_here(buffer) => {
+        Some(buffer) if s.is_here(buffer) && s.may_go_on(buffer.node) => {
             misses(s.replay(buffer.node, true).log).then_some(Broken::Buffer)
         }
         None => misses(s.replay(record.owner, false).log).then_some(Broken::Buffer),
@@ -61,12 +62,12 @@ fn contradicts(s: &State) -> bool {
 }
 
 /// Whether the volume is to be served again by those who are there: the owner's write buffer is, or nobody needs one; or, what this is
-/// about, the record relies on a twin whose host is.
+/// about, the record relies on a twin whose host is; and that has not lost power, unless all that the record names is there and has.
 pub(crate) fn can_be_served(s: &State, limits: &Limits) -> bool {
-    let is_here = |buffer| s.is_here(buffer);
+    let may_go_on = |buffer: Buffer| s.is_here(buffer) && s.may_go_on(buffer.node);
     let record = &s.record;
     let has_epochs = record.epoch + 1 < limits.epochs;
-    has_epochs && (record.buffer.is_none_or(is_here) || record.in_sync.is_some_and(is_here))
+    has_epochs && (record.buffer.is_none_or(may_go_on) || record.in_sync.is_some_and(may_go_on))
 }
 
 /// Whether it depends on the twin alone: the owner is gone for good.

@@ -114,6 +114,8 @@ pub enum Planted {
     ResumeCutStream,
     /// A new ownership's record goes on to say `InSync`.
     BeginKeepsInSync,
+    /// A write buffer is trusted after a loss of power as before it.
+    PowerLossUnseen,
     /// A twin that was started anew is nothing that is taken over.
     TakeoverNeedsStream,
 }

@@ -33,8 +33,12 @@ pub(crate) struct Record {
     pub(crate) owner: u8,
     pub(crate) epoch: u8,
     pub(crate) buffer: Option<Buffer>,
+    /// The boot of the machine in which that began to be relied on (`buffer_boot`).
+    pub(crate) buffer_boot: u8,
     /// `dtl_host` and `dtl_buffer`, while it says `InSync`.
     pub(crate) in_sync: Option<Buffer>,
+    /// Likewise (`dtl_boot`); 0 where there is none.
+    pub(crate) in_sync_boot: u8,
     /// The first SCO of each epoch that has begun.
     pub(crate) starts: [u8; EPOCHS],
     /// SCOs below this one are covered by a manifest.
@@ -44,6 +48,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// It relies on no twin.
+    pub(crate) const fn without_twin(&mut self) {
+        (self.in_sync, self.in_sync_boot) = (None, 0);
+    }
+
     /// The epoch whose SCO of this name is of the log.
     pub(crate) fn epoch_at(&self, sco: usize) -> usize {
         let begun = |epoch: &usize| usize::from(self.starts[*epoch]) <= sco;
@@ -173,6 +182,8 @@ pub(crate) struct Proof {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Node {
     pub(crate) wiped: u8,
+    /// How often its machine lost power.
+    pub(crate) boot: u8,
     /// It is gone with its disk.
     pub(crate) gone: bool,
     pub(crate) phase: Phase,
@@ -196,8 +207,9 @@ pub(crate) struct Stream {
     pub(crate) owner: u8,
     pub(crate) epoch: u8,
     pub(crate) host: u8,
-    /// The host's buffer, as it answered.
+    /// The host's buffer, and its boot, as it answered.
     pub(crate) wiped: u8,
+    pub(crate) boot: u8,
     /// `Attach` is on its way.
     pub(crate) asked: bool,
     /// Streams of its owner to its host whose `Attach` was sent before.
@@ -232,7 +244,8 @@ pub(crate) struct State {
     pub(crate) written: u8,
     pub(crate) acked: u8,
     pub(crate) flushed: u8,
-    /// Batches that a loss of power took where they were, before any flush: two failures, of which an acknowledgement promises nothing.
+    /// Batches that losses of power took, before any flush, of the last write buffer that had all of them: an acknowledgement promises nothing
+    /// of that.
     pub(crate) excused: u8,
     /// An operator accepted the loss: what ownerships before this one acknowledge does not count.
     pub(crate) void_before: u8,
@@ -255,6 +268,7 @@ impl State {
         let owner = Owner::begun(0, 0, 0);
         let idle = Node {
             wiped: 0,
+            boot: 0,
             gone: false,
             phase: Phase::Idle,
             files: [Sco::default(); SCOS],
@@ -274,7 +288,9 @@ impl State {
                 owner: 0,
                 epoch: 0,
                 buffer: Some(Buffer { node: 0, wiped: 0 }),
+                buffer_boot: 0,
                 in_sync: None,
+                in_sync_boot: 0,
                 starts,
                 covered: 0,
                 stream: None,
@@ -311,6 +327,28 @@ impl State {
     /// Whether the record says that the twin in this node's write buffer has every acknowledged write (`relies_on_twin`).
     pub(crate) fn relies_on(&self, n: u8) -> bool {
         self.record.in_sync == Some(self.buffer(n))
+    }
+
+    /// Whether a write buffer that the record names is there, and has not lost power since: it has all that was acknowledged.
+    pub(crate) fn is_whole(&self, buffer: Option<Buffer>, boot: u8) -> bool {
+        buffer.is_some_and(|buffer| self.is_here(buffer) && self.nodes[usize::from(buffer.node)].boot == boot)
+    }
+
+    /// Whether a node's write buffer is one that the record names and is as good as any (`may_claim`): it has not lost power since, or
+    /// there is no other, or that one is there and has lost power too.
+    pub(crate) fn may_go_on(&self, n: u8) -> bool {
+        let record = &self.record;
+        let (own, boot) = (self.buffer(n), self.nodes[usize::from(n)].boot);
+        let named = [
+            (record.buffer, record.buffer_boot),
+            (record.in_sync, record.in_sync_boot),
+        ];
+        let is_named = named.iter().any(|(buffer, _)| *buffer == Some(own));
+        let is_whole = named.contains(&(Some(own), boot));
+        let lost_power = |(buffer, boot): &(Option<Buffer>, u8)| {
+            buffer.is_none_or(|other| self.is_here(other) && !self.is_whole(*buffer, *boot))
+        };
+        is_named && (is_whole || named.iter().all(lost_power))
     }
 
     pub(crate) fn owner(&self, n: u8) -> Option<&Owner> {

@@ -9,6 +9,9 @@ use crate::rules::{Limits, Planted, Rules, Streams};
 use crate::state::{Batch, Buffer, Doubt, Object, Phase, SCOS, STREAMS, Sco, State, Stream, Twin};
 use crate::step::{Next, Step};
 
+/// Batches that a set has room for.
+const BITS: u8 = 8;
+
 pub(crate) fn offer(n: u8, next: &mut Next<'_>) {
     let from = next.from;
     let node = &from.nodes[usize::from(n)];
@@ -60,26 +63,26 @@ fn in_sync_is_written(n: u8, at: u8, next: &mut Next<'_>) {
             node: stream.host,
             wiped: stream.wiped,
         });
+        s.record.in_sync_boot = stream.boot;
+        s.excuse();
         s.nodes[usize::from(n)].committing = None;
         s.record_written(rules);
     });
 }
 
-/// A machine loses power: of what was not synced, what was written after any point is gone.
+/// A machine loses power: of what was not synced, what was written after any point is gone, or nothing.
 fn power_lost(n: u8, next: &mut Next<'_>) {
     let unsynced = next.from.nodes[usize::from(n)].unsynced;
-    for bit in (0..8).filter(|bit| unsynced & (1 << bit) != 0) {
-        let lost = unsynced & !((1 << bit) - 1);
+    for bit in (0..=BITS).filter(|bit| *bit == BITS || unsynced & (1 << bit) != 0) {
+        let lost = unsynced & u8::MAX.checked_shl(u32::from(bit)).unwrap_or(0);
         next.go(Step::PowerLost(n, bit), |s| {
             s.crash(n);
             s.power_lost += 1;
             let node = &mut s.nodes[usize::from(n)];
+            node.boot += 1;
             node.files.iter_mut().for_each(|file| file.batches &= !lost);
             node.unsynced &= !lost;
-            // Nobody was told that they survive that.
-            let excused = lost & !s.flushed;
-            s.excused |= excused;
-            s.acked &= !excused;
+            s.excuse();
         });
     }
 }
@@ -97,6 +100,23 @@ pub(crate) fn offer_deliveries(next: &mut Next<'_>) {
 }
 
 impl State {
+    /// Nobody was told that a write survives, before it is flushed, that all machines that the record names lose power.
+    fn excuse(&mut self) {
+        let record = &self.record;
+        let is_one_whole = self.is_whole(record.buffer, record.buffer_boot)
+            || self.is_whole(record.in_sync, record.in_sync_boot);
+        if is_one_whole {
+            return;
+        }
+        let named = [record.buffer, record.in_sync].into_iter().flatten();
+        let here = named.filter(|buffer| self.is_here(*buffer));
+        // Any of them may be the one that is gone on with.
+        let kept = here.fold(u8::MAX, |kept, buffer| kept & self.replay(buffer.node, true).log);
+        let excused = !kept & !self.flushed & ((1 << self.written) - 1);
+        self.excused |= excused;
+        self.acked &= !excused;
+    }
+
     /// A node's process dies: all that it knew is gone but for its files and what it has sent.
     pub(crate) fn crash(&mut self, n: u8) {
         let node = &mut self.nodes[usize::from(n)];

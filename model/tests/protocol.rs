@@ -126,6 +126,12 @@ fn holds_where_power_is_lost() {
         ..SMALL
     };
     holds("power", one_stream);
+    let both = Limits {
+        power_losses: 2,
+        writes: 1,
+        ..one_stream
+    };
+    holds("power, twice", both);
 }
 
 #[test]
@@ -270,6 +276,16 @@ fn takeovers_have_to_end_the_stream_and_to_be_judged_at_the_commit() {
     let losses = Limits { losses: 1, ..SMALL };
     breaks(Planted::ClaimByAnotherBuffer, losses, Broken::Owner);
     breaks(Planted::TakeoverNeedsStream, losses, Broken::Stuck);
+}
+
+#[test]
+fn what_lost_power_has_to_wait_for_what_did_not() {
+    let power = Limits {
+        power_losses: 1,
+        streams: 1,
+        ..SMALL
+    };
+    breaks(Planted::PowerLossUnseen, power, Broken::Owner);
 }
 
 #[test]

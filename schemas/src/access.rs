@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::ids::NodeName;
 use crate::wire::Refusal;
 
+/// For so long, in seconds, an fs-router tries to tell an owner that a session is over that may have write access.
+pub const FAREWELL_SECONDS: u64 = 60;
+
 /// How many front ends may write a volume at the same time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -172,7 +172,7 @@ impl Cut {
         }
         let index_of = |at: u64| {
             let piece = self.piece_bytes();
-            to_usize(at / piece * self.chunks_of_piece() + (at % piece >> self.chunk_log2))
+            to_usize(at / piece * self.chunks_of_piece() + ((at % piece) >> self.chunk_log2))
         };
         index_of(start)..index_of(end - 1) + 1
     }
@@ -303,7 +303,10 @@ impl FragmentHead {
                 need,
             });
         };
-        let (found, expected) = (u32_at(bytes, need - CRC_BYTES), crc32c(&bytes[..need - CRC_BYTES]));
+        let (found, expected) = (
+            u32_at(bytes, need - CRC_BYTES),
+            crc32c(&bytes[..need - CRC_BYTES]),
+        );
         if found != expected {
             return Err(DecodeError::Crc {
                 what: WHAT,

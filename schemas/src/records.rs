@@ -56,6 +56,34 @@ pub struct NodeRecord {
     /// Where it is. Builds before there were failure domains lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
+    /// Its write buffer, of a volume-router. Builds before 0196 lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buffer: Option<Buffer>,
+}
+
+/// A write buffer, from one boot of its machine to the next: all that was written to it is there, also what was not synced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Its identity.
+    pub id: String,
+    /// What names the boot. `None`: of a build before 0196, which is taken for the boot that goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+}
+
+impl Buffer {
+    /// Whether this is the same write buffer after its machine was booted anew, so that what was not synced in `earlier` may be missing.
+    #[must_use]
+    pub fn lost_power_since(&self, earlier: &Self) -> bool {
+        let boots = self.boot.as_ref().zip(earlier.boot.as_ref());
+        self.id == earlier.id && boots.is_some_and(|(now, then)| now != then)
+    }
+
+    /// Whether this is the same write buffer, with all that was in `earlier`.
+    #[must_use]
+    pub fn has_all_of(&self, earlier: &Self) -> bool {
+        self.id == earlier.id && !self.lost_power_since(earlier)
+    }
 }
 
 /// Where a service is.
@@ -197,6 +225,10 @@ pub struct VolumeRecord {
     /// Identity of the write buffer that may hold acknowledged writes that are nowhere else; `None` when the back
     /// ends have everything (never written, or an orderly stop that stored all).
     pub buffer: Option<String>,
+    /// The boot of its machine in which the newest ownership began there: after another one it may lack what was not synced.
+    /// Builds before 0196 lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buffer_boot: Option<String>,
     /// What the twin is waited for.
     #[serde(default)]
     pub dtl_mode: DtlMode,
@@ -208,6 +240,9 @@ pub struct VolumeRecord {
     /// Identity of the write buffer that has the twin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtl_buffer: Option<String>,
+    /// The boot of its machine in which the stream began, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtl_boot: Option<String>,
     /// Whether the DTL host has every acknowledged write.
     pub dtl_state: DtlState,
     /// Since when the newest ownership is, in microseconds since 1970 by its owner's clock. Builds before there were events lack it.
@@ -353,6 +388,14 @@ pub struct ErasedRecord {
     pub erased_us: u64,
 }
 
+/// That a volume was erased of which write buffers may have twins that its record did not name any more: key `gone/<volume>`. By it a node that
+/// has one tells a volume that is gone from one whose record was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoneRecord {
+    /// When the volume's record went, in microseconds since 1970.
+    pub erased_us: u64,
+}
+
 /// That a volume-router is being drained, or was: it is given no volumes and no twins: key `drained/<node>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainedRecord {
@@ -362,6 +405,10 @@ pub struct DrainedRecord {
 
 impl Record for DrainedRecord {
     const WHAT: &'static str = "drained record";
+}
+
+impl Record for GoneRecord {
+    const WHAT: &'static str = "gone record";
 }
 
 impl Record for ErasedRecord {
@@ -401,10 +448,12 @@ impl VolumeRecord {
             owner,
             epoch: Epoch::NONE,
             buffer: None,
+            buffer_boot: None,
             dtl_mode: DtlMode::None,
             had_twins: false,
             dtl_host: None,
             dtl_buffer: None,
+            dtl_boot: None,
             dtl_state: DtlState::Off,
             epoch_since_us: None,
             dtl_since_us: None,
@@ -435,6 +484,16 @@ impl VolumeRecord {
     pub fn twin(&self) -> Option<&NodeName> {
         let is_in_sync = self.dtl_state == DtlState::InSync && self.dtl_host.as_ref() != Some(&self.owner);
         self.dtl_host.as_ref().filter(|_| is_in_sync)
+    }
+
+    /// The write buffers that have every acknowledged write: the owner's, where one is needed, and the twin's that the record relies on.
+    pub fn relied(&self) -> impl Iterator<Item = Buffer> {
+        let of = |id: &Option<String>, boot: &Option<String>| {
+            let boot = boot.clone();
+            id.clone().map(|id| Buffer { id, boot })
+        };
+        let twin = of(&self.dtl_buffer, &self.dtl_boot).filter(|_| self.dtl_state == DtlState::InSync);
+        [of(&self.buffer, &self.buffer_boot), twin].into_iter().flatten()
     }
 
     /// Whether a write buffer that the record does not name may have a twin of the volume.
@@ -706,6 +765,8 @@ pub mod keys {
     pub const VOLUMES: &str = "volume/";
     /// All erased volumes that a write buffer may still hold SCOs of.
     pub const ERASED: &str = "erased/";
+    /// All erased volumes that any write buffer may still have twins of.
+    pub const GONE: &str = "gone/";
     /// All pools.
     pub const POOLS: &str = "pool/";
 
@@ -734,6 +795,12 @@ pub mod keys {
     #[must_use]
     pub fn erased(id: VolumeId) -> String {
         format!("{ERASED}{id}")
+    }
+
+    /// The key of an erased volume that write buffers may have twins of.
+    #[must_use]
+    pub fn gone(id: VolumeId) -> String {
+        format!("{GONE}{id}")
     }
 
     /// The prefix of all clones of a volume.

@@ -99,7 +99,11 @@ impl StoredHeader {
     /// More than [`OBJECT_BYTES_MAX`], for a fragment [`FRAGMENT_BYTES_MAX`].
     pub fn of(name: ObjectName, fragment: Option<FragmentId>, length: u64) -> Result<Self, DecodeError> {
         check_length(length, fragment.is_some())?;
-        let version = if fragment.is_some() { VERSION } else { VERSION_WHOLE };
+        let version = if fragment.is_some() {
+            VERSION
+        } else {
+            VERSION_WHOLE
+        };
         let text = name.to_string();
         let mut bytes = [0; HEADER_BYTES];
         bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -127,7 +131,11 @@ impl StoredHeader {
     ///
     /// # Errors
     /// No object takes this many bytes.
-    pub fn of_stored(name: ObjectName, fragment: Option<FragmentId>, stored_len: u64) -> Result<Self, DecodeError> {
+    pub fn of_stored(
+        name: ObjectName,
+        fragment: Option<FragmentId>,
+        stored_len: u64,
+    ) -> Result<Self, DecodeError> {
         Self::of(name, fragment, length_of(stored_len)?)
     }
 
@@ -404,7 +412,11 @@ impl SealedObject {
     ///
     /// # Errors
     /// More than [`OBJECT_BYTES_MAX`], for a fragment [`FRAGMENT_BYTES_MAX`].
-    pub fn seal_fragment(name: ObjectName, fragment: Option<FragmentId>, data: Bytes) -> Result<Self, DecodeError> {
+    pub fn seal_fragment(
+        name: ObjectName,
+        fragment: Option<FragmentId>,
+        data: Bytes,
+    ) -> Result<Self, DecodeError> {
         let header = StoredHeader::of(name, fragment, data.len() as u64)?;
         let mut crcs = BytesMut::with_capacity(data.len().div_ceil(CHUNK_BYTES) * CRC_BYTES);
         for (index, chunk) in (0..).zip(data.chunks(CHUNK_BYTES)) {

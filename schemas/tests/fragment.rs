@@ -27,11 +27,21 @@ fn head(cut: Cut, compression: Option<Compression>, is_sealed: bool) -> Fragment
     let tag = if is_sealed { 16 } else { 0 };
     let chunk = |place: sconce_schemas::fragment::ChunkPlace| {
         let is_compressed = compression.is_some() && place.index % 3 == 0 && place.length > 1;
-        let stored = if is_compressed { place.length / 2 } else { place.length };
-        (u32::try_from(stored + tag).unwrap(), is_compressed, u32::try_from(place.index).unwrap())
+        let stored = if is_compressed {
+            place.length / 2
+        } else {
+            place.length
+        };
+        (
+            u32::try_from(stored + tag).unwrap(),
+            is_compressed,
+            u32::try_from(place.index).unwrap(),
+        )
     };
     let chunks: Vec<_> = cut.chunks().map(chunk).collect();
-    let crcs: Vec<u32> = (0..u32::try_from(cut.width()).unwrap()).map(|index| index * 17).collect();
+    let crcs: Vec<u32> = (0..u32::try_from(cut.width()).unwrap())
+        .map(|index| index * 17)
+        .collect();
     FragmentHead::new(cut, compression, sealing(is_sealed), &crcs, &chunks).unwrap()
 }
 
@@ -139,7 +149,8 @@ fn tables_that_do_not_fit_the_object_are_refused() {
         .chunks()
         .map(|place| (u32::try_from(place.length).unwrap(), false, 0))
         .collect();
-    let new = |chunks: &[(u32, bool, u32)], compression| FragmentHead::new(cut, compression, None, &[0; 3], chunks);
+    let new =
+        |chunks: &[(u32, bool, u32)], compression| FragmentHead::new(cut, compression, None, &[0; 3], chunks);
     assert!(new(&right, None).is_ok());
     let mut wrong = right.clone();
     wrong[0].0 -= 1;
@@ -148,7 +159,10 @@ fn tables_that_do_not_fit_the_object_are_refused() {
     assert!(new(&wrong, None).is_err(), "compressed where nothing is");
     assert!(new(&wrong, Some(Compression::Lz4)).is_ok());
     wrong[0].0 += 1;
-    assert!(new(&wrong, Some(Compression::Lz4)).is_err(), "compressed and not shorter");
+    assert!(
+        new(&wrong, Some(Compression::Lz4)).is_err(),
+        "compressed and not shorter"
+    );
     assert!(new(&right[1..], None).is_err(), "one too few");
 }
 
@@ -174,15 +188,35 @@ fn version_1_reads_for_ever() {
 fn protections_are_written_as_they_are_read() {
     for (text, width) in [("replica:3", 3), ("ec:4+2", 6), ("ec:16+8", 24)] {
         let protection: Protection = text.parse().unwrap();
-        assert_eq!((protection.to_string(), protection.width()), (text.to_owned(), width));
+        assert_eq!(
+            (protection.to_string(), protection.width()),
+            (text.to_owned(), width)
+        );
     }
-    for text in ["replica:0", "replica:9", "ec:1+1", "ec:17+1", "ec:4+0", "ec:4+9", "ec:4", "raid5", "replica:"] {
+    for text in [
+        "replica:0",
+        "replica:9",
+        "ec:1+1",
+        "ec:17+1",
+        "ec:4+0",
+        "ec:4+9",
+        "ec:4",
+        "raid5",
+        "replica:",
+    ] {
         let error = text.parse::<Protection>().unwrap_err().to_string();
         assert!(error.contains(text) && error.contains("replica:"), "{error}");
     }
     assert_eq!(Protection::Erasure { data: 4, parity: 2 }.room_in(600), 400);
     assert_eq!(Protection::Replicas(3).room_in(600), 200);
     let sealed = Protection::Replicas(3).as_fragments();
-    assert_ne!(sealed, Protection::Replicas(3), "builds before there were fragments refuse it");
-    assert_eq!((sealed.to_string(), sealed.width(), sealed.room_in(600)), ("replica:3".to_owned(), 3, 200));
+    assert_ne!(
+        sealed,
+        Protection::Replicas(3),
+        "builds before there were fragments refuse it"
+    );
+    assert_eq!(
+        (sealed.to_string(), sealed.width(), sealed.room_in(600)),
+        ("replica:3".to_owned(), 3, 200)
+    );
 }

@@ -31,7 +31,7 @@ use sconce_schemas::wire::volume::{
     IoRequest, NodeStatus, ReadExtent, ScrubReport, Since, SnapshotStatus, VolumeControl, VolumeControlReply,
     VolumeReply, VolumeRequest, VolumeStatus,
 };
-use sconce_schemas::wire::{Body, Hello, Refusal, RefusalCode, Version, Welcome};
+use sconce_schemas::wire::{Body, Cause, Hello, Refusal, RefusalCode, Trace, Version, Welcome};
 use sconce_schemas::{
     BatchSeq, ByteLen, CheckpointId, ClusterAddress, Epoch, ManifestSeq, NodeName, ObjectName, ScoId,
     ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize,
@@ -78,7 +78,7 @@ fn requests<B>(bodies: Vec<B>) -> (usize, Header<B>) {
             id: u64::from(i),
             data_len: i - 1,
             reply_len: i * 4096,
-            trace: u64::from(i) << 40,
+            trace: Trace::from(u64::from(i) << 40),
             body,
         })
         .collect();
@@ -445,7 +445,8 @@ fn what_a_twin_is_told_keeps_its_meaning() {
     });
     golden_batch("twin-requests", requests(said.to_vec()));
     let buffer = "00112233445566778899aabbccddeeff".to_owned();
-    let answers = [TwinReply::Attached { buffer }, TwinReply::Done];
+    let boot = Some("6f0ea6ac-93b8-4d9e-8e0c-1c4d1f6ad9a4".to_owned());
+    let answers = [TwinReply::Attached { buffer, boot }, TwinReply::Done];
     golden_batch("twin-replies", replies(answers.map(VolumeReply::Twin).to_vec()));
 }
 
@@ -1219,11 +1220,69 @@ fn what_a_newer_minor_version_adds_is_passed_over() {
         id: 1,
         data_len: 0,
         reply_len: 0,
-        trace: 5,
+        trace: Trace::from(5),
         body: VolumeRequest::Io(io(IoCode::Write)),
     };
     let requests = vec![request];
     assert_eq!(header, Header::Requests { mark: 9, requests });
+}
+
+const CAUSE: Cause = Cause {
+    trace_id: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736,
+    span_id: 0x00f0_67aa_0ba9_02b7,
+};
+
+#[test]
+fn a_recorded_request_names_its_cause() {
+    let (data_len, header) = requests(vec![VolumeRequest::Io(io(IoCode::Write)); 2]);
+    let Header::Requests { mark, mut requests } = header else {
+        unreachable!("it is a batch of requests");
+    };
+    requests[1].trace.cause = Some(CAUSE);
+    golden(
+        "recorded-requests",
+        data_len,
+        &Header::Requests { mark, requests },
+    );
+}
+
+/// What a build before 1.2 does with a cause, and what this one does with what later ones may put there.
+#[test]
+fn a_cause_that_is_none_or_has_more_to_it_is_no_error() {
+    let high = 0x4bf9_2f35_77b3_4da6;
+    let low = 0xa3ce_929d_0e0e_4736;
+    let span = CAUSE.span_id;
+    let cases: [(&[u64], Option<Cause>); 8] = [
+        (&[], None),
+        (&[high, low, span], None),
+        (&[high, low, span, 1], Some(CAUSE)),
+        (&[high, low, span, 0x81], Some(CAUSE)),
+        (&[high, low, span, 0], None),
+        (&[high, low, 0, 1], None),
+        (&[0, 0, span, 1], None),
+        (&[high, low, span, 1, 77], Some(CAUSE)),
+    ];
+    for (fields, wanted) in cases {
+        let mut frame = Vec::new();
+        put_array(&mut frame, 3);
+        put_uint(&mut frame, 2);
+        put_uint(&mut frame, 9);
+        put_array(&mut frame, 1);
+        put_array(&mut frame, 7);
+        for field in [1, 0, 0, 5] {
+            put_uint(&mut frame, field);
+        }
+        VolumeRequest::Io(io(IoCode::Write)).encode(&mut frame);
+        put_array(&mut frame, fields.len());
+        fields.iter().for_each(|field| put_uint(&mut frame, *field));
+        put_str(&mut frame, "a field of tomorrow");
+        let header = Header::<VolumeRequest>::decode(&frame, 0).unwrap();
+        let Header::Requests { requests, .. } = header else {
+            unreachable!("it is a batch of requests");
+        };
+        assert_eq!(requests[0].trace.cause, wanted, "{fields:?}");
+        assert_eq!(requests[0].trace.operation, 5);
+    }
 }
 
 #[test]

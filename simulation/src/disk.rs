@@ -31,6 +31,8 @@ struct State {
     chance: Chance,
     /// By inode.
     unsynced: BTreeMap<u64, Unsynced>,
+    /// How often the machine lost power.
+    boots: u64,
 }
 
 #[derive(Debug)]
@@ -50,7 +52,11 @@ impl SimulatedDisk {
     pub(crate) fn new(chance: Chance) -> Self {
         let unsynced = BTreeMap::new();
         Self {
-            state: Mutex::new(State { chance, unsynced }),
+            state: Mutex::new(State {
+                chance,
+                unsynced,
+                boots: 0,
+            }),
         }
     }
 
@@ -61,7 +67,12 @@ impl SimulatedDisk {
     /// The machine loses power: of what was not synced any part is gone, of each file on its own.
     pub(crate) fn lose_power(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
-        let State { chance, unsynced } = &mut *state;
+        let State {
+            chance,
+            unsynced,
+            boots,
+        } = &mut *state;
+        *boots += 1;
         for Unsynced { file, writes } in std::mem::take(unsynced).into_values() {
             for written in writes.iter().rev() {
                 file.write_all_at(&written.before, written.offset)?;
@@ -162,6 +173,10 @@ impl Disk for SimulatedDisk {
 
     fn keep(&self, file: &File, _dir: &Path) -> io::Result<()> {
         self.sync(file)
+    }
+
+    fn boot(&self) -> io::Result<String> {
+        Ok(format!("boot {}", self.state().boots))
     }
 }
 

@@ -93,6 +93,7 @@ fn router(machine: &Machine, site: &Site) -> anyhow::Result<Router> {
         limits: Limits::default(),
         orphans: Orphans::default(),
         incarnation,
+        cache: None,
     };
     Ok(Router::new(components, 0, site.chance.borrow_mut().fork()))
 }

@@ -215,7 +215,7 @@ async fn within(
     Storm::new(&cluster, chance.fork(), &plan.faults).blow().await?;
     // Whoever does not read does not write over what tells of it.
     site.is_over.set(!plan.reads);
-    put_right(&cluster).await?;
+    put_right(&cluster).await;
     look(&cluster).await?;
     // What is there is there after a restart of everything, too.
     for machine in &cluster.volume_routers {
@@ -291,7 +291,7 @@ async fn create_volumes(registry: &Registry, load: &Load, chance: &mut Chance) -
 }
 
 /// Every fault is over: what is gone comes back, and guests stop once they are answered.
-async fn put_right(cluster: &Rc<Cluster>) -> anyhow::Result<()> {
+async fn put_right(cluster: &Rc<Cluster>) {
     let site = &cluster.site;
     site.history.borrow_mut().note(format_args!("the storm is over"));
     site.is_calm.set(true);
@@ -300,29 +300,6 @@ async fn put_right(cluster: &Rc<Cluster>) -> anyhow::Result<()> {
     site.wires.heal_all();
     site.wires.set_faults(storm::fair());
     site.is_over.set(true);
-    // What waits for an owner that lost its disk is gone on with by its twin's host once the owner is away for a while.
-    for _ in 0..3 {
-        let waiting = cluster.promises.waiting_for_what_is_gone(&cluster.buffers());
-        if waiting.is_empty() {
-            break;
-        }
-        for (volume, owner) in &waiting {
-            site.history
-                .borrow_mut()
-                .note(format_args!("{volume} waits for a disk that {owner} lost"));
-        }
-        let is_owner = |machine: &&Rc<Machine>| waiting.iter().any(|(_, owner)| owner == machine.name);
-        let owners: Vec<&Rc<Machine>> = cluster.volume_routers.iter().filter(is_owner).collect();
-        for owner in &owners {
-            owner.kill(site)?;
-        }
-        sleep(Duration::from_secs(8)).await;
-        owners
-            .iter()
-            .for_each(|owner| owner.start(site, Service::VolumeRouter));
-        sleep(Duration::from_secs(2)).await;
-    }
-    Ok(())
 }
 
 /// Waits for the guests that are left, and reads what is there.

@@ -89,38 +89,6 @@ impl Promises {
         }
     }
 
-    /// Volumes that wait for an owner whose write buffer is gone, with the owner: it has to go from the registry for the twin's
-    /// host to go on.
-    pub(crate) fn waiting_for_what_is_gone(&self, buffers: &Buffers) -> Vec<(VolumeId, String)> {
-        let waits = |known: &&Known| {
-            let owner = known.record.owner.to_string();
-            known.record.buffer.is_some() && known.record.buffer.as_ref() != buffers.get(&owner)
-        };
-        let volumes = self.volumes.borrow();
-        let waiting = volumes.values().filter(waits);
-        waiting
-            .map(|known| (known.record.id, known.record.owner.to_string()))
-            .collect()
-    }
-
-    /// Whether a record relies on what this machine has, which was lost and has not all of it: another has to go on first.
-    pub(crate) fn rely_on_what_is_lost(&self, machine: &str, buffers: &Buffers) -> bool {
-        let buffer = buffers.get(machine);
-        let relies = |known: &Known| {
-            let VolumeRecord {
-                buffer: owners,
-                dtl_buffer,
-                dtl_state,
-                ..
-            } = &known.record;
-            let is_named = [owners, dtl_buffer]
-                .into_iter()
-                .any(|named| named.as_ref() == buffer);
-            *dtl_state == DtlState::InSync && is_named && known.not_whole.contains(machine)
-        };
-        self.volumes.borrow().values().any(relies)
-    }
-
     /// A volume's owner, and the host of its twin where the record relies on one.
     pub(crate) fn owner_and_twin(&self, volume: VolumeId) -> Option<(NodeName, Option<NodeName>)> {
         let volumes = self.volumes.borrow();

@@ -179,8 +179,6 @@ impl Storm {
         }
         let site = &cluster.site;
         let lasts = match kind {
-            // What waits for its twin's host is gone on with there once this one is gone from the registry.
-            Fault::PowerLoss | Fault::DiskLoss => self.millis(4_000, 9_000),
             Fault::Hold => self.millis(100, 6_000),
             _ => self.millis(0, 5_000),
         };
@@ -196,17 +194,9 @@ impl Storm {
         if is_loss {
             cluster.promises.lost(machine.name);
         }
-        let (site, cluster) = (Rc::clone(site), Rc::clone(&cluster));
+        let site = Rc::clone(site);
         tokio::task::spawn_local(async move {
             sleep(lasts).await;
-            // What comes back is gone on with, though nobody knows what its disk lost (0195).
-            while kind == Fault::PowerLoss
-                && cluster
-                    .promises
-                    .rely_on_what_is_lost(machine.name, &cluster.buffers())
-            {
-                sleep(Duration::from_millis(500)).await;
-            }
             match kind {
                 Fault::Hold => machine.go_on(),
                 _ => again(&site, &machine, Service::VolumeRouter),

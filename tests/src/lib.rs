@@ -10,6 +10,7 @@ pub mod board;
 pub mod checked;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod containers;
 pub mod edit;
 pub mod fsx;

@@ -49,15 +49,17 @@ enum Fault {
     PowerCut,
 }
 
+/// Those that are left out of a short run come last: fio verifies a disk through each of them in other tests.
 const FAULTS: [Fault; 7] = [
     Fault::OwnerLost,
-    Fault::FsRouterSwapped,
-    Fault::StorageRouterSwapped,
-    Fault::Moved,
     Fault::FsRouterKilled,
-    Fault::StorageRouterKilled,
+    Fault::StorageRouterSwapped,
     Fault::PowerCut,
+    Fault::Moved,
+    Fault::FsRouterSwapped,
+    Fault::StorageRouterKilled,
 ];
+const FAULTS_SHORT: usize = 4;
 
 /// A guest that commits entries with ascending numbers (tests/guest/database).
 struct Database {
@@ -258,7 +260,8 @@ fn a_database_loses_no_commit_whatever_happens_under_its_disk() -> Result<()> {
         if round > 0 {
             random.shuffle(&mut faults);
         }
-        for fault in faults {
+        let some = if full() { FAULTS.len() } else { FAULTS_SHORT };
+        for fault in faults.into_iter().take(some) {
             let told = || format!("round {round}, {fault:?}");
             database.pause = Duration::ZERO;
             strike(&mut machines, &mut database, fault).with_context(told)?;

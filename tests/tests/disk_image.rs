@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use sconce_tests::cluster::Cluster;
 use sconce_tests::image::DebianImage;
-use sconce_tests::{client, guest};
+use sconce_tests::{client, full, guest};
 
 const COPY: Duration = Duration::from_secs(300);
 const VOLUME: &str = "/vm1/disk.raw";
@@ -68,9 +68,11 @@ fn the_disk_boots_over_nbd_and_over_fuse_and_keeps_what_the_guest_wrote() -> Res
         guest::boot(&image, &mounted)? == 2,
         "the first boot's file is not there through FUSE"
     );
-    ensure!(
-        guest::boot(&image, &uri)? == 3,
-        "the second boot's file is not there through NBD"
-    );
+    if full() {
+        ensure!(
+            guest::boot(&image, &uri)? == 3,
+            "the second boot's file is not there through NBD"
+        );
+    }
     cluster.finish()
 }

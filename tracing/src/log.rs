@@ -8,7 +8,11 @@
 use std::io::IsTerminal as _;
 
 use serde::Deserialize;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The environment variable that overrides the level of the settings.
@@ -76,8 +80,22 @@ pub fn init(settings: &LogSettings) -> Result<(), LogError> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let set = match settings.form {
-        LogForm::Human => lines.finish().try_init(),
-        LogForm::Json => lines.json().flatten_event(true).finish().try_init(),
+        LogForm::Human => lines
+            .map_event_format(|inner| WithTrace {
+                inner,
+                form: LogForm::Human,
+            })
+            .finish()
+            .try_init(),
+        LogForm::Json => lines
+            .json()
+            .flatten_event(true)
+            .map_event_format(|inner| WithTrace {
+                inner,
+                form: LogForm::Json,
+            })
+            .finish()
+            .try_init(),
     };
     set.map_err(|_| LogError::Twice)?;
     std::panic::set_hook(Box::new(|panic| {
@@ -85,6 +103,41 @@ pub fn init(settings: &LogSettings) -> Result<(), LogError> {
     }));
     crate::points::load();
     Ok(())
+}
+
+/// Lines that say which trace they are of, where the task that writes them works for a recorded one.
+struct WithTrace<F> {
+    inner: F,
+    form: LogForm,
+}
+
+impl<S, N, F> FormatEvent<S, N> for WithTrace<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let Some(cause) = crate::telemetry::current().cause else {
+            return self.inner.format_event(ctx, writer, event);
+        };
+        let mut line = String::new();
+        self.inner.format_event(ctx, Writer::new(&mut line), event)?;
+        let (line, trace, span) = (line.trim_end(), cause.trace_id, cause.span_id);
+        match (self.form, line.strip_suffix('}')) {
+            // The names of OpenTelemetry's log data model, as JSON has them.
+            (LogForm::Json, Some(open)) => writeln!(
+                writer,
+                "{open},\"trace_id\":\"{trace:032x}\",\"span_id\":\"{span:016x}\",\"trace_flags\":\"01\"}}"
+            ),
+            _ => writeln!(writer, "{line} trace_id={trace:032x} span_id={span:016x}"),
+        }
+    }
 }
 
 fn filter(env: Option<String>, settings: &LogSettings) -> Result<EnvFilter, LogError> {
@@ -154,5 +207,75 @@ mod tests {
             ..LogSettings::default()
         };
         assert!(filter(None, &settings).is_ok());
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged within a recorded task, and without, in this form.
+    fn logged(form: LogForm) -> [String; 2] {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+        let subscriber: Box<dyn Subscriber + Send + Sync> = match form {
+            LogForm::Human => {
+                let lines = subscriber.with_ansi(false);
+                Box::new(lines.map_event_format(|inner| WithTrace { inner, form }).finish())
+            }
+            LogForm::Json => {
+                let lines = subscriber.json().flatten_event(true);
+                Box::new(lines.map_event_format(|inner| WithTrace { inner, form }).finish())
+            }
+        };
+        let trace = sconce_schemas::wire::Trace {
+            operation: 7,
+            cause: Some(sconce_schemas::wire::Cause {
+                trace_id: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736,
+                span_id: 0xf0_67aa_0ba9_02b7,
+            }),
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let work = async { tracing::info!(volume = "a", "stored") };
+            runtime.block_on(crate::telemetry::scope(trace, work));
+            tracing::info!(volume = "a", "stored");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let (first, second) = text.trim_end().split_once('\n').unwrap();
+        [first.to_owned(), second.to_owned()]
+    }
+
+    #[test]
+    fn lines_of_recorded_work_say_which_trace_they_are_of() {
+        let ids = ["4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"];
+        let [within, without] = logged(LogForm::Json);
+        let line: serde_json::Value = serde_json::from_str(&within).unwrap();
+        assert_eq!([&line["trace_id"], &line["span_id"]], ids);
+        assert_eq!(
+            (&line["message"], &line["trace_flags"]),
+            (&"stored".into(), &"01".into())
+        );
+        let line: serde_json::Value = serde_json::from_str(&without).unwrap();
+        assert_eq!((&line["volume"], line.get("trace_id")), (&"a".into(), None));
+        let [within, without] = logged(LogForm::Human);
+        assert!(
+            within.ends_with(&format!("trace_id={} span_id={}", ids[0], ids[1])),
+            "{within}"
+        );
+        assert!(
+            without.contains("stored") && !without.contains("trace_id"),
+            "{without}"
+        );
     }
 }

@@ -7,6 +7,10 @@
 
 use std::fmt;
 
+use sconce_schemas::wire::Trace;
+
+use crate::telemetry;
+
 /// Identity of one operation in traces and logs, the same in every service; `NONE` where nobody gave one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationId(pub u64);
@@ -18,18 +22,21 @@ impl OperationId {
     /// Runs `work` for this operation: within it, [`OperationId::current`] is this one. For work that is measured in
     /// milliseconds; on the hot path an operation's id is handed on by itself.
     pub async fn scope<F: Future>(self, work: F) -> F::Output {
-        CURRENT.scope(self, work).await
+        telemetry::scope(self.into(), work).await
     }
 
     /// The operation that the current task works for.
     #[must_use]
     pub fn current() -> OperationId {
-        CURRENT.try_get().unwrap_or(OperationId::NONE)
+        OperationId(telemetry::current().operation)
     }
 }
 
-tokio::task_local! {
-    static CURRENT: OperationId;
+impl From<OperationId> for Trace {
+    /// The operation, not recorded.
+    fn from(operation: OperationId) -> Self {
+        Trace::from(operation.0)
+    }
 }
 
 impl fmt::Display for OperationId {

@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use sconce_schemas::wire::{Body, Hello, Refusal, Welcome};
+use sconce_schemas::wire::{Body, Hello, Refusal, Trace, Welcome};
 
 use crate::endpoint::Endpoint;
 use crate::link::LostReason;
@@ -87,7 +87,7 @@ impl<Q> Clone for Sender<Q> {
 
 impl<Q: Body> Sender<Q> {
     /// Queues a request; all that is queued when the socket is free leaves as one message. `id` comes back with the
-    /// reply; `trace` is the operation's id in traces (0: none); `reply_bytes` is the largest data that may come back: an
+    /// reply; `trace` is what it belongs to in traces (a number: that operation, not recorded; 0: none); `reply_bytes` is the largest data that may come back: an
     /// answer with more (beyond whole clusters) is refused.
     ///
     /// # Errors
@@ -95,12 +95,12 @@ impl<Q: Body> Sender<Q> {
     pub fn send(
         &self,
         id: u64,
-        trace: u64,
+        trace: impl Into<Trace>,
         body: &Q,
         data: Bytes,
         reply_bytes: u32,
     ) -> Result<(), SendError> {
-        self.shared.send(id, trace, body, data, reply_bytes)
+        self.shared.send(id, trace.into(), body, data, reply_bytes)
     }
 
     /// Whether requests can be sent now, credit permitting.

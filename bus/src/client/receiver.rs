@@ -113,11 +113,16 @@ impl<R: Body + Refuse> Receiver<R> {
                 0 => bytes::Bytes::new(),
                 len => data.split_to(len),
             };
-            let Some(Answered { id, trace }) = self.shared.answered(reply.id) else {
+            let Some(Answered {
+                id,
+                operation,
+                mut span,
+            }) = self.shared.answered(reply.id)
+            else {
                 continue;
             };
             Point::BusReplyIn.record(|| Step {
-                operation: OperationId(trace),
+                operation: OperationId(operation),
                 length: share.len() as u64,
                 ..Step::default()
             });
@@ -128,6 +133,11 @@ impl<R: Body + Refuse> Receiver<R> {
                 );
                 R::refused(Refusal::reject(RefusalCode::Unsupported, text))
             });
+            if span.is_recorded()
+                && let Some(refusal) = body.refusal()
+            {
+                span.fail(refusal);
+            }
             taken.push(ReplyIn {
                 id,
                 body,

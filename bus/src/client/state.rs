@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use sconce_schemas::wire::envelope::{close_requests, put_request};
 use sconce_schemas::wire::{Body, Refusal, Welcome};
-use sconce_tracing::{OperationId, Point, Step};
+use sconce_tracing::{OperationId, Point, Span, SpanKind, Step, Trace};
 use slab::Slab;
 
 use super::SendError;
@@ -65,14 +65,17 @@ struct State {
 struct Outstanding {
     wire_id: u64,
     id: u64,
-    trace: u64,
+    operation: u64,
     charge: u64,
+    /// Ends with the answer, or with the connection.
+    span: Span,
 }
 
 /// What a request was sent with, for its reply.
 pub(super) struct Answered {
     pub(super) id: u64,
-    pub(super) trace: u64,
+    pub(super) operation: u64,
+    pub(super) span: Span,
 }
 
 /// Bits of a wire id that are the slot; the rest make a late reply to an earlier request of the slot recognizable.
@@ -119,7 +122,7 @@ impl Shared {
     pub(super) fn send<Q: Body>(
         &self,
         id: u64,
-        trace: u64,
+        trace: Trace,
         body: &Q,
         data: Bytes,
         reply_bytes: u32,
@@ -133,6 +136,8 @@ impl Shared {
         let wire_id = state.sequence << SLOT_BITS | slot as u64;
         let mut entry = state.outbox.scratch();
         let data_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let span = Span::below(trace, SpanKind::Client, body.name());
+        let trace = span.trace_or(trace);
         put_request(&mut entry, wire_id, data_len, reply_bytes, trace, body);
         let charge = charge(entry.len(), data.len(), reply_bytes);
         let message = (entry.len() + data.len() + HEADER_ROOM) as u64;
@@ -144,11 +149,13 @@ impl Shared {
             None
         };
         if let Some((bytes, limit)) = too_large {
+            span.discard();
             state.outbox.put_back(entry);
             return Err(SendError::TooLarge { data, bytes, limit });
         }
         if !state.credit.take(charge, state.outstanding.len()) {
             state.short = true;
+            span.discard();
             state.outbox.put_back(entry);
             return Err(SendError::NoCredit(data));
         }
@@ -156,11 +163,12 @@ impl Shared {
         state.outstanding.insert(Outstanding {
             wire_id,
             id,
-            trace,
+            operation: trace.operation,
             charge,
+            span,
         });
         Point::BusRequestOut.record(|| Step {
-            operation: OperationId(trace),
+            operation: OperationId(trace.operation),
             length: data.len() as u64,
             ..Step::default()
         });
@@ -197,7 +205,8 @@ impl Shared {
         state.room |= std::mem::take(&mut state.short);
         Some(Answered {
             id: outstanding.id,
-            trace: outstanding.trace,
+            operation: outstanding.operation,
+            span: outstanding.span,
         })
     }
 
@@ -221,6 +230,9 @@ impl Shared {
             Stage::Up => Stage::Lost(reason),
             _ => return,
         };
+        for (_, lost) in &mut state.outstanding {
+            lost.span.fail("the connection was lost");
+        }
         state.outstanding.clear();
         state.outbox.clear();
         state.short = false;

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use sconce_runtime::Throttle;
 use sconce_schemas::NodeName;
 use sconce_schemas::wire::envelope::Header;
-use sconce_schemas::wire::{Body, Hello, Protocol, Refusal, RefusalCode, Role, Version};
+use sconce_schemas::wire::{Body, Hello, Protocol, Refusal, RefusalCode, Role, Trace, Version};
 use sconce_tracing::{OperationId, Point, Step};
 
 use crate::endpoint::Endpoint;
@@ -61,8 +61,8 @@ pub enum ServerEvent<Q, R: Body + Refuse> {
 pub struct RequestIn<Q, R: Body + Refuse> {
     /// Who sent it.
     pub peer: PeerId,
-    /// Operation id for traces; 0 for none.
-    pub trace: u64,
+    /// What it belongs to in traces. What is done for it belongs to [`Reply::trace`].
+    pub trace: Trace,
     /// Data that the client expects back, in bytes, and for which it took credit: refuse a request whose answer would
     /// be larger, before making it.
     pub reply_bytes: u32,
@@ -217,7 +217,7 @@ impl<Q: Body, R: Body + Refuse> Server<Q, R> {
                 continue;
             }
             Point::BusRequestIn.record(|| Step {
-                operation: OperationId(request.trace),
+                operation: OperationId(request.trace.operation),
                 length: data.len() as u64,
                 ..Step::default()
             });

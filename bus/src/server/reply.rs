@@ -11,8 +11,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use sconce_schemas::CLUSTER_BYTES;
 use sconce_schemas::wire::envelope::{Request, put_reply};
-use sconce_schemas::wire::{Body, Refusal, RefusalCode};
-use sconce_tracing::{OperationId, Point, Step};
+use sconce_schemas::wire::{Body, Refusal, RefusalCode, Trace};
+use sconce_tracing::{OperationId, Point, Span, SpanKind, Step};
 
 use super::PeerId;
 use super::peer::{Answer, Shared};
@@ -30,7 +30,11 @@ pub struct Reply<R: Body + Refuse> {
     slot: usize,
     peer: PeerId,
     id: u64,
-    trace: u64,
+    operation: u64,
+    /// What it belongs to where it is recorded elsewhere, and not here.
+    passed_on: Option<Box<Trace>>,
+    /// Ends with the answer.
+    span: Span,
     charge: u64,
     reply_bytes: u32,
     answered: bool,
@@ -38,29 +42,65 @@ pub struct Reply<R: Body + Refuse> {
 }
 
 impl<R: Body + Refuse> Reply<R> {
-    pub(super) fn new<Q>(
+    pub(super) fn new<Q: Body>(
         shared: &Rc<Shared>,
         slot: usize,
         peer: PeerId,
         request: &Request<Tolerant<Q>>,
     ) -> Self {
-        Self {
+        let mut reply = Self {
             shared: shared.clone(),
             slot,
             peer,
             id: request.id,
-            trace: request.trace,
+            operation: request.trace.operation,
+            passed_on: None,
+            span: Span::NONE,
             charge: charge(request.body.len, request.data_len as usize, request.reply_len),
             reply_bytes: request.reply_len,
             answered: false,
             body: PhantomData,
+        };
+        if let Ok(body) = &request.body.body
+            && (request.trace.cause.is_some() || body.is_control())
+        {
+            reply.record(request.trace, body);
+        }
+        reply
+    }
+
+    #[cold]
+    fn record<Q: Body>(&mut self, trace: Trace, body: &Q) {
+        self.span = if body.is_control() {
+            Span::control_below(trace, SpanKind::Server, body.name())
+        } else {
+            Span::below(trace, SpanKind::Server, body.name())
+        };
+        if self.span.is_recorded() {
+            self.operation = self.span.trace_or(trace).operation;
+        } else if trace.cause.is_some() {
+            self.passed_on = Some(Box::new(trace));
         }
     }
 
     /// The operation that the request is of, for traces.
     #[must_use]
     pub fn operation(&self) -> OperationId {
-        OperationId(self.trace)
+        OperationId(self.operation)
+    }
+
+    /// What is done to answer the request belongs to this.
+    #[must_use]
+    pub fn trace(&self) -> Trace {
+        let without = self.passed_on.as_deref().copied();
+        self.span
+            .trace_or(without.unwrap_or_else(|| Trace::from(self.operation)))
+    }
+
+    /// Whether the request is of a trace that is recorded, here or elsewhere.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.span.is_recorded() || self.passed_on.is_some()
     }
 
     /// Answers. What is sent to a client that is gone is thrown away. An answer with more data than the request took
@@ -94,9 +134,14 @@ impl<R: Body + Refuse> Reply<R> {
         self.put(body, data_len, data);
     }
 
-    fn put(&self, body: &R, data_len: u32, data: Bytes) {
+    fn put(&mut self, body: &R, data_len: u32, data: Bytes) {
+        if self.span.is_recorded()
+            && let Some(refusal) = body.refusal()
+        {
+            self.span.fail(refusal);
+        }
         Point::BusReplyOut.record(|| Step {
-            operation: OperationId(self.trace),
+            operation: OperationId(self.operation),
             length: u64::from(data_len),
             ..Step::default()
         });

@@ -31,7 +31,10 @@ fn requests_queued_together_travel_together_and_each_gets_its_own_data_back() {
         };
         assert_eq!(requests.len(), 10, "one message");
         for (i, request) in (0..10u8).zip(&requests) {
-            assert_eq!((request.trace, request.reply_bytes), (u64::from(i) + 7, 1000));
+            assert_eq!(
+                (request.trace.operation, request.reply_bytes),
+                (u64::from(i) + 7, 1000)
+            );
             assert_eq!(request.data, bytes(usize::from(i) * 100, i));
         }
         let answered = requests.into_iter().rev();

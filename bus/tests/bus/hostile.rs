@@ -68,7 +68,7 @@ fn request(id: u64, mark: u64, data_len: usize) -> Header<RegistryRequest> {
         id,
         data_len: u32::try_from(data_len).expect("small"),
         reply_len: if data_len == 0 { AMPLIFIED } else { 0 },
-        trace: 0,
+        trace: 0.into(),
         body: get("hold"),
     }];
     Header::Requests { mark, requests }
@@ -133,7 +133,7 @@ fn many_small_requests_are_bounded_as_well() {
                     id,
                     data_len: 0,
                     reply_len: 0,
-                    trace: 0,
+                    trace: 0.into(),
                     body: get("hold"),
                 }
             });

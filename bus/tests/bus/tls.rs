@@ -376,7 +376,7 @@ fn a_hostile_node_of_the_pool_takes_no_memory_and_ends_nothing_but_its_connectio
             id: 1,
             data_len: 0,
             reply_len: u32::MAX,
-            trace: 0,
+            trace: 0.into(),
             body: get("a"),
         };
         let requests = Header::Requests {

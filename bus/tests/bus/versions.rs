@@ -378,7 +378,7 @@ fn a_server_of_another_major_version_is_named_whoever_notices() {
         let place = ipc_place();
         let theirs = Refusal::reject(
             RefusalCode::Unsupported,
-            "tester speaks protocol 1.1, vr-9 speaks 2.3",
+            "tester speaks protocol 1.2, vr-9 speaks 2.3",
         );
         let goodbye = encoded(&Header::Goodbye(theirs.clone()));
         assert_eq!(refused(&place, &place.endpoint, goodbye).await, theirs);

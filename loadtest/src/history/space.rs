@@ -3,18 +3,19 @@
 //! Keeps: figures until the report.
 //! Order: both clusters are filled and overwritten alike; then runs alternate, the other cluster idle.
 //! Crash: see `history`.
-//! Knows fio for the writes, and `sconce status` for what was stored.
+//! Knows fio for the writes, `sconce status` and the back end's directory for what was stored.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{Place, judged, median};
 use crate::fio::{self, Figures, Load};
-use crate::sconce::{Sconce, Written};
+use crate::sconce::Sconce;
 
 const VOLUME: &str = "/disk.raw";
 const COST_GOAL: f64 = 3.0;
@@ -72,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     scrubbed.runs.clear();
     plain.runs.clear();
-    let before = scrubbed.sconce.written()?;
+    let (before, scos_before) = (scrubbed.sconce.written()?, scos(&scrubbed)?);
     for round in 0..options.rounds {
         let mut pair = [&mut scrubbed, &mut plain];
         if round % 2 == 1 {
@@ -86,8 +87,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     bar.finish_and_clear();
     sync(&scrubbed)?;
     let after = scrubbed.sconce.written()?;
-    let stored = bytes_below(&scrubbed.sconce.path("backend/local"))?;
-    let found = table(options, &scrubbed, &plain, before, after, stored);
+    let counted = Counted {
+        bytes: after.bytes.saturating_sub(before.bytes),
+        puts: after.objects.saturating_sub(before.objects),
+        guest_puts: scos(&scrubbed)?.saturating_sub(scos_before),
+        stored: bytes_below(&scrubbed.sconce.path("backend/local"))?,
+        live_of_kept: live_of_kept(&scrubbed)?,
+    };
+    let found = table(options, &scrubbed, &plain, &counted);
     scrubbed.sconce.stop()?;
     plain.sconce.stop()?;
     Place::clear(&dir)?;
@@ -144,43 +151,80 @@ fn sync(subject: &Subject) -> Result<()> {
     subject.sconce.command(&["volume", "sync", VOLUME]).map(drop)
 }
 
+/// What the scrubbed cluster wrote while it was measured, and holds then.
+struct Counted {
+    bytes: u64,
+    puts: u64,
+    /// SCOs as guests wrote them, each of them one put.
+    guest_puts: u64,
+    stored: u64,
+    live_of_kept: f64,
+}
+
+/// How many SCOs guests have filled: the newest on the back end has that number.
+fn scos(subject: &Subject) -> Result<u64> {
+    let mut newest = 0;
+    each_file_below(&subject.sconce.path("backend/local"), |path, _| {
+        let is_sco = path
+            .parent()
+            .and_then(Path::file_name)
+            .is_some_and(|dir| dir == "sco");
+        let name = path.file_name().and_then(OsStr::to_str).filter(|_| is_sco);
+        let number = name.and_then(|name| u64::from_str_radix(name.split('.').next()?, 16).ok());
+        newest = newest.max(number.unwrap_or(0));
+    })?;
+    ensure!(newest > 0, "the back end of {VOLUME} holds no SCO");
+    Ok(newest)
+}
+
+/// What part of what is stored and not condemned something refers to, by the scrubber's last pass.
+fn live_of_kept(subject: &Subject) -> Result<f64> {
+    let text = subject
+        .sconce
+        .command(&["scrub", "status", VOLUME, "--output", "json"])?;
+    let status: serde_json::Value =
+        serde_json::from_str(&text).context("sconce scrub status --output json")?;
+    let figure = |name: &str| status[0][name].as_f64();
+    let (stored, dead) = figure("stored_bytes")
+        .zip(figure("dead_bytes"))
+        .with_context(|| format!("sconce scrub status does not tell how much of {VOLUME} is dead: {text}"))?;
+    Ok((stored - dead) / stored.max(1.0))
+}
+
 fn bytes_below(dir: &Path) -> Result<u64> {
-    let (mut sum, mut open) = (0, vec![dir.to_owned()]);
+    let mut sum = 0;
+    each_file_below(dir, |_, length| sum += length)?;
+    Ok(sum)
+}
+
+fn each_file_below(dir: &Path, mut file: impl FnMut(&Path, u64)) -> Result<()> {
+    let mut open = vec![dir.to_owned()];
     while let Some(dir) = open.pop() {
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             // One may be deleted meanwhile.
             match fs::symlink_metadata(&path) {
                 Ok(found) if found.is_dir() => open.push(path),
-                Ok(found) => sum += found.len(),
+                Ok(found) => file(&path, found.len()),
                 Err(_) => {}
             }
         }
     }
-    Ok(sum)
+    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures of a run are far below 2^52")]
-fn table(
-    options: &Options,
-    scrubbed: &Subject,
-    plain: &Subject,
-    before: Written,
-    after: Written,
-    stored: u64,
-) -> String {
+fn table(options: &Options, scrubbed: &Subject, plain: &Subject, counted: &Counted) -> String {
     let operations: u64 = scrubbed.runs.iter().map(|run| run.operations).sum();
     let guest = operations as f64 * 4096.0;
-    let bytes = after.bytes.saturating_sub(before.bytes) as f64;
-    let puts = after.objects.saturating_sub(before.objects) as f64;
-    let cost = bytes / guest.max(1.0);
-    let per_gib = puts / (guest / f64::from(1 << 30)).max(1e-9);
+    let cost = counted.bytes as f64 / guest.max(1.0);
+    let gib = (guest / f64::from(1 << 30)).max(1e-9);
+    let per_gib = counted.guest_puts as f64 / gib;
     let live = f64::from(options.size_mib) * f64::from(1 << 20);
     let p99 = |subject: &Subject| median(subject.runs.iter().map(|run| run.p99_us).collect());
     let (with, without) = (p99(scrubbed), p99(plain));
     let ratio = with / without.max(1.0);
     let rate = |subject: &Subject| median(subject.runs.iter().map(|run| run.per_second).collect());
-    // Of one volume's SCOs alone there would be just so many; rewriting makes objects too.
     let puts_judged = if (per_gib - PUTS_GOAL).abs() <= PUTS_GOAL * PUTS_WITHIN {
         "reached"
     } else {
@@ -189,20 +233,24 @@ fn table(
     format!(
         "| figure | found | goal | |\n|---|---:|---:|---|\n\
          | back-end bytes written for one of a guest | {cost:.2} | at most {COST_GOAL} | {} |\n\
-         | PUTs for each GiB that guests write | {per_gib:.0} | {PUTS_GOAL} ± 5 % | {puts_judged} |\n\
+         | PUTs of what guests write, for each GiB of it | {per_gib:.0} | {PUTS_GOAL} ± 5 % | {puts_judged} |\n\
+         | all PUTs for each GiB, those of scrubbing and of checkpoints too | {:.0} | | |\n\
          | p99 of writes with the scrubber, us | {with:.0} | | |\n\
          | p99 without, us | {without:.0} | | |\n\
          | of it | {ratio:.2} | at most {P99_GOAL} | {} |\n\
          | writes/s with, without | {:.0}, {:.0} | | |\n\
-         | live of all bytes on the back end | {:.0} % | {} % | |\n\
+         | live of what is kept | {:.0} % | {} % | |\n\
+         | live of all bytes, those of condemned objects too | {:.0} % | | |\n\
          \n{} MiB volume, written full, then {} times over before anything was measured, then {:.1} GiB in {} runs of uniform \
          random 4 KiB writes, {} a second at most.\n",
         judged(cost, COST_GOAL),
+        counted.puts as f64 / gib,
         judged(ratio, P99_GOAL),
         rate(scrubbed),
         rate(plain),
-        live * 100.0 / (stored as f64).max(1.0),
+        counted.live_of_kept * 100.0,
         options.utilisation,
+        live * 100.0 / (counted.stored as f64).max(1.0),
         options.size_mib,
         options.warm,
         guest / f64::from(1 << 30),

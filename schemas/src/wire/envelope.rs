@@ -10,7 +10,8 @@
 //! ```text
 //! [0, {hello}]                                                      first message of a client
 //! [1, {welcome}]                                                    the server's answer
-//! [2, mark, [[id, data_len, reply_len, trace, body], ...]]          requests
+//! [2, mark, [[id, data_len, reply_len, operation, body], ...]]      requests
+//! [2, mark, [[id, data_len, reply_len, operation, body, cause], ...]]   of which some may be recorded (1.2)
 //! [3, mark, [[id, data_len, body], ...]]                            replies
 //! [4, mark]  [5, mark]                                              ping, pong
 //! [6, refusal]                                                      goodbye: why the connection ends
@@ -19,6 +20,8 @@
 //! In every major version a greeting and a welcome are maps that have `version` and `node`, and a goodbye is as it is here: so
 //! peers that do not understand each other can say so. A kind that is not listed is an optional one of a newer minor version: it
 //! has no answer, and who does not know it passes over it.
+//!
+//! A `cause` is `[trace id's high half, its low half, span id, flags]`, as in W3C's trace context, or empty for none.
 //!
 //! A `mark` bounds what a server has sent and nobody has read. The server puts one into each `Replies` and `Pong`;
 //! the client gives back the newest that it has taken in with each `Requests` and `Ping` (0 before the first).
@@ -44,8 +47,9 @@ pub struct Version {
 }
 
 impl Version {
-    /// What this build speaks. 1.1 passes over kinds of headers that it does not know; 1.0 ended the connection.
-    pub const CURRENT: Version = Version { major: 1, minor: 1 };
+    /// What this build speaks. 1.1 passes over kinds of headers that it does not know; 1.0 ended the connection. From 1.2 on a request
+    /// may have a [`Cause`], which older ones pass over.
+    pub const CURRENT: Version = Version { major: 1, minor: 2 };
 }
 
 impl std::fmt::Display for Version {
@@ -170,6 +174,37 @@ pub enum Header<B> {
     Unknown(u64),
 }
 
+/// What a request belongs to, for traces.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Trace {
+    /// Operation id, the same in every service that the operation passes; 0 for none.
+    pub operation: u64,
+    /// What caused the request, where that is recorded in spans.
+    pub cause: Option<Cause>,
+}
+
+impl From<u64> for Trace {
+    /// An operation that is not recorded.
+    fn from(operation: u64) -> Self {
+        Self {
+            operation,
+            cause: None,
+        }
+    }
+}
+
+/// A recorded span: what W3C's trace context names, with the flag "sampled" set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cause {
+    /// The trace, the same for all spans that one cause has; not 0.
+    pub trace_id: u128,
+    /// The span; not 0.
+    pub span_id: u64,
+}
+
+/// In W3C's flags: whoever sent this records it, so that the receiver should too.
+const SAMPLED: u64 = 1;
+
 /// One request of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request<B> {
@@ -179,8 +214,8 @@ pub struct Request<B> {
     pub data_len: u32,
     /// Data that the client expects back, in bytes: part of the credit that the request takes.
     pub reply_len: u32,
-    /// Operation id for traces, the same in every service that the operation passes; 0 for none.
-    pub trace: u64,
+    /// For traces.
+    pub trace: Trace,
     /// The protocol's body.
     pub body: B,
 }
@@ -213,13 +248,43 @@ pub const REQUEST_OVERHEAD: u64 = 64;
 pub const BATCH_MAX: usize = 4096;
 
 /// Appends a request to the requests of a batch header under construction (see [`close_requests`]).
-pub fn put_request<B: Body>(out: &mut Vec<u8>, id: u64, data_len: u32, reply_len: u32, trace: u64, body: &B) {
-    put_array(out, 5);
+pub fn put_request<B: Body>(
+    out: &mut Vec<u8>,
+    id: u64,
+    data_len: u32,
+    reply_len: u32,
+    trace: Trace,
+    body: &B,
+) {
+    put_array(out, if trace.cause.is_some() { 6 } else { 5 });
     put_uint(out, id);
     put_uint(out, u64::from(data_len));
     put_uint(out, u64::from(reply_len));
-    put_uint(out, trace);
+    put_uint(out, trace.operation);
     body.encode(out);
+    if let Some(cause) = &trace.cause {
+        put_cause(out, cause);
+    }
+}
+
+#[cold]
+fn put_cause(out: &mut Vec<u8>, cause: &Cause) {
+    let (high, low) = halves(cause.trace_id);
+    put_array(out, 4);
+    put_uint(out, high);
+    put_uint(out, low);
+    put_uint(out, cause.span_id);
+    put_uint(out, SAMPLED);
+}
+
+/// A trace id as two numbers.
+const fn halves(trace_id: u128) -> (u64, u64) {
+    let bytes = trace_id.to_be_bytes();
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+    (
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+    )
 }
 
 /// Appends a reply to the replies of a batch header under construction (see [`close_replies`]).
@@ -378,15 +443,36 @@ fn take_batch<T>(
 
 fn take_request<B: Body>(input: &mut &[u8]) -> Result<Request<B>, DecodeError> {
     let more = take_fields(input, "request", 5)?;
-    let request = Request {
+    let mut request = Request {
         id: take_uint(input, "request.id")?,
         data_len: take_uint(input, "request.data_len")?,
         reply_len: take_uint(input, "request.reply_len")?,
-        trace: take_uint(input, "request.trace")?,
+        trace: Trace::from(take_uint::<u64>(input, "request.operation")?),
         body: B::decode(input)?,
     };
-    skip(input, "request", more)?;
+    if more > 0 {
+        request.trace.cause = take_cause(input)?;
+        skip(input, "request", more - 1)?;
+    }
     Ok(request)
+}
+
+/// Takes a cause. One that is empty, says "not sampled", or has an id that is none is no error: the request is not recorded.
+#[cold]
+fn take_cause(input: &mut &[u8]) -> Result<Option<Cause>, DecodeError> {
+    let fields = take_array(input, "request.cause")?;
+    let Some(more) = fields.checked_sub(4) else {
+        skip(input, "request.cause", fields)?;
+        return Ok(None);
+    };
+    let high: u64 = take_uint(input, "request.cause.trace_id")?;
+    let low: u64 = take_uint(input, "request.cause.trace_id")?;
+    let span_id: u64 = take_uint(input, "request.cause.span_id")?;
+    let flags: u64 = take_uint(input, "request.cause.flags")?;
+    skip(input, "request.cause", more)?;
+    let trace_id = u128::from(high) << 64 | u128::from(low);
+    let is_recorded = trace_id != 0 && span_id != 0 && flags & SAMPLED != 0;
+    Ok(is_recorded.then_some(Cause { trace_id, span_id }))
 }
 
 fn take_reply<B: Body>(input: &mut &[u8]) -> Result<Reply<B>, DecodeError> {

@@ -13,6 +13,7 @@
 pub mod envelope;
 pub mod event;
 pub mod msgpack;
+mod names;
 pub mod refusal;
 pub mod registry;
 pub mod scrub;
@@ -20,6 +21,6 @@ pub mod storage;
 pub mod twin;
 pub mod volume;
 
-pub use envelope::{Foreign, Hello, Protocol, Role, Version, Welcome};
+pub use envelope::{Cause, Foreign, Hello, Protocol, Role, Trace, Version, Welcome};
 pub use msgpack::Body;
 pub use refusal::{Refusal, RefusalCode, Remedy};

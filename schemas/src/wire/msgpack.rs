@@ -18,6 +18,16 @@ pub trait Body: Sized + 'static {
     /// # Errors
     /// Whatever is not a well-formed body, with what was found and expected.
     fn decode(input: &mut &[u8]) -> Result<Self, DecodeError>;
+
+    /// What it is called in traces.
+    fn name(&self) -> &'static str {
+        "request"
+    }
+
+    /// Whether it is rare and changes something that people decide on: then it is recorded in traces without a cause too.
+    fn is_control(&self) -> bool {
+        false
+    }
 }
 
 /// Appends an unsigned integer in its shortest form.
@@ -285,10 +295,10 @@ pub mod optional_bytes {
     }
 }
 
-/// Makes a serde type a [`Body`] that travels as a msgpack map.
+/// Makes a serde type a [`Body`] that travels as a msgpack map; the function, where there is one, says what a value is called in traces.
 #[macro_export]
 macro_rules! named_body {
-    ($type:ty, $what:literal) => {
+    ($type:ty, $what:literal $(, $name:path)?) => {
         impl $crate::wire::Body for $type {
             fn encode(&self, out: &mut Vec<u8>) {
                 $crate::wire::msgpack::put_named(out, self);
@@ -297,6 +307,11 @@ macro_rules! named_body {
             fn decode(input: &mut &[u8]) -> Result<Self, $crate::DecodeError> {
                 $crate::wire::msgpack::take_named(input, $what)
             }
+            $(
+                fn name(&self) -> &'static str {
+                    $name(self)
+                }
+            )?
         }
     };
 }

@@ -211,5 +211,5 @@ pub enum RegistryReply {
     },
 }
 
-named_body!(RegistryRequest, "registry request");
+named_body!(RegistryRequest, "registry request", super::names::of_registry);
 named_body!(RegistryReply, "registry reply");

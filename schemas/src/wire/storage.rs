@@ -251,6 +251,10 @@ impl Body for StorageRequest {
         skip(input, "storage request", more)?;
         Ok(request)
     }
+
+    fn name(&self) -> &'static str {
+        super::names::of_storage(self)
+    }
 }
 
 fn take_pool(input: &mut &[u8]) -> Result<String, DecodeError> {

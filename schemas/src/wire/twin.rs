@@ -94,6 +94,9 @@ pub enum TwinReply {
     Attached {
         /// Identity of the twin's write buffer, for the registry's record.
         buffer: String,
+        /// What names the boot of its machine, likewise. Builds before 0196 do not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        boot: Option<String>,
     },
     /// Done: what was to be written survives the death of the twin's process; what was copied or synced also the loss of power.
     Done,

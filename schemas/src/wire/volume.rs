@@ -105,7 +105,8 @@ impl IoCode {
 pub struct IoRequest {
     /// What [`VolumeControl::Open`] gave.
     pub handle: u32,
-    /// Number in its session, from 1 up; a resend carries the same number.
+    /// A change: its number in its session, from 1 up; a resend carries the same number. Anything else: one more than the newest number
+    /// that was given, and it counts for nothing.
     pub number: u64,
     /// The client will not resend any number below this one: the owner may forget them.
     pub below: u64,
@@ -748,6 +749,14 @@ impl Body for VolumeRequest {
             }
             kind => Err(unknown("volume request kind", kind, "0 to 2")),
         }
+    }
+
+    fn name(&self) -> &'static str {
+        super::names::of_volume(self)
+    }
+
+    fn is_control(&self) -> bool {
+        super::names::is_volume_control(self)
     }
 }
 

@@ -27,6 +27,7 @@ fn router(text: &str) -> NodeRecord {
             host: host.parse().unwrap(),
             failure_domain: domain.parse().unwrap(),
         }),
+        buffer: None,
     }
 }
 

@@ -43,7 +43,9 @@ pub fn rebuild(
         return Err(format!("{} fragments are there, {data} are needed", have.len()));
     }
     if have.iter().any(|(_, body)| body.len() != length) || length % SHARD_UNIT != 0 {
-        return Err(format!("fragments of different lengths, or not of a multiple of 64: {length}"));
+        return Err(format!(
+            "fragments of different lengths, or not of a multiple of 64: {length}"
+        ));
     }
     if data == 1 || length == 0 {
         let body = have.first().map_or_else(Bytes::new, |(_, body)| body.clone());

@@ -83,7 +83,12 @@ struct Chunk<'a> {
 ///
 /// # Errors
 /// The policy asks for a key and there is none, or the object is too large.
-pub fn encode(name: ObjectName, policy: &Policy, keys: &Keyring, data: &[u8]) -> Result<Encoded, EncodeError> {
+pub fn encode(
+    name: ObjectName,
+    policy: &Policy,
+    keys: &Keyring,
+    data: &[u8],
+) -> Result<Encoded, EncodeError> {
     let key = match (policy.encrypted, keys.newest()) {
         (false, _) => None,
         (true, Some(key)) => Some(key),
@@ -251,13 +256,17 @@ pub fn open_chunk(
         None => stored,
         Some(sealing) => {
             let key = keys.find(sealing)?;
-            let own = key.of_object(&sealing.salt).ok_or_else(|| damaged("has no key"))?;
+            let own = key
+                .of_object(&sealing.salt)
+                .ok_or_else(|| damaged("has no key"))?;
             let aad = aad(
                 &aad_base(name, head.cut(), head.compression()),
                 index,
                 chunk.is_compressed,
             );
-            let mut sealed = stored.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
+            let mut sealed = stored
+                .try_into_mut()
+                .unwrap_or_else(|shared| BytesMut::from(&*shared));
             let length = own
                 .open(index as u64, &aad, &mut sealed)
                 .ok_or_else(|| damaged("does not decrypt: it is not what was encrypted"))?

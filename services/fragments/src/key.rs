@@ -41,7 +41,9 @@ pub enum KeyError {
         found: usize,
     },
     /// As long as a key in digits, but with something else in it.
-    #[error("a key of 64 characters that are not all hexadecimal digits; right would be 32 bytes or 64 such digits")]
+    #[error(
+        "a key of 64 characters that are not all hexadecimal digits; right would be 32 bytes or 64 such digits"
+    )]
     Digits,
     /// 0 means that nothing is encrypted.
     #[error("key id 0; right would be 1 or more")]
@@ -84,7 +86,10 @@ impl Key {
     /// The key for reading alone.
     #[must_use]
     pub fn read_only(self) -> Self {
-        Self { writes: false, ..self }
+        Self {
+            writes: false,
+            ..self
+        }
     }
 
     /// Its id.
@@ -125,7 +130,9 @@ impl Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Key")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 

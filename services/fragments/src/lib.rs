@@ -22,7 +22,9 @@ pub enum OpenError {
     #[error("{0}")]
     Damaged(String),
     /// There is no such key here.
-    #[error("it is encrypted with key {id}, which is not among the keys here ({known}); right would be that key too")]
+    #[error(
+        "it is encrypted with key {id}, which is not among the keys here ({known}); right would be that key too"
+    )]
     NoKey {
         /// The key's id.
         id: u32,

@@ -56,7 +56,10 @@ mod tests {
                     assert_eq!(expand(compression, &squeezed, chunk.len()).unwrap(), chunk);
                     assert_eq!(expand(compression, &squeezed, chunk.len() - 1), None);
                     assert_eq!(expand(compression, &squeezed, chunk.len() + 1), None);
-                    assert_eq!(expand(compression, &squeezed[..squeezed.len() - 1], chunk.len()), None);
+                    assert_eq!(
+                        expand(compression, &squeezed[..squeezed.len() - 1], chunk.len()),
+                        None
+                    );
                 }
             }
             assert_eq!(squeeze(compression, b""), None);

@@ -36,7 +36,11 @@ fn policies() -> impl Strategy<Value = Policy> {
         (1..=3_u8).prop_map(Protection::Replicas),
         (2..=5_u8, 1..=3_u8).prop_map(|(data, parity)| Protection::Erasure { data, parity }),
     ];
-    let compressions = prop_oneof![Just(None), Just(Some(Compression::Lz4)), Just(Some(Compression::Zstd))];
+    let compressions = prop_oneof![
+        Just(None),
+        Just(Some(Compression::Lz4)),
+        Just(Some(Compression::Zstd))
+    ];
     (protections, compressions, any::<bool>()).prop_map(|(protection, compression, encrypted)| Policy {
         protection,
         compression,
@@ -45,7 +49,12 @@ fn policies() -> impl Strategy<Value = Policy> {
 }
 
 /// Reads all of an object out of these bodies.
-fn decode(name: ObjectName, encoded: &Encoded, keys: &Keyring, bodies: &[Bytes]) -> Result<Vec<u8>, OpenError> {
+fn decode(
+    name: ObjectName,
+    encoded: &Encoded,
+    keys: &Keyring,
+    bodies: &[Bytes],
+) -> Result<Vec<u8>, OpenError> {
     let mut read = Vec::new();
     for place in encoded.head.cut().chunks() {
         let chunk = encoded.head.chunk(place.index).unwrap();
@@ -137,13 +146,23 @@ fn a_chunk_is_bound_to_its_place_its_object_and_its_key() {
     // Whoever writes the CRC anew does not get past the cipher.
     let mut forged = stored.to_vec();
     forged[5] ^= 1;
-    let crcs: Vec<_> = encoded.head.cut().chunks().map(|place| {
-        let chunk = encoded.head.chunk(place.index).unwrap();
-        let crc = if place.index == 0 { sconce_schemas::crc::crc32c(&forged) } else { chunk.crc };
-        (chunk.stored, chunk.is_compressed, crc)
-    }).collect();
+    let crcs: Vec<_> = encoded
+        .head
+        .cut()
+        .chunks()
+        .map(|place| {
+            let chunk = encoded.head.chunk(place.index).unwrap();
+            let crc = if place.index == 0 {
+                sconce_schemas::crc::crc32c(&forged)
+            } else {
+                chunk.crc
+            };
+            (chunk.stored, chunk.is_compressed, crc)
+        })
+        .collect();
     let sealing = encoded.head.sealing().copied();
-    let head = sconce_schemas::fragment::FragmentHead::new(*encoded.head.cut(), None, sealing, &[0], &crcs).unwrap();
+    let head =
+        sconce_schemas::fragment::FragmentHead::new(*encoded.head.cut(), None, sealing, &[0], &crcs).unwrap();
     damaged(open_chunk(name(1), &head, &first, &right, forged.into()).unwrap_err());
     let wrong = open_chunk(name(1), &encoded.head, &first, &keys(2), stored.clone()).unwrap_err();
     assert!(matches!(wrong, OpenError::WrongKey { id: 1, .. }), "{wrong}");
@@ -168,7 +187,9 @@ fn what_is_encrypted_today_is_read_for_ever() {
             std::fs::write(golden_dir.join(format!("fragment-{fragment}.bin")), bytes).unwrap();
         }
     }
-    let golden = |fragment: usize| Bytes::from(std::fs::read(golden_dir.join(format!("fragment-{fragment}.bin"))).unwrap());
+    let golden = |fragment: usize| {
+        Bytes::from(std::fs::read(golden_dir.join(format!("fragment-{fragment}.bin"))).unwrap())
+    };
     // Compression may make other bytes one day; what it made is read all the same.
     let head = sconce_schemas::fragment::FragmentHead::from_bytes(&golden(2)).unwrap();
     let body = |fragment: usize| {

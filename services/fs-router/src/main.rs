@@ -9,6 +9,7 @@ use sconce_fs_router::service::{self, Components};
 use sconce_fs_router::settings::Settings;
 use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Clock, DescriptorStore, Stop, crash, pidfile};
+use sconce_tracing::telemetry;
 
 /// Shows a pool's volumes to clients: over NBD, and as files.
 #[derive(Parser)]
@@ -31,6 +32,14 @@ fn main() -> anyhow::Result<()> {
         arguments.config.display()
     );
     sconce_tracing::init(&settings.log)?;
+    let _telemetry = telemetry::start(
+        &settings.telemetry,
+        telemetry::Identity {
+            service: "fs-router",
+            node: settings.node.name.as_str(),
+            version: env!("CARGO_PKG_VERSION"),
+        },
+    )?;
     crash::arm_from_env()?;
     let _pid = pidfile::write(&settings.node.run_dir.join("fs-router.pid"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()

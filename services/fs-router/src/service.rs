@@ -11,13 +11,16 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sconce_bus::Network;
+use sconce_cache::{Cache, CacheSettings, SystemDisk, metrics};
 use sconce_registry::Registry;
 use sconce_registry::announce::{AnnounceError, Announcement, NODE_TTL};
 use sconce_runtime::tasks::TasksError;
 use sconce_runtime::{Backoff, Chance, Clock, DescriptorStore, Stop, Tasks};
+use sconce_schemas::CLUSTER_LEN;
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::wire::Role;
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +32,7 @@ use crate::nameless::Nameless;
 use crate::names::Names;
 use crate::nbd::{ListenError, Listener};
 use crate::peers::{Identity, Owners};
-use crate::routing::{self, Incarnation, Limits, Orphans};
+use crate::routing::{self, ClusterCache, Incarnation, Limits, Orphans};
 use crate::settings::Settings;
 
 /// What the service is given.
@@ -71,6 +74,12 @@ pub enum RunError {
 /// How long the parts have to end after the stop was requested.
 const STOP_MAX: Duration = Duration::from_secs(20);
 
+/// Bytes of what the cluster cache holds: a cluster.
+#[expect(clippy::cast_possible_truncation, reason = "it is 4096")]
+const CLUSTER_PIECE: u32 = CLUSTER_LEN as u32;
+/// The cluster cache's counters, in the run directory.
+const COUNTERS_FILE: &str = "fs-router.prom";
+
 /// Runs the service until the stop is requested. On a current-thread runtime, within a `LocalSet`.
 ///
 /// # Errors
@@ -86,6 +95,10 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         None => None,
     };
     let incarnation = Incarnation::to_be_told();
+    let cache = settings
+        .cache
+        .as_ref()
+        .map(|cache| open_cache(cache, &components.clock));
     let threads = IoThreads::start(
         settings.routing.thread_count(),
         &routing::Components {
@@ -97,6 +110,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
             limits: Limits::default(),
             orphans: Orphans::default(),
             incarnation: incarnation.clone(),
+            cache: cache.clone(),
         },
     )?;
     let in_use = InUse::default();
@@ -114,6 +128,11 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         settings.fuse.is_some(),
         settings.nameless,
     );
+    if let Some(cache) = cache {
+        let path = settings.node.run_dir.join(COUNTERS_FILE);
+        let kept = metrics::keep_file(path, "clusters", cache.cache().clone(), stop.clone());
+        tasks.spawn_local("the cache's counters", kept);
+    }
     let owners = Owners::new(names.clone(), identity.clone());
     tasks.spawn_local("files without a name", nameless.run(owners, stop.clone()));
     if let Some(fuse) = &settings.fuse {
@@ -150,6 +169,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         place: Some(settings.node.place()),
+        buffer: None,
     };
     tasks.spawn_local(
         "the announcement",
@@ -173,6 +193,15 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         threads.finish();
     }
     Ok(finished?)
+}
+
+fn open_cache(settings: &CacheSettings, clock: &Clock) -> ClusterCache {
+    let components = sconce_cache::Components {
+        disk: Arc::new(SystemDisk),
+        clock: clock.clone(),
+    };
+    let mut chance = Chance::from_os();
+    ClusterCache::new(Cache::open(settings, CLUSTER_PIECE, components, &mut chance))
 }
 
 /// The FUSE front end before it is on its thread.

@@ -6,9 +6,10 @@
 //! Knows no service at work.
 
 use sconce_bus::TlsSettings;
+use sconce_cache::CacheSettings;
 use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::NodeSettings;
-use sconce_tracing::LogSettings;
+use sconce_tracing::{LogSettings, TelemetrySettings};
 use serde::Deserialize;
 
 use crate::fuse::FuseSettings;
@@ -26,11 +27,16 @@ pub struct Settings {
     /// How it logs.
     #[serde(default)]
     pub log: LogSettings,
+    /// What it tells a collector.
+    #[serde(default)]
+    pub telemetry: TelemetrySettings,
     /// Its certificate, where peers are on other hosts.
     pub tls: Option<TlsSettings>,
     /// The routing core's threads.
     #[serde(default)]
     pub routing: RoutingSettings,
+    /// The SSD cache of clusters that were read from storage-routers, if it is wanted.
+    pub cache: Option<CacheSettings>,
     /// The NBD front end, if it is wanted.
     pub nbd: Option<NbdSettings>,
     /// The FUSE front end, if it is wanted.
@@ -64,7 +70,8 @@ mod tests {
     const GOOD: &str = "[node]\nname = \"fs-1\"\nrun_dir = \"/run/s\"\n\
         [registry]\nhome = \"remote\"\nendpoint = \"ipc:///run/s/bus/registry.sock\"\n\
         [nbd]\nsocket = \"/run/s/nbd.sock\"\ntcp = \"127.0.0.1:10809\"\n\
-        [fuse]\nmount = \"/run/s/mnt\"\n[routing]\nthreads = 3\n";
+        [fuse]\nmount = \"/run/s/mnt\"\n[routing]\nthreads = 3\n\
+        [cache]\ndirectory = \"/ssd/c\"\nsize = \"4 GiB\"\n";
 
     fn load(text: &str) -> Result<Settings, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -81,6 +88,7 @@ mod tests {
         assert_eq!(nbd.clients_max, 256);
         assert_eq!(nbd.memory.bytes(), 1 << 30);
         assert_eq!(settings.routing.thread_count(), 3);
+        assert_eq!(settings.cache.unwrap().size.bytes(), 4 << 30);
         assert_eq!(settings.nameless.adopt_after.duration().as_secs(), 600);
         assert!(RoutingSettings::default().thread_count() >= 1);
     }
@@ -91,6 +99,7 @@ mod tests {
             ("127.0.0.1:10809", "localhost", "tcp = \"localhost\""),
             ("threads = 3", "threads = -3", "threads = -3"),
             ("[nbd]", "[ndb]", "ndb"),
+            ("4 GiB", "4 KiB", "right would be 1 MiB or more"),
             ("socket", "sockets", "sockets"),
         ] {
             let error = load(&GOOD.replace(good, wrong)).unwrap_err();

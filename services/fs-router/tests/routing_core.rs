@@ -22,6 +22,7 @@ fn run(seed: u64, rough: Rough, steps: usize) -> World {
         assert!(left > 0, "seed {seed}: {} operations hang", world.outstanding());
     }
     world.check_content();
+    world.check_cache();
     assert!(
         !world.is_haunted(),
         "seed {seed}: every abandoned operation is settled"
@@ -56,4 +57,19 @@ fn in_a_quiet_world_nothing_is_sent_twice() {
         let world = run(seed, Rough::NOT, 1500);
         assert_eq!(world.resends, 0, "seed {seed}");
     }
+}
+
+#[test]
+fn with_a_cache_each_operation_ends_and_no_fetch_that_others_wait_for_is_forgotten() {
+    let (mut hits, mut fetched, mut waited) = (0, 0, 0);
+    for seed in seeds("SCONCE_ROUTING_SEEDS", 30) {
+        let world = run(seed, Rough::VERY.with_cache(800), 1500);
+        hits += world.cache_hits();
+        fetched += world.cache_kept();
+        waited += world.cache_waits();
+    }
+    assert!(
+        hits > 300 && fetched > 300 && waited > 10,
+        "{hits} found, {fetched} fetched and kept, {waited} that waited for another's fetch"
+    );
 }

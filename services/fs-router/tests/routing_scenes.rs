@@ -8,8 +8,8 @@
 
 use bytes::Bytes;
 use sconce_fs_router::routing::core::{
-    Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Patience, Routed, Sent, SessionKey,
-    StorageKey, Token, Wire, Writer,
+    Clusters, Core, Effect, Event, FrontEndKey, Limits, LinkKey, Lookup, Micros, OwnerKey, Patience, Routed,
+    Sent, SessionKey, StorageKey, Token, Wire, Writer,
 };
 use sconce_fs_router::routing::{Operation, Outcome};
 use sconce_runtime::Chance;
@@ -82,13 +82,18 @@ fn routed() -> Routed {
         writer: Writer {
             pool: "pool".to_owned(),
             sco_size: ScoSize::default(),
+            is_cacheable: true,
         },
     }
 }
 
 impl Scene {
     fn new() -> Scene {
-        let mut core = Core::new(Limits::default(), Chance::seeded(1));
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Scene {
+        let mut core = Core::new(limits, Chance::seeded(1));
         let session = core.session(VOLUME);
         Scene {
             core,
@@ -174,9 +179,9 @@ impl Scene {
         found.is_some()
     }
 
-    /// A read of one cluster, which the owner answers with a location.
+    /// A read of clusters, which the owner answers with their locations.
     fn located_read(&mut self, content: &[u8]) {
-        let operation = Operation::read(0, CLUSTER_LEN as u64);
+        let operation = Operation::read(0, content.len() as u64);
         self.core
             .submit(self.session, GUEST, Token(1), operation, &mut self.effects)
             .unwrap();
@@ -193,7 +198,7 @@ impl Scene {
             epoch: Epoch(1),
             version: 0,
             first_slot: Slot(0),
-            crcs: vec![crc32c(content)],
+            crcs: content.chunks(CLUSTER_LEN).map(crc32c).collect(),
         };
         self.happens(Event::OwnerReplied {
             link: self.owner,
@@ -318,6 +323,95 @@ fn the_only_storage_router_is_kept_while_it_holds_reads() {
     }
     scene.storage_answers(StorageReply::Data, &content);
     assert!(matches!(scene.outcome(), Some(Outcome::Read(_))));
+}
+
+/// A read of six clusters, of which the cache has some; what each is, and the scene.
+fn partly_cached() -> (Vec<Bytes>, Vec<u8>, Scene) {
+    let each: Vec<Bytes> = (1..=6).map(|n| Bytes::from(vec![n; CLUSTER_LEN])).collect();
+    let content = each.concat();
+    let mut scene = Scene::with(Limits {
+        has_cache: true,
+        ..Limits::default()
+    });
+    scene.located_read(&content);
+    let (id, clusters) = scene.asks_cache();
+    assert_eq!((clusters.first_slot, clusters.crcs.len()), (Slot(0), 6));
+    assert!(!scene.is_looking_for_storage(), "the cache is asked first");
+    let found = vec![
+        Lookup::Here(each[0].clone()),
+        Lookup::Ours,
+        Lookup::Ours,
+        Lookup::Others,
+        Lookup::Here(each[4].clone()),
+        Lookup::Ours,
+    ];
+    scene.happens(Event::LookedUp { id, clusters, found });
+    (each, content, scene)
+}
+
+impl Scene {
+    fn asks_cache(&mut self) -> (u64, Clusters) {
+        let asked = self.effect(|effect| match effect {
+            Effect::LookUp { id, clusters } => Some((*id, clusters.clone())),
+            _ => None,
+        });
+        asked.unwrap()
+    }
+
+    fn keeps(&mut self) -> (Slot, Bytes) {
+        let kept = self.effect(|effect| match effect {
+            Effect::Keep {
+                clusters,
+                data,
+                is_cacheable: true,
+            } => Some((clusters.first_slot, data.clone())),
+            _ => None,
+        });
+        kept.unwrap()
+    }
+}
+
+#[test]
+fn what_the_cache_does_not_have_is_fetched_in_runs_and_kept() {
+    let (each, content, mut scene) = partly_cached();
+    scene.storage_is(&["storage-a"]).unwrap();
+    assert_eq!(scene.log.to_storage.len(), 2, "two runs");
+    scene.storage_answers(StorageReply::Data, &each[5]);
+    assert_eq!(scene.keeps(), (Slot(5), each[5].clone()));
+    scene.storage_answers(StorageReply::Data, &content[CLUSTER_LEN..3 * CLUSTER_LEN]);
+    assert_eq!(scene.keeps(), (Slot(1), Bytes::from(each[1..3].concat())));
+    assert_eq!(scene.outcome(), None, "another fetches the fourth");
+    let (id, clusters) = scene.asks_cache();
+    assert_eq!((clusters.first_slot, clusters.crcs.len()), (Slot(3), 1));
+    let found = vec![Lookup::Here(each[3].clone())];
+    scene.happens(Event::LookedUp { id, clusters, found });
+    match scene.outcome() {
+        Some(Outcome::Read(data)) => assert!(data.into_bytes() == content),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_reader_that_goes_leaves_its_fetches_to_those_that_wait_for_them() {
+    let (each, _, mut scene) = partly_cached();
+    let (id, clusters) = scene.asks_cache();
+    scene.core.abandon(scene.now, GUEST, &mut scene.effects);
+    let released = |scene: &mut Scene| {
+        scene.effect(|effect| match effect {
+            Effect::Release { clusters } => Some((clusters.first_slot, clusters.crcs.len())),
+            _ => None,
+        })
+    };
+    let mut all = vec![released(&mut scene).unwrap(), released(&mut scene).unwrap()];
+    all.sort_unstable();
+    assert_eq!(all, [(Slot(1), 2), (Slot(5), 1)]);
+    // An answer that comes too late leaves its fetch to others too.
+    let found = vec![Lookup::Ours];
+    scene.happens(Event::LookedUp { id, clusters, found });
+    assert_eq!(released(&mut scene), Some((Slot(3), 1)));
+    assert_eq!(released(&mut scene), None);
+    assert_eq!(scene.core.held_requests(), 0);
+    drop(each);
 }
 
 #[test]
@@ -526,7 +620,7 @@ fn the_first_change_asks_for_access_and_reads_do_not_wait_for_it() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(numbers, [(3, 2), (4, 2)], "in the order in which they came");
+    assert_eq!(numbers, [(1, 2), (2, 2)], "in the order in which they came");
     // From here on nothing is asked.
     scene.log.to_owner.clear();
     scene.submits(Token(5), write());
@@ -782,4 +876,81 @@ fn a_close_that_is_not_delivered_is_sent_again() {
     let id = scene.closes(5);
     scene.owner_answers(id, VolumeReply::Control(VolumeControlReply::Done));
     scene.is_over();
+}
+
+/// As many numbers as lie between the oldest change that was not answered and the newest one at most.
+const WINDOW: u64 = 1 << 16;
+
+impl Scene {
+    /// The owner refuses what it was sent last, for now, until it was sent again; gives that.
+    fn is_sent_again(&mut self) -> (u64, VolumeRequest) {
+        let id = self.take_io();
+        let later = Refusal::retry(RefusalCode::Unavailable, "no lease now");
+        self.owner_answers(id, VolumeReply::Refused(later));
+        self.time_passes();
+        let sent = self.log.to_owner.last().cloned();
+        sent.unwrap_or_else(|| panic!("nothing was sent again"))
+    }
+
+    fn sent(&self) -> Vec<(IoCode, u64, u64)> {
+        let io = |(_, request): &(u64, VolumeRequest)| match request {
+            VolumeRequest::Io(io) => (io.code, io.number, io.below),
+            other => panic!("{other:?}"),
+        };
+        self.log.to_owner.iter().map(io).collect()
+    }
+}
+
+#[test]
+fn reads_that_are_asked_again_and_again_take_nothing_from_the_writes() {
+    let mut scene = known();
+    scene.writes();
+    // The write is refused for now, and is to be sent again later than the reads are.
+    let held = scene.take_io();
+    scene.submits(Token(3), Operation::read(0, CLUSTER_LEN as u64));
+    for _ in 0..=WINDOW {
+        let (_, request) = scene.is_sent_again();
+        assert!(matches!(request, VolumeRequest::Io(io) if io.code == IoCode::Read && io.number == 2));
+    }
+    scene.owner_answers(
+        held,
+        VolumeReply::Refused(Refusal::retry(RefusalCode::Unavailable, "no lease now")),
+    );
+    scene.time_passes();
+    assert_eq!(scene.sent(), [(IoCode::Read, 2, 1), (IoCode::Write, 1, 1)]);
+    scene.is_done();
+    let id = scene.take_io();
+    scene.owner_answers(id, VolumeReply::Read(vec![ReadExtent::Zeros { length: 4096 }]));
+    assert!(matches!(scene.outcome(), Some(Outcome::Read(_))));
+}
+
+#[test]
+fn a_change_that_is_to_be_sent_again_waits_for_no_number() {
+    let mut scene = known();
+    scene.writes();
+    let first = scene.log.to_owner.pop().unwrap();
+    for _ in 1..WINDOW {
+        scene.submits(Token(3), write());
+        scene.is_done();
+    }
+    // As far as the owner remembers numbers: what needs a new one waits, and nothing else does.
+    scene.submits(Token(4), write());
+    scene.submits(Token(5), Operation::read(0, CLUSTER_LEN as u64));
+    assert_eq!(scene.sent(), [(IoCode::Read, WINDOW + 1, 1)]);
+    scene.log.to_owner.clear();
+    scene.happens(Event::Down(LinkKey::Owner(scene.owner)));
+    scene.time_passes();
+    scene.is_reached();
+    scene.opens_with(3, None, Some(AccessReply::Granted(3)));
+    assert_eq!(
+        scene.sent(),
+        [(IoCode::Write, 1, 1), (IoCode::Read, WINDOW + 1, 1)]
+    );
+    let (again, _) = scene.log.to_owner.remove(0);
+    assert_ne!(again, first.0);
+    scene.log.to_owner.clear();
+    scene.owner_answers(again, VolumeReply::Done);
+    assert_eq!(scene.outcome(), Some(Outcome::Done));
+    assert_eq!(scene.sent(), [(IoCode::Write, WINDOW + 1, WINDOW + 1)]);
+    scene.is_done();
 }

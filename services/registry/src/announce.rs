@@ -49,20 +49,49 @@ pub struct Announcement {
     ttl: Duration,
     lease: Lease,
     revision: Revision,
-    held: watch::Sender<Instant>,
+    held: watch::Sender<Held>,
+}
+
+/// What is known of a lease.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// It is held from here on ...
+    since: Instant,
+    /// ... until then at least, without a gap.
+    until: Instant,
+}
+
+impl Held {
+    /// After a renewal that makes it last until `until`.
+    fn renewed(self, until: Instant, ttl: Duration) -> Self {
+        let renewed_at = until.checked_sub(ttl).unwrap_or(until);
+        let since = if renewed_at < self.until {
+            self.since
+        } else {
+            renewed_at
+        };
+        Self { since, until }
+    }
 }
 
 /// Until when a node's lease is held: whoever may act only while it is announced asks this first.
 #[derive(Debug, Clone)]
 pub struct Tenure {
-    held: watch::Receiver<Instant>,
+    held: watch::Receiver<Held>,
 }
 
 impl Tenure {
     /// Until when the lease is held at least.
     #[must_use]
     pub fn held_until(&self) -> Instant {
-        *self.held.borrow()
+        self.held.borrow().until
+    }
+
+    /// Since when it is held without a gap that this process knows of: another value than before says that it ended meanwhile, and was
+    /// another's perhaps.
+    #[must_use]
+    pub fn held_since(&self) -> Instant {
+        self.held.borrow().since
     }
 
     /// Whether it is held now.
@@ -89,7 +118,10 @@ impl Announcement {
             registry: registry.clone(),
             record: record.clone(),
             ttl,
-            held: watch::Sender::new(lease.held_until()),
+            held: watch::Sender::new(Held {
+                since: Instant::now(),
+                until: lease.held_until(),
+            }),
             lease,
             revision,
         })
@@ -131,10 +163,11 @@ impl Announcement {
                     }
                     (failing, pause) = (false, self.ttl / 3);
                     backoff.reset();
-                    self.held.send_replace(self.lease.held_until());
+                    let (until, ttl) = (self.lease.held_until(), self.ttl);
+                    self.held.send_modify(|held| *held = held.renewed(until, ttl));
                 }
                 Err(error @ AnnounceError::Replaced { .. }) => {
-                    self.held.send_replace(Instant::now());
+                    self.held.send_modify(|held| held.until = Instant::now());
                     return Err(error);
                 }
                 Err(error) => {

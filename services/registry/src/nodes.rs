@@ -1,4 +1,4 @@
-//! Which services come and go, told as events.
+//! Which services there are; and which come and go, told as events.
 //!
 //! Keeps: the services that are in the registry, as this process saw it last.
 //! Order: what is there at the start is no event, except this process itself; from then on each coming and going is, as soon as the registry
@@ -23,6 +23,28 @@ const WATCH_WAIT: Duration = Duration::from_secs(30);
 
 /// By their keys.
 type Known = BTreeMap<String, NodeRecord>;
+
+impl Registry {
+    /// The services that are in the registry, in the order of their names. One whose record is damaged is not among them, and keeps nobody
+    /// from the others: it runs, but nobody knows where it is reached.
+    ///
+    /// # Errors
+    /// As [`Registry::list`].
+    pub async fn nodes(&self) -> Result<Vec<NodeRecord>, RegistryError> {
+        Ok(self.readable_nodes().await?.into_values().collect())
+    }
+
+    async fn readable_nodes(&self) -> Result<Known, RegistryError> {
+        let mut there = Known::new();
+        for entry in self.list(keys::NODES, None, usize::MAX).await? {
+            match decode::<NodeRecord>(&entry) {
+                Ok(record) => drop(there.insert(entry.key, record)),
+                Err(error) => tracing::debug!(%error, "a service's record is damaged"),
+            }
+        }
+        Ok(there)
+    }
+}
 
 /// Tells which services come and go, until the stop. `me`: this process, which is told of where it is seen first.
 pub async fn tell(registry: Registry, me: NodeName, events: Events, stop: Stop) {
@@ -74,13 +96,7 @@ impl Watch {
         let Some(after) = self.after else {
             // The revision first: what changes after it is seen, if need be once more.
             let revision = self.registry.revision().await?;
-            let mut there = Known::new();
-            for entry in self.registry.list(keys::NODES, None, usize::MAX).await? {
-                match decode::<NodeRecord>(&entry) {
-                    Ok(record) => drop(there.insert(entry.key, record)),
-                    Err(error) => tracing::debug!(%error, "a service's record is damaged"),
-                }
-            }
+            let there = self.registry.readable_nodes().await?;
             self.listed(there);
             self.after = Some(revision);
             return Ok(());
@@ -164,6 +180,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             pid,
             place: None,
+            buffer: None,
         }
     }
 

@@ -17,7 +17,7 @@ use sconce_schemas::stored_object::{FragmentId, HEADER_BYTES, SealedObject, Span
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::storage::{BackendStatus, Written};
 use sconce_schemas::{DecodeError, ObjectName, VolumeId};
-use sconce_tracing::{Action, Point, Status, Step};
+use sconce_tracing::{Action, Point, SpanKind, Status, Step, telemetry};
 
 use crate::backend::{Backend, BackendError, Pending, Space};
 use crate::room::Room;
@@ -82,6 +82,16 @@ impl Checked {
         self
     }
 
+    /// Recorded, if what it is done for is.
+    fn span(&self, name: &'static str, length: u64) -> sconce_tracing::Span {
+        let mut span = sconce_tracing::Span::below(telemetry::current(), SpanKind::Client, name);
+        if span.is_recorded() {
+            span.text("sconce.backend", self.name());
+            span.number("sconce.length", length);
+        }
+        span
+    }
+
     /// The back end's name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -106,8 +116,11 @@ impl Checked {
     pub async fn put(&self, object: &SealedObject) -> Result<(), BackendError> {
         let step = step(Action::Put, object.name(), 0, object.stored_len());
         Point::BackendPut.record(|| step);
+        let mut span = self.span("backend.put", object.stored_len());
         let put = self.backend.put_new(object.clone());
         let done = self.timed(object.stored_len(), put).await;
+        end(&mut span, &done);
+        drop(span);
         Point::BackendExit.record(|| ended(step, &done));
         match done {
             Err(BackendError::Exists) => self.compare(object).await,
@@ -160,7 +173,10 @@ impl Checked {
         let read = self
             .backend
             .read(name, span.stored_offset(), span.stored_length());
+        let mut recorded = self.span("backend.get", length);
         let read = self.timed(length, read).await;
+        end(&mut recorded, &read);
+        drop(recorded);
         Point::BackendExit.record(|| ended(step, &read));
         let stored = read?;
         let is_large = stored.bytes.len() > CHECK_HERE_BYTES;
@@ -397,6 +413,12 @@ impl Checked {
 fn ended<T>(step: Step, done: &Result<T, BackendError>) -> Step {
     let status = if done.is_ok() { Status::Ok } else { Status::Failed };
     Step { status, ..step }
+}
+
+fn end<T>(span: &mut sconce_tracing::Span, done: &Result<T, BackendError>) {
+    if let Err(error) = done {
+        span.fail(error);
+    }
 }
 
 fn busy() -> BackendError {

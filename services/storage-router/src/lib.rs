@@ -10,6 +10,7 @@
 //! care, to a [`backend`], of which [`directory`] and [`s3`] are the kinds.
 
 pub mod backend;
+pub mod cached;
 pub mod checked;
 pub mod directory;
 mod identity;

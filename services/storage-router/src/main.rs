@@ -8,6 +8,7 @@ use clap::Parser;
 use sconce_bus::{Network, ZeromqSettings};
 use sconce_runtime::{Stop, crash, pidfile, settings};
 use sconce_storage_router::{Components, Settings, run};
+use sconce_tracing::telemetry;
 use tokio::task::LocalSet;
 
 /// Stores Sconce's objects on back ends.
@@ -38,6 +39,14 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let path = arguments.settings.as_ref().or(arguments.config.as_ref());
     let settings: Settings = settings::load(path.context("no settings file")?)?;
     sconce_tracing::init(&settings.log)?;
+    let _telemetry = telemetry::start(
+        &settings.telemetry,
+        telemetry::Identity {
+            service: "storage-router",
+            node: settings.node.name.as_str(),
+            version: env!("CARGO_PKG_VERSION"),
+        },
+    )?;
     crash::arm_from_env()?;
     let run_dir = settings.node.run_dir.clone();
     let _pid_file = pidfile::write(&run_dir.join("storage-router.pid"))?;

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sconce_bus::TlsSettings;
+use sconce_cache::CacheSettings;
 use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::NodeName;
 use sconce_schemas::records::{Compression, PlacementEntry, PoolRecord, Protection};
-use sconce_tracing::LogSettings;
+use sconce_tracing::{LogSettings, TelemetrySettings};
 use serde::Deserialize;
 
 use crate::pool::FIRST_PLACEMENT;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
     /// Section `[log]`.
     pub log: LogSettings,
+    /// Section `[telemetry]`.
+    pub telemetry: TelemetrySettings,
     /// `[[backends]]`: at least one.
     pub backends: Vec<BackendSettings>,
     /// `[[pools]]`: made at the first start; later the registry's record counts.
@@ -40,6 +43,8 @@ pub struct Settings {
     pub keys: Vec<KeySettings>,
     /// Section `[limits]`.
     pub limits: LimitSettings,
+    /// Section `[cache]`: the SSD cache of objects that were read, if it is wanted.
+    pub cache: Option<CacheSettings>,
 }
 
 /// What a person typed, before the sections are checked against each other.
@@ -52,6 +57,8 @@ struct Typed {
     #[serde(default)]
     log: LogSettings,
     #[serde(default)]
+    telemetry: TelemetrySettings,
+    #[serde(default)]
     backends: Vec<BackendSettings>,
     #[serde(default)]
     pools: Vec<PoolSettings>,
@@ -59,6 +66,7 @@ struct Typed {
     keys: Vec<KeySettings>,
     #[serde(default)]
     limits: LimitSettings,
+    cache: Option<CacheSettings>,
 }
 
 /// A back end.
@@ -310,10 +318,12 @@ impl TryFrom<Typed> for Settings {
             registry,
             tls,
             log,
+            telemetry,
             backends,
             pools,
             keys,
             limits,
+            cache,
         } = typed;
         if node.endpoints.len() != 1 {
             return Err(format!(
@@ -346,10 +356,12 @@ impl TryFrom<Typed> for Settings {
             registry,
             tls,
             log,
+            telemetry,
             backends,
             pools,
             keys,
             limits,
+            cache,
         })
     }
 }

@@ -18,7 +18,6 @@ use sconce_schemas::VolumeId;
 use sconce_schemas::records::{NodeRecord, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::event::What;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::buffer;
 use crate::deletion::{self, Adoption};
@@ -94,25 +93,25 @@ async fn register(node: &Arc<Node>, record: &NodeRecord, ttl: Duration) -> Annou
 }
 
 /// Extends the gate as the lease is renewed. A lease that was renewed after its end may have been another's meanwhile:
-/// then every volume is verified before any is served again, and while the registry cannot tell, none is.
+/// then every volume is verified before any is served again, and while the registry cannot tell, none is. That may take longer than
+/// the lease lasts at first, as long as it does not end again.
 async fn guard(node: Arc<Node>, tenure: Tenure, ttl: Duration) {
-    let mut known = tenure.held_until();
+    let mut verified = tenure.held_since();
+    let mut told = verified;
     loop {
         tokio::time::sleep(ttl / 4).await;
-        let until = tenure.held_until();
-        if until == known {
-            continue;
-        }
-        let renewed_at = until.checked_sub(ttl).unwrap_or(until);
-        if renewed_at >= known {
-            node.events.tell(What::LeaseEnded);
-            // What is not known while this lease lasts is asked again with the next one.
-            if !all_verified(&node).await || Instant::now() >= until {
+        let since = tenure.held_since();
+        if since != verified {
+            if std::mem::replace(&mut told, since) != since {
+                node.events.tell(What::LeaseEnded);
+            }
+            // What the registry does not tell now it is asked again.
+            if !all_verified(&node).await || tenure.held_since() != since {
                 continue;
             }
+            verified = since;
         }
-        known = until;
-        node.gate.hold(until);
+        node.gate.hold(tenure.held_until());
     }
 }
 
@@ -200,7 +199,7 @@ async fn watch(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], after: Revision)
 
 /// What a volume's record asks of this node.
 async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], record: &VolumeRecord) {
-    node.relied.note(record, &node.name, node.device.id());
+    node.relied.note(record, &node.name, node.device.identity());
     node.seen.note(record);
     let served = node.volumes.get(record.id);
     let ours = record.owner == node.name;
@@ -216,7 +215,12 @@ async fn changed(node: &Arc<Node>, begin: &[mpsc::Sender<Begin>], record: &Volum
                 let _ = shard.send(Begin::Volume(record.id)).await;
             }
         }
-        (Some(volume), _, VolumePhase::Active) => volume.follow(record),
+        (Some(volume), true, VolumePhase::Active) => volume.follow(record),
+        (Some(volume), false, VolumePhase::Active) => {
+            volume.follow(record);
+            // Of one that waits here for its owner, too.
+            give_up_what_is_over(node, record).await;
+        }
         (Some(volume), false, VolumePhase::Deleting) => {
             volume.verify().await;
         }

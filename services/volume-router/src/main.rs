@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use sconce_bus::{Network, ZeromqSettings};
 use sconce_runtime::{Stop, crash, pidfile};
+use sconce_tracing::telemetry;
 use sconce_volume_router::{Components, Settings, block_on, run};
 
 /// Owns volumes: takes their writes into a local buffer, keeps their maps, stores them on the back ends.
@@ -21,6 +22,14 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let settings: Settings = sconce_runtime::settings::load(&arguments.config)?;
     sconce_tracing::init(&settings.log)?;
+    let _telemetry = telemetry::start(
+        &settings.telemetry,
+        telemetry::Identity {
+            service: "volume-router",
+            node: settings.node.name.as_str(),
+            version: env!("CARGO_PKG_VERSION"),
+        },
+    )?;
     crash::arm_from_env()?;
     let named = || format!("settings file {}", arguments.config.display());
     settings.check().with_context(named)?;

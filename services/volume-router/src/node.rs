@@ -125,8 +125,7 @@ impl Volumes {
 
 /// The nodes of a role that run, as their records say.
 pub(crate) async fn running(registry: &Registry, role: Role) -> Result<Vec<NodeRecord>, RegistryError> {
-    let nodes = registry.list_records::<NodeRecord>(keys::NODES).await?;
-    let nodes = nodes.into_iter().map(|(_, node, _)| node);
+    let nodes = registry.nodes().await?.into_iter();
     Ok(nodes.filter(|node| node.role == role).collect())
 }
 

@@ -305,6 +305,7 @@ async fn serve(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         place: Some(node.place.clone()),
+        buffer: Some(node.device.identity().clone()),
     };
     let ttl = settings.volumes.lease.duration();
     // The announcement outlives the stop's request until the volumes are stored: a released volume is released by

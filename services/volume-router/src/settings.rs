@@ -18,7 +18,7 @@ use sconce_bus::{Endpoint, TlsSettings};
 use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::ScoSize;
-use sconce_tracing::LogSettings;
+use sconce_tracing::{LogSettings, TelemetrySettings};
 use sconce_volume::CheckpointPolicy;
 use serde::Deserialize;
 
@@ -40,6 +40,9 @@ pub struct Settings {
     /// How it logs.
     #[serde(default)]
     pub log: LogSettings,
+    /// What it tells a collector.
+    #[serde(default)]
+    pub telemetry: TelemetrySettings,
     /// The write buffer.
     pub buffer: BufferSettings,
     /// The volumes that it owns.

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use sconce_schemas::records::PoolRecord;
 use sconce_schemas::wire::storage::BackendStatus;
-use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply};
+use sconce_schemas::wire::volume::{IoCode, VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, SnapshotId, VolumeId};
-use sconce_tracing::{Point, Status, Step};
+use sconce_tracing::{Point, Span, Status, Step};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
@@ -145,8 +145,18 @@ impl Volumes for RoutedVolumes {
             status: Status::Ok,
         };
         Point::FuseEntry.record(|| step);
+        let mut span = Span::sampled(span_name(operation.code), step.operation);
+        if span.is_recorded() {
+            span.text("sconce.volume", step.volume);
+            span.number("sconce.address", step.address);
+            span.number("sconce.length", step.length);
+        }
         let run = volume.run(operation.with_id(step.operation));
         let outcome = run.await.unwrap_or_else(Outcome::Refused);
+        if let Outcome::Refused(refusal) = &outcome {
+            span.fail(refusal);
+        }
+        drop(span);
         Point::FuseExit.record(|| Step {
             status: outcome.status(),
             ..step
@@ -221,6 +231,20 @@ impl Volumes for RoutedVolumes {
                 known.map(|(_, space)| space).unwrap_or_default()
             }
         }
+    }
+}
+
+/// For traces.
+const fn span_name(code: IoCode) -> &'static str {
+    match code {
+        IoCode::Read => "fuse.read",
+        IoCode::Write => "fuse.write",
+        IoCode::Discard => "fuse.discard",
+        IoCode::WriteZeroes => "fuse.write_zeroes",
+        IoCode::Flush => "fuse.flush",
+        IoCode::Extents => "fuse.extents",
+        IoCode::Resize => "fuse.resize",
+        IoCode::Changes => "fuse.changes",
     }
 }
 

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use fuser::{Errno, FileAttr};
 use sconce_schemas::records::{InodeKind, ROOT_INODE};
+use sconce_tracing::Span;
 use tokio::sync::Mutex;
 
 use super::errno::of_names;
@@ -138,7 +139,11 @@ impl<V: Volumes> Front<V> {
         let name = text(name)?;
         self.refuse_snapshots(parent, name).await?;
         let removed = self
-            .keeping(async |keep| self.names.unlink(parent, name, keep).await)
+            .keeping(async |keep| {
+                Span::control("volume.remove")
+                    .scope(self.names.unlink(parent, name, keep))
+                    .await
+            })
             .await;
         self.removed(removed.map_err(failed)?).await;
         Ok(())
@@ -164,7 +169,11 @@ impl<V: Volumes> Front<V> {
         self.refuse_snapshots(from.0, from.1).await?;
         self.refuse_snapshots(to.0, to.1).await?;
         let moved = self
-            .keeping(async |keep| self.names.rename(from, to, replace, keep).await)
+            .keeping(async |keep| {
+                Span::control("volume.rename")
+                    .scope(self.names.rename(from, to, replace, keep))
+                    .await
+            })
             .await;
         let moved = moved.map_err(failed)?;
         if let Some(replaced) = moved.replaced {

@@ -7,6 +7,7 @@
 
 use sconce_schemas::records::{CloneRecord, InodeRecord, Origin, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::{SnapshotId, VolumeId, VolumeSize};
+use sconce_tracing::Span;
 
 use super::changes::{Changes, Seen};
 use super::remove::NAMELESS;
@@ -51,7 +52,8 @@ impl Names {
             ..self.fresh_record(from.size, of.sco_size, of.pool, of.owner)
         };
         let volume = record.id;
-        let added = self.add_file(directory, name, record, entry).await;
+        let added = self.add_file(directory, name, record, entry);
+        let added = Span::control("volume.clone").scope(added).await;
         let inode = added.map_err(|error| error.placed(path))?;
         Ok(Resolved {
             inode,

@@ -4,6 +4,7 @@
 
 use sconce_schemas::records::{DtlMode, InodeKind, InodeRecord, NameRecord, ROOT_INODE, VolumeRecord, keys};
 use sconce_schemas::{NodeName, ScoSize, VolumeId, VolumeSize};
+use sconce_tracing::Span;
 
 use super::changes::{Changes, Plan, Seen};
 use super::error::place;
@@ -178,7 +179,8 @@ impl Names {
         record.dtl_mode = new.dtl;
         record.dtl_state = new.dtl.without_twin();
         let id = record.id;
-        let inode = self.add_file(parent, name, record, entry).await?;
+        let added = self.add_file(parent, name, record, entry);
+        let inode = Span::control("volume.create").scope(added).await?;
         Ok((inode, id))
     }
 

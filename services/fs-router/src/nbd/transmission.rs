@@ -17,7 +17,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use sconce_runtime::Stop;
 use sconce_schemas::wire::volume::IoFlags;
-use sconce_tracing::{Action, OperationId, Point, Status, Step};
+use sconce_tracing::telemetry::Recorded;
+use sconce_tracing::{Action, OperationId, Point, Span, Status, Step};
 use slab::Slab;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
@@ -31,7 +32,7 @@ use super::protocol::request::{Agreed, Command, Request};
 use super::replies::{self, Part, Pending};
 use super::statuses::Statuses;
 use super::stream::Stream;
-use crate::routing::{Completion, FrontEnd, Operation, SessionHandle, Token};
+use crate::routing::{Completion, FrontEnd, Operation, Outcome, SessionHandle, Token};
 
 /// Requests of a connection that are under way at most.
 const REQUESTS_MAX: usize = 1024;
@@ -94,6 +95,8 @@ pub(super) struct Transmission {
     leaving: u64,
     /// Operations that found no room at the router, or came behind one; each with its context, if it is for one.
     stalled: VecDeque<(Token, Option<usize>, Operation)>,
+    /// Operations under way that are recorded in spans, by token.
+    recorded: Recorded<u64>,
     /// No more requests are taken.
     closing: Option<Closing>,
     /// Reused.
@@ -115,6 +118,7 @@ impl Transmission {
             share: budget.share(),
             leaving: 0,
             stalled: VecDeque::new(),
+            recorded: Recorded::default(),
             closing: None,
             completions: Vec::new(),
         }
@@ -249,6 +253,13 @@ impl Transmission {
             length: request.length,
             part,
         }) as u64);
+        let mut span = Span::sampled(span_name(command), id);
+        if span.is_recorded() {
+            span.text("sconce.volume", self.session.volume());
+            span.number("sconce.address", request.offset);
+            span.number("sconce.length", u64::from(request.length));
+            self.recorded.put(token.0, span);
+        }
         self.stalled.push_back((token, context, asked.with_id(id)));
     }
 
@@ -306,6 +317,11 @@ impl Transmission {
         for Completion { token, outcome } in completions.drain(..) {
             let key = usize::try_from(token.0).unwrap_or(usize::MAX);
             if let Some(request) = self.pending.try_remove(key) {
+                if let Some(mut span) = self.recorded.take(&token.0)
+                    && let Outcome::Refused(refusal) = &outcome
+                {
+                    span.fail(refusal);
+                }
                 Point::NbdExit.record(|| Step {
                     status: outcome.status(),
                     ..self.step(request.id, request.command, request.offset, request.length)
@@ -362,6 +378,18 @@ fn carried(request: &Pending) -> u64 {
     match request.command {
         Command::Read { .. } | Command::Write { .. } => u64::from(request.length),
         _ => 0,
+    }
+}
+
+/// For traces.
+const fn span_name(command: Command) -> &'static str {
+    match command {
+        Command::Read { .. } => "nbd.read",
+        Command::Write { .. } => "nbd.write",
+        Command::Trim { .. } => "nbd.trim",
+        Command::WriteZeroes { .. } => "nbd.write_zeroes",
+        Command::BlockStatus { .. } => "nbd.block_status",
+        Command::Flush | Command::Disconnect => "nbd.flush",
     }
 }
 

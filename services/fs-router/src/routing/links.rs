@@ -9,6 +9,7 @@ use bytes::Bytes;
 use sconce_bus::{Body, SendError, Sender};
 use sconce_schemas::wire::storage::StorageRequest;
 use sconce_schemas::wire::volume::VolumeRequest;
+use sconce_tracing::{OperationId, telemetry};
 use tokio::task::JoinHandle;
 
 use super::core::{LinkKey, OwnerKey, Sent, StorageKey, Wire};
@@ -109,6 +110,7 @@ fn send<Q: Body>(
     data: Bytes,
     reply_bytes: u32,
 ) -> Sent {
+    let trace = telemetry::sampled(OperationId(trace));
     match sender.send(id, trace, request, data, reply_bytes) {
         Ok(()) => Sent::Taken,
         Err(SendError::NoCredit(_) | SendError::Down(_)) => Sent::NoRoom,

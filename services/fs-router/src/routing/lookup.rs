@@ -38,10 +38,7 @@ pub(super) async fn owner_of(registry: &Registry, volume: VolumeId) -> Routed {
     match endpoint_for(volume, &node.endpoints) {
         Some(endpoint) => Routed::At {
             endpoint: endpoint.to_owned(),
-            writer: Writer {
-                pool: record.pool,
-                sco_size: record.sco_size,
-            },
+            writer: writer(record),
         },
         None => Routed::Unknown(format!(
             "the owner {} of volume {volume} has no endpoint",
@@ -67,19 +64,25 @@ pub fn endpoint_for(volume: VolumeId, endpoints: &[String]) -> Option<&str> {
 pub(super) async fn writer_of(registry: &Registry, volume: VolumeId) -> Result<Option<Writer>, String> {
     let found = registry.get_record::<VolumeRecord>(&keys::volume(volume)).await;
     let record = found.map_err(|error| error.to_string())?;
-    Ok(record.map(|(record, _)| Writer {
+    Ok(record.map(|(record, _)| writer(record)))
+}
+
+fn writer(record: VolumeRecord) -> Writer {
+    Writer {
         pool: record.pool,
         sco_size: record.sco_size,
-    }))
+        // No pool encrypts what it stores: what is in clear on its back ends may be in clear here (docs/decisions/0231).
+        is_cacheable: true,
+    }
 }
 
 /// One endpoint of each storage-router that is alive: IO threads are spread over a node's endpoints by `spread`.
 pub(super) async fn storage_routers(registry: &Registry, spread: usize) -> Vec<String> {
-    match registry.list_records::<NodeRecord>(keys::NODES).await {
+    match registry.nodes().await {
         Ok(nodes) => nodes
             .into_iter()
-            .filter(|(_, node, _)| node.role == Role::StorageRouter)
-            .filter_map(|(_, node, _)| {
+            .filter(|node| node.role == Role::StorageRouter)
+            .filter_map(|node| {
                 let index = spread.checked_rem(node.endpoints.len())?;
                 node.endpoints.get(index).cloned()
             })

@@ -5,6 +5,7 @@
 //! Crash: [`core`] says.
 //! Knows no front end.
 
+mod clusters;
 pub mod core;
 mod front_end;
 mod incarnation;
@@ -18,6 +19,7 @@ mod router;
 mod volume;
 mod waiters;
 
+pub use clusters::ClusterCache;
 pub use core::{Limits, Patience, Token, View};
 pub use front_end::{FrontEnd, SessionHandle};
 pub use incarnation::Incarnation;

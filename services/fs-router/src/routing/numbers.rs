@@ -1,6 +1,6 @@
-//! The numbers of a session's operations, and the watermark below which the owner may forget them.
+//! The numbers of a session's changes, and the watermark below which the owner may forget them.
 //!
-//! Keeps: which numbers of changing operations may still be sent (again).
+//! Keeps: which numbers may still be sent (again).
 //! Order: numbers count up from 1 in the order of first sends; the watermark never falls, and never passes a
 //! number that may still be sent.
 //! Crash: a new process is a new session.
@@ -31,14 +31,17 @@ impl Numbers {
 
     /// The number that [`Numbers::take`] gives next; `None` while the window is full.
     pub(super) fn next(&self) -> Option<u64> {
-        (self.open.len() < WINDOW_MAX).then_some(self.first + self.open.len() as u64)
+        (self.open.len() < WINDOW_MAX).then_some(self.newest() + 1)
     }
 
-    /// Gives the next number to an operation. One that changes nothing is never sent again under its number (it
-    /// gets a new one), so it does not hold the watermark.
-    pub(super) fn take(&mut self, changes: bool) {
-        self.open.push_back(changes);
-        self.advance();
+    /// The last number that was given; 0: none was.
+    pub(super) fn newest(&self) -> u64 {
+        self.first + self.open.len() as u64 - 1
+    }
+
+    /// Gives the next number to a change.
+    pub(super) fn take(&mut self) {
+        self.open.push_back(true);
     }
 
     /// The number will not be sent again.
@@ -81,11 +84,9 @@ mod tests {
                     0 | 1 => {
                         let number = numbers.next().unwrap();
                         prop_assert_eq!(number, newest + 1);
-                        numbers.take(kind % 4 == 0);
+                        numbers.take();
                         newest = number;
-                        if kind % 4 == 0 {
-                            open.insert(number);
-                        }
+                        open.insert(number);
                     }
                     2 => {
                         let picked = open.iter().nth(usize::from(which) % open.len().max(1)).copied();
@@ -99,6 +100,7 @@ mod tests {
                         numbers.close(u64::from(which));
                     },
                 }
+                prop_assert_eq!(numbers.newest(), newest);
                 prop_assert_eq!(numbers.below(), open.first().copied().unwrap_or(newest + 1));
             }
         }
@@ -107,9 +109,11 @@ mod tests {
     #[test]
     fn a_full_window_gives_no_number_until_its_first_is_closed() {
         let mut numbers = Numbers::new();
-        numbers.take(true);
-        for _ in 1..WINDOW_MAX {
-            numbers.take(false);
+        for number in 1..=WINDOW_MAX as u64 {
+            numbers.take();
+            if number > 1 {
+                numbers.close(number);
+            }
         }
         assert_eq!(numbers.next(), None);
         numbers.close(1);

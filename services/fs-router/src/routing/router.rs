@@ -23,7 +23,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::core::{Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, StorageKey};
+use super::clusters::{ClusterCache, Leads};
+use super::core::{
+    Clusters, Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, StorageKey,
+};
 use super::front_end::FrontEnd;
 use super::incarnation::Incarnation;
 use super::links::Links;
@@ -54,6 +57,8 @@ pub struct Components {
     pub orphans: Orphans,
     /// Which process of the node this is.
     pub incarnation: Incarnation,
+    /// Clusters that were read before; shared by all routers of the process.
+    pub cache: Option<ClusterCache>,
 }
 
 /// Routes operations to owners. A handle: clones share one router.
@@ -82,13 +87,19 @@ pub(super) struct State {
     pub(super) effects: Vec<Effect>,
     /// Events that carrying out effects brought about.
     events: VecDeque<Event>,
+    /// Clusters that the cache left to this core.
+    leads: Leads,
 }
 
 impl Router {
     /// A router on this thread, within its `LocalSet`. `index` tells the routers of a process apart.
     #[must_use]
     pub fn new(components: Components, index: usize, mut chance: Chance) -> Router {
-        let mut core = Core::new(components.limits, chance.fork());
+        let limits = Limits {
+            has_cache: components.cache.is_some(),
+            ..components.limits
+        };
+        let mut core = Core::new(limits, chance.fork());
         let incarnation = components.incarnation.clone();
         core.identify(incarnation.front_end(&components.node, &mut chance));
         let started = components.clock.now();
@@ -102,6 +113,7 @@ impl Router {
                 mailboxes: Slab::new(),
                 effects: Vec::new(),
                 events: VecDeque::new(),
+                leads: Leads::default(),
             }),
             armed: Cell::new(None),
             rearm: Rc::new(Notify::new()),
@@ -259,6 +271,17 @@ impl Shared {
                     Event::StorageFound { endpoints }
                 });
             }
+            Effect::LookUp { id, clusters } => self.look_up(state, id, clusters),
+            Effect::Keep {
+                clusters,
+                data,
+                is_cacheable,
+            } => {
+                if let Some(cache) = &self.components.cache {
+                    cache.keep(&mut state.leads, &clusters, &data, is_cacheable);
+                }
+            }
+            Effect::Release { clusters } => state.leads.release(&clusters),
             Effect::AccessRefused { volume, refusal } => {
                 tracing::warn!(%volume, %refusal, "writes are refused");
             }
@@ -278,6 +301,28 @@ impl Shared {
             let event = answer.await;
             if let Some(shared) = shared.upgrade() {
                 shared.run(Some(event));
+            }
+        });
+    }
+
+    /// Asks the cache: at once for what is in memory, beside the other work of this thread for the rest.
+    fn look_up(self: &Rc<Self>, state: &mut State, id: u64, clusters: Clusters) {
+        let Some(cache) = &self.components.cache else {
+            // The core asks only where there is one.
+            return;
+        };
+        let sight = cache.look(&clusters);
+        if !sight.has_to_wait() {
+            let found = sight.answer(&mut state.leads);
+            return state.events.push_back(Event::LookedUp { id, clusters, found });
+        }
+        let (cache, shared) = (cache.clone(), Rc::downgrade(self));
+        tokio::task::spawn_local(async move {
+            let sight = cache.wait(sight).await;
+            // Without a router what it led is handed on.
+            if let Some(shared) = shared.upgrade() {
+                let found = sight.answer(&mut shared.state.borrow_mut().leads);
+                shared.run(Some(Event::LookedUp { id, clusters, found }));
             }
         });
     }

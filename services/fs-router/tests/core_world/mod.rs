@@ -8,11 +8,12 @@
     reason = "a test: what goes wrong fails it"
 )]
 
+mod cache;
 mod clients;
 mod nodes;
 mod recorder;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use sconce_fs_router::routing::core::{
@@ -31,6 +32,7 @@ use sconce_schemas::{
     CLUSTER_LEN, Epoch, ObjectName, ScoId, ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize,
 };
 
+use cache::Cached;
 use recorder::{Recorder, SentLog};
 
 pub(crate) const CLUSTERS: usize = 64;
@@ -50,6 +52,8 @@ pub(crate) struct Rough {
     pub(crate) storage_trouble: u64,
     pub(crate) abandon: u64,
     pub(crate) remove_snapshot: u64,
+    /// There is a cache; in 1000 lookups of what was kept, so many find it.
+    pub(crate) cached: Option<u64>,
 }
 
 impl Rough {
@@ -63,6 +67,7 @@ impl Rough {
         storage_trouble: 0,
         abandon: 0,
         remove_snapshot: 0,
+        cached: None,
     };
     pub(crate) const VERY: Rough = Rough {
         lose_link: 8,
@@ -74,7 +79,16 @@ impl Rough {
         storage_trouble: 200,
         abandon: 10,
         remove_snapshot: 1,
+        cached: None,
     };
+
+    /// The same with a cache.
+    pub(crate) const fn with_cache(self, found: u64) -> Rough {
+        Rough {
+            cached: Some(found),
+            ..self
+        }
+    }
 }
 
 /// The name of a volume's snapshot, and its id; once it is removed, others with this name come.
@@ -145,6 +159,9 @@ pub(crate) struct World {
     fetches: Vec<(StorageKey, u64, StorageRequest)>,
     objects: HashMap<ObjectName, Vec<u8>>,
     next_object: u64,
+    /// Where a content was put.
+    stored: HashMap<(VolumeId, [u8; 8]), ScoId>,
+    cache: Cached,
     pending: Vec<Effect>,
     wants: HashMap<Token, (usize, FrontEndKey, Operation)>,
     /// The front end that comes and goes.
@@ -178,6 +195,7 @@ impl World {
             part_bytes: 4 * CLUSTER_LEN as u64,
             requests_max: 20,
             bytes_max: 60 * CLUSTER_LEN as u64,
+            has_cache: rough.cached.is_some(),
             ..Limits::default()
         };
         let mut core = Core::new(limits, chance.fork());
@@ -240,6 +258,8 @@ impl World {
             fetches: Vec::new(),
             objects: HashMap::new(),
             next_object: 1,
+            stored: HashMap::new(),
+            cache: Cached::default(),
             pending: Vec::new(),
             wants: HashMap::new(),
             fleeting: FrontEndKey(100),
@@ -276,7 +296,10 @@ impl World {
 
     /// From here on the world is kind.
     pub(crate) fn calm(&mut self) {
-        self.rough = Rough::NOT;
+        self.rough = Rough {
+            cached: self.rough.cached,
+            ..Rough::NOT
+        };
     }
 
     fn apply(&mut self, event: Event) {
@@ -327,6 +350,13 @@ impl World {
                 effect @ (Effect::FindOwner { .. } | Effect::FindWriter { .. } | Effect::FindStorage) => {
                     self.pending.push(effect);
                 }
+                Effect::LookUp { id, clusters } => self.cache.asked.push((id, clusters)),
+                Effect::Keep {
+                    clusters,
+                    data,
+                    is_cacheable,
+                } => self.keep(&clusters, &data, is_cacheable),
+                Effect::Release { clusters } => self.release(&clusters),
                 Effect::AccessRefused { .. } => panic!("owners of this world take all writes"),
                 Effect::Orphaned(volume) => {
                     let volume = self.volumes.iter_mut().find(|v| v.id == volume).unwrap();
@@ -385,7 +415,8 @@ impl World {
             0 | 1 => self.serve_one(),
             2 | 3 => self.answer_one(),
             4 => self.serve_fetch(),
-            5 => self.look_up_one(),
+            5 if self.rough.cached.is_none() || self.chance.one_of(1, 2) => self.look_up_one(),
+            5 => self.look_at_cache(),
             6 => self.connect_one(),
             _ => {
                 self.now += self.chance.below(20_000);

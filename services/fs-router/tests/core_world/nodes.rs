@@ -161,8 +161,11 @@ impl World {
         } else {
             self.volumes[index].id
         };
-        let (sco, epoch) = (ScoId(self.next_object), Epoch(1));
+        let stored = self.stored.get(&(volume, content)).copied();
+        let again = stored.filter(|_| self.rough.cached.is_some());
+        let (sco, epoch) = (again.unwrap_or(ScoId(self.next_object)), Epoch(1));
         self.next_object += 1;
+        self.stored.insert((volume, content), sco);
         let cluster = cluster_of(content);
         let crc = crc32c(&cluster);
         let name = ObjectName::Sco {
@@ -299,5 +302,6 @@ fn writer() -> Writer {
     Writer {
         pool: "pool-1".to_owned(),
         sco_size: ScoSize::default(),
+        is_cacheable: true,
     }
 }

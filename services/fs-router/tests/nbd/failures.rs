@@ -270,6 +270,7 @@ fn volumes_as_futures_survive_a_restart() {
         limits: Limits::default(),
         orphans: Orphans::default(),
         incarnation: Incarnation::command(),
+        cache: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -18,6 +18,7 @@ fn record(pid: u32) -> NodeRecord {
         version: "0.1.0".to_owned(),
         pid,
         place: None,
+        buffer: None,
     }
 }
 
@@ -41,10 +42,12 @@ async fn a_node_is_announced_until_it_stops() {
     let announcement = Announcement::register(&registry, &record(1), TTL).await.unwrap();
     let tenure = announcement.tenure();
     assert!(tenure.is_held());
+    let since = tenure.held_since();
     let keeping = tokio::spawn(announcement.keep(stop.clone()));
     for _ in 0..10 {
         tokio::time::sleep(TTL / 2).await;
         assert!(tenure.is_held());
+        assert_eq!(tenure.held_since(), since, "it never ended");
         assert_eq!(announced(&registry).await, Some(1));
     }
     stop.request();
@@ -64,10 +67,12 @@ async fn a_record_that_went_is_put_back() {
         !tenure.is_held(),
         "whoever relies on the lease knows that it is over"
     );
+    let since = tenure.held_since();
     let keeping = tokio::spawn(announcement.keep(Stop::new()));
     next_change(&registry).await;
     assert_eq!(announced(&registry).await, Some(1));
     assert!(tenure.is_held());
+    assert_ne!(tenure.held_since(), since, "it was another's perhaps");
     registry
         .commit(vec![Change::delete(keys::node(&record(1).name), None)])
         .await

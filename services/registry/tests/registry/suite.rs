@@ -487,6 +487,7 @@ pub(crate) async fn records_by_type(subject: &impl Subject) {
         version: "0.1.0".to_owned(),
         pid: 77,
         place: None,
+        buffer: None,
     };
     let key = keys::node(&record.name);
     let revision = registry
@@ -498,7 +499,7 @@ pub(crate) async fn records_by_type(subject: &impl Subject) {
         Some((record.clone(), revision))
     );
     let listed = registry.list_records::<NodeRecord>(keys::NODES).await.unwrap();
-    assert_eq!(listed, [(key.clone(), record, revision)]);
+    assert_eq!(listed, [(key.clone(), record.clone(), revision)]);
     registry
         .commit(vec![put("node/bad", None, "\u{1}no record")])
         .await
@@ -511,6 +512,11 @@ pub(crate) async fn records_by_type(subject: &impl Subject) {
     assert!(
         error.contains("\"node/bad\"") && error.contains("node record"),
         "{error}"
+    );
+    assert_eq!(
+        registry.nodes().await.unwrap(),
+        [record],
+        "a damaged one keeps nobody from the others"
     );
 }
 

@@ -59,7 +59,9 @@ impl Source {
 
 fn tell<T>(said: &Mutex<Vec<Answer>>, answer: Result<T, Vec<Answer>>) -> Result<T, BackendError> {
     answer.map_err(|answers| {
-        let error = answers.first().map_or(BackendError::NotFound, |first| first.error.clone());
+        let error = answers
+            .first()
+            .map_or(BackendError::NotFound, |first| first.error.clone());
         *said.lock().unwrap_or_else(PoisonError::into_inner) = answers;
         error
     })

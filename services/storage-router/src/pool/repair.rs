@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use sconce_schemas::ObjectName;
 use sconce_schemas::stored_object::SealedObject;
+use sconce_tracing::{Span, Trace, telemetry};
 
 use super::{Answer, Pool};
 use crate::backend::BackendError;
@@ -59,10 +60,19 @@ impl Pool {
         };
         let pool = Arc::clone(self);
         tokio::spawn(async move {
-            let outcome = match &pool.coded {
-                Some(coded) => pool.repair_fragments(coded, name).await,
-                None => pool.repair(name).await,
+            let mut span = Span::control("storage.repair");
+            span.text("sconce.object", name);
+            let repair = async {
+                match &pool.coded {
+                    Some(coded) => pool.repair_fragments(coded, name).await,
+                    None => pool.repair(name).await,
+                }
             };
+            let outcome = telemetry::scope(span.trace_or(Trace::default()), repair).await;
+            if let Outcome::Lost(_) = outcome {
+                span.fail("no good copy is left of a part of the object");
+            }
+            drop(span);
             pool.log_repair(name, outcome);
             drop((hold, slot));
         });
@@ -151,7 +161,9 @@ impl Pool {
     pub(super) fn log_repair(&self, name: ObjectName, outcome: Outcome) {
         let (pool, volume) = (&self.record.name, name.volume());
         match outcome {
-            Outcome::Repaired(backends) | Outcome::Partly(backends) => self.log_replaced(name, &Vec::from_iter(backends)),
+            Outcome::Repaired(backends) | Outcome::Partly(backends) => {
+                self.log_replaced(name, &Vec::from_iter(backends))
+            }
             Outcome::Postponed => tracing::info!(%pool, %volume, object = %name, "repair postponed"),
             Outcome::Lost(answers) => tracing::error!(
                 %pool, %volume, object = %name, copies = self.told(&answers),

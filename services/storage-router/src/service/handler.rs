@@ -5,6 +5,8 @@
 //! Crash: nothing.
 //! Knows no sockets and no back ends.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
 use sconce_runtime::{Events, Stop};
@@ -16,6 +18,7 @@ use sconce_schemas::{NodeName, ObjectName};
 use sconce_tracing::{Action, Point, Status, Step};
 
 use super::pools::Pools;
+use crate::cached::ObjectCache;
 use crate::trace::step;
 
 /// Most names or volumes in one answer.
@@ -25,6 +28,8 @@ const LIST_MAX: u32 = 1000;
 pub(super) struct Handler {
     pub(super) node: NodeName,
     pub(super) pools: Pools,
+    /// Parts of objects that were read before.
+    pub(super) cache: Option<Rc<ObjectCache>>,
     /// What happens is told here.
     pub(super) events: Events,
     /// Nobody waits for events past it.
@@ -79,7 +84,13 @@ impl Handler {
         let step = step(Action::Get, name, offset, u64::from(length));
         Point::StorageGet.record(|| step);
         let got = match self.pools.find(pool).await {
-            Ok(pool) => pool.get(name, offset, u64::from(length)).await,
+            Ok(pool) => match &self.cache {
+                // What is in the cache is in clear on its SSD.
+                Some(cache) if !pool.record().encrypted => {
+                    cache.get(&pool, name, offset, u64::from(length)).await
+                }
+                _ => pool.get(name, offset, u64::from(length)).await,
+            },
             Err(refusal) => Err(refusal),
         };
         Point::StorageExit.record(|| ended(step, &got));

@@ -41,7 +41,9 @@ impl Cares {
             let read = bytes_at(&key.source).and_then(|text| Ok(Key::parse(id, &text)?));
             let read = read.with_context(|| match &key.source {
                 KeySource::File(path) => format!("key {id} of pool {pool}, file {path:?}"),
-                KeySource::Environment(name) => format!("key {id} of pool {pool}, environment variable {name}"),
+                KeySource::Environment(name) => {
+                    format!("key {id} of pool {pool}, environment variable {name}")
+                }
             })?;
             let read = if key.writes { read } else { read.read_only() };
             of_pools.entry(pool.to_string()).or_default().push(read);
@@ -72,11 +74,18 @@ fn bytes_at(source: &KeySource) -> anyhow::Result<Vec<u8>> {
         KeySource::Environment(name) => match std::env::var(name) {
             // 32 characters would pass as 32 bytes, and be a passphrase.
             Ok(text) if text.trim().len() != 64 => {
-                bail!("it has {} characters; right would be 64 hexadecimal digits", text.trim().len())
+                bail!(
+                    "it has {} characters; right would be 64 hexadecimal digits",
+                    text.trim().len()
+                )
             }
             Ok(text) => Ok(text.trim().as_bytes().to_vec()),
-            Err(std::env::VarError::NotPresent) => bail!("it is not set; right would be 64 hexadecimal digits"),
-            Err(std::env::VarError::NotUnicode(_)) => bail!("it is not text; right would be 64 hexadecimal digits"),
+            Err(std::env::VarError::NotPresent) => {
+                bail!("it is not set; right would be 64 hexadecimal digits")
+            }
+            Err(std::env::VarError::NotUnicode(_)) => {
+                bail!("it is not text; right would be 64 hexadecimal digits")
+            }
         },
     }
 }

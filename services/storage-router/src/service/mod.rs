@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sconce_bus::{Endpoint, Hello, Identity, Limits, Network, Protocol, Role, Version, bind};
+use sconce_cache::{Cache, CacheSettings, SystemDisk, metrics};
 use sconce_registry::announce::{Announcement, NODE_TTL};
 use sconce_registry::{Registry, RegistrySettings};
 use sconce_runtime::{Chance, Clock, Events, Stop, Tasks};
@@ -27,6 +28,7 @@ use sconce_schemas::NodeName;
 use sconce_schemas::records::NodeRecord;
 
 use crate::backend::Backend;
+use crate::cached::{self, ObjectCache};
 use crate::checked::Checked;
 use crate::settings::Settings;
 use crate::workers::Workers;
@@ -37,6 +39,9 @@ use pools::Pools;
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// Bytes of objects whose checksums are computed at once.
 const CHECK_BYTES_AT_ONCE: u64 = 256 << 20;
+
+/// The cache's counters, in the run directory.
+const COUNTERS_FILE: &str = "storage-router.prom";
 
 /// What a storage-router is given besides its settings.
 #[derive(Debug, Clone)]
@@ -152,7 +157,14 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     let node = settings.node.name.clone();
     setup::pools(settings, &registry).await?;
     let care = keys::Cares::read(settings)?;
+    let cache = settings.cache.as_ref().map(open_cache);
+    if let Some(cache) = &cache {
+        let path = settings.node.run_dir.join(COUNTERS_FILE);
+        let kept = metrics::keep_file(path, "objects", cache.cache().clone(), stop.clone());
+        tasks.spawn_local("the cache's counters", kept);
+    }
     let handler = Rc::new(Handler {
+        cache,
         node: node.clone(),
         pools: Pools::new(registry.clone(), backends, workers, care),
         events: events.clone(),
@@ -174,6 +186,15 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn open_cache(settings: &CacheSettings) -> Rc<ObjectCache> {
+    let components = sconce_cache::Components {
+        disk: Arc::new(SystemDisk),
+        clock: Clock::system(),
+    };
+    let cache = Cache::open(settings, cached::PIECE, components, &mut Chance::from_os());
+    Rc::new(ObjectCache::new(cache))
+}
+
 /// Announces the node for as long as it serves. Ends early, and with that the service, when another process has its
 /// name.
 fn announce(registry: Registry, settings: &Settings, stop: Stop) -> impl Future<Output = ()> + 'static {
@@ -184,6 +205,7 @@ fn announce(registry: Registry, settings: &Settings, stop: Stop) -> impl Future<
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         place: Some(settings.node.place()),
+        buffer: None,
     };
     async move {
         let announced = async {

@@ -70,7 +70,10 @@ impl Pools {
     pub(super) async fn open_all(&self) -> Result<(), Refusal> {
         let listed = self.registry.list_records::<PoolRecord>(keys::POOLS).await;
         let listed = listed.map_err(|error| {
-            Refusal::retry(RefusalCode::Unavailable, format!("cannot list the pools: {error}"))
+            Refusal::retry(
+                RefusalCode::Unavailable,
+                format!("cannot list the pools: {error}"),
+            )
         })?;
         for (_, record, _) in listed {
             if Policy::of(&record).is_some() {

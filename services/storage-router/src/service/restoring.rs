@@ -56,6 +56,10 @@ pub(super) async fn restore(handler: Rc<Handler>, stop: Stop) {
                 }
             }
         }
-        pause = if is_whole { LOOK_AFTER } else { (pause * 2).min(LOOK_AFTER_MAX) };
+        pause = if is_whole {
+            LOOK_AFTER
+        } else {
+            (pause * 2).min(LOOK_AFTER_MAX)
+        };
     }
 }

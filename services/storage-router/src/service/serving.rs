@@ -14,7 +14,7 @@ use sconce_bus::{PeerId, RequestIn, Server, ServerEvent};
 use sconce_runtime::Stop;
 use sconce_schemas::wire::storage::{StorageControl, StorageReply, StorageRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_tracing::OperationId;
+use sconce_tracing::telemetry;
 use tokio::task::JoinSet;
 
 use super::handler::Handler;
@@ -40,7 +40,7 @@ pub(super) async fn serve(
         let handler = Rc::clone(&handler);
         under_way.spawn_local(async move {
             let answer = handler.answer(request.body, request.data, request.reply_bytes);
-            let (body, data) = OperationId(request.trace).scope(answer).await;
+            let (body, data) = telemetry::scope(request.reply.trace(), answer).await;
             request.reply.send(body, data);
             drop(place);
         });

@@ -49,9 +49,15 @@ fn a_pool_has_a_policy_and_its_keys_are_elsewhere() {
     let text = GOOD.replace("protect = \"replica:2\"", policy);
     let settings = load(&format!("{text}{keys}")).unwrap();
     let record = settings.pools[0].record();
-    assert_eq!((record.compression, record.encrypted), (Some(Compression::Zstd), true));
+    assert_eq!(
+        (record.compression, record.encrypted),
+        (Some(Compression::Zstd), true)
+    );
     assert_eq!(settings.keys[0].source, KeySource::File("/keys/7".into()));
-    assert_eq!(settings.keys[1].source, KeySource::Environment("SCONCE_KEY".to_owned()));
+    assert_eq!(
+        settings.keys[1].source,
+        KeySource::Environment("SCONCE_KEY".to_owned())
+    );
     let off = GOOD.replace("protect =", "compress = \"off\"\nprotect =");
     assert_eq!(load(&off).unwrap().pools[0].compression, None);
 }
@@ -92,13 +98,30 @@ fn what_is_wrong_is_named_with_what_is_right() {
         (
             "replica:2",
             "replica:3",
-            vec!["pool default", "\"replica:3\"", "takes 3 back ends", "backends has 2"],
+            vec![
+                "pool default",
+                "\"replica:3\"",
+                "takes 3 back ends",
+                "backends has 2",
+            ],
         ),
-        ("replica:2", "replica:0", vec!["pool default: protect", "replica:0", "replica:1 to"]),
-        ("replica:2", "ec:2+1", vec!["pool default", "\"ec:2+1\"", "takes 3 back ends"]),
+        (
+            "replica:2",
+            "replica:0",
+            vec!["pool default: protect", "replica:0", "replica:1 to"],
+        ),
+        (
+            "replica:2",
+            "ec:2+1",
+            vec!["pool default", "\"ec:2+1\"", "takes 3 back ends"],
+        ),
         ("replica:2", "ec:1+1", vec!["ec:1+1", "replica:N or ec:K+M"]),
         ("replica:2", "raid5", vec!["raid5", "replica:N or ec:K+M"]),
-        ("protect = \"replica:2\"", "replicas = 2", vec!["replicas", "protect"]),
+        (
+            "protect = \"replica:2\"",
+            "replicas = 2",
+            vec!["replicas", "protect"],
+        ),
         (
             "protect =",
             "compress = \"gzip\"\nprotect =",

@@ -191,15 +191,21 @@ impl VolumeActor {
         let State::Serving(serving) = &mut self.state else {
             return;
         };
-        if !serving.permits().is_to_be_released() {
+        let permits = serving.permits();
+        permits.forget_gone();
+        if !permits.is_to_be_released() {
+            if let Some(wait) = permits.forgets_in() {
+                ctx.run_later(wait, Self::tend_access);
+            }
             return;
         }
         serving.permits().decides(Deciding::Release);
+        let doubt = serving.permits().claim().doubt;
         let (registry, owner) = (self.shard.node.registry.clone(), serving.owner().clone());
         let generation = self.generation;
         let release = async move {
             let volume = owner.subject().volume;
-            record::release_access(&registry, volume, owner.ownership()).await
+            record::release_access(&registry, volume, owner.ownership(), doubt).await
         };
         let released = release
             .into_actor(self)

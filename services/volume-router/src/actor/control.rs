@@ -5,10 +5,14 @@
 //! Crash: the registry's record says what was decided.
 //! Knows no clients.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::WrapFuture as _;
-use actix::{ActorFutureExt as _, Context, Handler, MessageResult, ResponseActFuture, ResponseFuture};
+use actix::{
+    ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult, ResponseActFuture,
+    ResponseFuture,
+};
 use bytes::Bytes;
 use sconce_schemas::ByteLen;
 use sconce_schemas::records::{DtlState, VolumePhase};
@@ -23,7 +27,7 @@ use super::messages::{
     SetDtl, Show, Sync, Take, Verify,
 };
 use super::{State, VolumeActor};
-use crate::background::Subject;
+use crate::background::{Subject, Tried};
 use crate::owner::erasure::Right;
 use crate::owner::record::{self, Ownership, RecordError, refusal_of};
 
@@ -290,7 +294,8 @@ impl Handler<SetDtl> for VolumeActor {
             serving.happened(Event::TwinMode { mode });
             self.after(ctx);
         }
-        let generation = self.generation;
+        self.dtl_asks += 1;
+        let (generation, ask) = (self.generation, self.dtl_asks);
         let noted = async move {
             let volume = owner.subject().volume;
             let noted = record::set_dtl_mode(&registry, volume, owner.ownership(), mode, &clock).await;
@@ -309,6 +314,9 @@ impl Handler<SetDtl> for VolumeActor {
             noted
                 .into_actor(self)
                 .map(move |noted, actor: &mut VolumeActor, ctx: &mut Context<Self>| {
+                    if noted.is_err() && actor.generation == generation {
+                        actor.settle_dtl(ask, ctx);
+                    }
                     noted?;
                     if let State::Serving(serving) = &mut actor.state
                         && actor.generation == generation
@@ -398,6 +406,43 @@ impl Handler<Followed> for VolumeActor {
 }
 
 impl VolumeActor {
+    /// Whether the record says what was asked for is not known: it is written anew as it is, and the volume goes by that, unless something
+    /// else was asked for meanwhile. Otherwise the volume looked for a twin that the record wants none of, or the other way round.
+    fn settle_dtl(&mut self, ask: u64, ctx: &mut Context<Self>) {
+        let State::Serving(serving) = &self.state else {
+            return;
+        };
+        let (node, owner) = (Arc::clone(&self.shard.node), serving.owner().clone());
+        let generation = self.generation;
+        let settled = async move {
+            let subject = owner.subject();
+            let settle = || async {
+                Tried::from(record::settle_dtl_mode(&node.registry, subject.volume, owner.ownership()).await)
+            };
+            let what = "noting in the registry what the twin is waited for";
+            owner
+                .outage()
+                .endure(what, &subject.path, || owner.is_current(), settle)
+                .await
+        };
+        let settled = settled
+            .into_actor(self)
+            .map(move |settled, actor: &mut Self, ctx| {
+                if actor.generation != generation || actor.dtl_asks != ask {
+                    return;
+                }
+                match (settled, &mut actor.state) {
+                    (Some(Ok(mode)), State::Serving(serving)) => {
+                        serving.happened(Event::TwinMode { mode });
+                        actor.after(ctx);
+                    }
+                    (Some(Err(refusal)), _) => actor.lost(&refusal, ctx),
+                    _ => {}
+                }
+            });
+        ctx.spawn(settled);
+    }
+
     /// What happened to a session of this run of the engine.
     fn session_event(&mut self, generation: u32, event: Event, ctx: &mut Context<Self>) {
         if let State::Serving(serving) = &mut self.state

@@ -15,7 +15,7 @@ use sconce_runtime::Chance;
 use sconce_schemas::records::DtlMode;
 use sconce_schemas::wire::event::{OwnedWhy, What};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_tracing::{Action, OperationId, Point, Status, Step};
+use sconce_tracing::{Action, OperationId, Point, Span, SpanKind, Status, Step, telemetry};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -33,13 +33,7 @@ const TICK: Duration = Duration::from_secs(1);
 fn takeover_ended(step: Step, started: &Result<Owned, StartError>) -> Step {
     let (address, status) = match started {
         Ok(owned) => (owned.ownership.epoch.0, Status::Ok),
-        Err(
-            StartError::Refused(refusal)
-            | StartError::Stuck(refusal)
-            | StartError::Over(refusal)
-            | StartError::Soon(refusal)
-            | StartError::Later(refusal),
-        ) => (0, refusal.into()),
+        Err(error) => (0, error.refusal().into()),
     };
     Step {
         address,
@@ -67,7 +61,16 @@ impl VolumeActor {
                 ..Step::default()
             };
             Point::VolumeTakeoverEntry.record(|| step);
-            let started = owner::start(&shard, id, (&mut takeover, &mut known), &found).await;
+            let trace = step.operation.into();
+            let mut span = Span::control_below(trace, SpanKind::Internal, "volume.takeover");
+            span.text("sconce.volume", id);
+            let starting = owner::start(&shard, id, (&mut takeover, &mut known), &found);
+            let started = telemetry::scope(span.trace_or(trace), Box::pin(starting)).await;
+            match &started {
+                Ok(owned) => span.number("sconce.epoch", owned.ownership.epoch.0),
+                Err(error) => span.fail(error.refusal()),
+            }
+            drop(span);
             Point::VolumeTakeoverExit.record(|| takeover_ended(step, &started));
             (started, takeover, known)
         };
@@ -110,6 +113,8 @@ impl VolumeActor {
     }
 
     fn serve(&mut self, owned: Owned, ctx: &mut Context<Self>) {
+        // What was asked for has been done: an ownership that comes later is claimed without it.
+        self.takeover = None;
         self.generation = self.generation.wrapping_add(1);
         let owner = Owner::new(
             ctx.address(),

@@ -12,6 +12,7 @@ use sconce_schemas::records::{DtlMode, TwinHost};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoRequest, VolumeStatus};
 use sconce_schemas::{Epoch, NodeName, ScoId, SessionId, SnapshotId, VolumeSize};
+use sconce_tracing::Trace;
 use sconce_volume::{Ask, Compared, Event, Extent, FetchId, MomentAsk, SessionSlot, SnapshotInfo, Ticket};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(crate) struct Operation {
     pub(crate) request: IoRequest,
     /// The data of a write.
     pub(crate) data: Bytes,
+    /// What it belongs to, if that is recorded in spans.
+    pub(crate) recorded: Option<Box<Trace>>,
 }
 
 /// All operations of one bus message on one volume.

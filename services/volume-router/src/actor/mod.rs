@@ -96,6 +96,8 @@ pub(crate) struct VolumeActor {
     state: State,
     /// Counts the runs of the engine: what belongs to an earlier run is told apart by it.
     generation: u32,
+    /// Counts what was asked of how the twin is waited for: the last one decides.
+    dtl_asks: u64,
     /// The volume's files while it is not served.
     resting: Vec<FoundSco>,
     /// How the next start claims the volume.
@@ -132,6 +134,7 @@ impl VolumeActor {
             shard: Rc::clone(shard),
             state: State::Starting,
             generation: 0,
+            dtl_asks: 0,
             resting: Vec::new(),
             takeover,
             waiters: VecDeque::new(),
@@ -229,9 +232,12 @@ impl Handler<Evict> for VolumeActor {
             _ => {
                 let asked =
                     |found: &mut FoundSco| found.header.id == evict.sco && found.header.epoch == evict.epoch;
+                let device = &self.shard.node.device;
                 for found in self.resting.extract_if(.., asked) {
-                    self.shard.node.device.retire(&found.file);
+                    device.retire(&found.file);
                 }
+                // Where it is not served, and is not about to be, its files were given back.
+                device.evict_left(self.id, evict.sco, evict.epoch);
             }
         }
     }

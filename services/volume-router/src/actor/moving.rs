@@ -7,6 +7,7 @@
 //! serves, this write buffer has everything too.
 //! Knows no bus: clients are told where to go as after any takeover.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,14 @@ use sconce_schemas::NodeName;
 use sconce_schemas::records::{DtlMode, MoveWhy};
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_tracing::Span;
 use sconce_volume::Event;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::messages::{LeaveTwin, MoveTo};
 use super::{Owner, State, VolumeActor};
-use crate::background::Tried;
+use crate::background::{StoreError, Tried};
 use crate::node::Node;
 use crate::owner::record::{self, RecordError, refusal_of};
 use crate::placement::Chosen;
@@ -31,6 +33,8 @@ use crate::placement::Chosen;
 const COPY_WITHIN: Duration = Duration::from_secs(600);
 /// How long storing may take before the move. What is not stored is replayed by the next owner, while guests wait.
 const STORE_WITHIN: Duration = Duration::from_secs(10);
+/// How long the back ends may take then to tell the newest manifest, which the next owner asks for before it serves anything.
+const LIST_WITHIN: Duration = Duration::from_secs(5);
 
 /// A move that is under way.
 pub(super) struct Moving {
@@ -40,6 +44,8 @@ pub(super) struct Moving {
     asked: Vec<oneshot::Sender<Result<(), Refusal>>>,
     /// Tells this one from those before it.
     number: u64,
+    /// From its beginning to its end, whoever began it.
+    span: Span,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +127,10 @@ impl VolumeActor {
             if let Some(Chosen { what, .. }) = chosen {
                 owner.tell(what);
             }
+            let shard = Rc::clone(&self.shard);
             let note = async move {
+                // Before the twin elsewhere is given up for it.
+                shard.lines.may_be_moved_to(&there).await?;
                 let volume = owner.subject().volume;
                 let going = (&there, why);
                 record::begin_move(&node.registry, volume, owner.ownership(), going, &node.clock).await
@@ -133,11 +142,18 @@ impl VolumeActor {
                 .map(move |noted, actor, ctx| actor.move_noted(number, noted, ctx));
             ctx.spawn(noted);
         }
+        let mut span = Span::NONE;
+        if self.moving.is_none() {
+            span = Span::control("volume.move");
+            span.text("sconce.volume", self.id);
+            span.text("sconce.to", &to);
+        }
         let begun = || Moving {
             to,
             step: Step::Noting,
             asked: Vec::new(),
             number: self.moves,
+            span,
         };
         Ok(self.moving.get_or_insert_with(begun))
     }
@@ -200,14 +216,21 @@ impl VolumeActor {
         moving.step = Step::Storing;
         let number = moving.number;
         let stored = timeout(STORE_WITHIN, serving.store_all());
-        let stored = stored.into_actor(self).map(move |stored, actor: &mut Self, ctx| {
-            if stored.is_err() {
-                tracing::warn!(
-                    volume = actor.path(),
-                    "what is not stored could not be stored in time: the next owner has more to replay"
-                );
+        let (node, owner) = (Arc::clone(&self.shard.node), serving.owner().clone());
+        let stored = async move {
+            match stored.await {
+                Ok(_) => Ok(()),
+                Err(_) => next_can_begin(&node, &owner).await,
             }
-            actor.drain_before_move(number, ctx);
+        };
+        let stored = stored.into_actor(self).map(move |stored, actor: &mut Self, ctx| {
+            if actor.moving(number).is_none() {
+                return;
+            }
+            match stored {
+                Ok(()) => actor.drain_before_move(number, ctx),
+                Err(refusal) => actor.move_failed(&refusal, ctx),
+            }
         });
         ctx.spawn(stored);
     }
@@ -335,12 +358,41 @@ impl VolumeActor {
 }
 
 impl Moving {
-    fn tell(self, outcome: &Result<(), Refusal>) {
+    fn tell(mut self, outcome: &Result<(), Refusal>) {
+        if let Err(refusal) = outcome {
+            self.span.fail(refusal);
+        }
         for asked in self.asked {
             // Who went away does not hear it.
             let _ = asked.send(outcome.clone());
         }
     }
+}
+
+/// What is not stored could not be stored in time. Where the back ends are slow the next owner has more to replay; where they do not answer it
+/// could not begin, and guests would wait for as long as they do not: the volume stays.
+async fn next_can_begin(node: &Node, owner: &Owner) -> Result<(), Refusal> {
+    let subject = owner.subject();
+    let (record, _) = record::read(&node.registry, subject.volume)
+        .await
+        .map_err(refusal_of)?;
+    let newest = node.background.newest_manifest(subject.clone(), &record);
+    let found = timeout(LIST_WITHIN, newest).await.unwrap_or_else(|_| {
+        let text = format!("the back ends do not answer within {LIST_WITHIN:?}");
+        Err(StoreError::Unavailable(text))
+    });
+    found.map_err(|error| {
+        let text = format!(
+            "its next owner could not begin, as it needs the back ends: {}",
+            error.refusal().text
+        );
+        Refusal::retry(RefusalCode::Unavailable, text)
+    })?;
+    tracing::warn!(
+        volume = %subject.path,
+        "what is not stored could not be stored within {STORE_WITHIN:?}: the next owner has more to replay"
+    );
+    Ok(())
 }
 
 /// Says in the record that the volume stays, as often as it takes; gives what its twin is waited for then. `None`: the ownership is over.

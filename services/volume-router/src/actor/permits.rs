@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use sconce_schemas::NodeName;
-use sconce_schemas::access::{Access, AccessAsk, AccessMode};
+use sconce_schemas::access::{Access, AccessAsk, AccessMode, FAREWELL_SECONDS};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_volume::SessionSlot;
 use tokio::time::Instant;
@@ -21,6 +21,10 @@ const REFUSED_FOR: Duration = Duration::from_millis(500);
 
 /// Front ends that are remembered as refused: commands have names of their own, and many may come.
 const REFUSED_MAX: usize = 64;
+
+/// A session whose connections are gone for so long is over where others of its front end are not: as long as it is not, its front end opens the
+/// volume again, and says for [`FAREWELL_SECONDS`] when it is. Twice that: the owner may see the end of a connection later than the front end does.
+const GONE_FOR: Duration = Duration::from_secs(2 * FAREWELL_SECONDS);
 
 /// What a handle is good for: compared once for each change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,15 @@ struct Writer {
     session: SessionSlot,
     /// Handles of connections that are there.
     links: u32,
+    /// Since when none is.
+    gone_since: Option<Instant>,
+}
+
+impl Writer {
+    /// When it is taken to be over; `None`: it is connected.
+    fn over_at(&self) -> Option<Instant> {
+        self.gone_since.map(|since| since + GONE_FOR)
+    }
 }
 
 /// The record is about to say something else of write access.
@@ -124,6 +137,8 @@ pub(super) struct Permits {
     doubt: bool,
     /// The last session that wrote was closed.
     unused: bool,
+    /// A session that wrote was closed, none is connected, and others may come back.
+    is_left: bool,
     /// Until when each front end is refused as it was.
     refused: BTreeMap<NodeName, (Instant, Refusal)>,
 }
@@ -139,6 +154,7 @@ impl Permits {
             deciding: None,
             doubt: false,
             unused: false,
+            is_left: false,
             refused: BTreeMap::new(),
         }
     }
@@ -228,7 +244,7 @@ impl Permits {
             self.newest.insert(ask.node.clone(), ask.incarnation);
         }
         self.refused.remove(&ask.node);
-        self.unused = false;
+        (self.unused, self.is_left) = (false, false);
         let known = self.grants.iter().position(|grant| grant.node == ask.node);
         let at = known.unwrap_or_else(|| {
             let pass = Pass(self.next);
@@ -243,8 +259,12 @@ impl Permits {
         });
         let grant = &mut self.grants[at];
         match grant.writers.iter_mut().find(|writer| writer.session == session) {
-            Some(writer) => writer.links += 1,
-            None => grant.writers.push(Writer { session, links: 1 }),
+            Some(writer) => (writer.links, writer.gone_since) = (writer.links + 1, None),
+            None => grant.writers.push(Writer {
+                session,
+                links: 1,
+                gone_since: None,
+            }),
         }
         let generation = match self.access.mode {
             AccessMode::Exclusive => self.access.generation,
@@ -295,7 +315,9 @@ impl Permits {
         let is_exclusive = self.access.mode == AccessMode::Exclusive;
         let holder = self.access.held_by().map(|holder| &holder.node);
         let ends = |grant: &mut Grant| is_exclusive && (is_other || holder != Some(&grant.node));
-        sessions_of(self.grants.extract_if(.., ends))
+        let ended = sessions_of(self.grants.extract_if(.., ends));
+        self.is_left &= self.has_writers();
+        ended
     }
 
     /// The record says so, and that the session's front end may write.
@@ -338,9 +360,12 @@ impl Permits {
         };
         let grant = &mut self.grants[at];
         let writers = grant.writers.iter_mut();
-        writers
-            .filter(|writer| writer.session == session)
-            .for_each(|writer| writer.links = writer.links.saturating_sub(1));
+        for writer in writers.filter(|writer| writer.session == session) {
+            writer.links = writer.links.saturating_sub(1);
+            if writer.links == 0 {
+                writer.gone_since.get_or_insert_with(Instant::now);
+            }
+        }
         // Nobody keeps these for those that come back: each is asked for anew, and a command has a new name each time.
         let is_kept = self.access.mode == AccessMode::Exclusive && grant.incarnation > 0;
         if !is_kept && grant.writers.iter().all(|writer| writer.links == 0) {
@@ -350,13 +375,47 @@ impl Permits {
 
     /// A session is closed by its client, whatever the handle was good for that it was closed by.
     pub(super) fn closed(&mut self, session: SessionSlot) {
+        let before = self.writers().count();
         for grant in &mut self.grants {
             grant.writers.retain(|writer| writer.session != session);
         }
+        let wrote = self.writers().count() < before;
         match self.access.mode {
-            AccessMode::Exclusive => self.unused |= !self.grants.is_empty() && !self.has_writers(),
+            AccessMode::Exclusive => {
+                self.unused |= !self.grants.is_empty() && !self.has_writers();
+                let is_left = self.has_writers() && self.writers().all(|writer| writer.links == 0);
+                self.is_left |= wrote && is_left;
+            }
             AccessMode::Shared => self.grants.retain(|grant| !grant.writers.is_empty()),
         }
+    }
+
+    /// Sessions that are gone for long, of a front end of which none is connected since one was closed, are over: it had said so, and was not
+    /// heard. Where none was ever closed its front end may be cut off, and all of them come back.
+    pub(super) fn forget_gone(&mut self) {
+        if !self.is_left {
+            return;
+        }
+        let now = Instant::now();
+        for grant in &mut self.grants {
+            grant
+                .writers
+                .retain(|writer| writer.over_at().is_none_or(|over| now < over));
+        }
+        if !self.has_writers() {
+            (self.unused, self.is_left) = (true, false);
+        }
+    }
+
+    /// How long until [`Permits::forget_gone`] is to be called again.
+    pub(super) fn forgets_in(&self) -> Option<Duration> {
+        let next = self.writers().filter_map(Writer::over_at).min();
+        let next = next.filter(|_| self.is_left)?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn writers(&self) -> impl Iterator<Item = &Writer> {
+        self.grants.iter().flat_map(|grant| &grant.writers)
     }
 
     /// Whether the holder gave its access up and the record does not say so, or may name one that was never told that it has it.

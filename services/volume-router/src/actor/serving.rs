@@ -246,9 +246,13 @@ impl Serving {
                 on,
                 request,
                 data,
+                recorded,
                 ..
             } = operation;
             if let OpenOn::Session(session) = on {
+                if let Some(trace) = recorded {
+                    self.traced.recorded(ticket, session, &request, *trace);
+                }
                 let step = || self.shard.replies.step(ticket);
                 self.traced.began(ticket, session, &request, step);
             }
@@ -585,9 +589,11 @@ impl Serving {
     }
 
     fn append(&mut self, append: &Append) {
+        let header = || self.locals.get(append.sco).map(|local| local.header);
+        let recorded = self.traced.recorded_in(append, header);
         if append.twin {
             // Before the write here, so that both go on at the same time.
-            self.twin.append(append);
+            self.twin.append(append, recorded);
         }
         let appended = match self.locals.append_to(append.sco) {
             Some(file) => file.append(append.first_slot, &append.data, append.tlog_offset, &append.tlog),
@@ -682,6 +688,7 @@ impl Serving {
             tlog_len,
             length,
             file,
+            recorded: self.traced.recorded_of(sco),
         };
         self.shard.node.background.upload(self.owner.clone(), upload);
     }

@@ -39,7 +39,7 @@ use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord};
 use sconce_schemas::wire::scrub::BundleJob;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{ByteLen, Epoch, ObjectName, ScoId, ScoSize, VolumeId};
-use sconce_tracing::{Action, OperationIds, Point};
+use sconce_tracing::{Action, OperationIds, Point, Span, SpanKind, Trace};
 use sconce_volume::{Extent, Frozen, ScoImage};
 use tokio::sync::oneshot;
 
@@ -334,6 +334,8 @@ pub(crate) struct Upload {
     pub(crate) length: ByteLen,
     /// Its file; read when the upload's turn comes.
     pub(crate) file: Arc<ScoFile>,
+    /// What storing it belongs to, if an operation in it was recorded in spans.
+    pub(crate) recorded: Option<Trace>,
 }
 
 /// A node to be loaded.
@@ -414,25 +416,40 @@ async fn run(shared: Rc<Shared>, job: Job) {
             let points = (Point::VolumeUploadEntry, Point::VolumeUploadExit);
             let (sco, length) = (upload.sco.0, upload.length.0);
             let done = upload::run(&shared, &owner, &upload);
-            traced(points, &owner, (Action::Put, sco, length), done).await;
+            let span = match upload.recorded {
+                Some(trace) => Span::below(trace, SpanKind::Internal, "volume.upload"),
+                None => Span::control("volume.upload"),
+            };
+            traced(points, span, &owner, (Action::Put, sco, length), done).await;
         }
         Job::Checkpoint(owner, frozen) => {
             let points = (Point::VolumeCheckpointEntry, Point::VolumeCheckpointExit);
             let done = checkpoint::run(&shared, &owner, frozen);
-            traced(points, &owner, (Action::Put, 0, 0), done).await;
+            let span = Span::control("volume.checkpoint");
+            traced(points, span, &owner, (Action::Put, 0, 0), done).await;
         }
-        Job::Manifest(owner, manifest) => manifest::store(&shared, &owner, &manifest).await,
+        Job::Manifest(owner, manifest) => {
+            let work = manifest::store(&shared, &owner, &manifest);
+            Span::control("volume.manifest").scope(work).await;
+        }
         Job::Scrub(owner, size, job, is_urgent) => {
             let points = (Point::VolumeScrubEntry, Point::VolumeScrubExit);
             let done = scrub::run(&shared, &owner, size, job, is_urgent);
-            traced(points, &owner, (Action::Control, 0, 0), done).await;
+            let span = Span::control("volume.scrub");
+            traced(points, span, &owner, (Action::Control, 0, 0), done).await;
         }
         Job::Help(job, index, answer) => drop(answer.send(help::run(&shared, *job, &index).await)),
-        Job::Sweep(owner, job) => sweep::run(&shared, &owner, job).await,
+        Job::Sweep(owner, job) => {
+            let work = sweep::run(&shared, &owner, job);
+            Span::control("volume.sweep").scope(work).await;
+        }
         Job::Copy(owner, size, extents) => flatten::copy(&shared, &owner, size, extents).await,
         Job::Independent(owner) => flatten::independent(&shared, &owner).await,
         Job::Size(owner) => size::run(&shared, &owner).await,
-        Job::Erase(subject, right) => erase::run(&shared, &subject, &right).await,
+        Job::Erase(subject, right) => {
+            let work = erase::run(&shared, &subject, &right);
+            Span::control("volume.erase").scope(work).await;
+        }
         Job::Node(load, answer) => drop(answer.send(load::node(&shared, &load).await)),
         Job::Cluster(load, answer) => drop(answer.send(load::cluster(&shared, &load).await)),
         Job::Sco(subject, sco, epoch, length, answer) => {

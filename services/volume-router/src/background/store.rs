@@ -18,7 +18,6 @@ use sconce_schemas::wire::storage::{
 };
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
 use sconce_schemas::{ObjectName, VolumeId};
-use sconce_tracing::OperationId;
 use tokio::time::Instant;
 
 use crate::node::running;
@@ -225,8 +224,7 @@ impl Store {
                 break;
             };
             let caller = self.caller(endpoint);
-            let operation = OperationId::current();
-            let call = caller.call_for(operation, request, data.clone(), reply_bytes, deadline);
+            let call = caller.call(request, data.clone(), reply_bytes, deadline);
             match call.await {
                 Ok((StorageReply::Refused(refusal), _)) => match self.judge(refusal) {
                     StoreError::Unavailable(text) => failed = text,

@@ -138,12 +138,11 @@ async fn volumes(node: &Node) -> Result<Volumes, RegistryError> {
 /// Sees to the notes of volumes that others erased: what this node's write buffer holds of them goes, and what it stored
 /// of them while it did not know. Notes that nobody comes back for are forgotten.
 pub(crate) async fn give_up_erased(node: &Node) -> Result<(), RegistryError> {
-    let now_us = node.clock.unix_micros();
-    let awaited_us = u64::try_from(BUFFERS_AWAITED.as_micros()).unwrap_or(u64::MAX);
+    give_up_twins(node).await?;
     for erased in erasure::erased(&node.registry).await? {
         let over = match erased.note.buffer == node.device.id() {
             true => give_up(node, &erased).await?,
-            false => now_us.saturating_sub(erased.note.erased_us) > awaited_us,
+            false => is_past(node, erased.note.erased_us),
         };
         if over {
             // One that stays is found again.
@@ -151,6 +150,40 @@ pub(crate) async fn give_up_erased(node: &Node) -> Result<(), RegistryError> {
         }
     }
     Ok(())
+}
+
+/// The same for twins that the volume's record did not name any more when it went. Which nodes had one nobody knows, so these notes stay until nobody
+/// is waited for.
+async fn give_up_twins(node: &Node) -> Result<(), RegistryError> {
+    let notes = erasure::gone(&node.registry).await?;
+    if notes.is_empty() {
+        return Ok(());
+    }
+    let left: Vec<_> = notes
+        .iter()
+        .map(|gone| node.device.unclaimed_of(gone.volume))
+        .collect();
+    let there = node.registry.list(keys::VOLUMES, None, usize::MAX).await?;
+    let there: HashSet<String> = there.into_iter().map(|entry| entry.key).collect();
+    for (gone, left) in notes.into_iter().zip(left) {
+        let volume = gone.volume;
+        // A record that came back since, from a registry's backup or the back ends, is believed more than the note.
+        if there.contains(&keys::volume(volume)) || is_past(node, gone.note.erased_us) {
+            let _ = erasure::forget_gone(&node.registry, &gone).await;
+        } else if let Some(handle) = node.volumes.get(volume) {
+            handle.verify().await;
+        } else if let Some(left) = left {
+            let scos = node.device.give_up(left, |_| true);
+            tracing::info!(%volume, scos, "gave up what was left of the twin of a volume that was erased");
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody is waited for any more that was away then.
+fn is_past(node: &Node, erased_us: u64) -> bool {
+    let awaited_us = u64::try_from(BUFFERS_AWAITED.as_micros()).unwrap_or(u64::MAX);
+    node.clock.unix_micros().saturating_sub(erased_us) > awaited_us
 }
 
 /// Whether the note is worth nothing; otherwise its volume is erased once more, and the note goes with that.

@@ -51,7 +51,16 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the system says.
     fn keep(&self, file: &File, dir: &Path) -> io::Result<()>;
+
+    /// What names the time since the machine last lost what was written and not synced.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn boot(&self) -> io::Result<String>;
 }
+
+/// Where Linux names its boot (random(4)); in containers too it is the machine's.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The machine's.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +102,16 @@ impl Disk for SystemDisk {
     fn keep(&self, file: &File, dir: &Path) -> io::Result<()> {
         file.sync_all()?;
         File::open(dir)?.sync_all()
+    }
+
+    fn boot(&self) -> io::Result<String> {
+        let named = std::fs::read_to_string(BOOT_ID).map_err(|error| {
+            let text = format!(
+                "{BOOT_ID}, which tells whether the machine was booted anew, cannot be read: {error}"
+            );
+            io::Error::new(error.kind(), text)
+        })?;
+        Ok(named.trim_end().to_owned())
     }
 }
 

@@ -199,4 +199,8 @@ impl Disk for FaultyDisk {
             Some(fault) => Err(error(fault)),
         }
     }
+
+    fn boot(&self) -> io::Result<String> {
+        SystemDisk.boot()
+    }
 }

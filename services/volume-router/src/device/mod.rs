@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sconce_runtime::{Chance, simulated};
+use sconce_schemas::records::Buffer;
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::{Epoch, ScoId, ScoSize, VolumeId};
 
@@ -41,7 +42,7 @@ pub(crate) const PRESSED_FROM: u64 = 500;
 #[derive(Debug, Clone)]
 pub struct Device {
     shared: Arc<Shared>,
-    id: Arc<str>,
+    identity: Arc<Buffer>,
     _keeper: Arc<KeeperEnd>,
 }
 
@@ -73,7 +74,10 @@ impl Device {
         };
         let scos = dir.join("sco");
         fs::create_dir_all(&scos).map_err(told)?;
-        let id = identity::of(dir, chance).map_err(told)?;
+        let identity = Buffer {
+            id: identity::of(dir, chance).map_err(told)?,
+            boot: Some(disk.boot().map_err(told)?),
+        };
         let shared = Arc::new(Shared::new(scos, disk, size));
         scan::scan(&shared).map_err(told)?;
         let keeper = Arc::clone(&shared);
@@ -90,7 +94,7 @@ impl Device {
         };
         Ok(Device {
             shared,
-            id: id.into(),
+            identity: Arc::new(identity),
             _keeper: Arc::new(keeper),
         })
     }
@@ -98,7 +102,13 @@ impl Device {
     /// The buffer's identity, as a volume's record names it.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.id
+        &self.identity.id
+    }
+
+    /// The same, with the boot in which it was opened.
+    #[must_use]
+    pub fn identity(&self) -> &Buffer {
+        &self.identity
     }
 
     /// What the start found of a volume; it is the caller's from here on.
@@ -182,6 +192,11 @@ impl Device {
             return Err(error);
         }
         Ok(Some(Arc::new(sco)))
+    }
+
+    /// The cache that the volume was asked back is not with the volume, but with what nobody serves: from there it goes.
+    pub fn evict_left(&self, volume: VolumeId, sco: ScoId, epoch: Epoch) {
+        self.shared.evict_left(volume, sco, epoch);
     }
 
     /// The SCO is on the back ends and covered: its file is a cache from here on, and may be asked back.

@@ -379,6 +379,24 @@ impl Shared {
         drop(state);
     }
 
+    /// Likewise, where its volume was asked and does not have it.
+    pub(super) fn evict_left(&self, volume: VolumeId, sco: ScoId, epoch: Epoch) {
+        let mut state = self.state();
+        let Some(left) = state.unclaimed.get_mut(&volume) else {
+            return;
+        };
+        let asked = |found: &mut FoundSco| {
+            (found.header.id, found.header.epoch) == (sco, epoch) && found.file.tenure() == Tenure::Evicting
+        };
+        let taken: Vec<FoundSco> = left.scos.extract_if(.., asked).collect();
+        state.unclaimed.retain(|_, left| !left.scos.is_empty());
+        for found in &taken {
+            found.file.set_tenure(Tenure::RetiredEvicted);
+        }
+        // The last one that goes needs the lock.
+        drop(state);
+    }
+
     pub(super) fn usage(&self) -> Usage {
         let state = self.state();
         Usage {

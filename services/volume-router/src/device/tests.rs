@@ -474,6 +474,31 @@ fn what_no_volume_asked_for_stays_however_full_the_buffer_is() {
 }
 
 #[test]
+fn a_cache_that_was_given_back_by_a_volume_that_waits_can_be_taken_from_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = open(dir.path(), 2, Arc::new(SystemDisk));
+    let asked = tenant(&device, VOLUME);
+    let _first = obtain(&device, &asked, 1);
+    let second = obtain(&device, &asked, 2);
+    device.evictable(VOLUME, ScoId(2), Epoch(1), &second);
+    // It is served no more, but hears of its files.
+    let given_back = super::FoundSco {
+        header: header(VOLUME, 2),
+        file: second,
+    };
+    device.disclaim(VOLUME, vec![given_back]);
+    let another = VolumeId([9; 16]);
+    let other = tenant(&device, another);
+    let wanted = header(another, 3);
+    assert!(device.open_sco(&wanted).unwrap().is_none());
+    while asked.recv_timeout(LONG).unwrap() != Asked::Evict(2) {}
+    device.evict_left(VOLUME, ScoId(2), Epoch(1));
+    while device.open_sco(&wanted).unwrap().is_none() {
+        while other.recv_timeout(LONG).unwrap() != Asked::FileReady {}
+    }
+}
+
+#[test]
 fn a_cache_whose_volume_ended_while_it_was_asked_for_can_be_asked_for_again() {
     let dir = tempfile::tempdir().unwrap();
     let device = open(dir.path(), 2, Arc::new(SystemDisk));

@@ -9,7 +9,7 @@
 use sconce_registry::record::decode;
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
 use sconce_schemas::records::{
-    ErasedRecord, InodeKind, InodeRecord, Record as _, VolumePhase, VolumeRecord, keys,
+    ErasedRecord, GoneRecord, InodeKind, InodeRecord, Record as _, VolumePhase, VolumeRecord, keys,
 };
 use sconce_schemas::wire::registry::Entry;
 use sconce_schemas::wire::{Refusal, RefusalCode};
@@ -133,12 +133,13 @@ pub(crate) async fn end(
         Right::Owned(own) => remove(registry, volume, own, buffer, now_us).await,
         Right::Noted(buffer) => {
             let revision = noted(registry, volume, buffer).await?;
-            forget(registry, volume, revision).await
+            forget(registry, keys::erased(volume), revision).await
         }
     }
 }
 
-/// Where the record names another write buffer than this node's, `buffer`, that buffer's node is left a note.
+/// Where the record names another write buffer than this node's, `buffer`, that buffer's node is left a note; and one for all nodes where there may be
+/// twins that the record does not name.
 async fn remove(
     registry: &Registry,
     volume: VolumeId,
@@ -154,6 +155,10 @@ async fn remove(
         };
         remove_marks(registry, volume).await?;
         let mut changes = vec![Change::delete(key.clone(), Some(revision))];
+        if record.may_have_twins() {
+            let note = GoneRecord { erased_us: now_us };
+            changes.push(Change::put(keys::gone(volume), None, note.to_bytes()));
+        }
         if let Some(other) = record.buffer.filter(|other| other != buffer) {
             let note = ErasedRecord {
                 buffer: other,
@@ -212,14 +217,48 @@ pub(crate) async fn erased(registry: &Registry) -> Result<Vec<Erased>, RegistryE
     Ok(notes.into_iter().filter_map(erased).collect())
 }
 
+/// An erased volume that any write buffer may have a twin of.
+pub(crate) struct Gone {
+    /// The volume.
+    pub(crate) volume: VolumeId,
+    /// What the note says.
+    pub(crate) note: GoneRecord,
+    revision: Revision,
+}
+
+/// All of them. A note that cannot be read says nothing, and holds up nothing.
+pub(crate) async fn gone(registry: &Registry) -> Result<Vec<Gone>, RegistryError> {
+    let notes = registry.list(keys::GONE, None, usize::MAX).await?;
+    let gone = |entry: Entry| {
+        Some(Gone {
+            volume: entry.key.strip_prefix(keys::GONE)?.parse().ok()?,
+            note: decode(&entry).ok()?,
+            revision: entry.revision,
+        })
+    };
+    Ok(notes.into_iter().filter_map(gone).collect())
+}
+
+/// Whether a volume that has no record was erased, so that no twin of it is worth anything.
+pub(crate) async fn is_gone(registry: &Registry, volume: VolumeId) -> Result<bool, RegistryError> {
+    let note = registry.get_record::<GoneRecord>(&keys::gone(volume)).await?;
+    // In this order: a record that came back is believed more than the note.
+    Ok(note.is_some() && registry.get(&keys::volume(volume)).await?.is_none())
+}
+
+/// Nobody needs the note any more.
+pub(crate) async fn forget_gone(registry: &Registry, gone: &Gone) -> Result<(), RecordError> {
+    forget(registry, keys::gone(gone.volume), gone.revision).await
+}
+
 /// Nobody needs the note any more.
 pub(crate) async fn forget_erased(registry: &Registry, erased: &Erased) -> Result<(), RecordError> {
-    forget(registry, erased.volume, erased.revision).await
+    forget(registry, keys::erased(erased.volume), erased.revision).await
 }
 
 /// One that is another by now stays.
-async fn forget(registry: &Registry, volume: VolumeId, revision: Revision) -> Result<(), RecordError> {
-    let delete = Change::delete(keys::erased(volume), Some(revision));
+async fn forget(registry: &Registry, key: String, revision: Revision) -> Result<(), RecordError> {
+    let delete = Change::delete(key, Some(revision));
     match registry.commit(vec![delete]).await {
         Ok(_) => Ok(()),
         Err(error) => retry_or(error),

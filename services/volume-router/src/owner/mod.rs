@@ -16,7 +16,8 @@ mod recover;
 
 use std::sync::Arc;
 
-use sconce_registry::Registry;
+use sconce_registry::record::decode;
+use sconce_registry::{Entry, Registry, RegistryError};
 use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord, keys};
@@ -100,6 +101,19 @@ pub(crate) enum StartError {
     Soon(Refusal),
 }
 
+impl StartError {
+    /// What to answer.
+    pub(crate) const fn refusal(&self) -> &Refusal {
+        match self {
+            StartError::Refused(refusal)
+            | StartError::Over(refusal)
+            | StartError::Stuck(refusal)
+            | StartError::Later(refusal)
+            | StartError::Soon(refusal) => refusal,
+        }
+    }
+}
+
 impl From<RecordError> for StartError {
     fn from(error: RecordError) -> Self {
         match error {
@@ -150,10 +164,12 @@ pub(crate) async fn start(
     };
     let mut claimant = Claimant {
         node: node.name.clone(),
-        buffer: node.device.id().to_owned(),
+        buffer: node.device.identity().clone(),
         takeover: *takeover,
+        judged: before.epoch,
         orphan: None,
         epochs_used: epochs_of(found),
+        lost_power: record::seen_to_lose_power(&node.registry, &before, node.device.identity()).await?,
     };
     if let Err(refusal) = record::may_claim(&before, &claimant, &path) {
         let over = refusal.code != RefusalCode::WaitsForOwner
@@ -165,9 +181,7 @@ pub(crate) async fn start(
     }
     let relies_on_twin = record::relies_on_twin(&before, &node.name, node.device.id());
     if relies_on_twin && before.owner != node.name && !takeover.is_some_and(|takeover| takeover.force) {
-        if before.buffer.is_some() && node.registry.get(&keys::node(&before.owner)).await?.is_some() {
-            return Err(StartError::Refused(record::owner_is_there(&before, &path)));
-        }
+        owner_is_gone(&node.registry, &before, &path).await?;
         claimant.orphan = Some(before.epoch);
     }
     let manifest = manifest::newest(node, &subject, &before, found.is_empty()).await?;
@@ -178,11 +192,15 @@ pub(crate) async fn start(
     };
     // From here on the owner before acknowledges nothing that relies on a twin here, whoever wins.
     let sealed = shard.twins.seal(id);
+    if claimant.orphan.is_some() {
+        // It may have come back while the manifest was looked for: it would go on answering reads until it hears of this.
+        owner_is_gone(&node.registry, &before, &path).await?;
+    }
     let found = &[found, &sealed].concat();
     let newest = manifest.as_ref().map_or(Epoch::NONE, |manifest| manifest.epoch);
     claimant.epochs_used = epochs_of(found).max(newest);
-    let buffer_is_ours = before.buffer.as_deref() == Some(node.device.id());
     let claimed = record::claim(&node.registry, id, &claimant, &path, &node.clock).await?;
+    let buffer_is_ours = claimed.buffer.as_deref() == Some(node.device.id());
     so_far.claimed(&before, &claimant);
     let known = manifest.as_ref().map(|manifest| (manifest.epoch, manifest.seq));
     if claimed.manifest.map(|named| (named.epoch, named.seq)) > known {
@@ -231,6 +249,17 @@ pub(crate) async fn start(
     Ok(owned)
 }
 
+/// Whether the twin here is to be gone on from: the owner's node is not in the registry, or shows there that it cannot go on.
+async fn owner_is_gone(registry: &Registry, before: &VolumeRecord, path: &str) -> Result<(), StartError> {
+    let owner = registry.get(&keys::node(&before.owner)).await?;
+    // One whose record is damaged runs.
+    let can_go_on = |owner: &Entry| decode(owner).map_or(true, |owner| record::can_go_on(before, &owner));
+    match before.buffer.is_some() && owner.as_ref().is_some_and(can_go_on) {
+        true => Err(StartError::Refused(record::owner_is_there(before, path))),
+        false => Ok(()),
+    }
+}
+
 async fn recover(
     node: &Arc<Node>,
     source: recover::Source,
@@ -271,7 +300,7 @@ async fn recover(
         &node.registry,
         subject.volume,
         &ownership,
-        node.device.id(),
+        node.device.identity(),
         (&claimed.epochs, recovered.next_sco),
         &node.clock,
     )
@@ -340,12 +369,21 @@ pub(crate) fn epoch_at(epochs: &[EpochStart], sco: ScoId) -> Option<Epoch> {
     start.map(|start| start.epoch)
 }
 
-/// Reads the record again: whether the ownership holds.
+/// Reads the record again: whether the ownership holds. Nobody can say that of one that is damaged: its volume is not served from here on, and waits
+/// for the record alone, while the node's others go on.
 pub(crate) async fn verify(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
 ) -> Result<(), RecordError> {
-    let (record, _) = record::read(registry, volume).await?;
-    own.holds(&record).map_err(RecordError::Refused)
+    let found = registry.get_record::<VolumeRecord>(&keys::volume(volume)).await;
+    let holds = match found {
+        Ok(Some((record, _))) => own.holds(&record),
+        Ok(None) => Err(record::not_found(volume)),
+        Err(error @ RegistryError::Damaged { .. }) => {
+            Err(Refusal::retry(RefusalCode::Unavailable, error.to_string()))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    holds.map_err(RecordError::Refused)
 }

@@ -6,12 +6,15 @@
 //! Knows no engine.
 
 mod access;
+#[cfg(test)]
+mod tests;
 
+use sconce_registry::record::decode;
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
 use sconce_runtime::Clock;
 use sconce_schemas::records::{
-    CloneRecord, DtlMode, DtlState, EpochStart, LastMove, ManifestRef, MoveWhy, Moving, Record as _,
-    VolumePhase, VolumeRecord, keys,
+    Buffer, CloneRecord, DtlMode, DtlState, EpochStart, LastMove, ManifestRef, MoveWhy, Moving, NodeRecord,
+    Record as _, VolumePhase, VolumeRecord, keys,
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, NodeName, ScoId, VolumeId, VolumeSize};
@@ -26,14 +29,19 @@ pub(crate) struct Claimant {
     /// This node.
     pub(crate) node: NodeName,
     /// Its write buffer.
-    pub(crate) buffer: String,
+    pub(crate) buffer: Buffer,
     /// An operator accepts the loss of what another buffer holds, or takes the volume from another owner.
     pub(crate) takeover: Option<TakeOver>,
+    /// The newest ownership when all of this was decided.
+    pub(crate) judged: Epoch,
     /// The ownership whose owner was seen to be gone: its twin here may be gone on from, that of no other.
     pub(crate) orphan: Option<Epoch>,
     /// Epochs that are known to be used, whatever the record says: the newest in the write buffer and on the back
     /// ends. A registry that was restored from an older state must not give one out again.
     pub(crate) epochs_used: Epoch,
+    /// Write buffers of the record, as it names them, whose machines were seen to be booted anew since. They stay so: a boot does not come
+    /// back.
+    pub(crate) lost_power: Vec<Buffer>,
 }
 
 /// An operator's or the pool's wish to have the volume here.
@@ -120,12 +128,12 @@ pub(crate) async fn read(
     volume: VolumeId,
 ) -> Result<(VolumeRecord, Revision), RecordError> {
     let found = registry.get_record::<VolumeRecord>(&keys::volume(volume)).await?;
-    found.ok_or_else(|| {
-        RecordError::Refused(Refusal::reject(
-            RefusalCode::NotFound,
-            format!("volume {volume} does not exist"),
-        ))
-    })
+    found.ok_or_else(|| RecordError::Refused(not_found(volume)))
+}
+
+/// What to answer where there is no record.
+pub(crate) fn not_found(volume: VolumeId) -> Refusal {
+    Refusal::reject(RefusalCode::NotFound, format!("volume {volume} does not exist"))
 }
 
 /// Whether the claimant may own the volume, before it asks for it.
@@ -149,17 +157,17 @@ pub(crate) fn may_claim(record: &VolumeRecord, claimant: &Claimant, path: &str) 
         ));
     }
     let force = claimant.takeover.is_some_and(|takeover| takeover.force);
-    let has_twin = relies_on_twin(record, &claimant.node, &claimant.buffer)
+    let has_twin = relies_on_twin(record, &claimant.node, &claimant.buffer.id)
         && claimant.orphan.is_none_or(|orphan| orphan == record.epoch);
     match &record.buffer {
-        Some(buffer) if *buffer != claimant.buffer && !force && !has_twin => Err(Refusal::retry(
+        Some(buffer) if *buffer != claimant.buffer.id && !force && !has_twin => Err(Refusal::retry(
             RefusalCode::WaitsForOwner,
             format!(
                 "volume {path} may have acknowledged writes that are only in the write buffer {buffer} of {} \
                  (this one is {} of {}): writes since manifest {} would be lost. {} Bring that buffer back, or accept \
                  the loss with: sconce volume takeover {path} --force",
                 record.owner,
-                claimant.buffer,
+                claimant.buffer.id,
                 claimant.node,
                 record
                     .manifest
@@ -167,8 +175,73 @@ pub(crate) fn may_claim(record: &VolumeRecord, claimant: &Claimant, path: &str) 
                 twin_told(record, path),
             ),
         )),
-        _ => Ok(()),
+        _ if force => Ok(()),
+        _ => match waits_for(record, claimant) {
+            Some(other) => Err(lost_power(record, claimant, &other, path)),
+            None => Ok(()),
+        },
     }
+}
+
+/// Whether this write buffer is one that the record names, but its machine was booted anew since, so that it may lack what was acknowledged and
+/// not flushed.
+fn may_lack(record: &VolumeRecord, buffer: &Buffer) -> bool {
+    record.relied().any(|named| buffer.lost_power_since(&named))
+}
+
+/// The other write buffer that the claimant's waits for: this one may lack what that has. Where both may, either goes on with what was flushed.
+fn waits_for(record: &VolumeRecord, claimant: &Claimant) -> Option<Buffer> {
+    let may_have_more =
+        |other: &Buffer| other.id != claimant.buffer.id && !claimant.lost_power.contains(other);
+    record
+        .relied()
+        .find(may_have_more)
+        .filter(|_| may_lack(record, &claimant.buffer))
+}
+
+fn lost_power(record: &VolumeRecord, claimant: &Claimant, other: &Buffer, path: &str) -> Refusal {
+    let Claimant { node, buffer, .. } = claimant;
+    let of_host = record
+        .dtl_host
+        .as_ref()
+        .filter(|_| record.dtl_buffer.as_ref() == Some(&other.id));
+    let whose = of_host.map_or_else(String::new, |host| format!(" of {host}"));
+    Refusal::retry(
+        RefusalCode::WaitsForOwner,
+        format!(
+            "the machine of {node} was booted anew, so that its write buffer {} may lack writes to volume {path} that were acknowledged \
+             and not flushed. The write buffer {}{whose} has all of them: its node takes the volume over by itself once it is in the \
+             registry. Bring it back, or accept the loss of what was not flushed with: sconce volume takeover {path} --to {node} --force",
+            buffer.id, other.id,
+        ),
+    )
+}
+
+/// Of the write buffers that the record names, those whose machines were booted anew since. Asks only where it matters to this buffer's node: nodes
+/// are read after the record, and announce themselves before they begin an ownership that a record names.
+pub(crate) async fn seen_to_lose_power(
+    registry: &Registry,
+    record: &VolumeRecord,
+    buffer: &Buffer,
+) -> Result<Vec<Buffer>, RegistryError> {
+    if !may_lack(record, buffer) {
+        return Ok(Vec::new());
+    }
+    let nodes = registry.list(keys::NODES, None, usize::MAX).await?;
+    // One whose record is damaged does not say; nor does a storage-router.
+    let announced: Vec<Buffer> = nodes
+        .iter()
+        .filter_map(|entry| decode::<NodeRecord>(entry).ok()?.buffer)
+        .collect();
+    let has_lost = |named: &Buffer| announced.iter().any(|now| now.lost_power_since(named));
+    Ok(record.relied().filter(has_lost).collect())
+}
+
+/// Whether a node that is in the registry may go on with the volume that it owns: its write buffer is one that the record names, and has all
+/// that was acknowledged. One that does not say may.
+pub(crate) fn can_go_on(record: &VolumeRecord, owner: &NodeRecord) -> bool {
+    let Some(buffer) = &owner.buffer else { return true };
+    record.relied().any(|named| buffer.has_all_of(&named))
 }
 
 /// What an operator has to know of the twin of a volume that waits for its owner.
@@ -193,6 +266,17 @@ pub(crate) fn owner_is_there(record: &VolumeRecord, path: &str) -> Refusal {
             "volume {path} is served by {}, which is in the registry: its twin here is taken over once {} is gone from there. \
              Stop {}, or take the volume from it with: sconce volume takeover {path} --force",
             record.owner, record.owner, record.owner
+        ),
+    )
+}
+
+/// What was decided was about another ownership: what this one acknowledges nobody has given up.
+fn claimed_meanwhile(record: &VolumeRecord, claimant: &Claimant, path: &str) -> Refusal {
+    Refusal::retry(
+        RefusalCode::Conflict,
+        format!(
+            "volume {path} was taken over by {} (epoch {}) while {} was about to, by what epoch {} left: {} has it now",
+            record.owner, record.epoch, claimant.node, claimant.judged, record.owner
         ),
     )
 }
@@ -250,6 +334,9 @@ pub(crate) async fn claim(
     clock: &Clock,
 ) -> Result<VolumeRecord, RecordError> {
     change(registry, volume, |record| {
+        if record.epoch != claimant.judged && record.owner != claimant.node {
+            return Err(claimed_meanwhile(record, claimant, path));
+        }
         may_claim(record, claimant, path)?;
         record.epoch = record.epoch.max(claimant.epochs_used).next();
         record.epoch_since_us = Some(clock.unix_micros());
@@ -266,7 +353,7 @@ pub(crate) async fn begin_epoch(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
-    buffer: &str,
+    buffer: &Buffer,
     (earlier, first_sco): (&[EpochStart], ScoId),
     clock: &Clock,
 ) -> Result<VolumeRecord, RecordError> {
@@ -276,7 +363,8 @@ pub(crate) async fn begin_epoch(
         // An ownership that wrote nothing leaves no trace.
         record.epochs.retain(|earlier| earlier.first_sco < first_sco);
         record.epochs.push(EpochStart { epoch, first_sco });
-        record.buffer = Some(buffer.to_owned());
+        record.buffer = Some(buffer.id.clone());
+        record.buffer_boot.clone_from(&buffer.boot);
         // A move ends with the ownership that it began in, wherever this one is.
         if let Some(moving) = record.moving.take() {
             record.set_dtl_mode(moving.mode);
@@ -344,6 +432,7 @@ pub(crate) async fn release(
 ) -> Result<(), RecordError> {
     change_own(registry, volume, own, |record| {
         let had_buffer = record.buffer.take().is_some();
+        record.buffer_boot = None;
         let moved = record.moving.take();
         if let Some(moving) = &moved {
             record.set_dtl_mode(moving.mode);
@@ -464,7 +553,7 @@ pub(crate) async fn note_in_sync(
     volume: VolumeId,
     own: &Ownership,
     host: &NodeName,
-    buffer: &str,
+    buffer: &Buffer,
     clock: &Clock,
 ) -> Result<(), RecordError> {
     change(registry, volume, |record| {
@@ -474,12 +563,13 @@ pub(crate) async fn note_in_sync(
             let text = format!("volume {volume} wants no twin any more");
             return Err(Refusal::retry(RefusalCode::Conflict, text));
         }
-        if relies_on_twin(record, host, buffer) {
+        if relies_on_twin(record, host, &buffer.id) && record.dtl_boot == buffer.boot {
             return Ok(Changed::No);
         }
         set_state(record, DtlState::InSync, clock);
         record.dtl_host = Some(host.clone());
-        record.dtl_buffer = Some(buffer.to_owned());
+        record.dtl_buffer = Some(buffer.id.clone());
+        record.dtl_boot.clone_from(&buffer.boot);
         Ok(Changed::Yes)
     })
     .await
@@ -564,14 +654,24 @@ pub(crate) async fn end_move(
     own: &Ownership,
     clock: &Clock,
 ) -> Result<DtlMode, RecordError> {
-    let record = change_own(registry, volume, own, |record| match record.moving.take() {
-        Some(moving) => {
+    let record = change_own(registry, volume, own, |record| {
+        if let Some(moving) = record.moving.take() {
             waited_for(record, moving.mode, clock);
-            Changed::Yes
         }
-        None => Changed::No,
+        // Also where it says so: as in `note_degraded`, that of a move's beginning may still be on its way.
+        Changed::Yes
     })
     .await?;
+    Ok(record.dtl_mode)
+}
+
+/// How the twin is waited for, by what the record says: nothing that was asked for before and is still on its way changes that any more.
+pub(crate) async fn settle_dtl_mode(
+    registry: &Registry,
+    volume: VolumeId,
+    own: &Ownership,
+) -> Result<DtlMode, RecordError> {
+    let record = change_own(registry, volume, own, |_| Changed::Yes).await?;
     Ok(record.dtl_mode)
 }
 
@@ -621,6 +721,7 @@ fn waited_for(record: &mut VolumeRecord, mode: DtlMode, clock: &Clock) -> bool {
 fn without_twin(record: &mut VolumeRecord, clock: &Clock) -> bool {
     let state = record.dtl_mode.without_twin();
     let before = (record.dtl_state, record.dtl_host.take(), record.dtl_buffer.take());
+    record.dtl_boot = None;
     set_state(record, state, clock);
     before != (state, None, None)
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use sconce_balance::{FollowRule, IoWindow, Origin, Pool, Stable, Volume};
 use sconce_registry::RegistryError;
 use sconce_runtime::Chance;
-use sconce_schemas::records::{MoveWhy, NodeRecord, keys};
+use sconce_schemas::records::{MoveWhy, NodeRecord};
 use sconce_schemas::wire::event::What;
 use sconce_schemas::{ByteLen, NodeName, VolumeId};
 use tokio::time::Instant;
@@ -88,8 +88,7 @@ impl Autopilot {
         let Some(volumes) = self.node.seen.volumes().filter(|_| self.node.gate.is_open()) else {
             return Ok(());
         };
-        let nodes = self.node.registry.list_records::<NodeRecord>(keys::NODES).await?;
-        let nodes: Vec<NodeRecord> = nodes.into_iter().map(|(_, node, _)| node).collect();
+        let nodes = self.node.registry.nodes().await?;
         let pool = Pool::new(&nodes, drained(&self.node.registry).await?, volumes);
         self.stable.look(&pool, now);
         self.forget_others(&pool, now);

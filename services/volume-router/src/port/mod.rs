@@ -19,7 +19,7 @@ use sconce_schemas::VolumeId;
 use sconce_schemas::geometry::{ByteLen, ClusterAddress};
 use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeReply, VolumeRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_tracing::{OperationId, Point, Step};
+use sconce_tracing::{Point, Step, telemetry};
 
 use crate::actor::{Operation, Shard, VolumeHandle, Waiting};
 use peers::Peers;
@@ -141,10 +141,12 @@ impl Port {
         if let Err(refusal) = check(&request, &io) {
             return refuse(request, refusal);
         }
+        let recorded = request.reply.is_recorded();
+        let recorded = recorded.then(|| Box::new(request.reply.trace()));
         let waiting = Waiting {
+            operation: request.reply.operation(),
             reply: request.reply,
             volume: open.volume,
-            operation: OperationId(request.trace),
             code: Some(io.code),
             offset: io.offset,
             bytes: request.data.len() as u64 + u64::from(request.reply_bytes),
@@ -170,6 +172,7 @@ impl Port {
             pass: open.pass,
             request: io,
             data: request.data,
+            recorded,
         };
         match self.rounds.iter_mut().find(|known| known.volume == open.volume) {
             Some(gathered) => gathered.operations.push(operation),
@@ -196,7 +199,11 @@ impl Port {
             stop: self.stop.clone(),
             _counted: Rc::clone(&self.controls),
         };
-        actix_rt::spawn(work.run(control, request.data, request.reply));
+        let trace = request.reply.trace();
+        actix_rt::spawn(telemetry::scope(
+            trace,
+            work.run(control, request.data, request.reply),
+        ));
     }
 }
 

@@ -27,6 +27,9 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Names a SCO of a stream: copies are of earlier ownerships too.
 pub(super) type Key = (ScoId, Epoch);
 
+/// Names a stream among those of a volume: numbers begin anew in each ownership.
+pub(super) type StreamId = (Epoch, u64);
+
 /// Something that a stream said, with whom to answer.
 pub(super) struct Said {
     pub(super) say: TwinSay,
@@ -139,6 +142,10 @@ impl Stream {
             released: ScoId::NONE,
             device: device.clone(),
         }
+    }
+
+    pub(super) const fn id(&self) -> StreamId {
+        (self.epoch, self.number)
     }
 
     /// Whether something waits for a free file.

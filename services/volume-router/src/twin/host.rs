@@ -25,9 +25,10 @@ use sconce_tracing::{Action, Point, Status, Step};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::files::{Broken, Outcome, Said, Stream, Unsynced};
+use super::files::{Broken, Outcome, Said, Stream, StreamId, Unsynced};
 use crate::device::{FoundSco, Tenant};
 use crate::node::Node;
+use crate::owner::erasure;
 use crate::owner::record::{self, RecordError, refusal_of};
 
 /// Attaches that one shard works on at a time.
@@ -56,7 +57,7 @@ struct State {
     attaches: HashMap<VolumeId, u64>,
     last_attach: u64,
     /// The newest ownership and stream of each volume that attached to this run of the host.
-    newest: HashMap<VolumeId, (Epoch, u64)>,
+    newest: HashMap<VolumeId, StreamId>,
     /// Volumes that an actor of this shard has, or is about to have.
     occupied: HashSet<VolumeId>,
     /// What ended streams had, for the actors that are starting.
@@ -126,7 +127,7 @@ impl Twins {
     fn say(self: &Rc<Self>, (volume, epoch, stream): (VolumeId, Epoch, u64), said: Said) {
         let mut state = self.state.borrow_mut();
         let known = state.streams.get_mut(&volume);
-        let Some(known) = known.filter(|known| (known.epoch, known.number) == (epoch, stream)) else {
+        let Some(known) = known.filter(|known| known.id() == (epoch, stream)) else {
             if leaves_out(Planted::NoSeal) && self.node.volumes.get(volume).is_some() {
                 return done(said.reply);
             }
@@ -163,7 +164,7 @@ impl Twins {
                     Ok(()) => self.go_on(volume),
                     Err(refused) => {
                         let (said, broken) = *refused;
-                        self.broken(volume, stream, &broken, said.reply);
+                        self.broken(volume, (epoch, stream), &broken, said.reply);
                     }
                 }
             }
@@ -178,22 +179,28 @@ impl Twins {
                 return;
             };
             let Some(said) = stream.next() else { return };
-            let number = stream.number;
+            let id = stream.id();
             match stream.carry_out(&said) {
                 Ok(Outcome::Done) => done(said.reply),
                 Ok(Outcome::Waits) => return stream.put_back(said),
                 Ok(Outcome::Sync(files)) if files.is_empty() => done(said.reply),
-                Ok(Outcome::Sync(files)) => self.sync(volume, number, files, said.reply),
-                Ok(Outcome::Copied(sco)) => self.finish_copy(volume, number, sco, said.reply),
+                Ok(Outcome::Sync(files)) => self.sync(volume, id, files, said.reply),
+                Ok(Outcome::Copied(sco)) => self.finish_copy(volume, id, sco, said.reply),
                 Err(broken) => {
                     drop(state);
-                    return self.broken(volume, number, &broken, said.reply);
+                    return self.broken(volume, id, &broken, said.reply);
                 }
             }
         }
     }
 
-    fn sync(self: &Rc<Self>, volume: VolumeId, number: u64, files: Vec<Unsynced>, reply: Reply<VolumeReply>) {
+    fn sync(
+        self: &Rc<Self>,
+        volume: VolumeId,
+        id: StreamId,
+        files: Vec<Unsynced>,
+        reply: Reply<VolumeReply>,
+    ) {
         let twins = Rc::clone(self);
         actix_rt::spawn(async move {
             let synced = sconce_runtime::blocking(move || {
@@ -202,48 +209,51 @@ impl Twins {
             });
             let synced = synced.await.map_err(std::io::Error::other).flatten();
             match synced {
-                Ok(files) => twins.ended(volume, number, reply, |stream| stream.synced(&files)),
-                Err(error) => twins.broken(volume, number, &Broken::Device(error), reply),
+                Ok(files) => twins.ended(volume, id, reply, |stream| stream.synced(&files)),
+                Err(error) => twins.broken(volume, id, &Broken::Device(error), reply),
             }
         });
     }
 
-    fn finish_copy(self: &Rc<Self>, volume: VolumeId, number: u64, sco: FoundSco, reply: Reply<VolumeReply>) {
+    fn finish_copy(
+        self: &Rc<Self>,
+        volume: VolumeId,
+        id: StreamId,
+        sco: FoundSco,
+        reply: Reply<VolumeReply>,
+    ) {
         let twins = Rc::clone(self);
         actix_rt::spawn(async move {
             let file = Arc::clone(&sco.file);
             let synced = sconce_runtime::blocking(move || file.sync()).await;
             let synced = synced.map_err(std::io::Error::other).flatten();
-            let is_known = twins.is_known(volume, number);
+            let is_known = twins.is_known(volume, id);
             if !is_known || synced.is_err() {
                 twins.node.device.retire(&sco.file);
             }
             match synced {
-                Ok(()) => twins.ended(volume, number, reply, |stream| stream.copied(sco)),
-                Err(error) => twins.broken(volume, number, &Broken::Device(error), reply),
+                Ok(()) => twins.ended(volume, id, reply, |stream| stream.copied(sco)),
+                Err(error) => twins.broken(volume, id, &Broken::Device(error), reply),
             }
         });
     }
 
-    fn is_known(&self, volume: VolumeId, number: u64) -> bool {
+    fn is_known(&self, volume: VolumeId, id: StreamId) -> bool {
         let state = self.state.borrow();
-        state
-            .streams
-            .get(&volume)
-            .is_some_and(|known| known.number == number)
+        state.streams.get(&volume).is_some_and(|known| known.id() == id)
     }
 
     /// What took its time is done, if the stream still is.
     fn ended(
         &self,
         volume: VolumeId,
-        number: u64,
+        id: StreamId,
         reply: Reply<VolumeReply>,
         then: impl FnOnce(&mut Stream),
     ) {
         let mut state = self.state.borrow_mut();
         let known = state.streams.get_mut(&volume);
-        match known.filter(|known| known.number == number) {
+        match known.filter(|known| known.id() == id) {
             Some(stream) => {
                 then(stream);
                 done(reply);
@@ -253,8 +263,8 @@ impl Twins {
     }
 
     /// A stream cannot go on. Its files stay in the write buffer: what was acknowledged before relies on them.
-    fn broken(&self, volume: VolumeId, number: u64, broken: &Broken, reply: Reply<VolumeReply>) {
-        if !self.is_known(volume, number) {
+    fn broken(&self, volume: VolumeId, id: StreamId, broken: &Broken, reply: Reply<VolumeReply>) {
+        if !self.is_known(volume, id) {
             return refuse(reply, over(volume, "it ended meanwhile"));
         }
         let ended = self.end(volume, "it broke");
@@ -364,6 +374,7 @@ impl Twins {
         self.join(volume);
         Ok(TwinReply::Attached {
             buffer: device.id().to_owned(),
+            boot: device.identity().boot.clone(),
         })
     }
 
@@ -496,6 +507,10 @@ impl Twins {
                         || record.epoch > epoch
                             && !record::relies_on_twin(&record, &self.node.name, self.node.device.id())
                         || record::relies_elsewhere(&record, self.node.device.id())
+                }
+                Err(RecordError::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
+                    // Without a word that it was erased, its record may have been lost.
+                    matches!(erasure::is_gone(&self.node.registry, volume).await, Ok(true))
                 }
                 Err(_) => false,
             };

@@ -14,11 +14,13 @@ use sconce_bus::{Caller, Endpoint, Hello, Network, Role};
 use sconce_registry::{Registry, RegistryError};
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{NodeName, VolumeId};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::node::{drained, running};
+use crate::owner::record::RecordError;
 
 /// How long a list of volume-routers is believed: many volumes look for another twin at the same time.
 const NODES_AGE_MAX: Duration = Duration::from_secs(1);
@@ -66,6 +68,21 @@ impl Lines {
     pub(super) async fn is_drained(&self, node: &NodeName) -> Result<bool, RegistryError> {
         self.list_if_old().await?;
         Ok(self.drained.borrow().contains(node))
+    }
+
+    /// Whether a volume may be moved to a node: it is a volume-router that runs and is not drained.
+    pub(crate) async fn may_be_moved_to(&self, node: &NodeName) -> Result<(), RecordError> {
+        self.list().await?;
+        let why = match self.nodes.borrow().iter().any(|running| running.name == *node) {
+            true => return Ok(()),
+            false if self.drained.borrow().contains(node) => "is drained",
+            false => "is no volume-router that is in the registry: start it, or see sconce node list",
+        };
+        let text = format!("{node} {why}");
+        Err(RecordError::Refused(Refusal::retry(
+            RefusalCode::Unavailable,
+            text,
+        )))
     }
 
     async fn list_if_old(&self) -> Result<(), RegistryError> {

@@ -15,12 +15,13 @@ use std::time::Duration;
 use sconce_balance::TwinRank;
 use sconce_bus::CallError;
 use sconce_runtime::{Backoff, Chance};
-use sconce_schemas::records::{DtlState, NodeRecord, TwinHost};
+use sconce_schemas::records::{Buffer, DtlState, NodeRecord, TwinHost};
 use sconce_schemas::sco::ScoHeader;
 use sconce_schemas::wire::event::{TwinRefused, What};
 use sconce_schemas::wire::twin::{TwinReply, TwinSay};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{BatchSeq, ByteLen, NodeName, ScoId, ScoSize};
+use sconce_tracing::Trace;
 use sconce_volume::{Append, Event, TwinState};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -223,7 +224,7 @@ impl Ours {
                 return Err(Refusal::retry(RefusalCode::Unavailable, "the twin was lost"));
             };
             let (registry, owner) = (&shared.shard.node.registry, &shared.owner);
-            let (volume, twin) = (owner.subject().volume, (stream.node(), stream.buffer.as_str()));
+            let (volume, twin) = (owner.subject().volume, (stream.node(), stream.buffer.id.as_str()));
             let handed = hand_over(registry, volume, owner.ownership(), twin);
             match timeout(shared.timeout(), handed).await {
                 Ok(handed) => handed.map_err(refusal_of),
@@ -246,9 +247,10 @@ impl Ours {
         }
     }
 
-    pub(crate) fn append(&self, append: &Append) {
+    /// `recorded`: what the batch belongs to, if an operation in it is recorded in spans.
+    pub(crate) fn append(&self, append: &Append, recorded: Option<Trace>) {
         if let Some(stream) = self.shared.live() {
-            stream.append(append);
+            stream.append(append, recorded);
         }
     }
 
@@ -545,7 +547,7 @@ impl Shared {
             sco_size: self.sco_size,
         };
         match party.ask(say, bytes::Bytes::new()).await? {
-            TwinReply::Attached { buffer } => Ok(Stream::new(party, buffer)),
+            TwinReply::Attached { buffer: id, boot } => Ok(Stream::new(party, Buffer { id, boot })),
             TwinReply::Done => Err(Trouble::Answer),
         }
     }

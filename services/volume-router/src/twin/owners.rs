@@ -7,17 +7,18 @@
 //! Crash: the next start lists the records anew.
 //! Knows no streams: also one that was started anew has the files.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sconce_registry::RegistryError;
-use sconce_schemas::records::{VolumePhase, VolumeRecord, keys};
+use sconce_registry::record::decode;
+use sconce_registry::{Entry, RegistryError};
+use sconce_schemas::records::{Buffer, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::{NodeName, VolumeId};
 use tokio::sync::mpsc;
 
 use crate::node::Node;
-use crate::owner::record::relies_on_twin;
+use crate::owner::record::can_go_on;
 use crate::shard::Begin;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -25,22 +26,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Volumes of other nodes whose records rely on this node's write buffer, with their owners.
 #[derive(Debug, Default)]
 pub(crate) struct Relied {
-    owners: Mutex<BTreeMap<VolumeId, NodeName>>,
+    records: Mutex<BTreeMap<VolumeId, VolumeRecord>>,
 }
 
 impl Relied {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, NodeName>> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, VolumeRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A volume's record was seen by the node of this name with this write buffer.
-    pub(crate) fn note(&self, record: &VolumeRecord, name: &NodeName, buffer: &str) {
-        let has_all = relies_on_twin(record, name, buffer) || record.buffer.as_deref() == Some(buffer);
+    pub(crate) fn note(&self, record: &VolumeRecord, name: &NodeName, buffer: &Buffer) {
+        let has_all = record.relied().any(|named| buffer.has_all_of(&named));
         let relied = record.phase == VolumePhase::Active && record.owner != *name && has_all;
-        let mut owners = self.lock();
+        let mut records = self.lock();
         match relied {
-            true => drop(owners.insert(record.id, record.owner.clone())),
-            false => drop(owners.remove(&record.id)),
+            true => drop(records.insert(record.id, record.clone())),
+            false => drop(records.remove(&record.id)),
         }
     }
 
@@ -54,8 +55,8 @@ impl Relied {
         self.lock().clear();
     }
 
-    fn all(&self) -> BTreeMap<VolumeId, NodeName> {
-        self.lock().clone()
+    fn all(&self) -> Vec<VolumeRecord> {
+        self.lock().values().cloned().collect()
     }
 }
 
@@ -74,14 +75,19 @@ async fn look(node: &Node, begin: &[mpsc::Sender<Begin>]) -> Result<(), Registry
     if relied.is_empty() {
         return Ok(());
     }
-    // By their keys: a node's record may be damaged, and the node runs.
     let nodes = node.registry.list(keys::NODES, None, usize::MAX).await?;
-    let running: HashSet<String> = nodes.into_iter().map(|entry| entry.key).collect();
-    for (volume, owner) in relied {
-        if running.contains(&keys::node(&owner)) {
+    let nodes: HashMap<&str, &Entry> = nodes.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+    for record in relied {
+        let (volume, owner) = (record.id, &record.owner);
+        let can_go_on = match nodes.get(keys::node(owner).as_str()) {
+            // One whose record is damaged runs.
+            Some(entry) => decode(entry).map_or(true, |owner| can_go_on(&record, &owner)),
+            None => false,
+        };
+        if can_go_on {
             continue;
         }
-        tracing::debug!(%volume, %owner, "an owner is gone: its volume is gone on with from the write buffer here");
+        tracing::debug!(%volume, %owner, "an owner is gone, or lost power: its volume is gone on with from the write buffer here");
         if let Some(shard) = begin.get(node.shard_of(volume)) {
             // A shard that takes none is stopping.
             let _ = shard.send(Begin::Orphan(volume)).await;

@@ -16,13 +16,14 @@ use futures_util::FutureExt as _;
 use sconce_bus::{Begun, CallError, NotBegun};
 use sconce_runtime::Chance;
 use sconce_runtime::simulated::{Planted, leaves_out};
+use sconce_schemas::records::Buffer;
 use sconce_schemas::sco::{HEADER_LEN, ScoHeader};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
 use sconce_schemas::{BatchSeq, ByteLen, Epoch, NodeName, ScoId, VolumeId};
-use sconce_tracing::{Action, OperationId, OperationIds, Point, Status, Step};
+use sconce_tracing::{Action, Cause, OperationId, OperationIds, Point, Status, Step, Trace};
 use sconce_volume::{Append, Event};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -102,8 +103,8 @@ fn done(reply: &TwinReply) -> Result<(), Trouble> {
 /// A stream that the twin knows. Dropped, it is told nothing more.
 pub(super) struct Stream {
     inner: Rc<Inner>,
-    /// Identity of the twin's write buffer.
-    pub(super) buffer: String,
+    /// The twin's write buffer.
+    pub(super) buffer: Buffer,
     tasks: [JoinHandle<()>; 3],
 }
 
@@ -126,6 +127,8 @@ struct Inner {
 struct Unsent {
     batch: Option<BatchSeq>,
     operation: OperationId,
+    /// The span of an operation in the batch, where one is recorded.
+    cause: Option<Cause>,
     request: VolumeRequest,
     data: Bytes,
     at: Instant,
@@ -141,7 +144,7 @@ struct Sent {
 
 impl Stream {
     /// The stream that the twin has said yes to.
-    pub(super) fn new(party: Party, buffer: String) -> Self {
+    pub(super) fn new(party: Party, buffer: Buffer) -> Self {
         let inner = Rc::new(Inner {
             party,
             unsent: RefCell::default(),
@@ -194,10 +197,10 @@ impl Stream {
             first_batch: header.first_batch,
             synced_below: header.synced_below,
         };
-        self.inner.say(None, say, Bytes::new());
+        self.inner.say((None, None), say, Bytes::new());
     }
 
-    pub(super) fn append(&self, append: &Append) {
+    pub(super) fn append(&self, append: &Append, recorded: Option<Trace>) {
         let say = TwinSay::Append {
             sco: append.sco,
             seq: append.seq,
@@ -205,7 +208,9 @@ impl Stream {
             tlog: append.tlog.clone(),
             first_slot: append.first_slot,
         };
-        self.inner.say(Some(append.seq), say, joined(&append.data));
+        let cause = recorded.and_then(|trace| trace.cause);
+        self.inner
+            .say((Some(append.seq), cause), say, joined(&append.data));
         if leaves_out(Planted::AckBeforeTwin) {
             self.inner.tell(Event::TwinHeld { upto: append.seq });
         }
@@ -322,7 +327,7 @@ async fn copy(inner: &Inner, header: ScoHeader, mut bytes: Bytes) {
 
 impl Inner {
     /// What comes after everything that was said so.
-    fn say(&self, batch: Option<BatchSeq>, say: TwinSay, data: Bytes) {
+    fn say(&self, (batch, cause): (Option<BatchSeq>, Option<Cause>), say: TwinSay, data: Bytes) {
         if self.over.get() {
             return;
         }
@@ -331,6 +336,7 @@ impl Inner {
         let mut unsent = Unsent {
             batch,
             operation,
+            cause,
             request: self.party.request(say),
             data,
             at: Instant::now(),
@@ -355,11 +361,16 @@ impl Inner {
         let Unsent {
             batch,
             operation,
+            cause,
             request,
             data,
             at,
         } = unsent;
-        match self.party.line.begin_for(operation, &request, data, 0) {
+        let trace = Trace {
+            operation: operation.0,
+            cause,
+        };
+        match self.party.line.begin_for(trace, &request, data, 0) {
             Ok(begun) => {
                 self.sent.borrow_mut().push_back(Sent {
                     batch,
@@ -373,6 +384,7 @@ impl Inner {
             Err(NotBegun::NoRoom(data)) => Some(Unsent {
                 batch,
                 operation,
+                cause,
                 request,
                 data,
                 at,

@@ -55,6 +55,7 @@ impl Pool {
             version: "0.1.0".to_owned(),
             pid: 1,
             place: None,
+            buffer: None,
         };
         let put = Change::put(keys::node(&record.name), None, record.to_bytes());
         self.registry.commit(vec![put]).await.unwrap();

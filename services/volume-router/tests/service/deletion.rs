@@ -148,6 +148,7 @@ fn a_deletion_whose_owner_is_gone_is_taken_over_and_nothing_that_is_needed_is_to
             version: String::new(),
             pid: 1,
             place: None,
+            buffer: None,
         };
         world.put(keys::node(&living.owner), &elsewhere).await;
         kept.push(("its owner lives", living));
@@ -316,6 +317,7 @@ fn an_erasure_stops_when_the_record_is_anothers_or_the_volume_comes_back() {
             version: String::new(),
             pid: 1,
             place: None,
+            buffer: None,
         };
         world.put(keys::node(&elsewhere.name), &elsewhere).await;
         let anothers = VolumeRecord {

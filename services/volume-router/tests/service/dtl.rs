@@ -1,9 +1,12 @@
 //! An owner and its twins: every acknowledged write is on two nodes, or the record says that it is not.
 
-use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, keys};
+use sconce_registry::Change;
+use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, Record as _, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::wire::Remedy;
+use sconce_schemas::wire::volume::VolumeControl;
 
 use crate::client::Client;
-use crate::cluster::{NODE, block_on, until};
+use crate::cluster::{Cluster, NODE, block_on, until};
 use crate::peer::Peer;
 use crate::scene::{SOON, Scene, scos};
 
@@ -90,7 +93,7 @@ fn a_twin_that_says_nothing_holds_writes_up_no_longer_than_is_set() {
         let peer = Peer::start(&scene.cluster, "silent", SOON).await;
         scene.set(DtlMode::Sync).await;
         scene.in_sync_at(&peer).await;
-        peer.signal("-STOP");
+        peer.hold().await;
         scene.change(1).await;
         scene.is_degraded().await;
         peer.signal("-CONT");
@@ -138,6 +141,81 @@ fn a_volume_that_wants_no_twin_any_more_leaves_none() {
         .await;
         scene.change(20).await;
         scene.model.check(&mut scene.client).await;
+    });
+}
+
+#[test]
+fn a_host_that_was_away_gives_up_the_twin_of_a_volume_that_is_erased_by_then() {
+    block_on(async {
+        let settings = format!("{SOON}[erase]\ngrace = \"0s\"\nadopt_after = \"1s\"\n");
+        let mut scene = Scene::of(Cluster::new().with_settings(&settings), 42).await;
+        // A service whose record is damaged runs, and is nobody's business here.
+        let damaged = keys::node(&"damaged".parse().unwrap());
+        let damaged = Change::put(damaged, None, b"no record".to_vec());
+        scene.registry.commit(vec![damaged]).await.unwrap();
+        scene.change(20).await;
+        scene.client.sync().await;
+        scene.cluster.stop_storage();
+        scene.change(20).await;
+        let mut peer = Peer::start(&scene.cluster, "away", &settings).await;
+        scene.set(DtlMode::Sync).await;
+        scene.in_sync_at(&peer).await;
+        peer.kill();
+        scene.change(1).await;
+        scene.is_degraded().await;
+        scene.cluster.start_storage();
+        until("the record to be marked", async || {
+            let key = keys::volume(scene.client.volume);
+            let (mut record, revision) = scene.registry.get_record::<VolumeRecord>(&key).await.unwrap()?;
+            record.phase = VolumePhase::Deleting;
+            let changes = vec![
+                Change::put(key, Some(revision), record.to_bytes()),
+                Change::delete(keys::inode(record.inode), None),
+            ];
+            scene.registry.commit(changes).await.ok()
+        })
+        .await;
+        until("the record to go", async || {
+            let found = scene
+                .registry
+                .get(&keys::volume(scene.client.volume))
+                .await
+                .unwrap();
+            found.is_none().then_some(())
+        })
+        .await;
+        assert!(scos(&scene.cluster, peer.name) > 0);
+        let peer = Peer::start(&scene.cluster, "away", &settings).await;
+        until("the twin to be given up", async || {
+            (scos(&scene.cluster, peer.name) == 0).then_some(())
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_mode_that_could_not_be_noted_is_not_the_volumes() {
+    block_on(async {
+        // The lease lasts longer than the registry is away.
+        let mut scene = Scene::of(Cluster::new().with_settings("[volumes]\nlease = \"30s\"\n"), 43).await;
+        scene.cluster.stop_registry();
+        let volume = scene.client.volume;
+        let mode = DtlMode::Sync;
+        let refusal = scene
+            .client
+            .control(VolumeControl::SetDtl { volume, mode })
+            .await
+            .unwrap_err();
+        assert_eq!(refusal.remedy, Remedy::Retry, "{refusal}");
+        scene.cluster.start_registry();
+        until("the volume to want what its record says", async || {
+            let shown = scene.client.show().await;
+            (shown.dtl_mode == Some(scene.record().await.dtl_mode)).then_some(())
+        })
+        .await;
+        scene.change(20).await;
+        scene.set(DtlMode::Async).await;
+        assert_eq!(scene.client.show().await.dtl_mode, Some(DtlMode::Async));
     });
 }
 

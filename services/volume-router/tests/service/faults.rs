@@ -17,14 +17,14 @@ use crate::cluster::{Cluster, LONG, block_on, until};
 
 const MIB: u64 = 1 << 20;
 
-struct Router {
-    disk: Arc<FaultyDisk>,
+pub(crate) struct Router {
+    pub(crate) disk: Arc<FaultyDisk>,
     stop: Stop,
     thread: JoinHandle<()>,
 }
 
 impl Router {
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         self.disk.heal();
         self.stop.request();
         self.thread.join().unwrap();
@@ -32,7 +32,7 @@ impl Router {
 }
 
 /// The service in this process, on a disk that the test lets fail.
-fn start(cluster: &Cluster, disk: FaultyDisk) -> Router {
+pub(crate) fn start(cluster: &Cluster, disk: FaultyDisk) -> Router {
     let settings: Settings = sconce_runtime::settings::load(&cluster.settings()).unwrap();
     let (disk, stop) = (Arc::new(disk), Stop::new());
     let (faulty, stopped, network) = (disk.clone(), stop.clone(), cluster.network.clone());

@@ -8,7 +8,8 @@ use sconce_schemas::wire::{RefusalCode, Remedy};
 use sconce_schemas::{ObjectName, VolumeId};
 
 use crate::client::{Client, Model, bytes};
-use crate::cluster::{Cluster, block_on};
+use crate::cluster::{Cluster, block_on, until};
+use crate::peer::Peer;
 
 const MIB: u64 = 1 << 20;
 
@@ -123,6 +124,33 @@ fn a_loss_that_was_accepted_is_not_that_of_an_owner_that_came_later() {
             .unwrap();
         cluster.start_storage();
         let refusal = client.reopen().await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::NotOwner, "{refusal}");
+        assert_eq!(cluster.record(&registry, volume).await, record);
+    });
+}
+
+#[test]
+fn a_takeover_that_was_carried_out_is_asked_for_no_more() {
+    block_on(async {
+        let cluster = Cluster::started();
+        let registry = cluster.registry().await;
+        let volume = cluster.create(&registry, 1, MIB).await;
+        let mut client = Client::open(&cluster, volume).await;
+        client.write(0, bytes(1, 4096)).await;
+        client.sync().await;
+        // A node that had nothing to do with the volume so far.
+        let peer = Peer::start(&cluster, "peer", "").await;
+        let mut there = Client::connect_to(&cluster, peer.name, volume);
+        let forced = VolumeControl::TakeOver { volume, force: true };
+        there.control(forced).await.unwrap();
+        there.reopen().await.unwrap();
+        // Somebody else takes it over: what that acknowledges nobody has given up.
+        let mut record = cluster.record(&registry, volume).await;
+        (record.owner, record.epoch) = ("somebody-else".parse().unwrap(), record.epoch.next());
+        record.buffer = Some("another buffer".to_owned());
+        let key = keys::volume(volume);
+        registry.put_record(&key, None, &record, None).await.unwrap();
+        let refusal = until("the owner before to notice", async || there.reopen().await.err()).await;
         assert_eq!(refusal.code, RefusalCode::NotOwner, "{refusal}");
         assert_eq!(cluster.record(&registry, volume).await, record);
     });

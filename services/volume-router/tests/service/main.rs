@@ -29,6 +29,7 @@ mod neighbour;
 mod ownership;
 mod peer;
 mod placement;
+mod power;
 mod pressure;
 mod registry;
 mod restart;

@@ -106,7 +106,7 @@ fn the_former_owner_keeps_the_twin() {
 }
 
 #[test]
-fn what_is_asked_for_while_the_back_end_is_away_and_the_volume_moves_goes_with_it() {
+fn a_volume_stays_while_the_back_end_is_away_with_what_is_asked_for_meanwhile() {
     block_on(async {
         let mut scene = written(DtlMode::None).await;
         let _peer = Peer::start(&scene.cluster, "there", SOON).await;
@@ -123,12 +123,35 @@ fn what_is_asked_for_while_the_back_end_is_away_and_the_volume_moves_goes_with_i
             set.await.map(drop)
         };
         let (moved, set) = tokio::join!(scene.move_to("there"), set);
-        assert_eq!((moved, set), (Ok(()), Ok(())));
+        assert_eq!(set, Ok(()));
+        // The next owner could not begin.
+        let refused = moved.unwrap_err();
+        assert!(refused.text.contains("as it needs the back ends"), "{refused}");
+        scene.change(20).await;
+        assert_eq!(scene.is_owned_by(NODE).await.dtl_mode, DtlMode::Sync);
+
         scene.cluster.start_storage();
+        scene.move_to("there").await.unwrap();
         scene.client.go_to(&scene.cluster, "there").await;
         assert_eq!(scene.is_owned_by("there").await.dtl_mode, DtlMode::Sync);
         scene.model.check(&mut scene.client).await;
         scene.change(20).await;
+    });
+}
+
+#[test]
+fn a_move_to_a_node_that_is_not_there_costs_no_twin() {
+    block_on(async {
+        let mut scene = written(DtlMode::Sync).await;
+        let _peer = Peer::start(&scene.cluster, "twin", SOON).await;
+        let is_in_sync = async |scene: &Scene| {
+            let record = scene.record().await;
+            (record.dtl_state == DtlState::InSync && record.moving.is_none()).then_some(record.dtl_since_us)
+        };
+        let since = until("the twin to be in sync", async || is_in_sync(&scene).await).await;
+        scene.move_to("nowhere").await.unwrap_err();
+        scene.change(20).await;
+        assert_eq!(is_in_sync(&scene).await, Some(since), "it was never given up");
     });
 }
 
@@ -141,7 +164,7 @@ fn a_volume_that_cannot_go_stays() {
             refused.text.contains("/disk-1")
                 && refused
                     .text
-                    .contains("nowhere does not keep a twin: it is no volume-router that runs"),
+                    .contains("nowhere is no volume-router that is in the registry"),
             "{refused}"
         );
         scene.change(20).await;
@@ -154,7 +177,7 @@ fn a_volume_that_cannot_go_stays() {
 
         // One that is said to run and answers nothing.
         let silent = Peer::start(&scene.cluster, "silent", SOON).await;
-        silent.signal("-STOP");
+        silent.hold().await;
         scene.move_to("silent").await.unwrap_err();
         scene.change(20).await;
         assert_eq!(scene.record().await.owner.as_str(), NODE);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use sconce_schemas::records::{NodeRecord, keys};
+use sconce_schemas::records::NodeRecord;
 
 use crate::cluster::{Cluster, until};
 
@@ -72,9 +72,9 @@ impl Peer {
         let peer = Self { router, name, log };
         let registry = cluster.registry().await;
         until("the peer to be announced", async || {
-            let nodes = registry.list_records::<NodeRecord>(keys::NODES).await.ok()?;
+            let nodes = registry.nodes().await.ok()?;
             let is_it = |node: &NodeRecord| node.name.as_str() == name && node.pid == peer.router.id();
-            nodes.iter().any(|(_, node, _)| is_it(node)).then_some(())
+            nodes.iter().any(is_it).then_some(())
         })
         .await;
         peer
@@ -90,6 +90,21 @@ impl Peer {
         let pid = self.router.id().to_string();
         let sent = Command::new("kill").args([name, &pid]).status();
         assert!(sent.unwrap().success());
+    }
+
+    /// Stops all its threads. On a busy machine some run on for a while after the signal.
+    pub(crate) async fn hold(&self) {
+        self.signal("-STOP");
+        let tasks = format!("/proc/{}/task", self.router.id());
+        let is_held = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ")
+                .is_none_or(|(_, state)| state.starts_with('T'))
+        };
+        until("all threads to be stopped", async || {
+            std::fs::read_dir(&tasks).unwrap().all(is_held).then_some(())
+        })
+        .await;
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

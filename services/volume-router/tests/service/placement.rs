@@ -168,6 +168,7 @@ fn a_volume_goes_to_where_its_io_comes_from_unless_it_is_pinned() {
                 host: "there".parse().unwrap(),
                 failure_domain: "there".parse().unwrap(),
             }),
+            buffer: None,
         };
         scene
             .registry

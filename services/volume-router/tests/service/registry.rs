@@ -1,13 +1,14 @@
 //! A registry that forgets, breaks or takes back what it said of a volume.
 
+use bytes::Bytes;
 use sconce_registry::{Change, Registry};
 use sconce_schemas::records::{VolumeRecord, keys};
 use sconce_schemas::wire::Remedy;
-use sconce_schemas::wire::volume::VolumeControl;
+use sconce_schemas::wire::volume::{IoCode, VolumeControl};
 use sconce_schemas::{Epoch, VolumeId};
 
 use crate::client::{Client, Model};
-use crate::cluster::{Cluster, block_on, until};
+use crate::cluster::{Cluster, LONG, block_on, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -103,6 +104,49 @@ fn a_record_that_is_lost_damaged_or_old_costs_a_live_owner_no_acknowledged_write
             model.check(&mut client).await;
         });
     }
+}
+
+#[test]
+fn a_damaged_record_keeps_no_other_volume_from_being_served_after_the_lease_ended() {
+    block_on(async {
+        let mut cluster = Cluster::new().with_settings("[volumes]\nlease = \"1s\"\n");
+        cluster.start();
+        let registry = cluster.registry().await;
+        let mut clients = Vec::new();
+        for number in [1, 2] {
+            let volume = cluster.create(&registry, number, 8 * MIB).await;
+            let mut client = Client::open(&cluster, volume).await;
+            client.write(0, vec![number; 4096]).await;
+            clients.push(client);
+        }
+        let right = cluster.record(&registry, clients[0].volume).await;
+        harm(&registry, right.id, Harm::Damaged, &right).await;
+        cluster.stop_registry();
+        until("the lease to end", async || {
+            let mut other = Client::connect(&cluster, clients[1].volume);
+            let read = other.request(IoCode::Read, 0, 0, 4096);
+            let refusal = other
+                .attempt(read, Bytes::new(), LONG)
+                .await
+                .unwrap()
+                .unwrap_err();
+            refusal.text.contains("no lease").then_some(())
+        })
+        .await;
+        cluster.start_registry();
+        assert_eq!(clients[1].read(0, 4096).await, vec![2; 4096]);
+        clients[1].write(4096, vec![2; 4096]).await;
+        let asked = VolumeControl::Open {
+            volume: right.id,
+            session: clients[0].session,
+            snapshot: None,
+            access: None,
+        };
+        let refusal = clients[0].control(asked).await.unwrap_err();
+        assert_eq!(refusal.remedy, Remedy::Retry, "{refusal}");
+        put(&registry, &right).await;
+        assert_eq!(clients[0].read(0, 4096).await, vec![1; 4096]);
+    });
 }
 
 #[test]

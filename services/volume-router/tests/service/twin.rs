@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use sconce_bus::{Endpoint, Identity, Limits, Protocol, RequestIn, Server, ServerEvent};
-use sconce_registry::Registry;
+use sconce_registry::{Change, Registry};
 use sconce_schemas::crc::crc32c;
-use sconce_schemas::records::{DtlMode, DtlState, EpochStart, NodeRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{
+    DtlMode, DtlState, EpochStart, GoneRecord, NodeRecord, Record as _, VolumePhase, VolumeRecord, keys,
+};
 use sconce_schemas::sco::{BatchBuilder, Entry, EntryKind, ScoHeader};
 use sconce_schemas::wire::storage::{StorageControl, StorageControlReply, StorageReply, StorageRequest};
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
@@ -13,6 +15,8 @@ use sconce_schemas::wire::{Refusal, RefusalCode, Remedy, Role};
 use sconce_schemas::{
     BatchSeq, ByteLen, CLUSTER_LEN, ClusterAddress, Epoch, NodeName, ScoId, ScoSize, Slot, VolumeId,
 };
+
+use sconce_volume_router::device::faults::{Call, Fault, FaultyDisk};
 
 use crate::client::{Client, bytes};
 use crate::cluster::{Cluster, NODE, block_on, until};
@@ -82,12 +86,13 @@ impl Owner {
             version: String::new(),
             pid: 0,
             place: None,
+            buffer: None,
         };
         match there {
             true => drop(self.registry.put_record(&key, None, &record, None).await.unwrap()),
             false => drop(
                 self.registry
-                    .commit(vec![sconce_registry::Change::delete(key, None)])
+                    .commit(vec![Change::delete(key, None)])
                     .await
                     .unwrap(),
             ),
@@ -148,7 +153,7 @@ impl Owner {
             sco_size: sco_size(),
         };
         match self.say_in(epoch, say, Bytes::new()).await? {
-            TwinReply::Attached { buffer } => Ok(buffer),
+            TwinReply::Attached { buffer, .. } => Ok(buffer),
             TwinReply::Done => panic!("it does not name its buffer"),
         }
     }
@@ -269,6 +274,7 @@ impl Empty {
             version: String::new(),
             pid: 0,
             place: None,
+            buffer: None,
         };
         registry
             .put_record(&keys::node(&name), None, &record, None)
@@ -354,6 +360,38 @@ fn an_attach_that_comes_behind_a_newer_one_gives_nothing_up() {
         assert_eq!(refusal.code, RefusalCode::NotOpen, "{refusal}");
         owner.stream = newer;
         assert_eq!(owner.say(TwinSay::Beat).await, Ok(TwinReply::Done));
+    });
+}
+
+#[test]
+fn what_a_stream_of_an_earlier_ownership_still_does_is_not_done_for_a_later_one() {
+    block_on(async {
+        let cluster = Cluster::new();
+        let mut owner = Owner::new(&cluster).await;
+        let router = crate::faults::start(&cluster, FaultyDisk::default());
+        owner.attach().await;
+        owner.open(1).await;
+        owner.append(1, 9, cluster_of(9)).await;
+        router.disk.arm(Call::Sync, 0, 1, Fault::Held);
+        let sync = owner.say(TwinSay::Sync {
+            upto: BatchSeq(owner.seq),
+        });
+        let next = async {
+            until("the sync to be under way", async || {
+                (router.disk.failed() > 0).then_some(())
+            })
+            .await;
+            // Each ownership numbers its streams anew.
+            owner.record(|record| record.epoch = EPOCH.next()).await;
+            owner.try_attach(EPOCH.next()).await.unwrap();
+            router.disk.heal();
+        };
+        let (synced, ()) = tokio::join!(sync, next);
+        let refusal = synced.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::NotOpen, "{refusal}");
+        let beat = owner.say_in(EPOCH.next(), TwinSay::Beat, Bytes::new()).await;
+        assert_eq!(beat, Ok(TwinReply::Done));
+        router.stop();
     });
 }
 
@@ -497,9 +535,11 @@ fn a_stream_whose_owner_is_silent_is_given_up_only_where_nobody_relies_on_it() {
         let mut relied = Owner::of(&cluster, 1).await;
         let mut left = Owner::of(&cluster, 2).await;
         let mut deleted = Owner::of(&cluster, 3).await;
+        let mut erased = Owner::of(&cluster, 4).await;
+        let mut lost = Owner::of(&cluster, 5).await;
         cluster.start();
         let mut buffer = String::new();
-        for owner in [&mut relied, &mut left, &mut deleted] {
+        for owner in [&mut relied, &mut left, &mut deleted, &mut erased, &mut lost] {
             buffer = owner.attach().await;
             owner.open(1).await;
             owner.append(1, 0, cluster_of(1)).await;
@@ -511,15 +551,25 @@ fn a_stream_whose_owner_is_silent_is_given_up_only_where_nobody_relies_on_it() {
         deleted
             .record(|record| record.phase = VolumePhase::Deleting)
             .await;
+        // Two have no record any more: of one the registry says that it was erased, of the other nothing.
+        let note = GoneRecord { erased_us: u64::MAX };
+        let changes = vec![
+            Change::delete(keys::volume(lost.volume), None),
+            Change::delete(keys::volume(erased.volume), None),
+            Change::put(keys::gone(erased.volume), None, note.to_bytes()),
+        ];
+        erased.registry.commit(changes).await.unwrap();
         until("the others to be given up", async || {
-            (relied.held().await == sco_size().file_len()).then_some(())
+            (relied.held().await == 2 * sco_size().file_len()).then_some(())
         })
         .await;
-        for owner in [&left, &deleted] {
+        for owner in [&left, &deleted, &erased] {
             let refusal = owner.say(TwinSay::Beat).await.unwrap_err();
             assert_eq!(refusal.code, RefusalCode::NotOpen);
         }
-        assert_eq!(relied.say(TwinSay::Beat).await, Ok(TwinReply::Done));
+        for owner in [&relied, &lost] {
+            assert_eq!(owner.say(TwinSay::Beat).await, Ok(TwinReply::Done));
+        }
     });
 }
 

@@ -146,6 +146,7 @@ fn registry() -> Registry {
         version: "0.1.0".to_owned(),
         pid: 1,
         place: None,
+        buffer: None,
     };
     let put = |key, value| Change::put(key, Some(Revision::ABSENT), value);
     let changes = vec![

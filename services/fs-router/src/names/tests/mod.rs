@@ -53,6 +53,7 @@ fn node(name: &str, role: Role) -> NodeRecord {
         version: "0.1.0".to_owned(),
         pid: 1,
         place: None,
+        buffer: None,
     }
 }
 

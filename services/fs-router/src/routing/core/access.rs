@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use sconce_schemas::NodeName;
-use sconce_schemas::access::{AccessAsk, AccessReply};
+use sconce_schemas::access::{AccessAsk, AccessReply, FAREWELL_SECONDS};
 use sconce_schemas::wire::{Refusal, Remedy};
 
 use super::Core;
@@ -18,7 +18,7 @@ use super::types::{Effect, FrontEndKey, Micros, SessionKey};
 use crate::routing::operation::Outcome;
 
 /// How long a session that nobody has any more is kept where its owner, which is away, believes that it may write.
-const FAREWELL_US: Micros = 60_000_000;
+const FAREWELL_US: Micros = FAREWELL_SECONDS * 1_000_000;
 
 /// Who the core is, for owners.
 #[derive(Debug, Clone)]

@@ -158,7 +158,7 @@ impl Core {
         let part = &mut self.parts[key.0];
         let (start, _) = part.aligned();
         let mut read = ReadData::default();
-        for piece in std::mem::take(&mut part.gathered).into_iter().flatten() {
+        for piece in std::mem::take(&mut part.gathered).into_values() {
             read.push(piece);
         }
         let read = read.trimmed(part.offset - start, part.length);

@@ -1,6 +1,7 @@
-//! Clusters that are read straight from storage-routers, because the owner answered with their locations.
+//! Clusters that are read from the cache or straight from storage-routers, because the owner answered with their locations.
 //!
-//! Keeps: each range of clusters until its bytes are here and each cluster's CRC32C holds.
+//! Keeps: each range of clusters until its bytes are here and each cluster's CRC32C holds. What the cache gives and what it
+//! does not becomes ranges of their own.
 //! Order: none; a part's pieces are put in order by their places, not by their arrival.
 //! Crash: nothing; only reads are here.
 //! Knows no sessions: what a lost object means is asked of the owner by sending the part again.
@@ -10,11 +11,11 @@ use sconce_schemas::crc::crc32c;
 use sconce_schemas::wire::storage::StorageReply;
 use sconce_schemas::wire::volume::ReadExtent;
 use sconce_schemas::wire::{Refusal, RefusalCode, Remedy};
-use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, Epoch, ObjectName, ScoId, Slot, VolumeId};
+use sconce_schemas::{CLUSTER_BYTES, CLUSTER_LEN, ClusterAddress, Epoch, ObjectName, VolumeId};
 
 use super::operations::{PartKey, PartState};
 use super::sessions::is_held;
-use super::types::{Effect, Micros, StorageKey, Writer};
+use super::types::{Clusters, Effect, Lookup, Micros, StorageKey, Writer};
 use super::{Core, IdKind, Timer, split_id};
 use crate::routing::operation::{Outcome, Piece};
 
@@ -26,18 +27,15 @@ pub(super) struct FetchKey(pub(super) usize);
 #[derive(Debug)]
 pub(super) struct Fetch {
     pub(super) part: PartKey,
-    /// Its place in the part's `gathered`.
-    pub(super) place: usize,
-    /// The volume's address of the first cluster, for people.
+    /// The volume's address of the first cluster.
     pub(super) address: ClusterAddress,
-    pub(super) writer: VolumeId,
-    pub(super) sco: ScoId,
+    pub(super) clusters: Clusters,
     pub(super) epoch: Epoch,
     pub(super) version: u16,
-    pub(super) first_slot: Slot,
-    pub(super) crcs: Vec<u32>,
     pub(super) state: FetchState,
-    /// The id of the last send.
+    /// Others may wait for what this one gets.
+    pub(super) is_awaited: bool,
+    /// The id of the last send, or of the last lookup.
     pub(super) id: u64,
     pub(super) attempts: u32,
     /// Times that a storage-router said "later".
@@ -49,6 +47,8 @@ pub(super) struct Fetch {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FetchState {
+    /// The cache is asked.
+    LookingUp,
     /// The writer's pool is not known yet.
     Unplaced,
     Ready,
@@ -89,9 +89,9 @@ impl Core {
         let mut address = ClusterAddress::holding(start);
         let part = &mut self.parts[key.0];
         part.state = PartState::Gathering;
-        part.gathered = Vec::with_capacity(extents.len());
+        part.gathered.clear();
         part.missing = 0;
-        for (place, extent) in extents.into_iter().enumerate() {
+        for extent in extents {
             let clusters = extent_bytes(&extent) / CLUSTER_BYTES;
             let piece = match extent {
                 ReadExtent::Data { length } => Some(Piece::Data(data.split_to(length as usize))),
@@ -106,15 +106,17 @@ impl Core {
                 } => {
                     let fetch = FetchKey(self.fetches.insert(Fetch {
                         part: key,
-                        place,
                         address,
-                        writer: volume,
-                        sco,
+                        clusters: Clusters {
+                            writer: volume,
+                            sco,
+                            first_slot,
+                            crcs,
+                        },
                         epoch,
                         version,
-                        first_slot,
-                        crcs,
                         state: FetchState::Unplaced,
+                        is_awaited: false,
                         id: 0,
                         attempts: 0,
                         held: 0,
@@ -122,14 +124,86 @@ impl Core {
                         wake_at: None,
                     }));
                     self.parts[key.0].missing += 1;
-                    self.place_fetch(fetch, effects);
+                    match self.limits.has_cache {
+                        true => self.look_up(fetch, effects),
+                        false => self.place_fetch(fetch, effects),
+                    }
                     None
                 }
             };
-            self.parts[key.0].gathered.push(piece);
+            if let Some(piece) = piece {
+                self.parts[key.0].gathered.insert(address, piece);
+            }
             address.0 += clusters;
         }
         Ok(())
+    }
+
+    /// Asks the cache for a fetch's clusters.
+    fn look_up(&mut self, key: FetchKey, effects: &mut Vec<Effect>) {
+        let id = self.next_id(IdKind::Fetch, key.0);
+        let fetch = &mut self.fetches[key.0];
+        fetch.state = FetchState::LookingUp;
+        fetch.id = id;
+        let clusters = fetch.clusters.clone();
+        effects.push(Effect::LookUp { id, clusters });
+    }
+
+    /// The cache's answer: the fetch falls into runs of clusters that are here, that are to be fetched, and that another
+    /// fetches.
+    pub(super) fn looked_up(
+        &mut self,
+        id: u64,
+        clusters: &Clusters,
+        found: &[Lookup],
+        effects: &mut Vec<Effect>,
+    ) {
+        let (_, index) = split_id(id);
+        let is_answer = |fetch: &Fetch| fetch.id == id && fetch.state == FetchState::LookingUp;
+        if !self.fetches.get(index).is_some_and(is_answer) || found.len() != clusters.crcs.len() {
+            // Nobody is there any more to fetch what others wait for.
+            for at in (0..found.len()).filter(|at| found[*at] == Lookup::Ours) {
+                let clusters = clusters.run(at, 1);
+                effects.push(Effect::Release { clusters });
+            }
+            return;
+        }
+        let whole = self.fetches.remove(index);
+        self.parts[whole.part.0].missing -= 1;
+        let mut at = 0;
+        while at < found.len() {
+            let length = found[at..]
+                .iter()
+                .take_while(|next| found[at].is_like(next))
+                .count();
+            let address = ClusterAddress(whole.address.0 + at as u64);
+            let part = &mut self.parts[whole.part.0];
+            if let Lookup::Here(_) = found[at] {
+                for (next, cluster) in found[at..at + length].iter().enumerate() {
+                    if let Lookup::Here(data) = cluster {
+                        let address = ClusterAddress(address.0 + next as u64);
+                        part.gathered.insert(address, Piece::Data(data.clone()));
+                    }
+                }
+            } else {
+                part.missing += 1;
+                let is_awaited = found[at] == Lookup::Ours;
+                let fetch = FetchKey(self.fetches.insert(Fetch {
+                    address,
+                    clusters: clusters.run(at, length),
+                    is_awaited,
+                    ..whole.fresh()
+                }));
+                match is_awaited {
+                    true => self.place_fetch(fetch, effects),
+                    false => self.look_up(fetch, effects),
+                }
+            }
+            at += length;
+        }
+        if self.parts[whole.part.0].missing == 0 {
+            self.finish_gathered(whole.part, effects);
+        }
     }
 
     /// Queues a fetch, once its writer's pool is known.
@@ -137,7 +211,8 @@ impl Core {
         let fetch = &mut self.fetches[key.0];
         fetch.state = FetchState::Unplaced;
         fetch.wake_at = None;
-        match self.writers.get(&fetch.writer) {
+        let writer = fetch.clusters.writer;
+        match self.writers.get(&writer) {
             Some(WriterState::Known(_)) => {
                 fetch.state = FetchState::Ready;
                 self.storage.ready.push_back(key);
@@ -148,8 +223,8 @@ impl Core {
             }
             Some(WriterState::Asked) => {}
             None => {
-                self.writers.insert(fetch.writer, WriterState::Asked);
-                effects.push(Effect::FindWriter { volume: fetch.writer });
+                self.writers.insert(writer, WriterState::Asked);
+                effects.push(Effect::FindWriter { volume: writer });
             }
         }
     }
@@ -176,7 +251,7 @@ impl Core {
         let waiting: Vec<FetchKey> = self
             .fetches
             .iter()
-            .filter(|(_, fetch)| fetch.writer == volume && fetch.state == FetchState::Unplaced)
+            .filter(|(_, fetch)| fetch.clusters.writer == volume && fetch.state == FetchState::Unplaced)
             .map(|(index, _)| FetchKey(index))
             .collect();
         self.writers.remove(&volume);
@@ -267,8 +342,17 @@ impl Core {
         if fetch.held >= HELD_MAX {
             self.storage.moves = 0;
         }
+        if fetch.is_awaited {
+            let writer = self.writers.get(&fetch.clusters.writer);
+            let is_cacheable = matches!(writer, Some(WriterState::Known(writer)) if writer.is_cacheable);
+            effects.push(Effect::Keep {
+                clusters: fetch.clusters,
+                data: data.clone(),
+                is_cacheable,
+            });
+        }
         let part = &mut self.parts[fetch.part.0];
-        part.gathered[fetch.place] = Some(Piece::Data(data));
+        part.gathered.insert(fetch.address, Piece::Data(data));
         part.missing -= 1;
         if part.missing == 0 {
             self.finish_gathered(fetch.part, effects);
@@ -282,7 +366,7 @@ impl Core {
         if self.parts[part.0].astray > ASTRAY_MAX {
             return self.fail_fetch(key, "it is not on the back ends", effects);
         }
-        self.drop_fetches(part);
+        self.drop_fetches(part, effects);
         self.hold(now, part);
     }
 
@@ -296,16 +380,22 @@ impl Core {
             fetch.address.byte_offset(),
             fetch.object(),
         ));
-        self.drop_fetches(part);
+        self.drop_fetches(part, effects);
         self.finish_part(part, Outcome::Refused(refusal), effects);
     }
 
     /// Forgets what is fetched for a part.
-    pub(super) fn drop_fetches(&mut self, part: PartKey) {
+    pub(super) fn drop_fetches(&mut self, part: PartKey, effects: &mut Vec<Effect>) {
         if self.parts[part.0].missing == 0 {
             return;
         }
-        self.fetches.retain(|_, fetch| fetch.part != part);
+        self.fetches.retain(|_, fetch| {
+            if fetch.part == part && fetch.is_awaited {
+                let clusters = fetch.clusters.clone();
+                effects.push(Effect::Release { clusters });
+            }
+            fetch.part != part
+        });
         let fetches = &self.fetches;
         self.storage.ready.retain(|key| {
             fetches
@@ -313,31 +403,49 @@ impl Core {
                 .is_some_and(|fetch| fetch.state == FetchState::Ready)
         });
         let part = &mut self.parts[part.0];
-        part.gathered = Vec::new();
+        part.gathered.clear();
         part.missing = 0;
     }
 }
 
 impl Fetch {
+    /// The same, to be begun.
+    fn fresh(&self) -> Self {
+        Self {
+            part: self.part,
+            address: self.address,
+            clusters: self.clusters.clone(),
+            epoch: self.epoch,
+            version: self.version,
+            state: FetchState::Unplaced,
+            is_awaited: false,
+            id: 0,
+            attempts: 0,
+            held: 0,
+            damaged: 0,
+            wake_at: None,
+        }
+    }
+
     pub(super) fn object(&self) -> ObjectName {
         ObjectName::Sco {
-            volume: self.writer,
-            id: self.sco,
+            volume: self.clusters.writer,
+            id: self.clusters.sco,
             epoch: self.epoch,
             version: self.version,
         }
     }
 
     pub(super) fn length(&self) -> u32 {
-        u32::try_from(self.crcs.len() * CLUSTER_LEN).unwrap_or(u32::MAX)
+        u32::try_from(self.clusters.crcs.len() * CLUSTER_LEN).unwrap_or(u32::MAX)
     }
 
     /// Whether these are the clusters, unharmed.
     fn holds(&self, data: &[u8]) -> bool {
-        data.len() == self.crcs.len() * CLUSTER_LEN
+        data.len() == self.clusters.crcs.len() * CLUSTER_LEN
             && data
                 .chunks_exact(CLUSTER_LEN)
-                .zip(&self.crcs)
+                .zip(&self.clusters.crcs)
                 .all(|(cluster, crc)| crc32c(cluster) == *crc)
     }
 }

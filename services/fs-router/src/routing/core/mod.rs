@@ -33,8 +33,8 @@ use sessions::Session;
 use storage::Storage;
 
 pub use types::{
-    Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, Patience, Routed, Sent, SessionKey,
-    StorageKey, Token, Wire, Writer,
+    Clusters, Effect, Event, FrontEndKey, Limits, LinkKey, Lookup, Micros, OwnerKey, Patience, Routed, Sent,
+    SessionKey, StorageKey, Token, Wire, Writer,
 };
 pub use view::View;
 
@@ -127,6 +127,7 @@ impl Core {
             Event::Routed { session, routed } => self.routed(now, session, routed, effects),
             Event::WriterFound { volume, writer } => self.writer_found(now, volume, writer, effects),
             Event::StorageFound { endpoints } => self.storage_found(now, endpoints, effects),
+            Event::LookedUp { id, clusters, found } => self.looked_up(id, &clusters, &found, effects),
             Event::Announced { incarnation } => self.announced(incarnation),
             Event::Tick => self.tick(now, effects),
         }

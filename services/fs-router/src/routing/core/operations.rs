@@ -6,10 +6,12 @@
 //! Crash: nothing was promised for what had not ended.
 //! Knows no links.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use sconce_schemas::CLUSTER_BYTES;
 use sconce_schemas::wire::volume::{IoCode, IoFlags};
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{CLUSTER_BYTES, ClusterAddress};
 use sconce_tracing::OperationId;
 
 use super::Core;
@@ -65,7 +67,7 @@ pub(super) struct Part {
     /// Which part of the operation.
     pub(super) index: usize,
     pub(super) state: PartState,
-    /// 0 before the first send.
+    /// That of the last send; 0 before the first. A change keeps it.
     pub(super) number: u64,
     /// The id of the last send.
     pub(super) id: u64,
@@ -74,9 +76,9 @@ pub(super) struct Part {
     pub(super) offset: u64,
     pub(super) length: u64,
     pub(super) data: Bytes,
-    /// What a read found, in order: `None` where storage-routers are still asked.
-    pub(super) gathered: Vec<Option<Piece>>,
-    /// Those of `gathered` that are `None`.
+    /// What a read found, by where it begins.
+    pub(super) gathered: BTreeMap<ClusterAddress, Piece>,
+    /// Ranges of it that are still fetched.
     pub(super) missing: usize,
     /// Times that the owner's locations led nowhere.
     pub(super) astray: u32,
@@ -182,7 +184,7 @@ impl Core {
                     length
                 },
                 data,
-                gathered: Vec::new(),
+                gathered: BTreeMap::new(),
                 missing: 0,
                 astray: 0,
             }));
@@ -308,7 +310,7 @@ impl Core {
                 session.access.retain(|key| !harmless.contains(key));
             }
             for key in harmless {
-                self.drop_fetches(key);
+                self.drop_fetches(key, effects);
                 self.finish_part(key, Outcome::Done, effects);
             }
         }
@@ -331,7 +333,11 @@ impl Core {
             .rev()
             .for_each(|part| session.ready.push_front(part));
         let mut sent = self.parts_where(|part| part.session == key && part.state == PartState::Sent);
-        sent.sort_unstable_by_key(|key| self.parts[key.0].number);
+        // What changes nothing has the number that the next change got, and came before it.
+        sent.sort_by_key(|key| {
+            let part = &self.parts[key.0];
+            (part.number, self.running[part.operation.0].code.changes())
+        });
         for part in sent.into_iter().rev() {
             let entry = &mut self.parts[part.0];
             entry.state = PartState::Ready;

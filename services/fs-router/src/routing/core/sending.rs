@@ -1,7 +1,7 @@
 //! What leaves: opens, operations, closes and fetches, as far as the links have room.
 //!
 //! Keeps: nothing of its own.
-//! Order: a session's parts leave in its queue's order; sessions on one link take turns.
+//! Order: a session's parts leave in its queue's order, but for those that pass what waits for a number; sessions on one link take turns.
 //! Crash: nothing.
 //! Knows no answers.
 
@@ -10,7 +10,7 @@ use sconce_runtime::simulated::{Planted, leaves_out};
 use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeControl, VolumeRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
-use super::operations::PartState;
+use super::operations::{PartKey, PartState};
 use super::sessions::{Opening, Route};
 use super::types::{Effect, OwnerKey, Sent, SessionKey, Wire};
 use super::{Core, IdKind, KEY_MAX};
@@ -93,18 +93,17 @@ impl Core {
             if self.park(key, part, effects) {
                 continue;
             }
-            // The owner remembers a window of numbers; beyond it, wait until its first is answered.
-            let Some(next) = self.sessions[key.0].numbers.next() else {
-                return Turn::Over;
+            let number = match self.number_for(part) {
+                Some(number) => number,
+                // The owner remembers a window of numbers; beyond it what needs another waits until the first is answered. What needs
+                // none passes: it may be that first one, which is to be sent again.
+                None if self.let_pass(key) => continue,
+                None => return Turn::Over,
             };
             let id = self.next_id(IdKind::Part, part.0);
             let session = &mut self.sessions[key.0];
             let entry = &mut self.parts[part.0];
             let running = &self.running[entry.operation.0];
-            let changes = running.code.changes();
-            // What changes nothing is a new question each time: it needs no number that was kept for it.
-            let is_resend = changes && entry.number != 0 && !leaves_out(Planted::ResendAnew);
-            let number = if is_resend { entry.number } else { next };
             let below = session.numbers.below();
             let request = VolumeRequest::Io(IoRequest {
                 handle,
@@ -130,15 +129,42 @@ impl Core {
                     continue;
                 }
             }
-            if !is_resend {
-                entry.number = number;
-                session.numbers.take(changes);
+            if running.code.changes() && session.numbers.next() == Some(number) {
+                session.numbers.take();
             }
+            entry.number = number;
             entry.id = id;
             entry.state = PartState::Sent;
             session.ready.pop_front();
         }
         Turn::More
+    }
+
+    /// The number that a part is sent under; `None`: it needs a new one, and there is none now. A change that was sent keeps its own. What
+    /// changes nothing is a new question each time, which the owner knows by no number: it takes none, and so waits for none.
+    fn number_for(&self, key: PartKey) -> Option<u64> {
+        let part = &self.parts[key.0];
+        let numbers = &self.sessions[part.session.0].numbers;
+        if !self.running[part.operation.0].code.changes() {
+            return Some(numbers.newest() + 1);
+        }
+        match part.number {
+            0 => numbers.next(),
+            _ if leaves_out(Planted::ResendAnew) => numbers.next(),
+            own => Some(own),
+        }
+    }
+
+    /// Puts the first part of the session's queue that needs no new number before those that do; whether there is one.
+    fn let_pass(&mut self, key: SessionKey) -> bool {
+        let passes = |part: &PartKey| self.number_for(*part).is_some();
+        let Some(at) = self.sessions[key.0].ready.iter().position(passes) else {
+            return false;
+        };
+        let ready = &mut self.sessions[key.0].ready;
+        let first = ready.remove(at);
+        first.into_iter().for_each(|part| ready.push_front(part));
+        true
     }
 
     fn send_open(&mut self, link: OwnerKey, key: SessionKey, wire: &mut impl Wire) -> Sent {

@@ -184,7 +184,7 @@ impl Core {
             };
             let id = self.next_id(IdKind::Fetch, key.0);
             let fetch = &mut self.fetches[key.0];
-            let Some(WriterState::Known(writer)) = self.writers.get(&fetch.writer) else {
+            let Some(WriterState::Known(writer)) = self.writers.get(&fetch.clusters.writer) else {
                 // Forgotten since: it is asked for again.
                 self.storage.ready.pop_front();
                 fetch.state = FetchState::Waiting;
@@ -196,7 +196,7 @@ impl Core {
             let request = StorageRequest::Get {
                 pool: writer.pool.clone(),
                 name: fetch.object(),
-                offset: writer.sco_size.slot_offset(fetch.first_slot),
+                offset: writer.sco_size.slot_offset(fetch.clusters.first_slot),
                 length,
             };
             match wire.to_storage(link, id, trace, &request, length) {

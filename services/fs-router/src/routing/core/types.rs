@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
 use sconce_schemas::wire::volume::{VolumeReply, VolumeRequest};
-use sconce_schemas::{ScoSize, VolumeId};
+use sconce_schemas::{ScoId, ScoSize, Slot, VolumeId};
 
 use crate::routing::operation::Outcome;
 
@@ -58,6 +58,8 @@ pub struct Limits {
     pub backoff_first_us: Micros,
     /// Longest wait.
     pub backoff_max_us: Micros,
+    /// Whether there is a cache that [`Effect::LookUp`] asks.
+    pub has_cache: bool,
 }
 
 impl Default for Limits {
@@ -68,6 +70,7 @@ impl Default for Limits {
             bytes_max: 128 << 20,
             backoff_first_us: 5_000,
             backoff_max_us: 1_000_000,
+            has_cache: false,
         }
     }
 }
@@ -89,6 +92,52 @@ pub struct Writer {
     pub pool: String,
     /// Clusters of a SCO.
     pub sco_size: ScoSize,
+    /// Whether its clusters may be on an SSD as they are. Not those of a pool whose content must not be in clear there.
+    pub is_cacheable: bool,
+}
+
+/// Clusters that follow one another in a SCO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clusters {
+    /// The volume that wrote it.
+    pub writer: VolumeId,
+    /// The SCO.
+    pub sco: ScoId,
+    /// Where the first one is.
+    pub first_slot: Slot,
+    /// Each one's CRC32C.
+    pub crcs: Vec<u32>,
+}
+
+impl Clusters {
+    /// `length` of them from the one at index `at` on, as far as there are that many.
+    #[must_use]
+    pub fn run(&self, at: usize, length: usize) -> Self {
+        let end = self.crcs.len().min(at.saturating_add(length));
+        let skipped = u16::try_from(at).unwrap_or(u16::MAX);
+        Self {
+            first_slot: Slot(self.first_slot.0.saturating_add(skipped)),
+            crcs: self.crcs.get(at..end).unwrap_or_default().to_vec(),
+            ..*self
+        }
+    }
+}
+
+/// What the cache says of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// It is here, unharmed.
+    Here(Bytes),
+    /// It is not here, and the core is to fetch it: others that want it wait for [`Effect::Keep`] or [`Effect::Release`].
+    Ours,
+    /// Another fetches it: the cache is asked again, and then answers once that one is done.
+    Others,
+}
+
+impl Lookup {
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
 }
 
 /// What the registry says of where a volume is served.
@@ -167,6 +216,15 @@ pub enum Event {
         /// The endpoints.
         endpoints: Vec<String>,
     },
+    /// The answer to [`Effect::LookUp`].
+    LookedUp {
+        /// Which.
+        id: u64,
+        /// What was looked up.
+        clusters: Clusters,
+        /// What was found, for each.
+        found: Vec<Lookup>,
+    },
     /// Which process of its node this is.
     Announced {
         /// Higher than that of each before it; 0: it is not in the registry.
@@ -205,6 +263,27 @@ pub enum Effect {
     },
     /// Ask the registry for the storage-routers that are alive; answer [`Event::StorageFound`].
     FindStorage,
+    /// Ask the cache; answer [`Event::LookedUp`]. Only where [`Limits::has_cache`].
+    LookUp {
+        /// For the answer.
+        id: u64,
+        /// Of what.
+        clusters: Clusters,
+    },
+    /// Clusters that the cache left to this core were fetched, and are unharmed.
+    Keep {
+        /// Which.
+        clusters: Clusters,
+        /// One after the other.
+        data: Bytes,
+        /// Whether the cache may keep them; those that wait for them get them in any case.
+        is_cacheable: bool,
+    },
+    /// Clusters that the cache left to this core are not fetched: another that waits for them may.
+    Release {
+        /// Which.
+        clusters: Clusters,
+    },
     /// An operation ended.
     Complete {
         /// Who asked for it.

@@ -98,6 +98,7 @@ impl Cluster {
                 endpoint: "ipc:///not/used".to_owned(),
             },
             log: Default::default(),
+            telemetry: Default::default(),
             tls: None,
             routing: RoutingSettings {
                 threads: Some(threads),
@@ -110,6 +111,7 @@ impl Cluster {
             }),
             fuse: None,
             nameless: Default::default(),
+            cache: None,
         };
         let components = Components {
             network: network.clone(),
@@ -278,6 +280,7 @@ pub(crate) fn node_record(name: &str, role: Role, endpoint: &str) -> NodeRecord 
         version: "test".to_owned(),
         pid: 0,
         place: None,
+        buffer: None,
     }
 }
 

@@ -140,7 +140,11 @@ impl Survey {
     /// What is said of fragments that are there and are no object.
     fn too_few(&self, quorum: usize) -> Vec<Answer> {
         let members: usize = self.sets.iter().map(Set::members).sum();
-        let Some(backend) = self.sets.first().and_then(|set| set.seats.iter().flatten().next()) else {
+        let Some(backend) = self
+            .sets
+            .first()
+            .and_then(|set| set.seats.iter().flatten().next())
+        else {
             return Vec::new();
         };
         if self.absent() > 0 {
@@ -168,7 +172,10 @@ impl Pool {
         let asked = self.ask_each(&haunts, |backend| async move { backend.fragment_of(name).await });
         let mut seats = vec![None; self.width];
         for (backend, fragment) in asked.await {
-            let fragment = fragment.ok().flatten().map(|fragment| usize::from(fragment.index));
+            let fragment = fragment
+                .ok()
+                .flatten()
+                .map(|fragment| usize::from(fragment.index));
             if let Some(seat) = fragment.and_then(|fragment| seats.get_mut(fragment)) {
                 seat.get_or_insert(backend);
             }

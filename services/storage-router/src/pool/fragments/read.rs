@@ -44,10 +44,15 @@ impl Pool {
         name: ObjectName,
         range: Range<u64>,
     ) -> Result<Bytes, Vec<Answer>> {
-        let Some(coded) = &self.coded else { return Err(Vec::new()) };
+        let Some(coded) = &self.coded else {
+            return Err(Vec::new());
+        };
         let mut noted = Vec::new();
         // What is asked of an object that is gone must not be answered for by its head.
-        let known = coded.heads.get(&name).filter(|head| range.start < range.end.min(head.cut().length));
+        let known = coded
+            .heads
+            .get(&name)
+            .filter(|head| range.start < range.end.min(head.cut().length));
         let head = match known {
             Some(head) => head,
             None => self.read_head(coded, name, &mut noted).await?,
@@ -74,7 +79,9 @@ impl Pool {
         self: &Arc<Self>,
         name: ObjectName,
     ) -> Result<u64, Vec<Answer>> {
-        let Some(coded) = &self.coded else { return Err(Vec::new()) };
+        let Some(coded) = &self.coded else {
+            return Err(Vec::new());
+        };
         let mut noted = Vec::new();
         let head = self.read_head(coded, name, &mut noted).await?;
         self.repair_later(name, &noted);
@@ -92,7 +99,9 @@ impl Pool {
     ) -> Result<Bytes, Vec<Answer>> {
         let survey = self.survey(coded, name).await;
         let best = survey.chosen(self.quorum);
-        let Some(best) = best.filter(|best| best.head != tried.head) else { return Err(answers) };
+        let Some(best) = best.filter(|best| best.head != tried.head) else {
+            return Err(answers);
+        };
         let mut noted = Vec::new();
         let read = self.read_by(coded, name, best, range, &mut noted).await?;
         coded.heads.insert(name, Arc::clone(&best.head));
@@ -161,7 +170,11 @@ impl Pool {
         let head = FragmentHead::from_bytes(&bytes).map_err(|error| damaged(&error))?;
         if head.set() != id.set {
             return Err(BackendError::Damaged {
-                what: format!("its envelope says head {:08x}, its head is {:08x}", id.set, head.set()),
+                what: format!(
+                    "its envelope says head {:08x}, its head is {:08x}",
+                    id.set,
+                    head.set()
+                ),
             });
         }
         if coded.policy.encrypted && head.sealing().is_none() {
@@ -237,8 +250,9 @@ impl Pool {
                     if matches!(failed.error, BackendError::Locked { .. }) {
                         return (None, vec![failed]);
                     }
-                    let (bytes, mut more) =
-                        self.rebuild_part(coded, name, set, part, Some(part.fragment)).await;
+                    let (bytes, mut more) = self
+                        .rebuild_part(coded, name, set, part, Some(part.fragment))
+                        .await;
                     more.insert(0, failed);
                     return (bytes, more);
                 }
@@ -347,7 +361,9 @@ impl Pool {
             // Where nobody is absent, what is there is all that is left.
             let is_gone = failed.iter().all(|answer| is_gone_for_good(&answer.error));
             // Bodies that end before were not asked for.
-            let mut there = good.iter().filter(|(fragment, _)| set.head.body_bytes(*fragment) > aligned.start);
+            let mut there = good
+                .iter()
+                .filter(|(fragment, _)| set.head.body_bytes(*fragment) > aligned.start);
             if let Some((fragment, _)) = there.next().filter(|_| is_gone) {
                 let what = format!("of its fragments too few are left: {needed} are needed");
                 let error = BackendError::Damaged { what };
@@ -365,9 +381,10 @@ impl Pool {
         let job = move || {
             let rebuilt = rebuild(needed, parities, &good, &[fragment]);
             let body = rebuilt.ok().and_then(|mut rebuilt| rebuilt.pop());
-            body.map(|(_, body)| body.slice(within)).ok_or_else(|| BackendError::Damaged {
-                what: "it cannot be rebuilt from the others".to_owned(),
-            })
+            body.map(|(_, body)| body.slice(within))
+                .ok_or_else(|| BackendError::Damaged {
+                    what: "it cannot be rebuilt from the others".to_owned(),
+                })
         };
         let stored = self.on_workers(bytes, job).await;
         let opened = match stored {

@@ -59,11 +59,7 @@ impl Pool {
             }
         }
         sets.sort_by_key(|set| std::cmp::Reverse(set.members()));
-        Survey {
-            sets,
-            seats,
-            failed,
-        }
+        Survey { sets, seats, failed }
     }
 
     /// Makes again what is missing or damaged of an object's fragments.
@@ -85,7 +81,11 @@ impl Pool {
         let Some(mut set) = survey.chosen(self.quorum).cloned() else {
             // None at all: it was deleted meanwhile.
             let is_lost = are_gone && !survey.too_few(self.quorum).is_empty();
-            return if is_lost { Outcome::Lost(survey.too_few(self.quorum)) } else { Outcome::Postponed };
+            return if is_lost {
+                Outcome::Lost(survey.too_few(self.quorum))
+            } else {
+                Outcome::Postponed
+            };
         };
         // What an absent back end has is not known, and nothing can be written there.
         let is_absent = |fragment: usize| {
@@ -93,17 +93,26 @@ impl Pool {
             failed.is_some_and(|(_, error)| !is_gone_for_good(error))
         };
         let is_no_member = |fragment: &usize| set.seats.get(*fragment).copied().flatten().is_none();
-        bad.extend((0..self.width).filter(is_no_member).filter(|fragment| !is_absent(*fragment)));
+        bad.extend(
+            (0..self.width)
+                .filter(is_no_member)
+                .filter(|fragment| !is_absent(*fragment)),
+        );
         if bad.is_empty() && !are_gone {
             return Outcome::Partly(BTreeSet::new());
         }
-        let longest = (0..self.width).map(|fragment| set.head.body_bytes(fragment)).max();
+        let longest = (0..self.width)
+            .map(|fragment| set.head.body_bytes(fragment))
+            .max();
         let longest = longest.unwrap_or(0);
         let mut bodies = vec![BytesMut::new(); self.width];
         let mut start = 0;
         while start < longest {
             let piece = start..(start + PIECE_BYTES).min(longest);
-            match self.piece_of_all(coded, name, &mut set, piece.clone(), &mut bad).await {
+            match self
+                .piece_of_all(coded, name, &mut set, piece.clone(), &mut bad)
+                .await
+            {
                 Ok(ranges) => {
                     for (fragment, range) in ranges {
                         bodies[fragment].extend_from_slice(&range);
@@ -170,7 +179,10 @@ impl Pool {
         let parities = usize::from(cut.parity);
         let shard = length.next_multiple_of(sconce_schemas::fragment::SHARD_UNIT);
         let job = move || {
-            let padded: Vec<(usize, Bytes)> = good.iter().map(|(at, body)| (*at, widened(body, shard))).collect();
+            let padded: Vec<(usize, Bytes)> = good
+                .iter()
+                .map(|(at, body)| (*at, widened(body, shard)))
+                .collect();
             let rebuilt = rebuild(needed, parities, &padded, &missing)
                 .map_err(|what| BackendError::Damaged { what })?;
             let mut all = good;
@@ -192,19 +204,24 @@ impl Pool {
         let places = self.places(&name);
         let mut repaired = BTreeSet::new();
         for fragment in bad {
-            let (Some(place), Some(body)) = (places.get(*fragment), bodies.get(*fragment)) else { continue };
+            let (Some(place), Some(body)) = (places.get(*fragment), bodies.get(*fragment)) else {
+                continue;
+            };
             let length = usize::try_from(set.head.body_bytes(*fragment)).unwrap_or(usize::MAX);
             let body = body.get(..length).unwrap_or_default();
             if Some(crc32c(body)) != set.head.body_crc(*fragment) {
                 let error = BackendError::Damaged {
-                    what: format!("what fragment {fragment} was rebuilt to has not the CRC32C that the head says"),
+                    what: format!(
+                        "what fragment {fragment} was rebuilt to has not the CRC32C that the head says"
+                    ),
                 };
                 return Outcome::Lost(vec![Answer {
                     backend: *place,
                     error,
                 }]);
             }
-            let sealed = SealedObject::seal_fragment(name, set.head.id_of(*fragment), assemble(&set.head, body));
+            let sealed =
+                SealedObject::seal_fragment(name, set.head.id_of(*fragment), assemble(&set.head, body));
             let written = match (self.backend(*place), sealed) {
                 (Ok(backend), Ok(sealed)) => backend.replace(&sealed).await,
                 (Err(error), _) => Err(error),

@@ -12,8 +12,8 @@ use sconce_schemas::object::ObjectKind;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::{ObjectName, VolumeId};
 
-use crate::pool::repair::Outcome;
 use crate::pool::Pool;
+use crate::pool::repair::Outcome;
 
 /// Names of one listing.
 const LISTED_AT_ONCE: usize = 1000;
@@ -55,7 +55,9 @@ impl Pool {
     /// A retry when so many back ends are absent that nothing can be told.
     pub async fn restore(self: &Arc<Self>) -> Result<Restored, Refusal> {
         let mut restored = Restored::default();
-        let Some(coded) = &self.coded else { return Ok(restored) };
+        let Some(coded) = &self.coded else {
+            return Ok(restored);
+        };
         // What falls short from here on is for the next time.
         coded.is_short.store(false, Ordering::Relaxed);
         let done = self.restore_all(&mut restored).await;

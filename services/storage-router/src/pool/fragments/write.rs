@@ -111,7 +111,9 @@ impl Pool {
         };
         known.sort_by_key(|sealed| (members(sealed) < self.quorum, sealed.key, sealed.set));
         let may_be_answered_for = |sealed: &Sealed| members(sealed) + survey.absent() >= self.quorum;
-        let Some((target, others)) = known.split_first() else { return Ok(()) };
+        let Some((target, others)) = known.split_first() else {
+            return Ok(());
+        };
         if members(target) < self.quorum && others.iter().any(may_be_answered_for) {
             return Err(self.not_stored(name, &survey.answers()));
         }
@@ -119,7 +121,9 @@ impl Pool {
         let set = survey.sets.iter().find(|set| set.head.set() == target.set);
         let is_there = |place: &usize| set.is_some_and(|set| set.seats.contains(&Some(*place)));
         let replaced: Vec<usize> = places.iter().filter(|place| !is_there(place)).copied().collect();
-        let refused = self.replace_fragments(&places, &replaced, &target.fragments).await;
+        let refused = self
+            .replace_fragments(&places, &replaced, &target.fragments)
+            .await;
         // Another storage-router may have been at it too: what counts is what is there now.
         let now = self.survey(coded, name).await;
         let now = now.sets.iter().find(|set| set.head.set() == target.set);

@@ -125,6 +125,7 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
     Handler {
         node: "sr-1".parse().unwrap(),
         pools: Pools::new(registry.clone(), backends, Workers::inline(), Cares::default()),
+        cache: None,
         events: Events::new("sr-1".parse().unwrap(), Clock::system(), &mut Chance::seeded(1)),
         stop: Stop::new(),
     }

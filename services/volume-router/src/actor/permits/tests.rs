@@ -129,6 +129,48 @@ fn access_is_given_up_with_the_last_session_that_is_closed() {
     granted(&mut permits, &ask("a", 5, Some(1)), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_session_that_never_came_back_keeps_no_access_for_those_that_did() {
+    let mut permits = Permits::new(held("a", 1));
+    let pass = granted(&mut permits, &ask("a", 5, None), 1).pass;
+    permits.gone(pass, slot(1));
+    tokio::time::advance(GONE_FOR * 2).await;
+    permits.forget_gone();
+    permits.closed(slot(9));
+    permits.forget_gone();
+    assert!(
+        !permits.is_to_be_released(),
+        "its front end may be cut off, whatever another's reader does"
+    );
+    assert_eq!(permits.forgets_in(), None);
+
+    // Others come and go properly; what was gone for long by then counts for nothing.
+    granted(&mut permits, &ask("a", 5, None), 2);
+    permits.closed(slot(2));
+    permits.forget_gone();
+    assert!(permits.is_to_be_released());
+
+    // One that is gone since a moment ago may come back, and counts until it is gone for long.
+    granted(&mut permits, &ask("a", 5, None), 3);
+    assert!(!permits.is_to_be_released());
+    let pass = granted(&mut permits, &ask("a", 5, None), 4).pass;
+    permits.gone(pass, slot(3));
+    permits.closed(slot(4));
+    permits.forget_gone();
+    assert!(!permits.is_to_be_released());
+    assert_eq!(permits.forgets_in(), Some(GONE_FOR));
+    granted(&mut permits, &ask("a", 5, Some(1)), 3);
+    tokio::time::advance(GONE_FOR).await;
+    permits.forget_gone();
+    assert!(!permits.is_to_be_released(), "it did");
+    let pass = granted(&mut permits, &ask("a", 5, None), 5).pass;
+    permits.gone(pass, slot(3));
+    permits.closed(slot(5));
+    tokio::time::advance(GONE_FOR).await;
+    permits.forget_gone();
+    assert!(permits.is_to_be_released());
+}
+
 #[test]
 fn a_claim_of_which_nobody_knows_what_came_leaves_no_holder_behind() {
     let mut permits = Permits::new(Access::default());

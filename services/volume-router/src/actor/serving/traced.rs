@@ -1,16 +1,17 @@
 //! Which operations a batch or a sync was for, while a session records that.
 //!
-//! Keeps: operations whose step has not come yet. Nothing while their points are off.
+//! Keeps: operations whose step has not come yet. Nothing while their points are off and none is recorded in spans. Of each SCO that is not
+//! stored yet the first recorded operation: storing it is part of that one's trace.
 //! Order: as they came.
 //! Crash: nothing.
 //! Knows batches by what they say of themselves: the engine says of none whose they are.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use sconce_schemas::BatchSeq;
 use sconce_schemas::sco::{Batch, ScoHeader};
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest};
-use sconce_tracing::{Point, Step};
+use sconce_schemas::{BatchSeq, ScoId};
+use sconce_tracing::{Point, Step, Trace};
 use sconce_volume::{Append, SessionSlot, Ticket};
 
 /// Operations that are followed at most: points that are switched on in the middle of work must not collect for ever.
@@ -27,7 +28,21 @@ pub(super) struct Traced {
     flushes: Vec<Flush>,
     /// What the sync that runs is for.
     syncing: Vec<Flush>,
+    /// Changes that are not in the write buffer yet, and that are recorded in spans.
+    recorded: Vec<Recorded>,
+    /// What storing a SCO belongs to.
+    scos: BTreeMap<ScoId, Trace>,
 }
+
+struct Recorded {
+    ticket: Ticket,
+    session: SessionSlot,
+    number: u64,
+    trace: Trace,
+}
+
+/// SCOs that are remembered at most.
+const SCOS_MAX: usize = 1024;
 
 struct Change {
     ticket: Ticket,
@@ -82,6 +97,60 @@ impl Traced {
         if flushes && self.flushes.len() < FOLLOWED_MAX {
             self.flushes.push(Flush { ticket, step });
         }
+    }
+
+    /// An operation that is recorded in spans is given to the engine.
+    #[cold]
+    pub(super) fn recorded(
+        &mut self,
+        ticket: Ticket,
+        session: SessionSlot,
+        request: &IoRequest,
+        trace: Trace,
+    ) {
+        if request.code.changes() && self.recorded.len() < FOLLOWED_MAX {
+            self.recorded.push(Recorded {
+                ticket,
+                session,
+                number: request.number,
+                trace,
+            });
+        }
+    }
+
+    /// What a batch belongs to, if an operation in it is recorded.
+    #[inline]
+    pub(super) fn recorded_in(
+        &mut self,
+        append: &Append,
+        header: impl FnOnce() -> Option<ScoHeader>,
+    ) -> Option<Trace> {
+        if self.recorded.is_empty() {
+            return None;
+        }
+        self.find_recorded(append, header()?)
+    }
+
+    #[cold]
+    fn find_recorded(&mut self, append: &Append, header: ScoHeader) -> Option<Trace> {
+        let batch = Batch::from_bytes(&append.tlog, header.salt()).ok()?;
+        let entries = batch.entries.iter().filter(|entry| entry.last);
+        let is_in = |recorded: &mut Recorded| {
+            entries
+                .clone()
+                .any(|entry| recorded.session.0 == entry.session && recorded.number == entry.number)
+        };
+        let first = self.recorded.extract_if(.., is_in).reduce(|first, _| first)?;
+        self.scos.entry(append.sco).or_insert(first.trace);
+        if self.scos.len() > SCOS_MAX {
+            self.scos.pop_first();
+        }
+        Some(first.trace)
+    }
+
+    /// What storing a SCO belongs to, if an operation in it was recorded.
+    pub(super) fn recorded_of(&mut self, sco: ScoId) -> Option<Trace> {
+        self.scos.remove(&sco)
     }
 
     /// A batch is in the write buffer.
@@ -148,6 +217,9 @@ impl Traced {
         if !self.changes.is_empty() || !self.flushes.is_empty() {
             self.changes.retain(|change| change.ticket != ticket);
             self.flushes.retain(|flush| flush.ticket != ticket);
+        }
+        if !self.recorded.is_empty() {
+            self.recorded.retain(|recorded| recorded.ticket != ticket);
         }
     }
 }

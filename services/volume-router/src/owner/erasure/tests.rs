@@ -126,6 +126,35 @@ async fn of_two_nodes_one_adopts_and_then_nobody_else_may_erase() {
 }
 
 #[tokio::test]
+async fn a_record_that_may_have_had_twins_goes_with_a_note_for_whoever_has_one() {
+    let registry = Registry::memory();
+    let right = Right::Owned(own("gone", 5));
+    put(&registry, keys::volume(VOLUME), &deleted()).await;
+    end(&registry, VOLUME, &right, "ours", 7).await.unwrap();
+    assert!(!is_gone(&registry, VOLUME).await.unwrap(), "it never had any");
+
+    let mut record = deleted();
+    record.set_dtl_mode(sconce_schemas::records::DtlMode::Sync);
+    record.set_dtl_mode(sconce_schemas::records::DtlMode::None);
+    put(&registry, keys::volume(VOLUME), &record).await;
+    end(&registry, VOLUME, &right, "ours", 7).await.unwrap();
+    assert!(is_gone(&registry, VOLUME).await.unwrap());
+    // What its former owner has goes by its own note; this one is for others yet.
+    end(&registry, VOLUME, &Right::Noted("theirs".to_owned()), "theirs", 8)
+        .await
+        .unwrap();
+    let [note] = &gone(&registry).await.unwrap()[..] else {
+        panic!("one note");
+    };
+    assert_eq!((note.volume, note.note), (VOLUME, GoneRecord { erased_us: 7 }));
+
+    put(&registry, keys::volume(VOLUME), &record).await;
+    assert!(!is_gone(&registry, VOLUME).await.unwrap(), "its record came back");
+    forget_gone(&registry, note).await.unwrap();
+    assert!(gone(&registry).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn the_record_goes_with_a_note_for_another_write_buffer_which_is_a_right_until_it_is_over() {
     let registry = Registry::memory();
     let right = Right::Owned(own("gone", 5));

@@ -85,11 +85,13 @@ pub(crate) async fn take_access(
     }
 }
 
-/// Notes that the front end that may write has given that up. Gives what the record says.
+/// Notes that the front end that may write has given that up. Gives what the record says. `doubt`: a change of it may be on its way, so that it
+/// is written also where it says so; that change comes to nothing by that.
 pub(crate) async fn release_access(
     registry: &Registry,
     volume: VolumeId,
     own: &Ownership,
+    doubt: bool,
 ) -> Result<Access, RecordError> {
     let record = change_own(registry, volume, own, |record| {
         record.access.hand_over_until_us = None;
@@ -98,7 +100,7 @@ pub(crate) async fn release_access(
                 holder.released = true;
                 Changed::Yes
             }
-            _ => Changed::No,
+            _ => Changed::when(doubt),
         }
     })
     .await?;

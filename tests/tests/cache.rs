@@ -1,0 +1,201 @@
+//! The fs-router's cache of clusters spares the storage-router, the storage-router's cache of objects the back ends; both outlive
+//! their processes, and whatever is done to their files a guest reads what was written.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use sconce_tests::cluster::{Cluster, SOON, Service};
+use sconce_tests::nbd::{Ask, Nbd};
+use sconce_tests::{edit, wait};
+
+const DISK: &str = "/vm1/disk.raw";
+const MIB: u32 = 1 << 20;
+const MIBS: u64 = 8;
+/// Clusters of that.
+const CLUSTERS: u64 = MIBS * 256;
+
+fn block(number: u64) -> Vec<u8> {
+    let mut bytes = vec![0; MIB as usize];
+    fastrand::Rng::with_seed(number).fill(&mut bytes);
+    bytes
+}
+
+fn open(cluster: &Cluster, volume: &str) -> Result<Nbd> {
+    Ok(Nbd::connect(&cluster.nbd_socket(), volume, SOON)?)
+}
+
+fn read_all(client: &mut Nbd) -> Result<()> {
+    for number in 0..MIBS {
+        let read = client.ask(Ask::Read, number * u64::from(MIB), MIB, &[])?;
+        ensure!(read == block(number), "MiB {number} is not what was written");
+    }
+    Ok(())
+}
+
+/// Reads all while no storage-router answers.
+fn read_all_alone(cluster: &Cluster, client: &mut Nbd) -> Result<()> {
+    cluster.signal(Service::StorageRouter, "STOP")?;
+    let read = read_all(client);
+    cluster.signal(Service::StorageRouter, "CONT")?;
+    read
+}
+
+fn counter(cluster: &Cluster, name: &str) -> Result<u64> {
+    counter_of(cluster, "fs-router", name)
+}
+
+fn counter_of(cluster: &Cluster, service: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(cluster.path(&format!("{service}.prom"))).unwrap_or_default();
+    let cache = if service == "fs-router" {
+        "clusters"
+    } else {
+        "objects"
+    };
+    let line = format!("sconce_cache_{name}{{cache=\"{cache}\"}} ");
+    let value = text.lines().find_map(|found| found.strip_prefix(line.as_str()));
+    value.map_or(Ok(0), |value| value.parse().context("a counter"))
+}
+
+fn counted(cluster: &Cluster, name: &str, least: u64) -> Result<()> {
+    let what = format!("the cache's {name} to be {least} or more");
+    wait::until(&what, SOON, || {
+        Ok((counter(cluster, name)? >= least).then_some(()))
+    })?;
+    Ok(())
+}
+
+fn restart_fs_router(cluster: &Cluster) -> Result<Nbd> {
+    let before = cluster.kill(Service::FsRouter)?;
+    cluster.restarted(Service::FsRouter, before)?;
+    cluster.ready()?;
+    open(cluster, DISK)
+}
+
+/// Writes all, and has none of it in the write buffer any more.
+fn write_and_forget(cluster: &Cluster) -> Result<()> {
+    cluster.create(DISK, "16M")?;
+    let mut client = open(cluster, DISK)?;
+    for number in 0..MIBS {
+        client.ask(Ask::Write, number * u64::from(MIB), MIB, &block(number))?;
+    }
+    drop(client);
+    cluster.sconce(["volume", "sync", DISK])?;
+    // What was written is in the write buffer no more.
+    cluster.stop_service(Service::VolumeRouter)?;
+    fs::remove_dir_all(cluster.path("buffer"))?;
+    cluster.start_service(Service::VolumeRouter)?;
+    cluster.ready()
+}
+
+#[test]
+fn what_was_read_is_read_again_without_a_storage_router_and_never_wrong() -> Result<()> {
+    let mut cluster = Cluster::start_with(|run| {
+        let directory = run.join("cache").display().to_string();
+        edit::set(run, "fs-router", "cache.directory", directory)?;
+        edit::set(run, "fs-router", "cache.size", "64 MiB")
+    })?;
+    cluster.announce("cannot announce this node");
+    write_and_forget(&cluster)?;
+
+    let mut client = open(&cluster, DISK)?;
+    read_all(&mut client)?;
+    counted(&cluster, "misses_total", CLUSTERS)?;
+    read_all_alone(&cluster, &mut client)?;
+    counted(&cluster, "hits_total", CLUSTERS)?;
+    counted(&cluster, "pieces", CLUSTERS)?;
+    ensure!(
+        counter(&cluster, "misses_total")? == CLUSTERS,
+        "a second read missed"
+    );
+
+    // A clone reads the clusters of what it is a clone of.
+    cluster.sconce(["snapshot", "create", &format!("{DISK}@golden")])?;
+    for clone in ["/vm2/disk.raw", "/vm3/disk.raw"] {
+        cluster.sconce(["clone", &format!("{DISK}@golden"), clone])?;
+        let mut clone = open(&cluster, clone)?;
+        clone.ask(Ask::Read, 15 << 20, 4096, &[])?;
+        read_all(&mut clone)?;
+    }
+    counted(&cluster, "hits_total", 3 * CLUSTERS)?;
+    ensure!(counter(&cluster, "misses_total")? == CLUSTERS, "a clone fetched");
+
+    drop(client);
+    let mut client = restart_fs_router(&cluster)?;
+    counted(&cluster, "pieces", CLUSTERS)?;
+    read_all_alone(&cluster, &mut client).context("after a restart")?;
+
+    let file = cluster.path("cache/pieces");
+    let opened = OpenOptions::new().write(true).open(&file)?;
+    let length = opened.metadata()?.len();
+    for at in (0..length).step_by(4096) {
+        opened.write_all_at(b"not what was here", at + 1000)?;
+    }
+    read_all(&mut client).context("with a damaged cache")?;
+    counted(&cluster, "damaged_total", CLUSTERS)?;
+    counted(&cluster, "pieces", CLUSTERS)?;
+    read_all_alone(&cluster, &mut client).context("once it was fetched anew")?;
+
+    fs::remove_dir_all(cluster.path("cache"))?;
+    read_all(&mut client).context("with a deleted cache")?;
+    drop(client);
+    let mut client = restart_fs_router(&cluster)?;
+    read_all(&mut client).context("after a restart without a cache")?;
+    counted(&cluster, "pieces", CLUSTERS)?;
+    read_all_alone(&cluster, &mut client)?;
+    drop(client);
+    cluster.finish()
+}
+
+/// Where an object is put so that its back end does not find it.
+fn away(object: &Path) -> PathBuf {
+    let mut path = object.as_os_str().to_owned();
+    path.push(".away");
+    path.into()
+}
+
+/// Pieces of 64 KiB of what was written.
+const PIECES: u64 = MIBS * 16;
+
+#[test]
+fn what_a_storage_router_read_is_read_again_without_its_back_end() -> Result<()> {
+    let mut cluster = Cluster::start_with(|run| {
+        let directory = run.join("objects").display().to_string();
+        edit::set(run, "storage-router", "cache.directory", directory)?;
+        edit::set(run, "storage-router", "cache.size", "64 MiB")
+    })?;
+    for told in [
+        "cannot announce this node",
+        "back end fails",
+        "storing does not work now",
+    ] {
+        cluster.announce(told);
+    }
+    write_and_forget(&cluster)?;
+    let mut client = open(&cluster, DISK)?;
+    read_all(&mut client)?;
+    let has_all = || {
+        let pieces = counter_of(&cluster, "storage-router", "pieces")?;
+        Ok((pieces >= PIECES).then_some(()))
+    };
+    wait::until("all to be in the cache", SOON, has_all)?;
+    let before = cluster.kill(Service::StorageRouter)?;
+    cluster.restarted(Service::StorageRouter, before)?;
+    cluster.ready()?;
+    wait::until("all to be in the cache of the next process", SOON, has_all)?;
+
+    let mut objects = cluster.files_in("backend/local")?;
+    objects.retain(|file| file.to_string_lossy().contains("/sco/"));
+    ensure!(!objects.is_empty(), "nothing was stored");
+    for object in &objects {
+        fs::rename(object, away(object))?;
+    }
+    let read = read_all(&mut client);
+    for object in &objects {
+        fs::rename(away(object), object)?;
+    }
+    read?;
+    drop(client);
+    cluster.finish()
+}
