@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream;
 use sconce_fs_router::peers::{PeerError, is_served};
-use sconce_schemas::records::{NodeRecord, PoolRecord, Protection};
+use sconce_schemas::records::{NodeRecord, PoolRecord};
 use sconce_schemas::wire::Role;
 use sconce_schemas::wire::storage::StorageNodeStatus;
 use sconce_schemas::wire::volume::{NodeStatus, VolumeControl, VolumeControlReply, VolumeStatus};
@@ -195,10 +195,9 @@ fn node_view(node: &NodeRecord) -> NodeView {
 }
 
 fn pool_view(pool: &PoolRecord) -> PoolView {
-    let Protection::Replicas(copies) = pool.protection;
     PoolView {
         name: pool.name.clone(),
-        protection: format!("replicas {copies}"),
+        protection: pool.protection.to_string(),
         backends: pool
             .backends
             .iter()
@@ -232,6 +231,8 @@ mod tests {
             protection: Protection::Replicas(2),
             backends: Vec::new(),
             placement_version: 1,
+            compression: None,
+            encrypted: false,
         }];
         let nodes = [
             node("fs", Role::FsRouter),

@@ -281,7 +281,7 @@ pub struct BackendView {
 pub struct PoolView {
     /// Its name.
     pub name: String,
-    /// How objects are protected: `replicas 1`.
+    /// How objects are protected: `replica:1`.
     pub protection: String,
     /// Names of its back ends.
     pub backends: Vec<String>,
@@ -843,7 +843,7 @@ mod tests {
             }],
             pools: vec![PoolView {
                 name: "default".into(),
-                protection: "replicas 1".into(),
+                protection: "replica:1".into(),
                 backends: vec!["local".into()],
             }],
             backends: vec![BackendView {
@@ -899,7 +899,7 @@ mod tests {
                 writer: Some("hv-1".into()),
             }],
         };
-        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0,"serving":1}],"pools":[{"name":"default","protection":"replicas 1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}],"volume_counts":{"total":2,"serving":1,"starting":0,"waiting":1,"unknown":0,"in_sync":0,"degraded":0,"without_twin":2},"risks":[{"node":"vr-1","volumes":1,"bytes":4096,"unknown_volumes":0,"paths":["/a"]}],"volumes":[{"path":"/a","id":"000102030405060708090a0b0c0d0e0f","owner":"vr-1","epoch":3,"owned_since":"2026-11-22T10:15:03Z","state":"waits","state_since":null,"dtl_mode":"none","dtl_state":"off","dtl_since":null,"dtl_host":null,"dtl_trouble":null,"unstored_bytes":4096,"at_risk_bytes":4096,"needs":"its owner","writer":"hv-1"}]}"#;
+        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0,"serving":1}],"pools":[{"name":"default","protection":"replica:1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}],"volume_counts":{"total":2,"serving":1,"starting":0,"waiting":1,"unknown":0,"in_sync":0,"degraded":0,"without_twin":2},"risks":[{"node":"vr-1","volumes":1,"bytes":4096,"unknown_volumes":0,"paths":["/a"]}],"volumes":[{"path":"/a","id":"000102030405060708090a0b0c0d0e0f","owner":"vr-1","epoch":3,"owned_since":"2026-11-22T10:15:03Z","state":"waits","state_since":null,"dtl_mode":"none","dtl_state":"off","dtl_since":null,"dtl_host":null,"dtl_trouble":null,"unstored_bytes":4096,"at_risk_bytes":4096,"needs":"its owner","writer":"hv-1"}]}"#;
         assert_eq!(serde_json::to_string(&status).unwrap(), golden);
         let tables = status_tables(&status);
         assert!(tables.contains("1 GiB") && tables.contains("0e0f"), "{tables}");

@@ -39,6 +39,8 @@ async fn cluster() -> (Cluster, Network) {
         protection: Protection::Replicas(1),
         backends: Vec::new(),
         placement_version: 1,
+        compression: None,
+        encrypted: false,
     };
     let node = NodeRecord {
         name: owner(),

@@ -37,7 +37,7 @@ fn write_settings(dir: &Path) {
         "[node]\nname = \"sr-1\"\nrun_dir = \"{run}\"\nendpoints = [\"ipc://{run}/bus/sr.sock\"]\n\
          [registry]\nhome = \"sled\"\ndir = \"{run}/registry\"\nlisten = \"{registry}\"\n\
          [[backends]]\nname = \"disk-1\"\ndir = \"{run}/backend\"\n\
-         [[pools]]\nname = \"default\"\nreplicas = 1\nbackends = [\"disk-1\"]\n"
+         [[pools]]\nname = \"default\"\nprotect = \"replica:1\"\nbackends = [\"disk-1\"]\n"
     );
     std::fs::write(dir.join("sr.toml"), storage).unwrap();
     let client = format!("run_dir = \"{run}\"\n[registry]\nhome = \"remote\"\nendpoint = \"{registry}\"\n");

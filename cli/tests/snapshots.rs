@@ -136,6 +136,8 @@ impl Place {
             protection: Protection::Replicas(1),
             backends: Vec::new(),
             placement_version: 1,
+            compression: None,
+            encrypted: false,
         };
         let node = NodeRecord {
             name: owner(),

@@ -186,7 +186,9 @@ impl Subject {
         for bad in &answers.bad {
             let kind = match &bad.error {
                 // It was listed a moment ago: somebody deletes meanwhile.
-                E::Unavailable { .. } | E::Denied { .. } | E::Full | E::Exists => ProblemKind::NotJudged,
+                E::Unavailable { .. } | E::Denied { .. } | E::Locked { .. } | E::Full | E::Exists => {
+                    ProblemKind::NotJudged
+                }
                 E::Damaged { .. } | E::NotFound if !is_lost => ProblemKind::CopyDamaged,
                 E::NotFound => ProblemKind::Missing,
                 E::Damaged { .. } => ProblemKind::Damaged,

@@ -9,6 +9,7 @@ pub mod access;
 pub mod bundle;
 pub mod checkpoint;
 pub mod crc;
+pub mod fragment;
 pub mod geometry;
 pub mod history;
 pub mod ids;

@@ -5,6 +5,9 @@
 //! Crash: a record is whole or unchanged.
 //! Knows no registry.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -557,12 +560,153 @@ impl Record for NameRecord {
     const WHAT: &'static str = "name record";
 }
 
-/// How a pool protects its objects.
+/// How a pool protects its objects. As text `replica:3` or `ec:4+2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protection {
     /// This many whole copies on different back ends (1 to 8).
     Replicas(u8),
+    /// Fragments on different back ends; as many as hold data are enough to read. With one that holds data all are the
+    /// same: copies that are compressed or encrypted, which builds before there were fragments refuse in this form.
+    Erasure {
+        /// Fragments that hold a piece of the object each (1 to 16).
+        data: u8,
+        /// Fragments that any as many others can be rebuilt with (up to 8).
+        parity: u8,
+    },
+}
+
+impl Protection {
+    /// Most copies of an object.
+    pub const REPLICAS_MAX: u8 = 8;
+    /// Most fragments with data.
+    pub const DATA_MAX: u8 = 16;
+    /// Most fragments with parity.
+    pub const PARITY_MAX: u8 = 8;
+
+    /// Back ends that an object is on.
+    #[must_use]
+    pub const fn width(self) -> usize {
+        match self {
+            Self::Replicas(copies) => copies as usize,
+            Self::Erasure { data, parity } => data as usize + parity as usize,
+        }
+    }
+
+    /// How copies are recorded that are kept as fragments, compressed or encrypted.
+    #[must_use]
+    pub const fn as_fragments(self) -> Self {
+        match self {
+            Self::Replicas(copies) => Self::Erasure {
+                data: 1,
+                parity: copies.saturating_sub(1),
+            },
+            erasure @ Self::Erasure { .. } => erasure,
+        }
+    }
+
+    /// What fits of objects into `stored` bytes on the back ends.
+    #[must_use]
+    pub fn room_in(self, stored: u64) -> u64 {
+        match self {
+            Self::Replicas(copies) => stored / u64::from(copies.max(1)),
+            Self::Erasure { data, .. } => {
+                let width = u64::try_from(self.width().max(1)).unwrap_or(u64::MAX);
+                // Divided first: what a back end says of itself may be any number.
+                (stored / width).saturating_mul(u64::from(data))
+            }
+        }
+    }
+
+    /// That the numbers are within their bounds.
+    ///
+    /// # Errors
+    /// They are not: the text names what was found and what would be right.
+    pub fn check(self) -> Result<Self, DecodeError> {
+        let is_right = match self {
+            Self::Replicas(copies) => (1..=Self::REPLICAS_MAX).contains(&copies),
+            Self::Erasure { data: 1, parity } => parity < Self::REPLICAS_MAX,
+            Self::Erasure { data, parity } => {
+                (2..=Self::DATA_MAX).contains(&data) && (1..=Self::PARITY_MAX).contains(&parity)
+            }
+        };
+        if is_right {
+            return Ok(self);
+        }
+        Err(DecodeError::Value {
+            what: "protection of a pool",
+            found: self.to_string(),
+            expected: "replica:1 to replica:8, or ec:K+M with K of 2 to 16 and M of 1 to 8",
+        })
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replicas(copies) => write!(f, "replica:{copies}"),
+            Self::Erasure { data: 1, parity } => write!(f, "replica:{}", u16::from(*parity) + 1),
+            Self::Erasure { data, parity } => write!(f, "ec:{data}+{parity}"),
+        }
+    }
+}
+
+impl FromStr for Protection {
+    type Err = DecodeError;
+
+    fn from_str(text: &str) -> Result<Self, DecodeError> {
+        let parsed = if let Some(copies) = text.strip_prefix("replica:") {
+            copies.parse().ok().map(Self::Replicas)
+        } else {
+            let numbers = text.strip_prefix("ec:").and_then(|rest| rest.split_once('+'));
+            numbers.and_then(|(data, parity)| {
+                let (data, parity) = (data.parse().ok()?, parity.parse().ok()?);
+                // One piece with parity is written as what it is: copies.
+                (data != 1).then_some(Self::Erasure { data, parity })
+            })
+        };
+        let parsed = parsed.ok_or_else(|| DecodeError::Value {
+            what: "protection of a pool",
+            found: format!("{text:?}"),
+            expected: "replica:N or ec:K+M",
+        })?;
+        parsed.check()
+    }
+}
+
+/// How a pool compresses what it stores, where that wins a tenth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// LZ4: fast.
+    Lz4,
+    /// Zstandard at level 1: smaller, and slower by some times.
+    Zstd,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+impl FromStr for Compression {
+    type Err = DecodeError;
+
+    fn from_str(text: &str) -> Result<Self, DecodeError> {
+        match text {
+            "lz4" => Ok(Self::Lz4),
+            "zstd" => Ok(Self::Zstd),
+            _ => Err(DecodeError::Value {
+                what: "compression of a pool",
+                found: format!("{text:?}"),
+                expected: "lz4 or zstd",
+            }),
+        }
+    }
 }
 
 /// A storage pool and its placement map: key `pool/<name>`.
@@ -576,6 +720,12 @@ pub struct PoolRecord {
     pub backends: Vec<PlacementEntry>,
     /// Raised with each change of `backends`.
     pub placement_version: u64,
+    /// How what is stored is compressed, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// Whether what is stored is encrypted; the keys are where the storage-routers' settings say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
 }
 
 impl Record for PoolRecord {

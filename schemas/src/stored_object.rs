@@ -7,12 +7,13 @@
 //!
 //! ```text
 //! 0    u32      magic "SCob"
-//! 4    u32      version, 1
-//! 8    u64      length of the object in bytes
+//! 4    u32      version: 1 for a whole object, 2 for a fragment of one
+//! 8    u64      length in bytes of what is in the envelope: the object, or the fragment
 //! 16   u32      bytes of a chunk, 4096
 //! 20   u16      length of the name
-//! 22   98 bytes the name as text, then zeros
-//! 120  u32      zero
+//! 22   94 bytes the name as text, then zeros
+//! 116  u32      0 for a whole object; for a fragment the CRC32C of the head that it begins with
+//! 120  u32      0 for a whole object; for a fragment its index and 1
 //! 124  u32      CRC32C of all before
 //! 128  chunks   4096 bytes (the last one perhaps fewer) and their CRC32C
 //! ```
@@ -20,7 +21,9 @@
 //! All numbers are little endian. A chunk's CRC32C starts from the header's CRC and the chunk's index. A reader
 //! knows the object's name and, from the stored length, the object's; so it knows the header without reading it,
 //! and a chunk that holds is this chunk of this object. A cluster of a SCO is exactly one chunk: reading it takes
-//! one read of 4100 bytes (docs/decisions/0020).
+//! one read of 4100 bytes (docs/decisions/0020). A pool with a policy keeps fragments ([`crate::fragment`]): what
+//! the header says of one is known to whoever knows its head, and a chunk of another fragment of the same object, or of
+//! a fragment of other content of this name, does not hold either.
 
 use std::ops::Range;
 
@@ -36,31 +39,47 @@ use crate::wire::storage::OBJECT_BYTES_MAX;
 /// First four bytes of a stored object: `SCob`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"SCob");
 /// The newest version that this build reads, and the one that it writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 128;
 /// Bytes of the object that one CRC covers.
 pub const CHUNK_BYTES: usize = CLUSTER_LEN;
 /// Bytes that a chunk takes with its CRC.
 pub const STORED_CHUNK_BYTES: usize = CHUNK_BYTES + CRC_BYTES;
-/// Largest stored length: the largest object in its envelope.
-pub const STORED_BYTES_MAX: u64 =
-    HEADER_BYTES as u64 + OBJECT_BYTES_MAX + OBJECT_BYTES_MAX.div_ceil(CHUNK_BYTES as u64) * CRC_BYTES as u64;
+/// Largest fragment in bytes: one that holds all of the largest object, with its head and the tags of its chunks.
+pub const FRAGMENT_BYTES_MAX: u64 = OBJECT_BYTES_MAX + (1 << 20);
+/// Largest stored length: the largest fragment in its envelope.
+pub const STORED_BYTES_MAX: u64 = HEADER_BYTES as u64
+    + FRAGMENT_BYTES_MAX
+    + FRAGMENT_BYTES_MAX.div_ceil(CHUNK_BYTES as u64) * CRC_BYTES as u64;
 
 const CRC_BYTES: usize = 4;
 const NAME_AT: usize = 22;
-const NAME_BYTES_MAX: usize = 98;
-const ZERO_AT: usize = NAME_AT + NAME_BYTES_MAX;
+const NAME_BYTES_MAX: usize = 94;
+/// The version of a whole object's envelope.
+const VERSION_WHOLE: u32 = 1;
+const SET_AT: usize = NAME_AT + NAME_BYTES_MAX;
+const FRAGMENT_AT: usize = SET_AT + 4;
 const CRC_AT: usize = HEADER_BYTES - CRC_BYTES;
 
 // Volume (32), kind (8), id (16), epoch (16), version (4) and four separators.
 const _: () = assert!(32 + 8 + 16 + 16 + 4 + 4 <= NAME_BYTES_MAX);
-const _: () = assert!(ZERO_AT + 4 == CRC_AT);
+const _: () = assert!(FRAGMENT_AT + 4 == CRC_AT);
+
+/// Which fragment of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FragmentId {
+    /// Its number.
+    pub index: u8,
+    /// Which encoding of the object: CRC32C of the head that all its fragments begin with.
+    pub set: u32,
+}
 
 /// The header of a stored object: which object it is, and how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredHeader {
     name: ObjectName,
+    fragment: Option<FragmentId>,
     length: u64,
     bytes: [u8; HEADER_BYTES],
 }
@@ -71,28 +90,53 @@ impl StoredHeader {
     /// # Errors
     /// More than [`OBJECT_BYTES_MAX`].
     pub fn new(name: ObjectName, length: u64) -> Result<Self, DecodeError> {
-        check_length(length)?;
+        Self::of(name, None, length)
+    }
+
+    /// The header of `name`, or of that fragment of it, of `length` bytes.
+    ///
+    /// # Errors
+    /// More than [`OBJECT_BYTES_MAX`], for a fragment [`FRAGMENT_BYTES_MAX`].
+    pub fn of(name: ObjectName, fragment: Option<FragmentId>, length: u64) -> Result<Self, DecodeError> {
+        check_length(length, fragment.is_some())?;
+        let version = if fragment.is_some() {
+            VERSION
+        } else {
+            VERSION_WHOLE
+        };
         let text = name.to_string();
         let mut bytes = [0; HEADER_BYTES];
         bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
-        bytes[4..8].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[4..8].copy_from_slice(&version.to_le_bytes());
         bytes[8..16].copy_from_slice(&length.to_le_bytes());
         bytes[16..20].copy_from_slice(&CHUNK_BYTES_U32.to_le_bytes());
         // The assertion above holds every name below `NAME_BYTES_MAX`.
         let name_len = u16::try_from(text.len()).unwrap_or(u16::MAX);
         bytes[20..22].copy_from_slice(&name_len.to_le_bytes());
         bytes[NAME_AT..NAME_AT + text.len()].copy_from_slice(text.as_bytes());
+        let (set, place) = fragment.map_or((0, 0), |fragment| (fragment.set, u32::from(fragment.index) + 1));
+        bytes[SET_AT..FRAGMENT_AT].copy_from_slice(&set.to_le_bytes());
+        bytes[FRAGMENT_AT..CRC_AT].copy_from_slice(&place.to_le_bytes());
         let crc = crc32c(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
-        Ok(Self { name, length, bytes })
+        Ok(Self {
+            name,
+            fragment,
+            length,
+            bytes,
+        })
     }
 
-    /// The header that `name` must have when it takes `stored_len` bytes on a back end.
+    /// The header that `name`, or that fragment of it, must have when it takes `stored_len` bytes on a back end.
     ///
     /// # Errors
     /// No object takes this many bytes.
-    pub fn of_stored(name: ObjectName, stored_len: u64) -> Result<Self, DecodeError> {
-        Self::new(name, length_of(stored_len)?)
+    pub fn of_stored(
+        name: ObjectName,
+        fragment: Option<FragmentId>,
+        stored_len: u64,
+    ) -> Result<Self, DecodeError> {
+        Self::of(name, fragment, length_of(stored_len)?)
     }
 
     /// The header that `stored` starts with.
@@ -127,23 +171,35 @@ impl StoredHeader {
         }
         let length = u64::from(u32_at(bytes, 8)) | (u64::from(u32_at(bytes, 12)) << 32);
         let name_len = usize::from(u16::from_le_bytes([bytes[20], bytes[21]]));
-        let name = bytes[NAME_AT..ZERO_AT]
+        let name = bytes[NAME_AT..SET_AT]
             .get(..name_len)
             .and_then(|text| std::str::from_utf8(text).ok())
             .ok_or_else(|| DecodeError::Value {
                 what: "stored object header: name",
                 found: format!("{name_len} bytes long, or not text"),
-                expected: "text of at most 98 bytes",
+                expected: "text of at most 94 bytes",
             })?
             .parse()?;
-        let header = Self::new(name, length)?;
+        let fragment = match u32_at(bytes, FRAGMENT_AT) {
+            0 => None,
+            // An index that is none is refused below: the header made of it is another one.
+            place => Some(FragmentId {
+                index: u8::try_from(place - 1).unwrap_or(u8::MAX),
+                set: u32_at(bytes, SET_AT),
+            }),
+        };
+        let header = Self::of(name, fragment, length)?;
         if header.bytes == *bytes {
             return Ok(header);
         }
         Err(DecodeError::Value {
             what: "stored object header",
-            found: format!("with chunks of {} bytes, or padding", u32_at(bytes, 16)),
-            expected: "chunks of 4096 bytes, and zeros after the name",
+            found: format!(
+                "with chunks of {} bytes, padding, or fragment number {} in version {version}",
+                u32_at(bytes, 16),
+                u32_at(bytes, FRAGMENT_AT)
+            ),
+            expected: "chunks of 4096 bytes, zeros after the name, and fragments 1 to 256 in version 2 alone",
         })
     }
 
@@ -153,7 +209,13 @@ impl StoredHeader {
         self.name
     }
 
-    /// Length of the object in bytes.
+    /// Which fragment of the object it is; `None`: the whole object.
+    #[must_use]
+    pub const fn fragment(&self) -> Option<FragmentId> {
+        self.fragment
+    }
+
+    /// Length of the object, or of the fragment, in bytes.
     #[must_use]
     pub const fn length(&self) -> u64 {
         self.length
@@ -169,6 +231,17 @@ impl StoredHeader {
     #[must_use]
     pub const fn stored_len(&self) -> u64 {
         HEADER_BYTES as u64 + self.length + self.length.div_ceil(CHUNK_BYTES as u64) * CRC_BYTES as u64
+    }
+
+    /// `the whole object of 100 bytes`: for errors.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self.fragment {
+            None => format!("the whole object of {} bytes", self.length),
+            Some(FragmentId { index, set }) => {
+                format!("its fragment {index} of set {set:08x}, of {} bytes", self.length)
+            }
+        }
     }
 
     /// The CRC that is stored behind the chunk at `index`.
@@ -191,11 +264,11 @@ pub struct Span {
 }
 
 impl Span {
-    /// What holds `length` bytes from `offset`. Bounds beyond the largest object are taken as its end.
+    /// What holds `length` bytes from `offset`. Bounds beyond the largest fragment are taken as its end.
     #[must_use]
     pub fn holding(offset: u64, length: u64) -> Self {
-        let start = offset.min(OBJECT_BYTES_MAX);
-        let end = start.saturating_add(length).min(OBJECT_BYTES_MAX);
+        let start = offset.min(FRAGMENT_BYTES_MAX);
+        let end = start.saturating_add(length).min(FRAGMENT_BYTES_MAX);
         let first_chunk = start / CHUNK_BYTES as u64;
         let end_chunk = end.div_ceil(CHUNK_BYTES as u64).max(first_chunk);
         let stored_start = match first_chunk {
@@ -231,7 +304,21 @@ impl Span {
     /// No object takes `stored_len` bytes, `stored` is shorter than it must be, or a CRC does not hold. Whatever
     /// the input is, it never allocates more than the length of `stored`.
     pub fn open(&self, name: ObjectName, stored_len: u64, stored: Bytes) -> Result<Bytes, DecodeError> {
-        let header = StoredHeader::of_stored(name, stored_len)?;
+        self.open_fragment(name, None, stored_len, stored)
+    }
+
+    /// The same of a fragment of the object, or of the whole object where it is `None`.
+    ///
+    /// # Errors
+    /// As [`Span::open`]; and what was read is of another fragment.
+    pub fn open_fragment(
+        &self,
+        name: ObjectName,
+        fragment: Option<FragmentId>,
+        stored_len: u64,
+        stored: Bytes,
+    ) -> Result<Bytes, DecodeError> {
+        let header = StoredHeader::of_stored(name, fragment, stored_len)?;
         let due = self.stored.start.min(stored_len)..self.stored.end.min(stored_len);
         let due_len = to_usize(due.end - due.start);
         if stored.len() != due_len {
@@ -247,8 +334,8 @@ impl Span {
             if found != header {
                 return Err(DecodeError::Value {
                     what: "stored object",
-                    found: format!("{} of {} bytes", found.name, found.length),
-                    expected: "the object that its path and its length say",
+                    found: format!("{}, {}", found.name, found.what()),
+                    expected: "the object, or the fragment, that its path and its length say",
                 });
             }
             chunks.advance(HEADER_BYTES);
@@ -318,7 +405,19 @@ impl SealedObject {
     /// # Errors
     /// More than [`OBJECT_BYTES_MAX`].
     pub fn seal(name: ObjectName, data: Bytes) -> Result<Self, DecodeError> {
-        let header = StoredHeader::new(name, data.len() as u64)?;
+        Self::seal_fragment(name, None, data)
+    }
+
+    /// Puts a fragment of an object, or the whole object where it is `None`, into its envelope.
+    ///
+    /// # Errors
+    /// More than [`OBJECT_BYTES_MAX`], for a fragment [`FRAGMENT_BYTES_MAX`].
+    pub fn seal_fragment(
+        name: ObjectName,
+        fragment: Option<FragmentId>,
+        data: Bytes,
+    ) -> Result<Self, DecodeError> {
+        let header = StoredHeader::of(name, fragment, data.len() as u64)?;
         let mut crcs = BytesMut::with_capacity(data.len().div_ceil(CHUNK_BYTES) * CRC_BYTES);
         for (index, chunk) in (0..).zip(data.chunks(CHUNK_BYTES)) {
             crcs.extend_from_slice(&header.chunk_crc(index, chunk).to_le_bytes());
@@ -336,7 +435,13 @@ impl SealedObject {
         self.header.name
     }
 
-    /// The object.
+    /// Which fragment of the object it is; `None`: the whole object.
+    #[must_use]
+    pub const fn fragment(&self) -> Option<FragmentId> {
+        self.header.fragment
+    }
+
+    /// What is in the envelope.
     #[must_use]
     pub const fn data(&self) -> &Bytes {
         &self.data
@@ -380,7 +485,7 @@ pub fn length_of(stored_len: u64) -> Result<u64, DecodeError> {
         return Err(wrong());
     }
     let length = chunks - chunks.div_ceil(STORED_CHUNK_BYTES as u64) * CRC;
-    check_length(length)?;
+    check_length(length, true)?;
     Ok(length)
 }
 
@@ -391,14 +496,19 @@ const fn chunk_at(index: u64) -> u64 {
     HEADER_BYTES as u64 + index * STORED_CHUNK_BYTES as u64
 }
 
-fn check_length(length: u64) -> Result<(), DecodeError> {
-    if length <= OBJECT_BYTES_MAX {
+fn check_length(length: u64, is_fragment: bool) -> Result<(), DecodeError> {
+    let (what, most, expected) = if is_fragment {
+        ("length of a fragment", FRAGMENT_BYTES_MAX, "at most 97 MiB")
+    } else {
+        ("length of an object", OBJECT_BYTES_MAX, "at most 96 MiB")
+    };
+    if length <= most {
         return Ok(());
     }
     Err(DecodeError::Value {
-        what: "length of an object",
+        what,
         found: format!("{length} bytes"),
-        expected: "at most 96 MiB",
+        expected,
     })
 }
 

@@ -268,7 +268,7 @@ async fn storage_router(machine: &Machine, site: &Site, stop: Stop) -> anyhow::R
     let backends =
         BACKENDS.map(|name| format!("[[backends]]\nname = \"{name}\"\ndir = \"/nowhere/{name}\"\n"));
     let settings: sconce_storage_router::Settings = toml::from_str(&format!(
-        "{}{}[limits]\nbackend_deadline = \"2s\"\n[[pools]]\nname = \"default\"\nreplicas = 2\nbackends = {BACKENDS:?}\n",
+        "{}{}[limits]\nbackend_deadline = \"2s\"\n[[pools]]\nname = \"default\"\nprotect = \"replica:2\"\nbackends = {BACKENDS:?}\n",
         common(name),
         backends.concat()
     ))?;

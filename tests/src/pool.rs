@@ -390,7 +390,7 @@ impl Pool {
             Role::Etcd => return Ok(()),
             Role::StorageRouter => format!(
                 "[[backends]]\nname = \"shared\"\ndir = \"{}\"\n\n\
-                 [[pools]]\nname = \"default\"\nreplicas = 1\nbackends = [\"shared\"]\n",
+                 [[pools]]\nname = \"default\"\nprotect = \"replica:1\"\nbackends = [\"shared\"]\n",
                 self.backend().display()
             ),
             Role::VolumeRouter => format!(

@@ -268,7 +268,7 @@ fn two_copies(cluster: &Cluster) -> Result<()> {
     };
     let pool = toml::Table::from_iter([
         ("name".to_owned(), "default".into()),
-        ("replicas".to_owned(), 2.into()),
+        ("protect".to_owned(), "replica:2".into()),
         ("backends".to_owned(), vec!["first", "second"].into()),
     ]);
     edit::set(

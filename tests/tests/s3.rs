@@ -34,7 +34,7 @@ fn on_a_bucket(cluster: &mut Cluster, server: &S3Server) -> Result<()> {
     let backend = Table::from_iter([("name".to_owned(), "s3".into()), ("s3".to_owned(), bucket.into())]);
     let pool = Table::from_iter([
         ("name".to_owned(), "default".into()),
-        ("replicas".to_owned(), 1.into()),
+        ("protect".to_owned(), "replica:1".into()),
         ("backends".to_owned(), vec!["s3"].into()),
     ]);
     edit::set(cluster.run_dir(), "storage-router", "backends", vec![backend])?;

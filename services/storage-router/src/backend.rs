@@ -118,6 +118,12 @@ pub enum BackendError {
         /// What is wrong with it.
         what: String,
     },
+    /// What is there is whole, and cannot be decrypted here.
+    #[error("its fragment cannot be decrypted: {why}")]
+    Locked {
+        /// Which key is missing.
+        why: String,
+    },
     /// No space is left.
     #[error("it is full")]
     Full,

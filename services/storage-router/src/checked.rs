@@ -13,7 +13,7 @@ use bytes::Bytes;
 use sconce_runtime::Events;
 use sconce_runtime::events::log_only;
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::stored_object::{HEADER_BYTES, SealedObject, Span, StoredHeader};
+use sconce_schemas::stored_object::{FragmentId, HEADER_BYTES, SealedObject, Span, StoredHeader};
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::storage::{BackendStatus, Written};
 use sconce_schemas::{DecodeError, ObjectName, VolumeId};
@@ -153,6 +153,20 @@ impl Checked {
     /// # Errors
     /// `NotFound`; `Damaged`: what is there is not the object as it was put; `Unavailable`, `Denied`.
     pub async fn get(&self, name: ObjectName, offset: u64, length: u64) -> Result<Bytes, BackendError> {
+        self.get_of(name, None, offset, length).await
+    }
+
+    /// As [`Checked::get`], of a fragment of the object, or of the whole object where it is `None`.
+    ///
+    /// # Errors
+    /// As [`Checked::get`]; another fragment in its place is `Damaged`.
+    pub async fn get_of(
+        &self,
+        name: ObjectName,
+        fragment: Option<FragmentId>,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes, BackendError> {
         let span = Span::holding(offset, length);
         let step = step(Action::Get, name, offset, length);
         Point::BackendGet.record(|| step);
@@ -167,7 +181,7 @@ impl Checked {
         let stored = read?;
         let is_large = stored.bytes.len() > CHECK_HERE_BYTES;
         let check = move || {
-            span.open(name, stored.stored_len, stored.bytes)
+            span.open_fragment(name, fragment, stored.stored_len, stored.bytes)
                 .map_err(|error| damaged(&error))
         };
         let checked = if is_large {
@@ -183,13 +197,61 @@ impl Checked {
     /// # Errors
     /// As [`Checked::get`].
     pub async fn stat(&self, name: ObjectName) -> Result<u64, BackendError> {
+        let header = self.header(name).await?;
+        if header.fragment().is_none() {
+            return Ok(header.length());
+        }
+        self.counted(Err(BackendError::Damaged {
+            what: format!("it has {}; right would be the whole object", header.what()),
+        }))
+    }
+
+    /// Which fragment of an object is there; `None`: the whole object.
+    ///
+    /// # Errors
+    /// As [`Checked::get`].
+    pub async fn fragment_of(&self, name: ObjectName) -> Result<Option<FragmentId>, BackendError> {
+        Ok(self.header(name).await?.fragment())
+    }
+
+    /// The first `length` bytes of the fragment of this number, or all where it is shorter, and what its envelope says of
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Checked::get`]; another fragment, or the whole object, in its place is `Damaged`.
+    pub async fn get_start(
+        &self,
+        name: ObjectName,
+        index: u8,
+        length: u64,
+    ) -> Result<(FragmentId, Bytes), BackendError> {
+        let span = Span::holding(0, length.max(1));
+        let read = self
+            .backend
+            .read(name, span.stored_offset(), span.stored_length());
+        let stored = self.timed(length, read).await?;
+        let opened = StoredHeader::decode(&stored.bytes).and_then(|header| match header.fragment() {
+            Some(fragment) if fragment.index == index => {
+                let bytes = span.open_fragment(name, Some(fragment), stored.stored_len, stored.bytes)?;
+                Ok((fragment, bytes))
+            }
+            _ => Err(DecodeError::Value {
+                what: "stored object",
+                found: header.what(),
+                expected: "the fragment that belongs here",
+            }),
+        });
+        self.counted(opened.map_err(|error| damaged(&error)))
+    }
+
+    async fn header(&self, name: ObjectName) -> Result<StoredHeader, BackendError> {
         let stored = self
             .timed(0, self.backend.read(name, 0, HEADER_BYTES as u64))
             .await?;
         let header = StoredHeader::decode(&stored.bytes).and_then(|found| {
-            let right = StoredHeader::of_stored(name, stored.stored_len)?;
+            let right = StoredHeader::of_stored(name, found.fragment(), stored.stored_len)?;
             if found == right {
-                return Ok(right.length());
+                return Ok(right);
             }
             Err(DecodeError::Value {
                 what: "stored object",
@@ -258,10 +320,21 @@ impl Checked {
     /// Whether what is there is the object. Only bytes whose CRC holds are compared: a read that goes wrong says
     /// `Damaged`, never that there is another object.
     async fn compare(&self, object: &SealedObject) -> Result<(), BackendError> {
+        if object.fragment().is_some() {
+            let there = match self.header(object.name()).await {
+                Err(BackendError::NotFound) => return Err(vanished()),
+                there => there?,
+            };
+            if there.fragment() != object.fragment() {
+                self.read_whole(&there).await?;
+                return Err(BackendError::Exists);
+            }
+        }
         let mut due = object.data().clone();
         let mut offset = 0;
         loop {
-            let there = match self.get(object.name(), offset, PIECE_BYTES as u64).await {
+            let get = self.get_of(object.name(), object.fragment(), offset, PIECE_BYTES as u64);
+            let there = match get.await {
                 Err(BackendError::NotFound) => return Err(vanished()),
                 there => there?,
             };
@@ -273,6 +346,20 @@ impl Checked {
             }
             offset += PIECE_BYTES as u64;
         }
+    }
+
+    /// Whether all CRCs of what is there hold.
+    async fn read_whole(&self, header: &StoredHeader) -> Result<(), BackendError> {
+        let mut offset = 0;
+        while offset < header.length() {
+            let get = self.get_of(header.name(), header.fragment(), offset, PIECE_BYTES as u64);
+            match get.await {
+                Err(BackendError::NotFound) => return Err(vanished()),
+                read => read?,
+            };
+            offset += PIECE_BYTES as u64;
+        }
+        Ok(())
     }
 
     async fn timed<T>(&self, bytes: u64, pending: Pending<'_, T>) -> Result<T, BackendError> {

@@ -14,11 +14,11 @@ use sconce_cache::CacheSettings;
 use sconce_registry::RegistrySettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::NodeName;
-use sconce_schemas::records::{PlacementEntry, PoolRecord, Protection};
+use sconce_schemas::records::{Compression, PlacementEntry, PoolRecord, Protection};
 use sconce_tracing::{LogSettings, TelemetrySettings};
 use serde::Deserialize;
 
-use crate::pool::{FIRST_PLACEMENT, REPLICAS_MAX};
+use crate::pool::FIRST_PLACEMENT;
 use crate::s3::S3Settings;
 
 /// The settings file, checked.
@@ -39,6 +39,8 @@ pub struct Settings {
     pub backends: Vec<BackendSettings>,
     /// `[[pools]]`: made at the first start; later the registry's record counts.
     pub pools: Vec<PoolSettings>,
+    /// `[[keys]]`: where the keys of encrypted pools are.
+    pub keys: Vec<KeySettings>,
     /// Section `[limits]`.
     pub limits: LimitSettings,
     /// Section `[cache]`: the SSD cache of objects that were read, if it is wanted.
@@ -60,6 +62,8 @@ struct Typed {
     backends: Vec<BackendSettings>,
     #[serde(default)]
     pools: Vec<PoolSettings>,
+    #[serde(default)]
+    keys: Vec<KeySettings>,
     #[serde(default)]
     limits: LimitSettings,
     cache: Option<CacheSettings>,
@@ -129,14 +133,121 @@ impl StoreSettings {
 
 /// A pool.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "TypedPool")]
 pub struct PoolSettings {
     /// Its name: as a back end's.
     pub name: NodeName,
-    /// Copies of each object, each on a back end of its own.
-    pub replicas: u8,
+    /// `protect = "replica:N"`: copies of each object, each on a back end of its own; or `"ec:K+M"`: fragments, of which
+    /// any K are enough.
+    pub protection: Protection,
+    /// `compress = "lz4"` or `"zstd"`: where it wins a tenth.
+    pub compression: Option<Compression>,
+    /// `encrypt = true`: with the newest of the pool's `[[keys]]`.
+    pub encrypted: bool,
     /// Names of its back ends.
     pub backends: Vec<NodeName>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedPool {
+    name: NodeName,
+    protect: String,
+    compress: Option<String>,
+    #[serde(default)]
+    encrypt: bool,
+    backends: Vec<NodeName>,
+}
+
+impl TryFrom<TypedPool> for PoolSettings {
+    type Error = String;
+
+    fn try_from(typed: TypedPool) -> Result<Self, String> {
+        let TypedPool {
+            name,
+            protect,
+            compress,
+            encrypt,
+            backends,
+        } = typed;
+        let of = |key: &str, error: sconce_schemas::DecodeError| format!("pool {name}: {key}: {error}");
+        let compression = match compress.as_deref() {
+            None | Some("off") => None,
+            Some(text) => Some(text.parse().map_err(|error| of("compress", error))?),
+        };
+        Ok(Self {
+            protection: protect.parse().map_err(|error| of("protect", error))?,
+            compression,
+            encrypted: encrypt,
+            backends,
+            name,
+        })
+    }
+}
+
+/// Where a key of an encrypted pool is: in a file or in the environment, never here.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "TypedKey")]
+pub struct KeySettings {
+    /// The pool's name.
+    pub pool: NodeName,
+    /// Its id, 1 or more. What is written is encrypted with the key of the highest id that writes.
+    pub id: u32,
+    /// Where its 32 bytes are.
+    pub source: KeySource,
+    /// `writes = false`: it only reads, so that all storage-routers can have it before one of them writes with it.
+    pub writes: bool,
+}
+
+/// Where the 32 bytes of a key are, or their 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// `file`: in a file that nobody else may read.
+    File(PathBuf),
+    /// `env`: in an environment variable, as digits.
+    Environment(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedKey {
+    pool: NodeName,
+    id: u32,
+    file: Option<PathBuf>,
+    env: Option<String>,
+    writes: Option<bool>,
+}
+
+impl TryFrom<TypedKey> for KeySettings {
+    type Error = String;
+
+    fn try_from(typed: TypedKey) -> Result<Self, String> {
+        let TypedKey {
+            pool,
+            id,
+            file,
+            env,
+            writes,
+        } = typed;
+        if id == 0 {
+            return Err(format!("key 0 of pool {pool}; right would be an id of 1 or more"));
+        }
+        let source = match (file, env) {
+            (Some(file), None) => KeySource::File(file),
+            (None, Some(env)) => KeySource::Environment(env),
+            _ => {
+                return Err(format!(
+                    "key {id} of pool {pool} has both file and env, or neither; right would be one of them"
+                ));
+            }
+        };
+        Ok(Self {
+            pool,
+            id,
+            source,
+            writes: writes.unwrap_or(true),
+        })
+    }
 }
 
 /// How much may be under way at once. As many bytes again may wait; what is beyond that is refused for now. A back end
@@ -150,6 +261,8 @@ pub struct LimitSettings {
     pub bytes: ByteSize,
     /// How long a back end may take for one request before it counts as absent.
     pub backend_deadline: Interval,
+    /// How long a read of a fragment may take before others are asked too, in pools that keep fragments.
+    pub hedge_after: Interval,
 }
 
 impl Default for LimitSettings {
@@ -158,6 +271,8 @@ impl Default for LimitSettings {
             requests: 1024,
             bytes: ByteSize::new(512 << 20),
             backend_deadline: Interval::new(Duration::from_secs(30)),
+            // A disk's seek and a bucket's answer are faster; a guest hardly notices it.
+            hedge_after: Interval::new(Duration::from_millis(100)),
         }
     }
 }
@@ -181,9 +296,15 @@ impl PoolSettings {
         };
         PoolRecord {
             name: self.name.to_string(),
-            protection: Protection::Replicas(self.replicas),
+            protection: if self.compression.is_some() || self.encrypted {
+                self.protection.as_fragments()
+            } else {
+                self.protection
+            },
             backends: self.backends.iter().map(entry).collect(),
             placement_version: FIRST_PLACEMENT,
+            compression: self.compression,
+            encrypted: self.encrypted,
         }
     }
 }
@@ -200,6 +321,7 @@ impl TryFrom<Typed> for Settings {
             telemetry,
             backends,
             pools,
+            keys,
             limits,
             cache,
         } = typed;
@@ -216,6 +338,18 @@ impl TryFrom<Typed> for Settings {
                 "pools: {twice} is there twice; each pool has a name of its own"
             ));
         }
+        if let Some((pool, id)) = first_twice(keys.iter().map(|key| (&key.pool, key.id))) {
+            return Err(format!(
+                "keys: key {id} of pool {pool} is there twice; each key of a pool has an id of its own"
+            ));
+        }
+        let has_key = |pool: &PoolSettings| keys.iter().any(|key| key.pool == pool.name && key.writes);
+        if let Some(pool) = pools.iter().find(|pool| pool.encrypted && !has_key(pool)) {
+            return Err(format!(
+                "pool {0}: encrypt = true, but no [[keys]] has pool = \"{0}\"; right would be one with id, and file or env",
+                pool.name
+            ));
+        }
         check_limits(&limits)?;
         Ok(Self {
             node,
@@ -225,6 +359,7 @@ impl TryFrom<Typed> for Settings {
             telemetry,
             backends,
             pools,
+            keys,
             limits,
             cache,
         })
@@ -263,12 +398,13 @@ fn check_pool(pool: &PoolSettings, backends: &[BackendSettings]) -> Result<(), S
     if let Some(twice) = first_twice(pool.backends.iter()) {
         return Err(format!("pool {name}: backends has {twice} twice"));
     }
-    let most = usize::from(REPLICAS_MAX).min(pool.backends.len());
-    if !(1..=most).contains(&usize::from(pool.replicas)) {
+    let width = pool.protection.width();
+    if width > pool.backends.len() {
         return Err(format!(
-            "pool {name}: replicas = {}; right would be 1 to {most} (each copy on a back end of its own, \
-             {REPLICAS_MAX} at most)",
-            pool.replicas
+            "pool {name}: protect = \"{}\" takes {width} back ends, and backends has {}; each copy or fragment is on a \
+             back end of its own",
+            pool.protection,
+            pool.backends.len()
         ));
     }
     Ok(())
@@ -288,6 +424,12 @@ fn check_limits(limits: &LimitSettings) -> Result<(), String> {
         return Err(format!(
             "limits: bytes = \"{}\"; right would be 96 MiB to 1 TiB",
             limits.bytes
+        ));
+    }
+    if limits.hedge_after.duration() < Duration::from_millis(1) {
+        return Err(format!(
+            "limits: hedge_after = \"{}\"; right would be 1ms or more",
+            limits.hedge_after
         ));
     }
     if limits.backend_deadline.duration() < Duration::from_secs(1) {

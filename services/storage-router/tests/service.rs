@@ -66,7 +66,7 @@ name = "disk-2"
 dir = "{run}/backend/2"
 [[pools]]
 name = "default"
-replicas = {replicas}
+protect = "replica:{replicas}"
 backends = ["disk-1", "disk-2"]
 {more}
 "#,
@@ -754,7 +754,7 @@ fn a_wrong_command_line_or_settings_file_is_told_and_fails() {
     let file = place.write_settings(3, "");
     let error = run(&[file.to_str().unwrap()]);
     assert!(
-        error.contains("replicas = 3") && error.contains("1 to 2"),
+        error.contains("replica:3") && error.contains("takes 3 back ends"),
         "{error}"
     );
     let file = place.write_settings(2, "");

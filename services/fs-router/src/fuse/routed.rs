@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use sconce_schemas::records::{PoolRecord, Protection};
+use sconce_schemas::records::PoolRecord;
 use sconce_schemas::wire::storage::BackendStatus;
 use sconce_schemas::wire::volume::{IoCode, VolumeControl, VolumeControlReply};
 use sconce_schemas::wire::{Refusal, RefusalCode};
@@ -80,13 +80,12 @@ impl RoutedVolumes {
     }
 }
 
-/// Space for volumes: that of each pool's back ends, divided by the copies that it keeps. A back end that several
+/// Space for volumes: that of each pool's back ends, less what its protection takes. A back end that several
 /// storage-routers or pools have counts once.
 fn space_of(pools: &[PoolRecord], backends: &[BackendStatus]) -> Space {
     let mut counted = BTreeSet::new();
     let mut space = Space::default();
     for pool in pools {
-        let Protection::Replicas(copies) = pool.protection;
         for placed in &pool.backends {
             let found = backends.iter().find(|backend| backend.name == placed.backend);
             if let Some(backend) = found.filter(|_| counted.insert(&placed.backend)) {
@@ -95,7 +94,7 @@ fn space_of(pools: &[PoolRecord], backends: &[BackendStatus]) -> Space {
                 } else {
                     ByteLen(0)
                 };
-                let share = |bytes: Option<ByteLen>| bytes.unwrap_or(unknown).0 / u64::from(copies.max(1));
+                let share = |bytes: Option<ByteLen>| pool.protection.room_in(bytes.unwrap_or(unknown).0);
                 space.capacity = space.capacity.saturating_add(share(backend.capacity));
                 space.free = space.free.saturating_add(share(backend.free));
             }
@@ -254,6 +253,8 @@ mod tests {
     use sconce_schemas::ByteLen;
     use sconce_schemas::records::PlacementEntry;
 
+    use sconce_schemas::records::Protection;
+
     use super::*;
 
     #[test]
@@ -278,6 +279,8 @@ mod tests {
                 })
                 .collect(),
             placement_version: 1,
+            compression: None,
+            encrypted: false,
         };
         let mut seen = vec![
             backend("a", 100),

@@ -13,6 +13,7 @@ use sconce_schemas::bundle::{BUNDLE_FROM, BundleIndex};
 use sconce_schemas::packed_sco::PackedHead;
 use sconce_schemas::{Epoch, ObjectName, ScoId};
 
+use super::read::Source;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 use crate::checked::damaged;
@@ -51,7 +52,7 @@ impl Pool {
         bundle: ObjectName,
         (sco, epoch): (ScoId, Epoch),
     ) -> Result<u64, Vec<Answer>> {
-        self.first_good(bundle, |backend| async move { backend.stat(bundle).await })
+        self.first_good(bundle, |source| async move { source.stat(bundle).await })
             .await?;
         Ok(self.head_in(bundle, sco, epoch).await?.length())
     }
@@ -79,11 +80,11 @@ impl Pool {
         self: &Arc<Self>,
         bundle: ObjectName,
     ) -> Result<Vec<(ScoId, Epoch)>, Vec<Answer>> {
-        let read = |backend: Arc<crate::checked::Checked>| async move {
-            let mut bytes = backend.get(bundle, 0, INDEX_GUESS).await?;
+        let read = |source: Source| async move {
+            let mut bytes = source.get(bundle, 0, INDEX_GUESS).await?;
             let len = BundleIndex::len_of(&bytes).map_err(|error| damaged(&error))?;
             if len > bytes.len() {
-                bytes = backend.get(bundle, 0, len as u64).await?;
+                bytes = source.get(bundle, 0, len as u64).await?;
             }
             BundleIndex::from_bytes(&bytes).map_err(|error| damaged(&error))
         };

@@ -1,11 +1,12 @@
 //! A pool: where its objects go and how they are protected.
 //!
 //! Keeps: the pool's record, its back ends, which objects are being repaired or deleted, and what was learned of packed SCOs.
-//! Order: a put is done when all copies are durable; a bad copy is repaired after the good one was answered.
+//! Order: a put is done when all copies are durable, or a quorum of fragments; what is bad is repaired after the answer.
 //! Crash: a put that was not answered may have left some copies; sending it again completes them.
 //! Knows no sockets, no files, no envelope.
 
 mod bundles;
+mod fragments;
 mod holds;
 mod packed;
 mod read;
@@ -16,10 +17,11 @@ mod tests;
 mod versions;
 mod write;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 
+use sconce_fragments::Policy;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::{PoolRecord, Protection};
 use sconce_schemas::wire::Refusal;
@@ -30,27 +32,46 @@ use crate::backend::BackendError;
 use crate::checked::Checked;
 use crate::placement::{Placement, Rendezvous};
 use crate::workers::Workers;
+use fragments::Coded;
+pub use fragments::{Care, Restored};
 use holds::Holds;
 use packed::Heads;
 use versions::Versions;
 
-/// Most copies that a pool can ask for.
-pub const REPLICAS_MAX: u8 = 8;
 /// Repairs at once: each holds a whole object in memory, and none is urgent.
 const REPAIRS_AT_ONCE: usize = 2;
 
-/// A pool that keeps whole copies of its objects on several back ends.
+/// A pool: keeps copies, or by its policy fragments, of its objects on several back ends.
 pub struct Pool {
     record: PoolRecord,
     placement: Box<dyn Placement>,
     /// As in the record; `None`: this service has no settings for it.
     backends: Vec<Option<Arc<Checked>>>,
-    replicas: usize,
+    /// Back ends that an object is on.
+    width: usize,
+    /// Back ends that an object which was answered for is on, at the least.
+    quorum: usize,
+    /// Where objects are kept as fragments; `None`: as whole copies.
+    coded: Option<Coded>,
     workers: Workers,
     holds: Arc<Holds>,
     repair_slots: Arc<Semaphore>,
     heads: Heads,
     versions: Versions,
+}
+
+/// A part of a listing.
+struct Page<T> {
+    /// What is listed, and which back ends list it.
+    names: Vec<(T, Vec<usize>)>,
+    /// Back ends that did not answer.
+    absent: Vec<usize>,
+}
+
+impl<T> Page<T> {
+    fn into_names(self) -> Vec<T> {
+        self.names.into_iter().map(|(name, _)| name).collect()
+    }
 }
 
 /// What one back end of a pool answered, for the refusal's text.
@@ -60,7 +81,8 @@ struct Answer {
 }
 
 impl Pool {
-    /// The pool of `record` with those of `backends` that it names. Large objects get their envelope on `workers`.
+    /// The pool of `record` with those of `backends` that it names. Large objects get their envelope on `workers`. What
+    /// the record says to encrypt is with the newest of `care.keys`.
     ///
     /// # Errors
     /// A record that cannot be followed; the text says what is wrong with it.
@@ -68,10 +90,11 @@ impl Pool {
         record: PoolRecord,
         backends: &HashMap<String, Arc<Checked>>,
         workers: Workers,
+        care: Care,
     ) -> Result<Arc<Self>, String> {
-        let Protection::Replicas(replicas) = record.protection;
         let placement = Rendezvous::new(&record.backends);
-        check(&record, replicas, placement.takers())?;
+        check(&record, placement.takers())?;
+        let coded = Policy::of(&record).map(|policy| Coded::new(policy, care));
         let backends = record
             .backends
             .iter()
@@ -79,8 +102,10 @@ impl Pool {
         Ok(Arc::new(Self {
             backends: backends.collect(),
             placement: Box::new(placement),
+            width: record.protection.width(),
+            quorum: quorum(record.protection),
             record,
-            replicas: usize::from(replicas),
+            coded,
             workers,
             holds: Arc::default(),
             repair_slots: Arc::new(Semaphore::new(REPAIRS_AT_ONCE)),
@@ -100,10 +125,10 @@ impl Pool {
         self.holds.none().await;
     }
 
-    /// Where an object's copies belong, best place first.
+    /// Where an object's copies belong, best place first; its fragments, by their numbers.
     fn places(&self, name: &ObjectName) -> Vec<usize> {
         let mut ranked = self.placement.rank(name);
-        ranked.truncate(self.replicas);
+        ranked.truncate(self.width);
         ranked
     }
 
@@ -152,17 +177,28 @@ impl Pool {
 /// The version of a placement map that was never changed: every object is where the map says.
 pub const FIRST_PLACEMENT: u64 = 1;
 
-fn check(record: &PoolRecord, replicas: u8, takers: usize) -> Result<(), String> {
-    let name = &record.name;
-    if !(1..=REPLICAS_MAX).contains(&replicas) {
-        return Err(format!(
-            "pool {name:?} has {replicas} replicas; right would be 1 to {REPLICAS_MAX}"
-        ));
+/// How many back ends must have a put: all copies; of fragments as many as are needed to read, and more than half, so
+/// that of two contents of one name only one can be answered for (docs/decisions/0200).
+fn quorum(protection: Protection) -> usize {
+    let width = protection.width();
+    match protection {
+        Protection::Replicas(_) => width,
+        Protection::Erasure { data: 1, .. } => width,
+        Protection::Erasure { data, .. } => usize::from(data).max(width / 2 + 1),
     }
-    if takers < usize::from(replicas) {
+}
+
+fn check(record: &PoolRecord, takers: usize) -> Result<(), String> {
+    let name = &record.name;
+    let protection = record.protection;
+    protection
+        .check()
+        .map_err(|error| format!("pool {name:?}: {error}"))?;
+    if takers < protection.width() {
         return Err(format!(
-            "pool {name:?} has {replicas} replicas, but {takers} back ends that take objects; \
-             each replica needs a back end of its own"
+            "pool {name:?} is protected by {protection}, but {takers} back ends take objects; each of the {} copies or \
+             fragments needs a back end of its own",
+            protection.width()
         ));
     }
     let mut seen = HashSet::new();
@@ -173,7 +209,8 @@ fn check(record: &PoolRecord, replicas: u8, takers: usize) -> Result<(), String>
 }
 
 impl Pool {
-    /// Names of a volume's objects of one kind, sorted, those after `after`, at most `limit`.
+    /// Names of a volume's objects of one kind, sorted, those after `after`, at most `limit`. Of a pool that keeps
+    /// fragments, those are left out of which too few are there: puts that were never answered for.
     ///
     /// # Errors
     /// A retry when so many back ends are absent that an object might be on none of the others.
@@ -185,10 +222,24 @@ impl Pool {
         limit: usize,
     ) -> Result<Vec<ObjectName>, Refusal> {
         let what = format!("the {} objects of volume {volume}", kind.as_str());
-        self.merged(&what, self.replicas, limit, |backend| async move {
-            backend.list(volume, kind, after, limit).await
-        })
-        .await
+        let (mut after, mut listed) = (after, Vec::new());
+        loop {
+            let page = self
+                .merged(&what, self.quorum, limit, |backend| async move {
+                    backend.list(volume, kind, after, limit).await
+                })
+                .await?;
+            let is_last = page.names.len() < limit;
+            after = page.names.last().map(|(name, _)| *name);
+            let needed = self.coded.as_ref().map_or(1, Coded::needed);
+            let is_readable = |seen: usize| seen + page.absent.len() >= needed;
+            let readable = page.names.iter().filter(|(_, seen)| is_readable(seen.len()));
+            listed.extend(readable.map(|(name, _)| *name));
+            if is_last || listed.len() >= limit {
+                listed.truncate(limit);
+                return Ok(listed);
+            }
+        }
     }
 
     /// As [`Pool::list`], for whoever wants to know that nothing is left anywhere: a copy that a delete did not reach is
@@ -204,10 +255,10 @@ impl Pool {
         limit: usize,
     ) -> Result<Vec<ObjectName>, Refusal> {
         let what = format!("all copies of the {} objects of volume {volume}", kind.as_str());
-        self.merged(&what, 1, limit, |backend| async move {
+        let page = self.merged(&what, 1, limit, |backend| async move {
             backend.list(volume, kind, after, limit).await
-        })
-        .await
+        });
+        Ok(page.await?.into_names())
     }
 
     /// Volumes that have any object in the pool, sorted, those after `after`, at most `limit`.
@@ -219,10 +270,10 @@ impl Pool {
         after: Option<VolumeId>,
         limit: usize,
     ) -> Result<Vec<VolumeId>, Refusal> {
-        self.merged("the volumes", self.replicas, limit, |backend| async move {
+        let page = self.merged("the volumes", self.quorum, limit, |backend| async move {
             backend.list_volumes(after, limit).await
-        })
-        .await
+        });
+        Ok(page.await?.into_names())
     }
 
     /// The first `limit` of what all back ends list, refused where `absent_max` of them do not answer. Each one's page is
@@ -233,20 +284,27 @@ impl Pool {
         absent_max: usize,
         limit: usize,
         list: impl Fn(Arc<Checked>) -> A,
-    ) -> Result<Vec<T>, Refusal> {
+    ) -> Result<Page<T>, Refusal> {
         let all: Vec<usize> = (0..self.backends.len()).collect();
-        let mut merged = BTreeSet::new();
+        let mut merged: BTreeMap<T, Vec<usize>> = BTreeMap::new();
         let mut absent = Vec::new();
         for (backend, page) in self.ask_each(&all, list).await {
             match page {
-                Ok(page) => merged.extend(page),
+                Ok(page) => {
+                    for name in page {
+                        merged.entry(name).or_default().push(backend);
+                    }
+                }
                 Err(error) => absent.push(Answer { backend, error }),
             }
         }
-        // An object that was stored is on `replicas` back ends: with fewer absent it is on one that answered.
+        // An object that was stored is on `quorum` back ends: with fewer absent it is on one that answered.
         if absent.len() >= absent_max {
             return Err(self.cannot_list(what, &absent));
         }
-        Ok(merged.into_iter().take(limit).collect())
+        Ok(Page {
+            names: merged.into_iter().take(limit).collect(),
+            absent: absent.into_iter().map(|answer| answer.backend).collect(),
+        })
     }
 }

@@ -14,6 +14,7 @@ use sconce_schemas::bundle::BUNDLE_FROM;
 use sconce_schemas::packed_sco::{HEAD_BYTES, PackedHead};
 use sconce_schemas::{Epoch, ObjectName, ScoId};
 
+use super::read::Source;
 use super::{Answer, Pool};
 use crate::checked::{CHECK_HERE_BYTES, damaged};
 
@@ -95,10 +96,10 @@ impl Pool {
         // Where it is empty a back end is asked too: a version that is gone must not be answered for by its head.
         let range = head.packed_range(offset, length);
         let (start, due) = (range.start, range.end - range.start);
-        self.first_good(name, |backend| {
+        self.first_good(name, |source| {
             let head = Arc::clone(&head);
             async move {
-                let packed = backend.get(name, start, due).await?;
+                let packed = source.get(name, start, due).await?;
                 // A copy that was cut off before the range reads as fewer bytes: that is noticed here.
                 let expand = move || {
                     head.expand(offset, length, packed)
@@ -116,7 +117,7 @@ impl Pool {
 
     /// Length of the SCO as its readers see it.
     pub(super) async fn length_of_packed(self: &Arc<Self>, name: ObjectName) -> Result<u64, Vec<Answer>> {
-        self.first_good(name, |backend| async move { backend.stat(name).await })
+        self.first_good(name, |source| async move { source.stat(name).await })
             .await?;
         Ok(self.head(name).await?.length())
     }
@@ -126,8 +127,8 @@ impl Pool {
         if let Some(head) = self.heads.get(&key) {
             return Ok(head);
         }
-        let read = |backend: Arc<crate::checked::Checked>| async move {
-            let bytes = backend.get(name, 0, HEAD_BYTES as u64).await?;
+        let read = |source: Source| async move {
+            let bytes = source.get(name, 0, HEAD_BYTES as u64).await?;
             PackedHead::from_bytes(&bytes).map_err(|error| damaged(&error))
         };
         let head = Arc::new(self.first_good(name, read).await?);

@@ -7,7 +7,7 @@
 //! Knows no kind of back end.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use sconce_schemas::ObjectName;
@@ -18,6 +18,54 @@ use super::versions::Place;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 use crate::checked::Checked;
+
+/// What an object is read from.
+pub(super) enum Source {
+    /// One of its copies.
+    Copy(Arc<Checked>),
+    /// Its fragments.
+    Fragments {
+        pool: Arc<Pool>,
+        /// What the back ends said where it cannot be read.
+        said: Arc<Mutex<Vec<Answer>>>,
+    },
+}
+
+impl Source {
+    /// Reads `length` bytes from `offset`; fewer, or none, where it ends before.
+    pub(super) async fn get(
+        &self,
+        name: ObjectName,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes, BackendError> {
+        match self {
+            Self::Copy(copy) => copy.get(name, offset, length).await,
+            Self::Fragments { pool, said } => {
+                let end = offset.saturating_add(length);
+                tell(said, pool.read_fragments(name, offset..end).await)
+            }
+        }
+    }
+
+    /// Length of the object in bytes.
+    pub(super) async fn stat(&self, name: ObjectName) -> Result<u64, BackendError> {
+        match self {
+            Self::Copy(copy) => copy.stat(name).await,
+            Self::Fragments { pool, said } => tell(said, pool.length_by_fragments(name).await),
+        }
+    }
+}
+
+fn tell<T>(said: &Mutex<Vec<Answer>>, answer: Result<T, Vec<Answer>>) -> Result<T, BackendError> {
+    answer.map_err(|answers| {
+        let error = answers
+            .first()
+            .map_or(BackendError::NotFound, |first| first.error.clone());
+        *said.lock().unwrap_or_else(PoisonError::into_inner) = answers;
+        error
+    })
+}
 
 impl Pool {
     /// Reads `length` bytes of an object from `offset`; fewer, or none, where it ends before. Copies that turn out
@@ -34,7 +82,7 @@ impl Pool {
                 Place::Own(name) if is_packed(&name) => return self.get_packed(name, offset, length).await,
                 Place::Own(name) => name,
             };
-            let get = |backend: Arc<Checked>| async move { backend.get(name, offset, length).await };
+            let get = |source: Source| async move { source.get(name, offset, length).await };
             self.first_good(name, get).await
         };
         self.read_current(name, read).await
@@ -51,25 +99,42 @@ impl Pool {
                 Place::Own(name) if is_packed(&name) => return self.length_of_packed(name).await,
                 Place::Own(name) => name,
             };
-            self.first_good(name, |backend| async move { backend.stat(name).await })
+            self.first_good(name, |source| async move { source.stat(name).await })
                 .await
         };
         self.read_current(name, read).await
     }
 
-    /// What the first copy that is good gives; what each of them said where none is.
+    /// What the first copy that is good gives, or what the object's fragments give; what each of them said where none is.
     pub(super) async fn first_good<T, A: Future<Output = Result<T, BackendError>>>(
         self: &Arc<Self>,
         name: ObjectName,
-        ask: impl Fn(Arc<Checked>) -> A,
+        ask: impl Fn(Source) -> A,
     ) -> Result<T, Vec<Answer>> {
+        if self.coded.is_some() {
+            let said = Arc::default();
+            let source = Source::Fragments {
+                pool: Arc::clone(self),
+                said: Arc::clone(&said),
+            };
+            let answer = ask(source).await;
+            return answer.map_err(|error| {
+                let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                if said.is_empty() {
+                    // Good fragments, whose content is not what it should be.
+                    let backend = self.places(&name).first().copied().unwrap_or(0);
+                    said.push(Answer { backend, error });
+                }
+                std::mem::take(&mut *said)
+            });
+        }
         let mut haunts = self.haunts(&name);
         // A back end that hangs would hold up every read for its whole deadline. Puts find out when it works again.
         haunts.sort_by_key(|index| self.backend(*index).is_ok_and(|backend| !backend.works()));
         let mut failed = Vec::new();
         for backend in haunts {
             let answer = match self.backend(backend) {
-                Ok(checked) => ask(checked).await,
+                Ok(checked) => ask(Source::Copy(checked)).await,
                 Err(error) => Err(error),
             };
             match answer {

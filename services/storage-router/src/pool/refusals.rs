@@ -63,6 +63,14 @@ impl Pool {
         Refusal::retry(code, text)
     }
 
+    pub(super) fn no_key(&self, name: ObjectName, why: &str) -> Refusal {
+        let text = format!(
+            "{} cannot be stored: {why}; right would be a [[keys]] of this pool in this storage-router's settings",
+            self.of(name)
+        );
+        Refusal::retry(RefusalCode::Unavailable, text)
+    }
+
     pub(super) fn not_deleted(&self, name: ObjectName, failed: &[Answer]) -> Refusal {
         let text = format!(
             "{} is not yet deleted everywhere: {}",

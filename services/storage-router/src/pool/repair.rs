@@ -21,9 +21,11 @@ use crate::backend::BackendError;
 const PIECE_BYTES: u64 = 256 << 10;
 
 /// What came of a repair.
-enum Outcome {
+pub(super) enum Outcome {
     /// These back ends have good copies again.
     Repaired(BTreeSet<usize>),
+    /// These, but others not yet.
+    Partly(BTreeSet<usize>),
     /// The object was deleted meanwhile, or a good copy cannot be reached now: the next read comes back to it.
     Postponed,
     /// No good copy is left of some part.
@@ -46,6 +48,10 @@ impl Pool {
         if !failed.iter().any(needs_repair) {
             return;
         }
+        if let Some(coded) = &self.coded {
+            // Where one is missing others may be, and the slots below may be taken.
+            coded.note_short();
+        }
         let Ok(slot) = Arc::clone(&self.repair_slots).try_acquire_owned() else {
             return;
         };
@@ -56,7 +62,13 @@ impl Pool {
         tokio::spawn(async move {
             let mut span = Span::control("storage.repair");
             span.text("sconce.object", name);
-            let outcome = telemetry::scope(span.trace_or(Trace::default()), pool.repair(name)).await;
+            let repair = async {
+                match &pool.coded {
+                    Some(coded) => pool.repair_fragments(coded, name).await,
+                    None => pool.repair(name).await,
+                }
+            };
+            let outcome = telemetry::scope(span.trace_or(Trace::default()), repair).await;
             if let Outcome::Lost(_) = outcome {
                 span.fail("no good copy is left of a part of the object");
             }
@@ -146,10 +158,12 @@ impl Pool {
         Err(failed)
     }
 
-    fn log_repair(&self, name: ObjectName, outcome: Outcome) {
+    pub(super) fn log_repair(&self, name: ObjectName, outcome: Outcome) {
         let (pool, volume) = (&self.record.name, name.volume());
         match outcome {
-            Outcome::Repaired(backends) => self.log_replaced(name, &Vec::from_iter(backends)),
+            Outcome::Repaired(backends) | Outcome::Partly(backends) => {
+                self.log_replaced(name, &Vec::from_iter(backends))
+            }
             Outcome::Postponed => tracing::info!(%pool, %volume, object = %name, "repair postponed"),
             Outcome::Lost(answers) => tracing::error!(
                 %pool, %volume, object = %name, copies = self.told(&answers),
@@ -166,6 +180,6 @@ fn note_bad(bad: &mut BTreeSet<usize>, index: usize, error: &BackendError) {
 }
 
 /// Whether waiting will not bring this copy back.
-fn is_gone_for_good(error: &BackendError) -> bool {
+pub(super) fn is_gone_for_good(error: &BackendError) -> bool {
     matches!(error, BackendError::Damaged { .. } | BackendError::NotFound)
 }

@@ -15,15 +15,15 @@ use super::*;
 use crate::share::PATIENCE;
 use crate::testing::{Faults, FaultyBackend, MemoryBackend};
 
-struct Setup {
-    pool: Arc<Pool>,
-    memory: Vec<Arc<MemoryBackend>>,
-    faulty: Vec<Arc<FaultyBackend>>,
+pub(super) struct Setup {
+    pub(super) pool: Arc<Pool>,
+    pub(super) memory: Vec<Arc<MemoryBackend>>,
+    pub(super) faulty: Vec<Arc<FaultyBackend>>,
 }
 
-const ABSENT: Faults = faults(0, 1000);
+pub(super) const ABSENT: Faults = faults(0, 1000);
 const FULL: Faults = faults(1000, 0);
-const NONE: Faults = faults(0, 0);
+pub(super) const NONE: Faults = faults(0, 0);
 
 const fn faults(full: u16, absent: u16) -> Faults {
     Faults {
@@ -37,7 +37,7 @@ const fn faults(full: u16, absent: u16) -> Faults {
     }
 }
 
-fn record(backends: usize, replicas: u8, placement_version: u64) -> PoolRecord {
+pub(super) fn record(backends: usize, replicas: u8, placement_version: u64) -> PoolRecord {
     let entry = |index| PlacementEntry {
         backend: format!("disk-{index}"),
         weight: 1,
@@ -47,10 +47,24 @@ fn record(backends: usize, replicas: u8, placement_version: u64) -> PoolRecord {
         protection: Protection::Replicas(replicas),
         backends: (0..backends).map(entry).collect(),
         placement_version,
+        compression: None,
+        encrypted: false,
+    }
+}
+
+/// No keys, and time for a slow read.
+fn care() -> Care {
+    Care {
+        keys: Arc::default(),
+        hedge_after: Duration::from_millis(100),
     }
 }
 
 fn setup_with(record: PoolRecord, seed: u64) -> Setup {
+    setup_caring(record, seed, care())
+}
+
+pub(super) fn setup_caring(record: PoolRecord, seed: u64, care: Care) -> Setup {
     let memory: Vec<_> = (0..record.backends.len())
         .map(|index| Arc::new(MemoryBackend::new(&format!("disk-{index}"), 1 << 30)))
         .collect();
@@ -68,7 +82,7 @@ fn setup_with(record: PoolRecord, seed: u64) -> Setup {
     let named = faulty
         .iter()
         .map(|faulty| (crate::Backend::name(&**faulty).to_owned(), checked(faulty)));
-    let pool = Pool::new(record, &named.collect(), Workers::inline()).unwrap();
+    let pool = Pool::new(record, &named.collect(), Workers::inline(), care).unwrap();
     Setup { pool, memory, faulty }
 }
 
@@ -84,7 +98,7 @@ impl Setup {
     }
 }
 
-fn name(id: u64) -> ObjectName {
+pub(super) fn name(id: u64) -> ObjectName {
     ObjectName::Sco {
         volume: VolumeId::from_u128(0xabc),
         id: ScoId(id),
@@ -93,7 +107,7 @@ fn name(id: u64) -> ObjectName {
     }
 }
 
-fn content(seed: u64, len: usize) -> Bytes {
+pub(super) fn content(seed: u64, len: usize) -> Bytes {
     let mut bytes = vec![0; len];
     Chance::seeded(seed).fill(&mut bytes);
     bytes.into()
@@ -399,7 +413,7 @@ async fn after_a_change_of_the_map_objects_are_found_where_they_were() {
 
 #[tokio::test]
 async fn a_back_end_without_settings_is_named() {
-    let pool = Pool::new(record(1, 1, 1), &HashMap::new(), Workers::inline()).unwrap();
+    let pool = Pool::new(record(1, 1, 1), &HashMap::new(), Workers::inline(), care()).unwrap();
     let refusal = pool.put(name(1), Bytes::new()).await.unwrap_err();
     assert!(
         refusal.remedy == Remedy::Retry && refusal.text.contains("settings do not name it"),
@@ -410,13 +424,13 @@ async fn a_back_end_without_settings_is_named() {
 #[test]
 fn records_that_cannot_be_followed_are_refused() {
     let refused = |record| {
-        Pool::new(record, &HashMap::new(), Workers::inline())
+        Pool::new(record, &HashMap::new(), Workers::inline(), care())
             .err()
             .unwrap_or_default()
     };
-    assert!(refused(record(1, 0, 1)).contains("right would be 1 to 8"));
-    assert!(refused(record(9, 9, 1)).contains("right would be 1 to 8"));
-    assert!(refused(record(2, 3, 1)).contains("3 replicas, but 2 back ends"));
+    assert!(refused(record(1, 0, 1)).contains("replica:1 to replica:8"));
+    assert!(refused(record(9, 9, 1)).contains("replica:1 to replica:8"));
+    assert!(refused(record(2, 3, 1)).contains("replica:3, but 2 back ends"));
     let mut drained = record(2, 2, 1);
     drained.backends[0].weight = 0;
     assert!(refused(drained).contains("1 back ends"));

@@ -1,4 +1,4 @@
-//! Puts and deletes: all copies, or an answer that says which one is missing.
+//! Puts and deletes of copies: all copies, or an answer that says which one is missing.
 //!
 //! Keeps: nothing.
 //! Order: the copies are written at once, and answered for when the last one is durable.
@@ -22,17 +22,21 @@ use crate::backend::BackendError;
 use crate::checked::Checked;
 
 impl Pool {
-    /// Stores an object: done when every copy is durable. The same object again succeeds.
+    /// Stores an object: done when every copy is durable, in a pool with an erasure code when as many fragments are as
+    /// its quorum says. The same object again succeeds.
     ///
     /// # Errors
     /// A reject when another object has this name, or when a SCO of a version above 0 is no packed one; a retry, naming
     /// the back ends, when a copy cannot be stored now.
-    pub async fn put(&self, name: ObjectName, data: Bytes) -> Result<(), Refusal> {
+    pub async fn put(self: &Arc<Self>, name: ObjectName, data: Bytes) -> Result<(), Refusal> {
         if is_bundle(&name) {
             BundleIndex::check_whole(&data).map_err(|error| self.not_packed(name, &error))?;
         } else if is_packed(&name) {
             // The version before is deleted because this one is there: what nobody could read must not be it.
             PackedSco::check(&data).map_err(|error| self.not_packed(name, &error))?;
+        }
+        if let Some(coded) = &self.coded {
+            return self.put_fragments(coded, name, data).await;
         }
         let bytes = data.len() as u64;
         let seal = move || {
@@ -76,10 +80,39 @@ impl Pool {
             .on_each(&haunts, |backend| async move { backend.delete(name).await })
             .await;
         self.heads.forget(&name);
+        if let Some(coded) = &self.coded {
+            coded.forget(&name);
+        }
         if failed.is_empty() {
             return Ok(());
         }
         Err(self.not_deleted(name, &failed))
+    }
+
+    /// The same, told which of them each is.
+    pub(super) async fn on_each_index<A: Future<Output = Result<(), BackendError>>>(
+        &self,
+        indices: &[usize],
+        ask: impl Fn(usize, Arc<Checked>) -> A,
+    ) -> Vec<Answer> {
+        let asked = indices.iter().map(|index| {
+            let answer = self.backend(*index).map(|backend| ask(*index, backend));
+            async move {
+                let done = match answer {
+                    Ok(answer) => answer.await,
+                    Err(error) => Err(error),
+                };
+                done.err().map(|error| Answer {
+                    backend: *index,
+                    error,
+                })
+            }
+        });
+        futures_util::future::join_all(asked)
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Asks several back ends at once; gives the answers of those that did not do it.

@@ -85,8 +85,11 @@ impl Handler {
         Point::StorageGet.record(|| step);
         let got = match self.pools.find(pool).await {
             Ok(pool) => match &self.cache {
-                Some(cache) => cache.get(&pool, name, offset, u64::from(length)).await,
-                None => pool.get(name, offset, u64::from(length)).await,
+                // What is in the cache is in clear on its SSD.
+                Some(cache) if !pool.record().encrypted => {
+                    cache.get(&pool, name, offset, u64::from(length)).await
+                }
+                _ => pool.get(name, offset, u64::from(length)).await,
             },
             Err(refusal) => Err(refusal),
         };

@@ -6,7 +6,9 @@
 //! Knows no signals and no files of settings: those are `main`'s.
 
 mod handler;
+mod keys;
 mod pools;
+mod restoring;
 mod serving;
 mod setup;
 
@@ -154,6 +156,7 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     } = parts;
     let node = settings.node.name.clone();
     setup::pools(settings, &registry).await?;
+    let care = keys::Cares::read(settings)?;
     let cache = settings.cache.as_ref().map(open_cache);
     if let Some(cache) = &cache {
         let path = settings.node.run_dir.join(COUNTERS_FILE);
@@ -163,12 +166,13 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     let handler = Rc::new(Handler {
         cache,
         node: node.clone(),
-        pools: Pools::new(registry.clone(), backends, workers),
+        pools: Pools::new(registry.clone(), backends, workers, care),
         events: events.clone(),
         stop: stop.clone(),
     });
     let listen = endpoint("node.endpoints", settings.endpoint())?;
     let server = bind(&network, &listen, identity(&node, Protocol::Storage)).await?;
+    tasks.spawn_local("restoring", restoring::restore(Rc::clone(&handler), stop.clone()));
     let limits = settings.limits.clone();
     tasks.spawn_local(
         "storage server",

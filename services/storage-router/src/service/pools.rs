@@ -8,10 +8,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sconce_fragments::Policy;
 use sconce_registry::{Registry, RegistryError};
 use sconce_schemas::records::{PoolRecord, keys};
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
+use super::keys::Cares;
 use crate::checked::Checked;
 use crate::pool::Pool;
 use crate::workers::Workers;
@@ -21,15 +23,22 @@ pub(super) struct Pools {
     registry: Registry,
     backends: HashMap<String, Arc<Checked>>,
     workers: Workers,
+    care: Cares,
     known: Mutex<HashMap<String, Arc<Pool>>>,
 }
 
 impl Pools {
-    pub(super) fn new(registry: Registry, backends: HashMap<String, Arc<Checked>>, workers: Workers) -> Self {
+    pub(super) fn new(
+        registry: Registry,
+        backends: HashMap<String, Arc<Checked>>,
+        workers: Workers,
+        care: Cares,
+    ) -> Self {
         Self {
             registry,
             backends,
             workers,
+            care,
             known: Mutex::default(),
         }
     }
@@ -45,7 +54,7 @@ impl Pools {
             Ok(None) | Err(RegistryError::Invalid(_)) => return Err(self.no_such_pool(name)),
             Err(error) => return Err(unusable(RefusalCode::Unavailable, error.to_string())),
         };
-        let pool = Pool::new(record, &self.backends, self.workers.clone())
+        let pool = Pool::new(record, &self.backends, self.workers.clone(), self.care.of(name))
             .map_err(|why| unusable(RefusalCode::Internal, why))?;
         Ok(Arc::clone(self.known().entry(name.to_owned()).or_insert(pool)))
     }
@@ -57,10 +66,31 @@ impl Pools {
         backends
     }
 
+    /// Opens all pools of the registry that keep fragments, so that they are cared for before anybody asks for them.
+    pub(super) async fn open_all(&self) -> Result<(), Refusal> {
+        let listed = self.registry.list_records::<PoolRecord>(keys::POOLS).await;
+        let listed = listed.map_err(|error| {
+            Refusal::retry(
+                RefusalCode::Unavailable,
+                format!("cannot list the pools: {error}"),
+            )
+        })?;
+        for (_, record, _) in listed {
+            if Policy::of(&record).is_some() {
+                self.find(&record.name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pools that were asked for.
+    pub(super) fn all(&self) -> Vec<Arc<Pool>> {
+        self.known().values().cloned().collect()
+    }
+
     /// Waits for the repairs under way.
     pub(super) async fn settled(&self) {
-        let pools: Vec<_> = self.known().values().cloned().collect();
-        for pool in pools {
+        for pool in self.all() {
             pool.settled().await;
         }
     }

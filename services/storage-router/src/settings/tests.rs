@@ -17,7 +17,7 @@ name = "disk-2"
 dir = "/disk/2"
 [[pools]]
 name = "default"
-replicas = 2
+protect = "replica:2"
 backends = ["disk-1", "disk-2"]
 "#;
 
@@ -39,6 +39,27 @@ fn good_settings_are_taken_with_defaults() {
     assert!(record.backends.iter().all(|entry| entry.weight == 1));
     let limits = "[limits]\nrequests = 10\nbytes = \"96 MiB\"\nbackend_deadline = \"2s\"\n";
     assert_eq!(load(&format!("{GOOD}{limits}")).unwrap().limits.requests, 10);
+}
+
+#[test]
+fn a_pool_has_a_policy_and_its_keys_are_elsewhere() {
+    let policy = "protect = \"replica:2\"\ncompress = \"zstd\"\nencrypt = true\n";
+    let keys = "[[keys]]\npool = \"default\"\nid = 7\nfile = \"/keys/7\"\n\
+                [[keys]]\npool = \"default\"\nid = 8\nenv = \"SCONCE_KEY\"\n";
+    let text = GOOD.replace("protect = \"replica:2\"", policy);
+    let settings = load(&format!("{text}{keys}")).unwrap();
+    let record = settings.pools[0].record();
+    assert_eq!(
+        (record.compression, record.encrypted),
+        (Some(Compression::Zstd), true)
+    );
+    assert_eq!(settings.keys[0].source, KeySource::File("/keys/7".into()));
+    assert_eq!(
+        settings.keys[1].source,
+        KeySource::Environment("SCONCE_KEY".to_owned())
+    );
+    let off = GOOD.replace("protect =", "compress = \"off\"\nprotect =");
+    assert_eq!(load(&off).unwrap().pools[0].compression, None);
 }
 
 #[test]
@@ -75,12 +96,57 @@ fn the_operating_manuals_example_is_taken() {
 fn what_is_wrong_is_named_with_what_is_right() {
     for (right, wrong, wanted) in [
         (
-            "replicas = 2",
-            "replicas = 3",
-            vec!["pool default", "replicas = 3", "1 to 2"],
+            "replica:2",
+            "replica:3",
+            vec![
+                "pool default",
+                "\"replica:3\"",
+                "takes 3 back ends",
+                "backends has 2",
+            ],
         ),
-        ("replicas = 2", "replicas = 0", vec!["replicas = 0", "1 to 2"]),
-        ("replicas = 2", "replica = 2", vec!["replica", "line 18"]),
+        (
+            "replica:2",
+            "replica:0",
+            vec!["pool default: protect", "replica:0", "replica:1 to"],
+        ),
+        (
+            "replica:2",
+            "ec:2+1",
+            vec!["pool default", "\"ec:2+1\"", "takes 3 back ends"],
+        ),
+        ("replica:2", "ec:1+1", vec!["ec:1+1", "replica:N or ec:K+M"]),
+        ("replica:2", "raid5", vec!["raid5", "replica:N or ec:K+M"]),
+        (
+            "protect = \"replica:2\"",
+            "replicas = 2",
+            vec!["replicas", "protect"],
+        ),
+        (
+            "protect =",
+            "compress = \"gzip\"\nprotect =",
+            vec!["pool default: compress", "gzip", "lz4 or zstd"],
+        ),
+        (
+            "protect =",
+            "encrypt = true\nprotect =",
+            vec!["pool default", "encrypt = true", "[[keys]]"],
+        ),
+        (
+            "[[pools]]",
+            "[[keys]]\npool = \"default\"\nid = 0\nenv = \"K\"\n[[pools]]",
+            vec!["key 0 of pool default", "1 or more"],
+        ),
+        (
+            "[[pools]]",
+            "[[keys]]\npool = \"default\"\nid = 1\n[[pools]]",
+            vec!["key 1 of pool default", "file and env"],
+        ),
+        (
+            "[[pools]]",
+            "[[keys]]\npool = \"a\"\nid = 1\nenv = \"K\"\n[[keys]]\npool = \"a\"\nid = 1\nenv = \"L\"\n[[pools]]",
+            vec!["key 1 of pool a", "twice"],
+        ),
         (
             "\"disk-1\", \"disk-2\"",
             "\"disk-1\", \"disk-3\"",

@@ -151,7 +151,7 @@ impl Cluster {
             "[node]\nname = \"storage-router\"\nrun_dir = \"{run}\"\nendpoints = [\"{endpoint}\"]\n\
              [registry]\nhome = \"remote\"\nendpoint = \"{registry}\"\n\
              [[backends]]\nname = \"local\"\ndir = \"{run}/backend\"\n\
-             [[pools]]\nname = \"default\"\nreplicas = 1\nbackends = [\"local\"]\n",
+             [[pools]]\nname = \"default\"\nprotect = \"replica:1\"\nbackends = [\"local\"]\n",
             run = self.dir.path().display(),
             endpoint = self.endpoint("storage-router"),
             registry = self.endpoint("registry"),

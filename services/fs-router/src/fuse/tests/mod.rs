@@ -136,6 +136,8 @@ fn registry() -> Registry {
         protection: Protection::Replicas(1),
         backends: Vec::new(),
         placement_version: 1,
+        compression: None,
+        encrypted: false,
     };
     let owner = NodeRecord {
         name: "vr-1".parse().unwrap(),

@@ -40,6 +40,8 @@ fn pool(name: &str) -> PoolRecord {
         protection: Protection::Replicas(1),
         backends: Vec::new(),
         placement_version: 1,
+        compression: None,
+        encrypted: false,
     }
 }
 

@@ -74,6 +74,8 @@ impl Cluster {
                 protection: Protection::Replicas(1),
                 backends: Vec::new(),
                 placement_version: 1,
+                compression: None,
+                encrypted: false,
             };
             registry
                 .put_record(&keys::pool("default"), None, &pool, None)

@@ -57,7 +57,7 @@ impl World {
         }
         Self {
             setup: None,
-            pool: Pool::new(record(2, 2, 1), &backends, Workers::bounded(2, 1 << 30)).unwrap(),
+            pool: Pool::new(record(2, 2, 1), &backends, Workers::bounded(2, 1 << 30), care()).unwrap(),
             roots,
             _dir: dir,
         }

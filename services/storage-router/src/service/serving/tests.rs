@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::backend::{Backend, Pending, Space, StoredRange};
 use crate::checked::Checked;
+use crate::service::keys::Cares;
 use crate::service::pools::Pools;
 use crate::testing::MemoryBackend;
 use crate::workers::Workers;
@@ -113,6 +114,8 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
                 weight: 1,
             }],
             placement_version: 1,
+            compression: None,
+            encrypted: false,
         };
         registry
             .put_record(&keys::pool(name), None, &record, None)
@@ -121,7 +124,7 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
     }
     Handler {
         node: "sr-1".parse().unwrap(),
-        pools: Pools::new(registry.clone(), backends, Workers::inline()),
+        pools: Pools::new(registry.clone(), backends, Workers::inline(), Cares::default()),
         cache: None,
         events: Events::new("sr-1".parse().unwrap(), Clock::system(), &mut Chance::seeded(1)),
         stop: Stop::new(),

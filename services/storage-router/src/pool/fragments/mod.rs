@@ -1,0 +1,199 @@
+//! Objects as fragments: what a pool with a policy does where another one has whole copies (docs/decisions/0200).
+//!
+//! Keeps: the policy, the keys, heads that were read, up to a bound in bytes, and whether fragments may be missing.
+//! Order: see the parts: a put has a quorum before it is answered for, a read is answered before any repair.
+//! Crash: heads are read again; what is missing is looked for again after a start.
+//! Knows no kind of back end; what a fragment looks like is `sconce_fragments`'.
+
+mod gather;
+mod read;
+mod repair;
+mod restore;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use sconce_fragments::{Keyring, OpenError, Policy};
+use sconce_schemas::ObjectName;
+use sconce_schemas::fragment::FragmentHead;
+use sconce_schemas::records::Protection;
+
+use super::repair::is_gone_for_good;
+use super::{Answer, FIRST_PLACEMENT, Pool};
+use crate::backend::BackendError;
+
+pub use restore::Restored;
+
+/// Memory for heads: those of some 10,000 objects of 4 MiB.
+const HEADS_BYTES_MAX: u64 = 16 << 20;
+const HEADS_EXPECTED: usize = 1 << 13;
+/// What the cache itself takes for a head, about.
+const ENTRY_BYTES: usize = 128;
+
+/// How a pool's fragments are cared for, besides what its record says.
+#[derive(Debug, Clone)]
+pub struct Care {
+    /// Keys of the pool, where it is encrypted.
+    pub keys: Arc<Keyring>,
+    /// A back end that has not answered a read after so long is helped: others are asked too.
+    pub hedge_after: Duration,
+}
+
+/// What a pool that keeps fragments has besides.
+pub(super) struct Coded {
+    policy: Policy,
+    care: Care,
+    heads: Cache<ObjectName, Arc<FragmentHead>, ByBytes>,
+    /// Fragments may be missing: a put fell short, a read found some missing, or nobody has looked since the start.
+    is_short: AtomicBool,
+}
+
+/// Fragments of one encoding of an object: their head, and the back end of each that is there.
+#[derive(Debug, Clone)]
+struct Set {
+    head: Arc<FragmentHead>,
+    seats: Vec<Option<usize>>,
+}
+
+/// What is there of an object.
+struct Survey {
+    /// Fragments that belong together, largest set first.
+    sets: Vec<Set>,
+    /// Which back end each fragment is looked for on.
+    seats: Vec<Option<usize>>,
+    /// Fragments of which no head was read.
+    failed: Vec<(usize, BackendError)>,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<ObjectName, Arc<FragmentHead>> for ByBytes {
+    fn weight(&self, _: &ObjectName, head: &Arc<FragmentHead>) -> u64 {
+        (ENTRY_BYTES + head.memory()) as u64
+    }
+}
+
+impl Coded {
+    pub(super) fn new(policy: Policy, care: Care) -> Self {
+        Self {
+            policy,
+            care,
+            heads: Cache::with_weighter(HEADS_EXPECTED, HEADS_BYTES_MAX, ByBytes),
+            is_short: AtomicBool::new(true),
+        }
+    }
+
+    /// How many fragments are needed to read an object.
+    pub(super) const fn needed(&self) -> usize {
+        match self.policy.protection {
+            Protection::Replicas(_) => 1,
+            Protection::Erasure { data, .. } => data as usize,
+        }
+    }
+
+    /// Forgets the head of an object that is being deleted or put anew.
+    pub(super) fn forget(&self, name: &ObjectName) {
+        self.heads.remove(name);
+    }
+
+    pub(super) fn note_short(&self) {
+        self.is_short.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Set {
+    fn members(&self) -> usize {
+        self.seats.iter().flatten().count()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.members() >= usize::from(self.head.cut().data)
+    }
+}
+
+impl Survey {
+    /// How many fragments might be anything.
+    fn absent(&self) -> usize {
+        let is_absent = |(_, error): &&(usize, BackendError)| !is_gone_for_good(error);
+        self.failed.iter().filter(is_absent).count()
+    }
+
+    /// The set that is the object: enough fragments to read it, and no other one could be what was answered for.
+    fn chosen(&self, quorum: usize) -> Option<&Set> {
+        let (first, others) = self.sets.split_first()?;
+        let most = others.first().map_or(0, Set::members);
+        let is_alone = most == 0 || first.members() >= quorum || first.members() > most + self.absent();
+        (first.is_complete() && is_alone).then_some(first)
+    }
+
+    fn answers(&self) -> Vec<Answer> {
+        read::answers(&self.seats, self.failed.clone())
+    }
+
+    /// What is said of fragments that are there and are no object.
+    fn too_few(&self, quorum: usize) -> Vec<Answer> {
+        let members: usize = self.sets.iter().map(Set::members).sum();
+        let Some(backend) = self
+            .sets
+            .first()
+            .and_then(|set| set.seats.iter().flatten().next())
+        else {
+            return Vec::new();
+        };
+        if self.absent() > 0 {
+            return Vec::new();
+        }
+        let what = format!(
+            "of its fragments {members} are left in {} sets, none of which is enough ({quorum} were answered for)",
+            self.sets.len()
+        );
+        vec![Answer {
+            backend: *backend,
+            error: BackendError::Damaged { what },
+        }]
+    }
+}
+
+impl Pool {
+    /// Which back end has which fragment of an object: by the map, and by asking all once the map has changed.
+    async fn seats(&self, name: ObjectName) -> Vec<Option<usize>> {
+        let places = self.places(&name);
+        if self.record.placement_version <= FIRST_PLACEMENT {
+            return places.into_iter().map(Some).collect();
+        }
+        let haunts = self.haunts(&name);
+        let asked = self.ask_each(&haunts, |backend| async move { backend.fragment_of(name).await });
+        let mut seats = vec![None; self.width];
+        for (backend, fragment) in asked.await {
+            let fragment = fragment
+                .ok()
+                .flatten()
+                .map(|fragment| usize::from(fragment.index));
+            if let Some(seat) = fragment.and_then(|fragment| seats.get_mut(fragment)) {
+                seat.get_or_insert(backend);
+            }
+        }
+        // Nobody has it: whoever reads it finds that out where it belongs.
+        for (seat, place) in seats.iter_mut().zip(places) {
+            seat.get_or_insert(place);
+        }
+        seats
+    }
+}
+
+/// What a chunk that cannot be opened means for the back end that it came from.
+fn closed(error: OpenError) -> BackendError {
+    match error {
+        OpenError::Damaged(what) => BackendError::Damaged { what },
+        error => BackendError::Locked {
+            why: error.to_string(),
+        },
+    }
+}

@@ -1,0 +1,156 @@
+//! Restoring a pool's policy: objects of which fragments are missing are found by listings, and repaired.
+//!
+//! Keeps: nothing; whether there may be something to do is the pool's to know.
+//! Order: volume by volume, kind by kind, in the order of the names.
+//! Crash: the next start looks again.
+//! Knows no kind of back end. Damage is not found by listings: reads find it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sconce_schemas::object::ObjectKind;
+use sconce_schemas::wire::Refusal;
+use sconce_schemas::{ObjectName, VolumeId};
+
+use crate::pool::Pool;
+use crate::pool::repair::Outcome;
+
+/// Names of one listing.
+const LISTED_AT_ONCE: usize = 1000;
+
+/// What came of looking through a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Objects that were looked at.
+    pub objects: u64,
+    /// Objects of which something was missing, and is there again.
+    pub repaired: u64,
+    /// Objects of which something is still missing.
+    pub left: u64,
+    /// Back ends that did not answer.
+    pub absent: usize,
+}
+
+impl Restored {
+    /// Whether everything is where the policy wants it.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.left == 0 && self.absent == 0
+    }
+}
+
+impl Pool {
+    /// Whether fragments may be missing somewhere: since the start, or since something was found.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.coded
+            .as_ref()
+            .is_some_and(|coded| coded.is_short.load(Ordering::Relaxed))
+    }
+
+    /// Looks through all objects for those of which fragments are missing, and makes them again. Nothing to do for a pool
+    /// of whole copies.
+    ///
+    /// # Errors
+    /// A retry when so many back ends are absent that nothing can be told.
+    pub async fn restore(self: &Arc<Self>) -> Result<Restored, Refusal> {
+        let mut restored = Restored::default();
+        let Some(coded) = &self.coded else {
+            return Ok(restored);
+        };
+        // What falls short from here on is for the next time.
+        coded.is_short.store(false, Ordering::Relaxed);
+        let done = self.restore_all(&mut restored).await;
+        if done.is_err() || !restored.is_whole() {
+            coded.note_short();
+        }
+        done.map(|()| restored)
+    }
+
+    /// Reads all fragments of an object, and makes again those that are missing or damaged; of a pool of whole copies,
+    /// nothing. Whether all are good now.
+    ///
+    /// # Errors
+    /// What cannot be repaired now, or not any more; the text names object and back ends.
+    pub async fn scrub(self: &Arc<Self>, name: ObjectName) -> Result<bool, Refusal> {
+        let Some(coded) = &self.coded else { return Ok(true) };
+        let _hold = self.holds.hold(name).await;
+        let outcome = self.repair_fragments(coded, name).await;
+        let scrubbed = match &outcome {
+            Outcome::Repaired(_) => Ok(true),
+            Outcome::Partly(_) | Outcome::Postponed => Ok(false),
+            Outcome::Lost(answers) => Err(self.no_good_copy(name, answers)),
+        };
+        self.log_repair(name, outcome);
+        scrubbed
+    }
+
+    async fn restore_all(self: &Arc<Self>, restored: &mut Restored) -> Result<(), Refusal> {
+        let mut after = None;
+        loop {
+            let volumes = self.list_volumes(after, LISTED_AT_ONCE).await?;
+            for volume in &volumes {
+                for kind in [ObjectKind::Sco, ObjectKind::Map, ObjectKind::Manifest] {
+                    self.restore_volume(*volume, kind, restored).await?;
+                }
+            }
+            match volumes.last() {
+                Some(last) if volumes.len() == LISTED_AT_ONCE => after = Some(*last),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn restore_volume(
+        self: &Arc<Self>,
+        volume: VolumeId,
+        kind: ObjectKind,
+        restored: &mut Restored,
+    ) -> Result<(), Refusal> {
+        let what = format!("the {} objects of volume {volume}", kind.as_str());
+        let mut after = None;
+        loop {
+            let page = self.merged(&what, self.quorum, LISTED_AT_ONCE, |backend| async move {
+                backend.list(volume, kind, after, LISTED_AT_ONCE).await
+            });
+            let page = page.await?;
+            restored.absent = restored.absent.max(page.absent.len());
+            for (name, seen) in &page.names {
+                restored.objects += 1;
+                self.restore_object(*name, seen, &page.absent, restored).await;
+            }
+            match page.names.last() {
+                Some((last, _)) if page.names.len() == LISTED_AT_ONCE => after = Some(*last),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn restore_object(
+        self: &Arc<Self>,
+        name: ObjectName,
+        seen: &[usize],
+        absent: &[usize],
+        restored: &mut Restored,
+    ) {
+        let Some(coded) = &self.coded else { return };
+        // What is on an absent back end is not known, and nothing can be written there.
+        let is_missing = self
+            .places(&name)
+            .iter()
+            .any(|place| !seen.contains(place) && !absent.contains(place));
+        // Of too few fragments nothing can be made: they are of a put that was never answered for.
+        if !is_missing || seen.len() < coded.needed() {
+            return;
+        }
+        let _hold = self.holds.hold(name).await;
+        let outcome = self.repair_fragments(coded, name).await;
+        match &outcome {
+            Outcome::Repaired(_) => restored.repaired += 1,
+            Outcome::Partly(_) | Outcome::Postponed => restored.left += 1,
+            // Told once, below; looking again brings nothing back.
+            Outcome::Lost(_) => {}
+        }
+        self.log_repair(name, outcome);
+    }
+}
