@@ -7,7 +7,7 @@
 
 use sconce_registry::Registry;
 use sconce_schemas::VolumeId;
-use sconce_schemas::records::{NodeRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{NodeRecord, PoolRecord, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::{Refusal, RefusalCode, Role};
 
 use super::core::{Routed, Writer};
@@ -35,15 +35,16 @@ pub(super) async fn owner_of(registry: &Registry, volume: VolumeId) -> Routed {
         }
         Err(error) => return Routed::Unknown(error.to_string()),
     };
-    match endpoint_for(volume, &node.endpoints) {
-        Some(endpoint) => Routed::At {
+    let Some(endpoint) = endpoint_for(volume, &node.endpoints) else {
+        let text = format!("the owner {} of volume {volume} has no endpoint", record.owner);
+        return Routed::Unknown(text);
+    };
+    match writer(registry, record).await {
+        Ok(writer) => Routed::At {
             endpoint: endpoint.to_owned(),
-            writer: writer(record),
+            writer,
         },
-        None => Routed::Unknown(format!(
-            "the owner {} of volume {volume} has no endpoint",
-            record.owner
-        )),
+        Err(error) => Routed::Unknown(error),
     }
 }
 
@@ -63,17 +64,21 @@ pub fn endpoint_for(volume: VolumeId, endpoints: &[String]) -> Option<&str> {
 /// What locates the SCOs that a volume wrote. A deleted volume's clones still read them.
 pub(super) async fn writer_of(registry: &Registry, volume: VolumeId) -> Result<Option<Writer>, String> {
     let found = registry.get_record::<VolumeRecord>(&keys::volume(volume)).await;
-    let record = found.map_err(|error| error.to_string())?;
-    Ok(record.map(|(record, _)| writer(record)))
+    match found.map_err(|error| error.to_string())? {
+        Some((record, _)) => writer(registry, record).await.map(Some),
+        None => Ok(None),
+    }
 }
 
-fn writer(record: VolumeRecord) -> Writer {
-    Writer {
+async fn writer(registry: &Registry, record: VolumeRecord) -> Result<Writer, String> {
+    let pool = registry.get_record::<PoolRecord>(&keys::pool(&record.pool)).await;
+    let pool = pool.map_err(|error| error.to_string())?;
+    Ok(Writer {
         pool: record.pool,
         sco_size: record.sco_size,
-        // No pool encrypts what it stores: what is in clear on its back ends may be in clear here (docs/decisions/0231).
-        is_cacheable: true,
-    }
+        // What may be in clear on its back ends may be in clear here (docs/decisions/0231).
+        is_cacheable: pool.is_some_and(|(pool, _)| !pool.encrypted),
+    })
 }
 
 /// One endpoint of each storage-router that is alive: IO threads are spread over a node's endpoints by `spread`.
