@@ -208,6 +208,7 @@ fn pool_view(pool: &PoolRecord) -> PoolView {
 
 #[cfg(test)]
 mod tests {
+    use sconce_schemas::records::Protection;
     use sconce_schemas::wire::storage::{BackendStatus, Written};
 
     use super::*;

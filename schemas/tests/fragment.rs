@@ -26,7 +26,7 @@ fn sealing(is_sealed: bool) -> Option<Sealing> {
 fn head(cut: Cut, compression: Option<Compression>, is_sealed: bool) -> FragmentHead {
     let tag = if is_sealed { 16 } else { 0 };
     let chunk = |place: sconce_schemas::fragment::ChunkPlace| {
-        let is_compressed = compression.is_some() && place.index % 3 == 0 && place.length > 1;
+        let is_compressed = compression.is_some() && place.index.is_multiple_of(3) && place.length > 1;
         let stored = if is_compressed {
             place.length / 2
         } else {

@@ -42,7 +42,7 @@ pub fn rebuild(
     if have.len() < data {
         return Err(format!("{} fragments are there, {data} are needed", have.len()));
     }
-    if have.iter().any(|(_, body)| body.len() != length) || length % SHARD_UNIT != 0 {
+    if have.iter().any(|(_, body)| body.len() != length) || !length.is_multiple_of(SHARD_UNIT) {
         return Err(format!(
             "fragments of different lengths, or not of a multiple of 64: {length}"
         ));

@@ -19,7 +19,7 @@ use tokio::task::LocalSet;
 
 use sconce_storage_router::cached::{CACHED_MAX, ObjectCache, PIECE, Streams};
 use sconce_storage_router::checked::Checked;
-use sconce_storage_router::pool::{FIRST_PLACEMENT, Pool};
+use sconce_storage_router::pool::{Care, FIRST_PLACEMENT, Pool};
 use sconce_storage_router::testing::{Faults, FaultyBackend, MemoryBackend};
 use sconce_storage_router::workers::Workers;
 
@@ -76,9 +76,15 @@ impl Setup {
                 weight: 1,
             }],
             placement_version: FIRST_PLACEMENT,
+            compression: None,
+            encrypted: false,
         };
         let backends = [("disk".to_owned(), checked.clone())].into();
-        let pool = Pool::new(record, &backends, Workers::inline()).unwrap();
+        let care = Care {
+            keys: Arc::default(),
+            hedge_after: Duration::from_millis(100),
+        };
+        let pool = Pool::new(record, &backends, Workers::inline(), care).unwrap();
         pool.put(NAME, object.clone()).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let settings = CacheSettings {
