@@ -23,7 +23,7 @@ fuzz_target!(|input: &[u8]| {
     seal_before(&mut header, 0, HEADER_BYTES - 4);
     if let Ok(header) = StoredHeader::decode(&header) {
         assert_eq!(
-            StoredHeader::new(header.name(), header.length()).as_ref(),
+            StoredHeader::of(header.name(), header.fragment(), header.length()).as_ref(),
             Ok(&header)
         );
         let _ = read(header.name(), stored, offset, length);
