@@ -79,24 +79,27 @@ fn greeting<T: Serialize>(kind: u64, greeting: &T) -> Vec<u8> {
     header(kind, 1, |out| put_named(out, greeting))
 }
 
-/// A batch of one entry that begins with `numbers`, has `body`, and a field more.
-fn batch(kind: u64, numbers: &[u64], body: &impl Serialize) -> Vec<u8> {
+/// A batch of one entry that begins with `numbers`, has `body`, where it is a request's no cause, and a field more.
+fn batch(kind: u64, numbers: &[u64], body: &impl Serialize, has_cause: bool) -> Vec<u8> {
     header(kind, 2, |out| {
         put_uint(out, 0);
         put_array(out, 1);
-        put_array(out, numbers.len() + 2);
+        put_array(out, numbers.len() + 2 + usize::from(has_cause));
         numbers.iter().for_each(|number| put_uint(out, *number));
         put_named(out, body);
+        if has_cause {
+            put_array(out, 0);
+        }
         put_str(out, "of tomorrow");
     })
 }
 
 fn asks(id: u64, body: &Asks) -> Vec<u8> {
-    batch(2, &[id, 0, 0, 0], body)
+    batch(2, &[id, 0, 0, 0], body, true)
 }
 
 fn tells(id: u64, body: &Tells) -> Vec<u8> {
-    batch(3, &[id, 0], body)
+    batch(3, &[id, 0], body, false)
 }
 
 /// An optional header that this version does not know.
