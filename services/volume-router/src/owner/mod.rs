@@ -181,7 +181,7 @@ pub(crate) async fn start(
     }
     let relies_on_twin = record::relies_on_twin(&before, &node.name, node.device.id());
     if relies_on_twin && before.owner != node.name && !takeover.is_some_and(|takeover| takeover.force) {
-        owner_is_gone(&node.registry, &before, &path).await?;
+        owner_is_gone(&node.registry, &before, *takeover, &path).await?;
         claimant.orphan = Some(before.epoch);
     }
     let manifest = manifest::newest(node, &subject, &before, found.is_empty()).await?;
@@ -194,7 +194,7 @@ pub(crate) async fn start(
     let sealed = shard.twins.seal(id);
     if claimant.orphan.is_some() {
         // It may have come back while the manifest was looked for: it would go on answering reads until it hears of this.
-        owner_is_gone(&node.registry, &before, &path).await?;
+        owner_is_gone(&node.registry, &before, *takeover, &path).await?;
     }
     let found = &[found, &sealed].concat();
     let newest = manifest.as_ref().map_or(Epoch::NONE, |manifest| manifest.epoch);
@@ -250,11 +250,20 @@ pub(crate) async fn start(
 }
 
 /// Whether the twin here is to be gone on from: the owner's node is not in the registry, or shows there that it cannot go on.
-async fn owner_is_gone(registry: &Registry, before: &VolumeRecord, path: &str) -> Result<(), StartError> {
+async fn owner_is_gone(
+    registry: &Registry,
+    before: &VolumeRecord,
+    takeover: Option<TakeOver>,
+    path: &str,
+) -> Result<(), StartError> {
     let owner = registry.get(&keys::node(&before.owner)).await?;
     // One whose record is damaged runs.
     let can_go_on = |owner: &Entry| decode(owner).map_or(true, |owner| record::can_go_on(before, &owner));
     match before.buffer.is_some() && owner.as_ref().is_some_and(can_go_on) {
+        // It came back just now: nobody waits for anything.
+        true if takeover.is_some_and(|takeover| takeover.orphaned) => {
+            Err(StartError::Refused(record::not_owner(before, path)))
+        }
         true => Err(StartError::Refused(record::owner_is_there(before, path))),
         false => Ok(()),
     }

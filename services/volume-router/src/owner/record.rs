@@ -148,13 +148,7 @@ pub(crate) fn may_claim(record: &VolumeRecord, claimant: &Claimant, path: &str) 
         ));
     }
     if record.owner != claimant.node && claimant.takeover.is_none() {
-        return Err(Refusal::reroute(
-            RefusalCode::NotOwner,
-            format!(
-                "volume {path} is owned by {}, not by {}",
-                record.owner, claimant.node
-            ),
-        ));
+        return Err(not_owner(record, path));
     }
     let force = claimant.takeover.is_some_and(|takeover| takeover.force);
     let has_twin = relies_on_twin(record, &claimant.node, &claimant.buffer.id)
@@ -256,6 +250,14 @@ fn twin_told(record: &VolumeRecord, path: &str) -> String {
         (DtlState::Degraded, ..) => "It had no twin that has all of them (degraded).".to_owned(),
         (DtlState::Off, ..) => "It has no twin (off).".to_owned(),
     }
+}
+
+/// Where the volume is.
+pub(crate) fn not_owner(record: &VolumeRecord, path: &str) -> Refusal {
+    Refusal::reroute(
+        RefusalCode::NotOwner,
+        format!("volume {path} is owned by {}", record.owner),
+    )
 }
 
 /// Why a volume with a twin here is not taken over from an owner that is there.
