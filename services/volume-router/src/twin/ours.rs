@@ -454,8 +454,8 @@ impl Shared {
         Some(cause.clone())
     }
 
-    /// Nobody keeps a twin.
-    fn not_found(&self, refused: &BTreeMap<NodeName, String>) {
+    /// Nobody keeps a twin. Whoever asks hears why it is so now; it is told where others are among them than before.
+    fn not_found(&self, refused: &BTreeMap<NodeName, String>, is_news: bool) {
         let refused = refused.iter().map(|(node, cause)| TwinRefused {
             node: node.clone(),
             cause: cause.clone(),
@@ -464,7 +464,9 @@ impl Shared {
             refused: refused.collect(),
         };
         *self.trouble.borrow_mut() = Some(what.to_string());
-        self.owner.tell(what);
+        if is_news {
+            self.owner.tell(what);
+        }
     }
 
     /// The best comes first (docs/decisions/0174); where nobody else is to be asked, nobody else stays. Gives who cannot be asked, and why.
@@ -604,11 +606,9 @@ async fn seek(shared: &Shared) {
             }
         }
         if shared.is_wanted() {
-            let names = refused.keys().cloned().collect();
-            if told.as_ref() != Some(&names) {
-                shared.not_found(&refused);
-                told = Some(names);
-            }
+            let names = Some(refused.keys().cloned().collect());
+            shared.not_found(&refused, told != names);
+            told = names;
             tokio::time::sleep(backoff.wait()).await;
         }
     }
