@@ -5,11 +5,13 @@
 //! Crash: nothing.
 //! Knows no front end: a caller acts on the remedy, the text is for people.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{DecodeError, ObjectName};
 
+use super::fragments::Coded;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 
@@ -101,6 +103,19 @@ impl Pool {
             )
         };
         let told = self.told(failed);
+        // Where those that do not answer are too few to have it, it was never stored: a put that was answered for would be on more.
+        let gone: BTreeSet<usize> = failed
+            .iter()
+            .filter(|answer| answer.error == BackendError::NotFound)
+            .map(|answer| answer.backend)
+            .collect();
+        let needed = self.coded.as_ref().map_or(1, Coded::needed);
+        let is_whole = failed
+            .iter()
+            .all(|answer| !matches!(answer.error, BackendError::Damaged { .. }));
+        if is_whole && self.record.protection.width().saturating_sub(gone.len()) < needed {
+            return Refusal::reject(RefusalCode::NotFound, format!("{of} is not there: {told}"));
+        }
         if failed.iter().any(may_come_back) {
             return Refusal::retry(
                 RefusalCode::Unavailable,

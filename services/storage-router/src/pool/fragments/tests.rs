@@ -291,6 +291,26 @@ async fn every_flipped_bit_is_found_and_repaired_and_never_returned() {
     }
 }
 
+/// A recovery asks for the SCO after the last one: that nobody has it must not wait for back ends that cannot have it alone.
+#[tokio::test]
+async fn what_too_few_back_ends_could_have_was_never_stored() {
+    let setup = pool_of(EC_4_2, None, true, 9);
+    let places = setup.pool.places(&name(1)).to_vec();
+    for (absent, expected) in [
+        (0, RefusalCode::NotFound),
+        (2, RefusalCode::NotFound),
+        (3, RefusalCode::NotFound),
+        (4, RefusalCode::Unavailable),
+        (6, RefusalCode::Unavailable),
+    ] {
+        for (at, place) in places.iter().enumerate() {
+            setup.faulty[*place].set(if at < absent { ABSENT } else { NONE });
+        }
+        let refusal = setup.pool.get(name(1), 0, u64::MAX).await.unwrap_err();
+        assert_eq!(refusal.code, expected, "{absent} absent: {refusal}");
+    }
+}
+
 #[tokio::test]
 async fn any_m_back_ends_are_destroyed_and_then_any_m_others() {
     for (protection, spare) in [(EC_4_2, 2), (EC_2_1, 1), (Protection::Replicas(3), 2)] {
