@@ -33,12 +33,3 @@ pub struct Counters {
     /// Whether an error, or a start that is not over, keeps it from giving or taking pieces now.
     pub off: bool,
 }
-
-impl Counters {
-    /// Hits of what was looked up, in thousandths; 0 where nothing was.
-    #[must_use]
-    pub fn hit_rate_permille(&self) -> u64 {
-        let asked = self.hits.saturating_add(self.misses);
-        self.hits.saturating_mul(1000).checked_div(asked).unwrap_or(0)
-    }
-}

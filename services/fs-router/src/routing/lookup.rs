@@ -5,6 +5,7 @@
 //! Crash: nothing is changed.
 //! Knows no core: it answers in the core's words.
 
+use futures_util::future::join;
 use sconce_registry::Registry;
 use sconce_schemas::VolumeId;
 use sconce_schemas::records::{NodeRecord, PoolRecord, VolumePhase, VolumeRecord, keys};
@@ -22,10 +23,13 @@ pub(super) async fn owner_of(registry: &Registry, volume: VolumeId) -> Routed {
     if record.phase == VolumePhase::Deleting {
         return gone(volume, "deleted: volume");
     }
-    let node = match registry
-        .get_record::<NodeRecord>(&keys::node(&record.owner))
-        .await
-    {
+    let owner = keys::node(&record.owner);
+    let (node, writer) = join(
+        registry.get_record::<NodeRecord>(&owner),
+        writer(registry, &record),
+    )
+    .await;
+    let node = match node {
         Ok(Some((node, _))) => node,
         Ok(None) => {
             return Routed::Absent(format!(
@@ -39,7 +43,7 @@ pub(super) async fn owner_of(registry: &Registry, volume: VolumeId) -> Routed {
         let text = format!("the owner {} of volume {volume} has no endpoint", record.owner);
         return Routed::Unknown(text);
     };
-    match writer(registry, record).await {
+    match writer {
         Ok(writer) => Routed::At {
             endpoint: endpoint.to_owned(),
             writer,
@@ -65,16 +69,16 @@ pub fn endpoint_for(volume: VolumeId, endpoints: &[String]) -> Option<&str> {
 pub(super) async fn writer_of(registry: &Registry, volume: VolumeId) -> Result<Option<Writer>, String> {
     let found = registry.get_record::<VolumeRecord>(&keys::volume(volume)).await;
     match found.map_err(|error| error.to_string())? {
-        Some((record, _)) => writer(registry, record).await.map(Some),
+        Some((record, _)) => writer(registry, &record).await.map(Some),
         None => Ok(None),
     }
 }
 
-async fn writer(registry: &Registry, record: VolumeRecord) -> Result<Writer, String> {
+async fn writer(registry: &Registry, record: &VolumeRecord) -> Result<Writer, String> {
     let pool = registry.get_record::<PoolRecord>(&keys::pool(&record.pool)).await;
     let pool = pool.map_err(|error| error.to_string())?;
     Ok(Writer {
-        pool: record.pool,
+        pool: record.pool.clone(),
         sco_size: record.sco_size,
         // What may be in clear on its back ends may be in clear here (docs/decisions/0231).
         is_cacheable: pool.is_some_and(|(pool, _)| !pool.encrypted),

@@ -69,8 +69,13 @@ fn tenant(device: &Device, volume: VolumeId) -> Receiver<Asked> {
 
 /// A file for the SCO, waiting for the device to say that there is one.
 fn obtain(device: &Device, asked: &Receiver<Asked>, id: u64) -> Arc<ScoFile> {
+    obtain_for(device, asked, &header(VOLUME, id))
+}
+
+/// The same for any volume's.
+fn obtain_for(device: &Device, asked: &Receiver<Asked>, header: &ScoHeader) -> Arc<ScoFile> {
     loop {
-        if let Some(file) = device.open_sco(&header(VOLUME, id)).unwrap() {
+        if let Some(file) = device.open_sco(header).unwrap() {
             return file;
         }
         while asked.recv_timeout(LONG).unwrap() != Asked::FileReady {}
@@ -473,14 +478,20 @@ fn what_no_volume_asked_for_stays_however_full_the_buffer_is() {
     obtain(&device, &asked, 2);
 }
 
+/// A device that is full: of a SCO that has to stay, and of one that is a cache.
+fn with_a_cache(dir: &Path) -> (Device, Receiver<Asked>, Arc<ScoFile>, Arc<ScoFile>) {
+    let device = open(dir, 2, Arc::new(SystemDisk));
+    let asked = tenant(&device, VOLUME);
+    let first = obtain(&device, &asked, 1);
+    let second = obtain(&device, &asked, 2);
+    device.evictable(VOLUME, ScoId(2), Epoch(1), &second);
+    (device, asked, first, second)
+}
+
 #[test]
 fn a_cache_that_was_given_back_by_a_volume_that_waits_can_be_taken_from_there() {
     let dir = tempfile::tempdir().unwrap();
-    let device = open(dir.path(), 2, Arc::new(SystemDisk));
-    let asked = tenant(&device, VOLUME);
-    let _first = obtain(&device, &asked, 1);
-    let second = obtain(&device, &asked, 2);
-    device.evictable(VOLUME, ScoId(2), Epoch(1), &second);
+    let (device, asked, _first, second) = with_a_cache(dir.path());
     // It is served no more, but hears of its files.
     let given_back = super::FoundSco {
         header: header(VOLUME, 2),
@@ -493,19 +504,13 @@ fn a_cache_that_was_given_back_by_a_volume_that_waits_can_be_taken_from_there() 
     assert!(device.open_sco(&wanted).unwrap().is_none());
     while asked.recv_timeout(LONG).unwrap() != Asked::Evict(2) {}
     device.evict_left(VOLUME, ScoId(2), Epoch(1));
-    while device.open_sco(&wanted).unwrap().is_none() {
-        while other.recv_timeout(LONG).unwrap() != Asked::FileReady {}
-    }
+    obtain_for(&device, &other, &wanted);
 }
 
 #[test]
 fn a_cache_whose_volume_ended_while_it_was_asked_for_can_be_asked_for_again() {
     let dir = tempfile::tempdir().unwrap();
-    let device = open(dir.path(), 2, Arc::new(SystemDisk));
-    let asked = tenant(&device, VOLUME);
-    let _first = obtain(&device, &asked, 1);
-    let second = obtain(&device, &asked, 2);
-    device.evictable(VOLUME, ScoId(2), Epoch(1), &second);
+    let (device, asked, _first, second) = with_a_cache(dir.path());
     while asked.recv_timeout(LONG).unwrap() != Asked::Evict(2) {}
     // It does not hear that: its volume ends, and its next run finds the file and takes it for a cache again.
     device.leave(VOLUME);
@@ -529,10 +534,7 @@ fn a_cache_whose_volume_ended_while_it_was_asked_for_can_be_asked_for_again() {
     drop(second);
     let another = VolumeId([9; 16]);
     let asked = tenant(&device, another);
-    let header = header(another, 3);
-    while device.open_sco(&header).unwrap().is_none() {
-        while asked.recv_timeout(LONG).unwrap() != Asked::FileReady {}
-    }
+    obtain_for(&device, &asked, &header(another, 3));
     assert!(device.unclaimed().is_empty());
 }
 

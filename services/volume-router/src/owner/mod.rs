@@ -16,8 +16,7 @@ mod recover;
 
 use std::sync::Arc;
 
-use sconce_registry::record::decode;
-use sconce_registry::{Entry, Registry, RegistryError};
+use sconce_registry::{Registry, RegistryError};
 use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::manifest::Manifest;
 use sconce_schemas::records::{EpochStart, ManifestRef, VolumeRecord, keys};
@@ -257,9 +256,7 @@ async fn owner_is_gone(
     path: &str,
 ) -> Result<(), StartError> {
     let owner = registry.get(&keys::node(&before.owner)).await?;
-    // One whose record is damaged runs.
-    let can_go_on = |owner: &Entry| decode(owner).map_or(true, |owner| record::can_go_on(before, &owner));
-    match before.buffer.is_some() && owner.as_ref().is_some_and(can_go_on) {
+    match before.buffer.is_some() && record::can_go_on(before, owner.as_ref()) {
         // It came back just now: nobody waits for anything.
         true if takeover.is_some_and(|takeover| takeover.orphaned) => {
             Err(StartError::Refused(record::not_owner(before, path)))

@@ -10,7 +10,7 @@ mod access;
 mod tests;
 
 use sconce_registry::record::decode;
-use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
+use sconce_registry::{Change, CommitError, Entry, Registry, RegistryError, Revision};
 use sconce_runtime::Clock;
 use sconce_schemas::records::{
     Buffer, CloneRecord, DtlMode, DtlState, EpochStart, LastMove, ManifestRef, MoveWhy, Moving, NodeRecord,
@@ -221,21 +221,22 @@ pub(crate) async fn seen_to_lose_power(
     if !may_lack(record, buffer) {
         return Ok(Vec::new());
     }
-    let nodes = registry.list(keys::NODES, None, usize::MAX).await?;
-    // One whose record is damaged does not say; nor does a storage-router.
-    let announced: Vec<Buffer> = nodes
-        .iter()
-        .filter_map(|entry| decode::<NodeRecord>(entry).ok()?.buffer)
-        .collect();
-    let has_lost = |named: &Buffer| announced.iter().any(|now| now.lost_power_since(named));
+    let nodes = registry.nodes().await?;
+    let announced = || nodes.iter().filter_map(|node| node.buffer.as_ref());
+    let has_lost = |named: &Buffer| announced().any(|now| now.lost_power_since(named));
     Ok(record.relied().filter(has_lost).collect())
 }
 
-/// Whether a node that is in the registry may go on with the volume that it owns: its write buffer is one that the record names, and has all
-/// that was acknowledged. One that does not say may.
-pub(crate) fn can_go_on(record: &VolumeRecord, owner: &NodeRecord) -> bool {
-    let Some(buffer) = &owner.buffer else { return true };
-    record.relied().any(|named| buffer.has_all_of(&named))
+/// Whether the owner's node is in the registry and may go on with the volume: its write buffer is one that the record names, and has all that
+/// was acknowledged. One that does not say may, and so may one whose record is damaged: it runs.
+pub(crate) fn can_go_on(record: &VolumeRecord, owner: Option<&Entry>) -> bool {
+    let Some(owner) = owner else { return false };
+    match decode::<NodeRecord>(owner) {
+        Ok(NodeRecord {
+            buffer: Some(buffer), ..
+        }) => record.relied().any(|named| buffer.has_all_of(&named)),
+        _ => true,
+    }
 }
 
 /// What an operator has to know of the twin of a volume that waits for its owner.

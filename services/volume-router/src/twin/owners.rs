@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sconce_registry::record::decode;
 use sconce_registry::{Entry, RegistryError};
 use sconce_schemas::records::{Buffer, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::{NodeName, VolumeId};
@@ -79,12 +78,7 @@ async fn look(node: &Node, begin: &[mpsc::Sender<Begin>]) -> Result<(), Registry
     let nodes: HashMap<&str, &Entry> = nodes.iter().map(|entry| (entry.key.as_str(), entry)).collect();
     for record in relied {
         let (volume, owner) = (record.id, &record.owner);
-        let can_go_on = match nodes.get(keys::node(owner).as_str()) {
-            // One whose record is damaged runs.
-            Some(entry) => decode(entry).map_or(true, |owner| can_go_on(&record, &owner)),
-            None => false,
-        };
-        if can_go_on {
+        if can_go_on(&record, nodes.get(keys::node(owner).as_str()).copied()) {
             continue;
         }
         tracing::debug!(%volume, %owner, "an owner is gone, or lost power: its volume is gone on with from the write buffer here");

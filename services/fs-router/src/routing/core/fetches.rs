@@ -104,25 +104,14 @@ impl Core {
                     first_slot,
                     crcs,
                 } => {
-                    let fetch = FetchKey(self.fetches.insert(Fetch {
-                        part: key,
-                        address,
-                        clusters: Clusters {
-                            writer: volume,
-                            sco,
-                            first_slot,
-                            crcs,
-                        },
-                        epoch,
-                        version,
-                        state: FetchState::Unplaced,
-                        is_awaited: false,
-                        id: 0,
-                        attempts: 0,
-                        held: 0,
-                        damaged: 0,
-                        wake_at: None,
-                    }));
+                    let clusters = Clusters {
+                        writer: volume,
+                        sco,
+                        first_slot,
+                        crcs,
+                    };
+                    let fetch = Fetch::begun(key, address, clusters, (epoch, version));
+                    let fetch = FetchKey(self.fetches.insert(fetch));
                     self.parts[key.0].missing += 1;
                     match self.limits.has_cache {
                         true => self.look_up(fetch, effects),
@@ -188,11 +177,10 @@ impl Core {
             } else {
                 part.missing += 1;
                 let is_awaited = found[at] == Lookup::Ours;
+                let (run, of) = (clusters.run(at, length), (whole.epoch, whole.version));
                 let fetch = FetchKey(self.fetches.insert(Fetch {
-                    address,
-                    clusters: clusters.run(at, length),
                     is_awaited,
-                    ..whole.fresh()
+                    ..Fetch::begun(whole.part, address, run, of)
                 }));
                 match is_awaited {
                     true => self.place_fetch(fetch, effects),
@@ -409,14 +397,19 @@ impl Core {
 }
 
 impl Fetch {
-    /// The same, to be begun.
-    fn fresh(&self) -> Self {
+    /// Of a part, of an object in this epoch and version; nothing is asked yet.
+    fn begun(
+        part: PartKey,
+        address: ClusterAddress,
+        clusters: Clusters,
+        (epoch, version): (Epoch, u16),
+    ) -> Self {
         Self {
-            part: self.part,
-            address: self.address,
-            clusters: self.clusters.clone(),
-            epoch: self.epoch,
-            version: self.version,
+            part,
+            address,
+            clusters,
+            epoch,
+            version,
             state: FetchState::Unplaced,
             is_awaited: false,
             id: 0,
