@@ -1,10 +1,12 @@
 //! etcd's members, and which of them is asked.
 //!
 //! Keeps: a connection to each, and which one answered last.
-//! Order: that one is asked. While it does not answer the next one is asked as well, then the one after it; the first answer counts.
+//! Order: that one is asked. While it does not answer the next one is asked as well, then the one after it, and again those that could
+//! not answer; the first answer counts.
 //! Crash: nothing; a new process begins with the first.
 //! Knows no requests, but which of them may be put to two members.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -81,15 +83,19 @@ impl Members {
         let mut unanswered = 0;
         let mut failure = None;
         let rest = (0..self.clients.len()).map(|at| (first + at) % self.clients.len());
-        let mut rest = rest.take(match twice {
-            Twice::Harmless => usize::MAX,
-            Twice::No => 1,
-        });
+        let mut rest: VecDeque<usize> = match twice {
+            Twice::Harmless => rest.collect(),
+            Twice::No => rest.take(1).collect(),
+        };
+        // While members elect a leader those that answer say that there is none, and soon there is one.
+        let mut again = Vec::new();
         loop {
             let mut next_after = by;
-            if let Some(member) = rest.next() {
+            if let Some(member) = rest.pop_front() {
                 let attempt = request(self.clients[member].clone());
                 asked.spawn(async move { (member, attempt.await) });
+                next_after = by.min(Instant::now() + NEXT_AFTER);
+            } else if !asked.is_empty() && !again.is_empty() {
                 next_after = by.min(Instant::now() + NEXT_AFTER);
             } else if asked.is_empty() {
                 let none = || Failure::other("no member can be asked".to_owned());
@@ -122,13 +128,14 @@ impl Members {
                     self.avoid(member);
                     unanswered += 1;
                     failure = Some(failed);
+                    again.push(member);
                 }
                 Some(Err(_)) => return Asked::unknown(Failure::ended()),
                 None if Instant::now() >= by => {
                     self.avoid(first);
                     return Asked::unknown(Failure::late(DEADLINE));
                 }
-                None => {}
+                None => rest.extend(again.drain(..)),
             }
         }
     }
@@ -157,5 +164,28 @@ impl<T> Asked<T> {
             answer: Err(failure),
             may_be_done: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_without_a_leader_is_asked_again_while_another_answers_nothing() {
+        let endpoints = ["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()];
+        let members = Members::connect(&endpoints, &ConnectOptions::new())
+            .await
+            .unwrap();
+        let asked = AtomicUsize::new(0);
+        let answer = members.ask(Twice::Harmless, |_| match asked.fetch_add(1, Ordering::Relaxed) {
+            0 => Box::pin(std::future::pending()),
+            1..4 => Box::pin(async { Err(etcd_client::Error::InvalidArgs("no leader".to_owned())) }),
+            _ => Box::pin(async { Ok(()) }),
+        });
+        answer.await.answer.unwrap();
+        assert_eq!(asked.into_inner(), 5);
     }
 }
