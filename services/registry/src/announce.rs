@@ -7,12 +7,11 @@
 
 use std::time::Duration;
 
-use sconce_runtime::{Backoff, Chance, Stop};
+use sconce_runtime::{Backoff, Chance, Moment, Stop};
 use sconce_schemas::NodeName;
 use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::wire::registry::Revision;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::{CommitError, Lease, Registry, RegistryError};
 
@@ -56,21 +55,28 @@ pub struct Announcement {
 #[derive(Debug, Clone, Copy)]
 struct Held {
     /// It is held from here on ...
-    since: Instant,
+    since: Moment,
     /// ... until then at least, without a gap.
-    until: Instant,
+    until: Moment,
 }
 
 impl Held {
-    /// After a renewal that makes it last until `until`.
-    fn renewed(self, until: Instant, ttl: Duration) -> Self {
-        let renewed_at = until.checked_sub(ttl).unwrap_or(until);
-        let since = if renewed_at < self.until {
-            self.since
-        } else {
-            renewed_at
-        };
-        Self { since, until }
+    fn new(lease: &Lease) -> Self {
+        Self {
+            since: lease.renewed(),
+            until: lease.held_until(),
+        }
+    }
+
+    /// After a renewal.
+    fn renewed(self, lease: &Lease) -> Self {
+        match Self::new(lease) {
+            held if held.since.is_before(self.until) => Self {
+                since: self.since,
+                ..held
+            },
+            held => held,
+        }
     }
 }
 
@@ -83,21 +89,21 @@ pub struct Tenure {
 impl Tenure {
     /// Until when the lease is held at least.
     #[must_use]
-    pub fn held_until(&self) -> Instant {
+    pub fn held_until(&self) -> Moment {
         self.held.borrow().until
     }
 
     /// Since when it is held without a gap that this process knows of: another value than before says that it ended meanwhile, and was
     /// another's perhaps.
     #[must_use]
-    pub fn held_since(&self) -> Instant {
+    pub fn held_since(&self) -> Moment {
         self.held.borrow().since
     }
 
     /// Whether it is held now.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        Instant::now() < self.held_until()
+        Moment::now().is_before(self.held_until())
     }
 }
 
@@ -118,10 +124,7 @@ impl Announcement {
             registry: registry.clone(),
             record: record.clone(),
             ttl,
-            held: watch::Sender::new(Held {
-                since: Instant::now(),
-                until: lease.held_until(),
-            }),
+            held: watch::Sender::new(Held::new(&lease)),
             lease,
             revision,
         })
@@ -163,11 +166,11 @@ impl Announcement {
                     }
                     (failing, pause) = (false, self.ttl / 3);
                     backoff.reset();
-                    let (until, ttl) = (self.lease.held_until(), self.ttl);
-                    self.held.send_modify(|held| *held = held.renewed(until, ttl));
+                    let lease = &self.lease;
+                    self.held.send_modify(|held| *held = held.renewed(lease));
                 }
                 Err(error @ AnnounceError::Replaced { .. }) => {
-                    self.held.send_modify(|held| held.until = Instant::now());
+                    self.held.send_modify(|held| held.until = Moment::now());
                     return Err(error);
                 }
                 Err(error) => {

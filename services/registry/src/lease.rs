@@ -1,14 +1,14 @@
 //! Leases: keys that go when their holder does.
 //!
-//! Keeps: a lease's id, and until when its holder may rely on it.
+//! Keeps: a lease's id, and until when its holder may rely on it, suspended machines included.
 //! Order: the holder's end is never after the registry's: it counts from before the request that renewed it.
 //! Crash: the holder's end is the lease's, after its time to live.
 //! Knows no keys.
 
 use std::time::Duration;
 
+use sconce_runtime::Moment;
 use sconce_schemas::wire::registry::LeaseId;
-use tokio::time::Instant;
 
 use crate::{Registry, RegistryError};
 
@@ -18,16 +18,16 @@ pub struct Lease {
     registry: Registry,
     id: LeaseId,
     ttl: Duration,
-    held_until: Instant,
+    renewed: Moment,
 }
 
 impl Lease {
-    pub(crate) fn new(registry: Registry, id: LeaseId, ttl: Duration, asked: Instant) -> Self {
+    pub(crate) fn new(registry: Registry, id: LeaseId, ttl: Duration, asked: Moment) -> Self {
         Self {
             registry,
             id,
             ttl,
-            held_until: asked + ttl,
+            renewed: asked,
         }
     }
 
@@ -43,10 +43,16 @@ impl Lease {
         self.ttl
     }
 
+    /// When its last renewal was asked for.
+    #[must_use]
+    pub fn renewed(&self) -> Moment {
+        self.renewed
+    }
+
     /// Until when the registry keeps it at least: an owner that relies on it stops before.
     #[must_use]
-    pub fn held_until(&self) -> Instant {
-        self.held_until
+    pub fn held_until(&self) -> Moment {
+        self.renewed.after(self.ttl)
     }
 
     /// Keeps it alive for another time to live.
@@ -54,9 +60,9 @@ impl Lease {
     /// # Errors
     /// It has ended, or the registry cannot be used now.
     pub async fn keep_alive(&mut self) -> Result<(), RegistryError> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         self.registry.home().keep_alive(self.id).await?;
-        self.held_until = asked + self.ttl;
+        self.renewed = asked;
         Ok(())
     }
 

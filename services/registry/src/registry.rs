@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sconce_bus::{Endpoint, Hello, Network, TlsSettings};
+use sconce_runtime::Moment;
 use sconce_schemas::wire::registry::{Change, Entry, Revision, WatchEvent};
 use tokio::time::Instant;
 
@@ -185,7 +186,7 @@ impl Registry {
     /// The registry cannot be used now, or `ttl` is beyond [`crate::limits`].
     pub async fn lease(&self, ttl: Duration) -> Result<Lease, RegistryError> {
         check_ttl(ttl)?;
-        let asked = Instant::now();
+        let asked = Moment::now();
         let id = self.home.grant(ttl).await?;
         Ok(Lease::new(self.clone(), id, ttl, asked))
     }

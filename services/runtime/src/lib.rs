@@ -21,7 +21,7 @@ pub mod throttle;
 
 pub use backoff::Backoff;
 pub use chance::Chance;
-pub use clock::Clock;
+pub use clock::{Clock, Moment};
 pub use descriptors::DescriptorStore;
 pub use events::Events;
 pub use pidfile::PidFile;

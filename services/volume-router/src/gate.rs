@@ -7,41 +7,60 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sconce_runtime::Moment;
 use sconce_runtime::simulated::{Planted, leaves_out};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use tokio::time::{Duration, Instant};
+use tokio::time::Duration;
 
 /// The node's lease, as the shards see it.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    origin: Instant,
-    /// Microseconds after `origin`; 0: not held.
-    held_until: AtomicU64,
+    origin: Moment,
+    /// Microseconds after `origin`, by each clock; 0: not held. Each for itself: whoever sees one of them new and the other one old sees
+    /// the gate closed rather than open.
+    held_until: [AtomicU64; 2],
 }
 
 impl Gate {
     pub(crate) fn new() -> Self {
         Self {
-            origin: Instant::now(),
-            held_until: AtomicU64::new(0),
+            origin: Moment::now(),
+            held_until: [AtomicU64::new(0), AtomicU64::new(0)],
         }
     }
 
     /// The lease is held until then at least.
-    pub(crate) fn hold(&self, until: Instant) {
-        let micros = micros(until.saturating_duration_since(self.origin));
-        self.held_until.store(micros, Ordering::Release);
+    pub(crate) fn hold(&self, until: Moment) {
+        self.set(until.since(self.origin).map(micros));
     }
 
     /// The lease is gone.
     pub(crate) fn close(&self) {
-        self.held_until.store(0, Ordering::Release);
+        self.set([0, 0]);
+    }
+
+    fn set(&self, micros: [u64; 2]) {
+        for (held, until) in self.held_until.iter().zip(micros) {
+            held.store(until, Ordering::Release);
+        }
     }
 
     /// Whether the node may serve now.
     pub(crate) fn is_open(&self) -> bool {
-        let until = self.held_until.load(Ordering::Acquire);
-        micros(self.origin.elapsed()) < until || (until > 0 && leaves_out(Planted::NoLease))
+        self.is_open_at(Moment::now())
+    }
+
+    fn is_open_at(&self, now: Moment) -> bool {
+        let until = self
+            .held_until
+            .each_ref()
+            .map(|until| until.load(Ordering::Acquire));
+        let holds = now
+            .since(self.origin)
+            .into_iter()
+            .zip(until)
+            .all(|(now, until)| micros(now) < until);
+        holds || (until[0] > 0 && leaves_out(Planted::NoLease))
     }
 }
 
@@ -61,15 +80,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_gate_closes_by_itself_when_the_lease_is_not_renewed() {
+        const TTL: Duration = Duration::from_secs(5);
         let gate = Gate::new();
         assert!(!gate.is_open());
-        gate.hold(Instant::now() + Duration::from_secs(5));
-        tokio::time::advance(Duration::from_millis(4999)).await;
+        gate.hold(Moment::now().after(TTL));
+        tokio::time::advance(TTL - Duration::from_millis(1)).await;
         assert!(gate.is_open());
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(!gate.is_open());
-        gate.hold(Instant::now() + Duration::from_secs(5));
+        gate.hold(Moment::now().after(TTL));
         assert!(gate.is_open());
+        assert!(
+            !gate.is_open_at(Moment::now().suspended_for(TTL)),
+            "the machine was suspended, and the runtime's clock with it"
+        );
         gate.close();
         assert!(!gate.is_open());
     }
