@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use sconce_schemas::wire::volume::{IoCode, IoFlags, IoRequest, VolumeReply};
 use sconce_schemas::{ScoId, Slot, SnapshotId, VolumeId};
-use sconce_volume::{Ask, CloneOf, Event, Extent, Ticket};
+use sconce_volume::{Ask, CloneOf, Event, Extent, MomentAsk, Ticket};
 
 use crate::host::{Host, SIZE};
 use crate::store::Store;
@@ -34,6 +34,12 @@ fn everywhere() -> impl Iterator<Item = std::ops::Range<u64>> {
 
 type Model = BTreeMap<u64, u64>;
 
+struct Past {
+    from_us: u64,
+    to_us: u64,
+    head: Model,
+}
+
 /// What came about.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -43,6 +49,9 @@ pub(crate) struct Tally {
     pub(crate) raced: u64,
     pub(crate) failed: u64,
     pub(crate) rollbacks: u64,
+    /// Moments of its history, and those of them that were had while it was being flattened.
+    pub(crate) moments: u64,
+    pub(crate) moments_meanwhile: u64,
 }
 
 impl Tally {
@@ -52,6 +61,8 @@ impl Tally {
         self.raced += other.raced;
         self.failed += other.failed;
         self.rollbacks += other.rollbacks;
+        self.moments += other.moments;
+        self.moments_meanwhile += other.moments_meanwhile;
     }
 }
 
@@ -61,6 +72,8 @@ pub(crate) struct Clone {
     chance: fastrand::Rng,
     head: Model,
     snapshots: BTreeMap<String, Model>,
+    /// What there was from when a change was done until, at least, when the next one was asked for.
+    past: Vec<Past>,
     number: u64,
     tickets: u64,
     stamp: u64,
@@ -81,6 +94,7 @@ impl Clone {
             chance: chance.fork(),
             head: Model::new(),
             snapshots: BTreeMap::new(),
+            past: Vec::new(),
             number: 0,
             tickets: 1 << 32,
             stamp: 0,
@@ -134,6 +148,7 @@ impl Clone {
             chance,
             head,
             snapshots: BTreeMap::new(),
+            past: Vec::new(),
             number: 0,
             tickets: 1 << 32,
             stamp: 1 << 20,
@@ -163,8 +178,11 @@ impl Clone {
         let steps = self.chance.usize(150..500);
         let asked_at = self.chance.usize(0..steps / 2);
         for step in 0..steps {
+            self.note_past();
             match self.chance.u32(0..100) {
-                0..40 => self.guest(),
+                0..37 => self.guest(),
+                37..38 => self.history(),
+                38..40 => self.moment(),
                 40..80 => drop(self.host.finish_one(&mut self.store)),
                 80..88 => self.host.tick(),
                 88..93 => self.snapshot(),
@@ -181,10 +199,11 @@ impl Clone {
         self.host.settle(&mut self.store);
         self.parent_may_go();
         self.check();
-        // What was taken before it was clean may need the parent: without these it does not.
+        // What was taken before it was clean may need the parent, and its history: without these it does not.
         let names: Vec<String> = self.snapshots.keys().cloned().collect();
         if !self.parent_is_gone {
             names.iter().for_each(|name| self.remove(name));
+            self.ask(Ask::History { window_us: 0 });
         }
         self.host.settle(&mut self.store);
         self.parent_may_go();
@@ -215,6 +234,53 @@ impl Clone {
             self.parent_is_gone = true;
             self.store.erase(PARENT);
         }
+    }
+
+    /// Nothing is under way: what is there now has been since the last change was done.
+    fn note_past(&mut self) {
+        let now_us = self.host.now_us;
+        match self.past.last_mut() {
+            Some(past) if past.head == self.head => past.to_us = now_us,
+            _ => self.past.push(Past {
+                from_us: now_us,
+                to_us: now_us,
+                head: self.head.clone(),
+            }),
+        }
+    }
+
+    /// Its history is turned on or off.
+    fn history(&mut self) {
+        let window_us = [0, 10_000_000, 60_000_000][self.chance.usize(0..3)];
+        self.ask(Ask::History { window_us });
+    }
+
+    /// A moment of which is known what was there then; it becomes a snapshot.
+    fn moment(&mut self) {
+        let Some(from_us) = self.host.volume.history_status().from_us else {
+            return;
+        };
+        let known = |past: &&Past| past.from_us < past.to_us && from_us <= past.from_us;
+        let known: Vec<&Past> = self.past.iter().filter(known).collect();
+        if known.is_empty() || self.snapshots.len() >= SNAPSHOTS_MAX {
+            return;
+        }
+        let past = known[self.chance.usize(0..known.len())];
+        let (time_us, then) = (self.chance.u64(past.from_us..past.to_us), past.head.clone());
+        self.stamp += 1;
+        let ask = MomentAsk {
+            id: SnapshotId(self.stamp),
+            name: format!("moment-{}", self.stamp),
+            metadata: BTreeMap::new(),
+            time_us,
+        };
+        let name = ask.name.clone();
+        let (ticket, now_us) = (self.ticket(), self.host.now_us);
+        self.host.feed(Event::Moment { ticket, ask, now_us });
+        assert_eq!(self.answer(ticket), VolumeReply::Done, "a moment at {time_us}");
+        self.tally.moments += 1;
+        self.tally.moments_meanwhile += u64::from(self.host.volume.flatten_status().is_some());
+        self.snapshots.insert(name, then);
     }
 
     fn crash(&mut self) {

@@ -22,8 +22,12 @@ pub(crate) fn check(store: &Store, manifest: &Manifest) {
             .flat_map(|removed| removed.children.clone());
         std::iter::once(snapshot.map).chain(children)
     });
+    let of_history = manifest.history.points.iter().map(|point| point.map);
     let mut seen = BTreeSet::new();
-    for root in std::iter::once(manifest.map).chain(of_snapshots) {
+    for root in std::iter::once(manifest.map)
+        .chain(of_snapshots)
+        .chain(of_history)
+    {
         tree(store, manifest, root, true, &mut seen);
     }
     tree(store, manifest, manifest.scos, false, &mut seen);

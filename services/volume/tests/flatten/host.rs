@@ -40,6 +40,7 @@ enum Pending {
     Node(NodePlace, NodeRef),
     Fetch(FetchId, Extent),
     Copy(Vec<Extent>),
+    ReadLog(ScoId, Epoch, bool),
     Independent,
 }
 
@@ -222,7 +223,7 @@ impl Host {
             Effect::Delete { .. } => panic!("nothing is listed"),
             Effect::Independent => Pending::Independent,
             Effect::Hold { .. } => return None,
-            Effect::ReadLog { .. } => panic!("its history is off"),
+            Effect::ReadLog { sco, epoch, local } => Pending::ReadLog(sco, epoch, local),
             Effect::TwinOpen { .. }
             | Effect::TwinCopy { .. }
             | Effect::TwinSync { .. }
@@ -276,6 +277,7 @@ impl Host {
                 result: Ok(self.clusters(store, &from).swap_remove(0)),
             },
             Pending::Copy(extents) => self.copied(store, &extents),
+            Pending::ReadLog(sco, epoch, local) => self.log_read(store, sco, epoch, local),
             Pending::Independent => {
                 self.independent = true;
                 return true;
@@ -296,6 +298,17 @@ impl Host {
         }
         store.put(name, &manifest.to_bytes().into());
         Event::ManifestStored { seq: manifest.seq }
+    }
+
+    fn log_read(&self, store: &Store, sco: ScoId, epoch: Epoch, local: bool) -> Event {
+        let here = self.local.get(&sco).filter(|_| local);
+        let image = match here {
+            Some((_, image)) => image,
+            None => &store.objects[&self.name_of(sco, epoch)][..],
+        };
+        let length = index(sco_size().data_offset());
+        let result = Ok(Bytes::copy_from_slice(&image[..length]));
+        Event::LogRead { sco, epoch, result }
     }
 
     fn copied(&mut self, store: &Store, extents: &[Extent]) -> Event {

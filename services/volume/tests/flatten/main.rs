@@ -1,4 +1,4 @@
-//! Clones on their way to independence, from seeds: guests write, discard, snapshot, remove and go back all the while, the
+//! Clones on their way to independence, from seeds: guests write, discard, snapshot, remove, go back and ask for moments of their history all the while, the
 //! process is killed at any moment, and once the registry hears that the clone is independent, everything of its parent is
 //! taken away. Every byte of the clone and of its snapshots is compared with a model, before and after.
 //!
@@ -39,13 +39,17 @@ fn a_clone_becomes_independent_whatever_happens_and_its_parent_can_go() {
         raced,
         failed,
         rollbacks,
+        moments,
+        moments_meanwhile,
     } = sum;
     assert!(
         copied > 10 * seeds
             && crashes > seeds
             && raced > seeds
             && failed > seeds / 10
-            && rollbacks > seeds / 10,
+            && rollbacks > seeds / 10
+            && moments > seeds
+            && moments_meanwhile > seeds / 4,
         "{sum:?} in {seeds} lives"
     );
 }
