@@ -46,6 +46,10 @@ pub struct ScrubView {
     pub writing_at: Option<String>,
     /// SCOs that went whole.
     pub removed: Option<u64>,
+    /// Objects that nothing referred to, and that a sweep deleted.
+    pub swept: Option<u64>,
+    /// When a sweep last looked at all the volume's objects; null: not yet.
+    pub last_sweep: Option<String>,
     /// Tries that failed.
     pub failures: Option<u64>,
     /// When something was last given back; null: never.
@@ -99,6 +103,8 @@ fn view(file: &Resolved, report: Option<&ScrubReport>) -> ScrubView {
         writing_at: report.and_then(|report| report.writing_at.as_ref().map(ToString::to_string)),
         removed: report.map(|report| report.removed),
         failures: report.map(|report| report.failures),
+        swept: report.map(|report| report.swept),
+        last_sweep: report.and_then(|report| time(report.last_sweep_us)),
         last_success: report.and_then(|report| time(report.last_success_us)),
         last_failure: report.and_then(|report| time(report.last_failure_us)),
     }
@@ -116,10 +122,11 @@ fn table(views: &[ScrubView]) -> String {
             "WAITING",
             "REWRITTEN",
             "HELPED",
+            "SWEPT",
             "LAST SUCCESS",
             "LAST FAILURE",
         ],
-        &[2, 3, 4, 5, 6, 7, 8],
+        &[2, 3, 4, 5, 6, 7, 8, 9],
     );
     let bytes = |bytes: Option<u64>| bytes.map_or_else(unknown, shown);
     let count = |count: Option<u64>| count.map_or_else(unknown, |count| count.to_string());
@@ -138,6 +145,7 @@ fn table(views: &[ScrubView]) -> String {
             count(view.waiting_objects),
             count(view.rewritten),
             count(view.helped),
+            count(view.swept),
             view.last_success.clone().unwrap_or_else(unknown),
             view.last_failure.clone().unwrap_or_else(unknown),
         ]);
@@ -178,6 +186,7 @@ mod tests {
                 "-",
                 "-",
                 "-",
+                "-",
                 "-"
             ]
         );
@@ -190,6 +199,7 @@ mod tests {
             stored: sconce_schemas::ByteLen(5 << 30),
             condemned: 3,
             rewritten: 40,
+            swept: 7,
             last_success_us: 1_000_000,
             ..ScrubReport::default()
         };
@@ -200,7 +210,7 @@ mod tests {
         };
         let alone = row(&report);
         assert_eq!(alone[..4], ["/vm1/disk.raw", "pressed", "5", "GiB"]);
-        assert_eq!(alone[10..], ["3", "40", "0", "1970-01-01T00:00:01Z", "-"]);
+        assert_eq!(alone[10..], ["3", "40", "0", "7", "1970-01-01T00:00:01Z", "-"]);
         // Where the work is done is part of what it does.
         report.state = "writing".to_owned();
         (report.writing_at, report.helped) = (Some("vr-2".parse().unwrap()), 39);

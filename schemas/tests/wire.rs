@@ -875,8 +875,12 @@ fn the_status_of_scrubbing_keeps_its_meaning() {
     let written = VolumeControlReply::BundleWritten {
         length: ByteLen(4 << 20),
     };
-    let bodies = [VolumeControlReply::Volume(status), written].map(VolumeReply::Control);
+    let bodies = [VolumeControlReply::Volume(status.clone()), written].map(VolumeReply::Control);
     golden_batch("volume-scrub-job-replies", replies(bodies.to_vec()));
+    let report = status.scrub.as_mut().unwrap();
+    (report.swept, report.last_sweep_us) = (12, 1_795_000_000_000_000);
+    let reply = VolumeReply::Control(VolumeControlReply::Volume(status));
+    golden_batch("volume-scrub-sweep-replies", replies(vec![reply]));
 }
 
 fn sco(id: u64, version: u16) -> ObjectName {

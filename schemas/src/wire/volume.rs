@@ -607,6 +607,12 @@ pub struct ScrubReport {
     /// Bundles that a neighbour began and did not answer for in time, or not well: the owner wrote them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub taken_back: u64,
+    /// Orphans that sweeps deleted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub swept: u64,
+    /// When a sweep last looked at all the volume's objects.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_sweep_us: u64,
 }
 
 #[expect(

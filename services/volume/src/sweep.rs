@@ -61,6 +61,8 @@ pub(crate) struct Sweep {
     last_us: u64,
     /// How many of the volume's checkpoints were garbage when they were last swept.
     garbage: u64,
+    /// Objects that were deleted since the volume was opened.
+    swept: u64,
 }
 
 /// A pass under way.
@@ -85,8 +87,8 @@ enum Step {
     Judging(Judging, bool),
     /// The grace time runs since then.
     Resting(u64),
-    /// The host deletes; what is left.
-    Deleting(Vec<ObjectName>),
+    /// The host deletes so many; what is left.
+    Deleting(u64, Vec<ObjectName>),
 }
 
 /// Names that are judged.
@@ -116,6 +118,11 @@ impl Sweep {
             policy,
             ..Self::default()
         }
+    }
+
+    /// Objects that were deleted, and when all were last looked at, in microseconds since 1970; 0: not yet.
+    pub(crate) fn status(&self) -> (u64, u64) {
+        (self.swept, self.all_us.unwrap_or(0))
     }
 
     /// Whether it could go on at once.
@@ -325,7 +332,7 @@ impl Volume {
         }
         let names = left.split_off(left.len().saturating_sub(DELETES_MAX));
         if let Some(pass) = &mut self.sweep.pass {
-            pass.step = Step::Deleting(left);
+            pass.step = Step::Deleting(names.len() as u64, left);
             effects.push(Effect::Delete { names });
         }
     }
@@ -333,12 +340,13 @@ impl Volume {
     /// The host deleted what it was to; or could not, and the next pass finds what is left.
     pub(crate) fn deleted(&mut self, done: bool, effects: &mut Vec<Effect>) {
         let Some(pass) = &mut self.sweep.pass else { return };
-        let Step::Deleting(left) = &mut pass.step else {
+        let Step::Deleting(count, left) = &mut pass.step else {
             return;
         };
         if !done {
             return self.sweep_failed();
         }
+        self.sweep.swept += *count;
         let left = std::mem::take(left);
         self.delete_next(left, effects);
     }

@@ -149,6 +149,10 @@ pub struct ScrubStatus {
     pub picked: usize,
     /// Objects that wait to be deleted.
     pub condemned: usize,
+    /// Orphans that sweeps deleted.
+    pub swept: u64,
+    /// When all the volume's objects were last looked at by one, in microseconds since 1970; 0: not yet.
+    pub last_sweep_us: u64,
 }
 
 /// State of a volume's scrubbing.
@@ -287,11 +291,14 @@ impl Volume {
     #[must_use]
     pub fn scrub_status(&self) -> ScrubStatus {
         let scrub = &self.scrub;
+        let (swept, last_sweep_us) = self.sweep.status();
         ScrubStatus {
             state: self.scrub_state(),
             searched: scrub.pass.as_ref().map_or(0, |pass| pass.searched),
             picked: scrub.picked.len(),
             condemned: scrub.condemned.len(),
+            swept,
+            last_sweep_us,
             ..scrub.status
         }
     }

@@ -53,7 +53,10 @@ impl World {
             self.bundles.remove(name);
             *self.swept.entry(name.kind()).or_default() += 1;
         }
+        let before = self.volume.scrub_status().swept;
         self.feed(Event::Deleted { done: !fails });
+        let told = if fails { 0 } else { names.len() as u64 };
+        assert_eq!(self.volume.scrub_status().swept, before + told);
     }
 
     /// Every node that a manifest leads to, with what it is a delta on, is in a checkpoint that the manifest says it is in.

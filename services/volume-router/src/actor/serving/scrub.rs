@@ -31,6 +31,8 @@ impl Serving {
             writing_at: at,
             helped: written,
             taken_back,
+            swept: status.swept,
+            last_sweep_us: status.last_sweep_us,
         }
     }
 }
