@@ -25,6 +25,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::checks::{check_crc, check_magic, check_version};
 use crate::crc::crc32c;
 use crate::geometry::{CLUSTER_BYTES, CLUSTER_LEN, ScoSize};
 use crate::ids::{Epoch, ScoId, Slot, VolumeId};
@@ -99,22 +100,8 @@ impl BundleIndex {
         let Some(start) = bytes.first_chunk::<START_BYTES>() else {
             return Err(short(bytes.len(), START_BYTES));
         };
-        let found = u32_at(start, 0);
-        if found != MAGIC {
-            return Err(DecodeError::Magic {
-                what: WHAT,
-                found,
-                expected: MAGIC,
-            });
-        }
-        let found = u32_at(start, 8);
-        if found != VERSION {
-            return Err(DecodeError::Version {
-                what: WHAT,
-                found,
-                newest: VERSION,
-            });
-        }
+        check_magic(WHAT, u32_at(start, 0), MAGIC)?;
+        check_version(WHAT, u32_at(start, 8), VERSION)?;
         let len = u32_at(start, 12) as usize;
         if (CLUSTER_LEN..=INDEX_BYTES_MAX).contains(&len) && len.is_multiple_of(CLUSTER_LEN) {
             return Ok(len);
@@ -132,14 +119,7 @@ impl BundleIndex {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let len = Self::len_of(bytes)?;
         let stored = bytes.get(..len).ok_or_else(|| short(bytes.len(), len))?;
-        let (found, expected) = (u32_at(stored, 4), crc32c(&stored[SEALED_AT..]));
-        if found != expected {
-            return Err(DecodeError::Crc {
-                what: WHAT,
-                found,
-                expected,
-            });
-        }
+        check_crc(WHAT, u32_at(stored, 4), crc32c(&stored[SEALED_AT..]))?;
         let (members, clusters) = (u32_at(stored, 16) as usize, u32_at(stored, 20) as usize);
         let is_too_much = || {
             wrong(

@@ -17,6 +17,7 @@
 //! ```
 
 use crate::DecodeError;
+use crate::checks::{check_crc, check_magic};
 use crate::crc::{crc32c, crc32c_append, sco_salt};
 use crate::ids::{CheckpointId, Epoch, LineageIndex, ScoId, VolumeId};
 use crate::le::{u32_at, u64_at};
@@ -343,15 +344,9 @@ pub fn decode_node(volume: VolumeId, reference: &NodeRef, bytes: &[u8]) -> Resul
             need: need.max(NODE_HEADER_LEN),
         });
     }
-    let found = u32_at(bytes, 0);
-    let expected = crc32c_append(salt(volume, reference.checkpoint, reference.epoch), &bytes[4..]);
-    if found != expected || found != reference.crc {
-        return Err(DecodeError::Crc {
-            what: WHAT,
-            found,
-            expected,
-        });
-    }
+    let crc = crc32c_append(salt(volume, reference.checkpoint, reference.epoch), &bytes[4..]);
+    check_crc(WHAT, u32_at(bytes, 0), crc)?;
+    check_crc(WHAT, crc, reference.crc)?;
     let tree = match bytes[4] {
         0 => TreeKind::Map,
         1 => TreeKind::Scos,
@@ -424,25 +419,13 @@ pub fn decode_index(volume: VolumeId, object: &[u8]) -> Result<Vec<(NodePlace, u
     let header = object.first_chunk::<HEADER_LEN>().ok_or(short(HEADER_LEN))?;
     let footer = object.last_chunk::<FOOTER_LEN>().ok_or(short(FOOTER_LEN))?;
     for (found, expected) in [(u32_at(header, 0), MAGIC), (u32_at(footer, 0), FOOTER_MAGIC)] {
-        if found != expected {
-            return Err(DecodeError::Magic {
-                what: WHAT,
-                found,
-                expected,
-            });
-        }
+        check_magic(WHAT, found, expected)?;
     }
     for (found, expected) in [
         (u32_at(header, 44), crc32c(&header[..44])),
         (u32_at(footer, 12), crc32c(&footer[..12])),
     ] {
-        if found != expected {
-            return Err(DecodeError::Crc {
-                what: WHAT,
-                found,
-                expected,
-            });
-        }
+        check_crc(WHAT, found, expected)?;
     }
     let nodes = u32_at(footer, 4) as usize;
     let end = object.len() - FOOTER_LEN;
@@ -457,14 +440,7 @@ pub fn decode_index(volume: VolumeId, object: &[u8]) -> Result<Vec<(NodePlace, u
         CheckpointId(u64_at(header, 24)),
         Epoch(u64_at(header, 32)),
     );
-    let (found, expected) = (u32_at(footer, 8), crc32c_append(salt, index));
-    if found != expected {
-        return Err(DecodeError::Crc {
-            what: "checkpoint index",
-            found,
-            expected,
-        });
-    }
+    check_crc("checkpoint index", u32_at(footer, 8), crc32c_append(salt, index))?;
     Ok(index
         .chunks_exact(INDEX_ENTRY_LEN)
         .map(|entry| {

@@ -31,6 +31,7 @@
 use std::ops::Range;
 
 use crate::DecodeError;
+use crate::checks::{check_crc, check_magic, check_version};
 use crate::crc::crc32c;
 use crate::geometry::CLUSTER_LEN;
 use crate::le::{u32_at, u64_at};
@@ -307,13 +308,7 @@ impl FragmentHead {
             u32_at(bytes, need - CRC_BYTES),
             crc32c(&bytes[..need - CRC_BYTES]),
         );
-        if found != expected {
-            return Err(DecodeError::Crc {
-                what: WHAT,
-                found,
-                expected,
-            });
-        }
+        check_crc(WHAT, found, expected)?;
         let compression = match bytes[8] {
             0 => None,
             1 => Some(Compression::Lz4),
@@ -460,22 +455,9 @@ fn cut_of(bytes: &[u8]) -> Result<Cut, DecodeError> {
             need: FIXED_BYTES,
         });
     }
-    let magic = u32_at(bytes, 0);
-    if magic != MAGIC {
-        return Err(DecodeError::Magic {
-            what: WHAT,
-            found: magic,
-            expected: MAGIC,
-        });
-    }
+    check_magic(WHAT, u32_at(bytes, 0), MAGIC)?;
     let version = u16::from_le_bytes([bytes[4], bytes[5]]);
-    if version == 0 || version > VERSION {
-        return Err(DecodeError::Version {
-            what: WHAT,
-            found: u32::from(version),
-            newest: u32::from(VERSION),
-        });
-    }
+    check_version(WHAT, u32::from(version), u32::from(VERSION))?;
     let cut = Cut {
         data: bytes[6],
         parity: bytes[7],

@@ -8,6 +8,8 @@
 pub mod access;
 pub mod bundle;
 pub mod checkpoint;
+mod checks;
+mod checks;
 pub mod crc;
 pub mod fragment;
 pub mod geometry;

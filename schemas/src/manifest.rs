@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
 use crate::checkpoint::{NODE_REF_LEN, NodeRef};
+use crate::checks::{check_crc, check_magic, check_version};
 use crate::crc::crc32c;
 use crate::geometry::{ScoSize, VolumeSize};
 use crate::history::HistoryState;
@@ -268,20 +269,8 @@ impl Manifest {
         }
         let word = |at: usize| u32_at(bytes, at);
         let (magic, version, len, found) = (word(0), word(4), word(8) as usize, word(12));
-        if magic != MAGIC {
-            return Err(DecodeError::Magic {
-                what: WHAT,
-                found: magic,
-                expected: MAGIC,
-            });
-        }
-        if version != VERSION {
-            return Err(DecodeError::Version {
-                what: WHAT,
-                found: version,
-                newest: VERSION,
-            });
-        }
+        check_magic(WHAT, magic, MAGIC)?;
+        check_version(WHAT, version, VERSION)?;
         let mut body = &bytes[HEADER_LEN..];
         if body.len() != len {
             return Err(DecodeError::Short {
@@ -291,13 +280,7 @@ impl Manifest {
             });
         }
         let expected = crc32c(body);
-        if found != expected {
-            return Err(DecodeError::Crc {
-                what: WHAT,
-                found,
-                expected,
-            });
-        }
+        check_crc(WHAT, found, expected)?;
         let manifest: Self = take_named(&mut body, WHAT)?;
         if let Some(root) = manifest.roots().find(|root| root.height > TREE_HEIGHT_MAX) {
             return Err(DecodeError::Value {

@@ -24,6 +24,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use crate::DecodeError;
+use crate::checks::{check_crc, check_magic, check_version};
 use crate::crc::crc32c;
 use crate::geometry::{CLUSTER_BYTES, CLUSTER_LEN, ScoSize};
 use crate::ids::Slot;
@@ -157,30 +158,9 @@ impl PackedHead {
                 need: HEAD_BYTES,
             });
         };
-        let found = u32_at(bytes, 0);
-        if found != MAGIC {
-            return Err(DecodeError::Magic {
-                what: WHAT,
-                found,
-                expected: MAGIC,
-            });
-        }
-        let (found, expected) = (u32_at(bytes, CRC_AT), crc32c(&bytes[SEALED_AT..]));
-        if found != expected {
-            return Err(DecodeError::Crc {
-                what: WHAT,
-                found,
-                expected,
-            });
-        }
-        let found = u32_at(bytes, 8);
-        if found != VERSION {
-            return Err(DecodeError::Version {
-                what: WHAT,
-                found,
-                newest: VERSION,
-            });
-        }
+        check_magic(WHAT, u32_at(bytes, 0), MAGIC)?;
+        check_crc(WHAT, u32_at(bytes, CRC_AT), crc32c(&bytes[SEALED_AT..]))?;
+        check_version(WHAT, u32_at(bytes, 8), VERSION)?;
         let mut head =
             Self::without_chunks(u64::from(u32_at(bytes, 16)) | u64::from(u32_at(bytes, 20)) << 32)?;
         for (word, stored) in head.kept.iter_mut().zip(bytes[BITMAP_AT..].as_chunks::<8>().0) {

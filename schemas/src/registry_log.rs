@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
+use crate::checks::{check_crc, check_version};
 use crate::crc::{crc32c, crc32c_append};
 use crate::wire::msgpack::{put_named, take_named};
 use crate::wire::registry::{LeaseId, Revision};
@@ -197,13 +198,7 @@ pub fn take_head<T: Head>(input: &mut &[u8]) -> Result<T, DecodeError> {
         &mut &unchecked[..unchecked.len().min(HEAD_BYTES_MAX)],
         kind.what(),
     )?;
-    if head.version() != VERSION {
-        return Err(DecodeError::Version {
-            what: kind.what(),
-            found: head.version(),
-            newest: VERSION,
-        });
-    }
+    check_version(kind.what(), head.version(), VERSION)?;
     take_frame(input, kind, head.generation())
 }
 
@@ -271,13 +266,7 @@ fn split_frame(input: &[u8], kind: FileKind, salt: u32) -> Result<(&[u8], &[u8])
         .split_at_checked(len)
         .ok_or_else(|| short(kind, rest.len(), len))?;
     let expected = frame_crc(salt, len_bytes, payload);
-    if found != expected {
-        return Err(DecodeError::Crc {
-            what: kind.what(),
-            found,
-            expected,
-        });
-    }
+    check_crc(kind.what(), found, expected)?;
     Ok((payload, rest))
 }
 

@@ -21,6 +21,7 @@
 //! when this header was written, so recovery need not check its clusters.
 
 use crate::DecodeError;
+use crate::checks::{check_crc, check_magic, check_version};
 use crate::crc::{crc32c, crc32c_append, sco_salt};
 use crate::geometry::{ClusterAddress, ScoSize};
 use crate::ids::{BatchSeq, Epoch, ScoId, Slot, VolumeId};
@@ -89,30 +90,9 @@ impl ScoHeader {
                 need: HEADER_LEN,
             });
         };
-        let magic = u32_at(bytes, 0);
-        if magic != MAGIC {
-            return Err(DecodeError::Magic {
-                what: WHAT,
-                found: magic,
-                expected: MAGIC,
-            });
-        }
-        let (found, expected) = (u32_at(bytes, 60), crc32c(&bytes[..60]));
-        if found != expected {
-            return Err(DecodeError::Crc {
-                what: WHAT,
-                found,
-                expected,
-            });
-        }
-        let version = u32_at(bytes, 4);
-        if version != VERSION {
-            return Err(DecodeError::Version {
-                what: WHAT,
-                found: version,
-                newest: VERSION,
-            });
-        }
+        check_magic(WHAT, u32_at(bytes, 0), MAGIC)?;
+        check_crc(WHAT, u32_at(bytes, 60), crc32c(&bytes[..60]))?;
+        check_version(WHAT, u32_at(bytes, 4), VERSION)?;
         let mut volume = [0; 16];
         volume.copy_from_slice(&bytes[8..24]);
         let id = ScoId(u64_at(bytes, 24));
@@ -431,14 +411,7 @@ impl Batch {
         }
         let len = BATCH_HEADER_LEN + usize::from(count) * ENTRY_LEN;
         let whole = tlog.get(..len).ok_or(short(len))?;
-        let (found, expected) = (u32_at(head, 0), crc32c_append(salt, &whole[4..]));
-        if found != expected {
-            return Err(DecodeError::Crc {
-                what: WHAT,
-                found,
-                expected,
-            });
-        }
+        check_crc(WHAT, u32_at(head, 0), crc32c_append(salt, &whole[4..]))?;
         let (stored, _) = whole[BATCH_HEADER_LEN..].as_chunks::<ENTRY_LEN>();
         let entries = stored.iter().map(Entry::from_bytes).collect::<Result<_, _>>()?;
         Ok(Self {

@@ -30,6 +30,7 @@ use std::ops::Range;
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::DecodeError;
+use crate::checks::{check_crc, check_magic, check_version};
 use crate::crc::{crc32c, crc32c_append};
 use crate::geometry::CLUSTER_LEN;
 use crate::le::u32_at;
@@ -152,23 +153,10 @@ impl StoredHeader {
                 need: HEADER_BYTES,
             });
         };
-        let magic = u32_at(bytes, 0);
-        if magic != MAGIC {
-            return Err(DecodeError::Magic {
-                what: WHAT,
-                found: magic,
-                expected: MAGIC,
-            });
-        }
+        check_magic(WHAT, u32_at(bytes, 0), MAGIC)?;
         check_crc(WHAT, u32_at(bytes, CRC_AT), crc32c(&bytes[..CRC_AT]))?;
         let version = u32_at(bytes, 4);
-        if version == 0 || version > VERSION {
-            return Err(DecodeError::Version {
-                what: WHAT,
-                found: version,
-                newest: VERSION,
-            });
-        }
+        check_version(WHAT, version, VERSION)?;
         let length = u64::from(u32_at(bytes, 8)) | (u64::from(u32_at(bytes, 12)) << 32);
         let name_len = usize::from(u16::from_le_bytes([bytes[20], bytes[21]]));
         let name = bytes[NAME_AT..SET_AT]
@@ -508,17 +496,6 @@ fn check_length(length: u64, is_fragment: bool) -> Result<(), DecodeError> {
     Err(DecodeError::Value {
         what,
         found: format!("{length} bytes"),
-        expected,
-    })
-}
-
-fn check_crc(what: &'static str, found: u32, expected: u32) -> Result<(), DecodeError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(DecodeError::Crc {
-        what,
-        found,
         expected,
     })
 }

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
+use crate::checks::{check_crc, check_magic, check_version};
 use crate::crc::{crc32c, crc32c_append};
 use crate::geometry::{CLUSTER_BYTES, VolumeSize};
 use crate::ids::{SnapshotId, VolumeId};
@@ -120,20 +121,8 @@ impl StreamHeader {
     /// No stream, of a newer version, or too long to be one.
     pub fn body_len(prefix: &[u8; STREAM_PREFIX_LEN]) -> Result<usize, DecodeError> {
         let (magic, version) = (u32_at(prefix, 0), u32_at(prefix, 4));
-        if magic != MAGIC {
-            return Err(DecodeError::Magic {
-                what: HEADER,
-                found: magic,
-                expected: MAGIC,
-            });
-        }
-        if version != VERSION {
-            return Err(DecodeError::Version {
-                what: HEADER,
-                found: version,
-                newest: VERSION,
-            });
-        }
+        check_magic(HEADER, magic, MAGIC)?;
+        check_version(HEADER, version, VERSION)?;
         let len = u32_at(prefix, 8) as usize;
         if len > BODY_MAX {
             return Err(DecodeError::Value {
@@ -150,14 +139,7 @@ impl StreamHeader {
     /// # Errors
     /// Damaged, or values that no version wrote.
     pub fn from_parts(prefix: &[u8; STREAM_PREFIX_LEN], mut body: &[u8]) -> Result<Self, DecodeError> {
-        let (found, expected) = (u32_at(prefix, 12), crc32c(body));
-        if found != expected {
-            return Err(DecodeError::Crc {
-                what: HEADER,
-                found,
-                expected,
-            });
-        }
+        check_crc(HEADER, u32_at(prefix, 12), crc32c(body))?;
         let header: Self = take_named(&mut body, HEADER)?;
         if header.cluster_bytes != CLUSTER_BYTES || header.record_bytes_max != RECORD_DATA_MAX {
             return Err(DecodeError::Value {
@@ -224,14 +206,7 @@ impl RecordHead {
     /// # Errors
     /// No record, or values that no version wrote.
     pub fn from_bytes(bytes: &[u8; RECORD_HEAD_LEN]) -> Result<Self, DecodeError> {
-        let magic = u32_at(bytes, 0);
-        if magic != RECORD_MAGIC {
-            return Err(DecodeError::Magic {
-                what: RECORD,
-                found: magic,
-                expected: RECORD_MAGIC,
-            });
-        }
+        check_magic(RECORD, u32_at(bytes, 0), RECORD_MAGIC)?;
         let value = |what, found: u64, expected| DecodeError::Value {
             what,
             found: found.to_string(),
