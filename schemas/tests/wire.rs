@@ -1020,6 +1020,7 @@ fn storage_messages_keep_their_meaning() {
             name: map,
             offset: 1 << 33,
             length: 4096,
+            cached: false,
         },
     ];
     let controls = [
@@ -1048,6 +1049,16 @@ fn storage_messages_keep_their_meaning() {
     ];
     bodies.extend(controls.map(StorageRequest::Control));
     golden_batch("storage-requests", requests(bodies));
+
+    // As it is since reads may say that they are of guests.
+    let cached = StorageRequest::Get {
+        pool: pool(),
+        name: map,
+        offset: 1 << 33,
+        length: 4096,
+        cached: true,
+    };
+    golden_batch("storage-cached-get-requests", requests(vec![cached]));
 
     // As it is since whoever erases a volume has to know that nothing is left.
     let everywhere = StorageControl::List {

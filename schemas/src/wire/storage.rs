@@ -41,6 +41,9 @@ pub enum StorageRequest {
         offset: u64,
         /// Bytes, at most [`GET_BYTES_MAX`].
         length: u32,
+        /// A cache on the way may answer it, and keep it: guests' reads. Whoever wants to know what the back ends have, or reads
+        /// once, goes by. Builds before there was a choice do not say, and mean no.
+        cached: bool,
     },
     /// Everything else.
     Control(StorageControl),
@@ -205,13 +208,17 @@ impl Body for StorageRequest {
                 name,
                 offset,
                 length,
+                cached,
             } => {
-                put_array(out, 5);
+                put_array(out, 5 + usize::from(*cached));
                 put_uint(out, GET);
                 put_str(out, pool);
                 put_str(out, &name.to_string());
                 put_uint(out, *offset);
                 put_uint(out, u64::from(*length));
+                if *cached {
+                    put_uint(out, 1);
+                }
             }
             StorageRequest::Control(control) => {
                 put_array(out, 2);
@@ -230,7 +237,7 @@ impl Body for StorageRequest {
             CONTROL => 2,
             kind => return Err(unknown("storage request kind", kind)),
         };
-        let more = fields.checked_sub(need).ok_or(DecodeError::Short {
+        let mut more = fields.checked_sub(need).ok_or(DecodeError::Short {
             what: "storage request",
             have: fields,
             need,
@@ -245,6 +252,13 @@ impl Body for StorageRequest {
                 name: take_name(input)?,
                 offset: take_uint(input, "get.offset")?,
                 length: take_uint(input, "get.length")?,
+                cached: match more {
+                    0 => false,
+                    _ => {
+                        more -= 1;
+                        take_uint::<u64>(input, "get.cached")? != 0
+                    }
+                },
             },
             _ => StorageRequest::Control(take_named(input, "storage control request")?),
         };

@@ -29,6 +29,8 @@ pub const PENDING_BYTES_MAX: usize = 16 << 20;
 /// The first wait after an error, and the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long a read of the disk is waited for: fetching is faster than a disk that hangs.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// Its only file.
 const FILE: &str = "pieces";
 
@@ -47,6 +49,15 @@ pub struct Cache {
     shared: Arc<Shared>,
 }
 
+/// What a lookup means for what stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// The piece is used: it is worth more than one that is not.
+    Counts,
+    /// Its reader passes by, in order, and does not come again.
+    Passes,
+}
+
 /// What a lookup found.
 #[derive(Debug)]
 pub enum Found {
@@ -54,7 +65,7 @@ pub enum Found {
     Hit(Bytes),
     /// It is not here.
     Miss,
-    /// It is in the file, but not in memory: [`Reading::read`] gets it.
+    /// It is in the file, but not in memory: [`Cache::read_all`] gets it.
     OnDisk(Reading),
 }
 
@@ -136,7 +147,7 @@ impl Cache {
 
     /// Looks a piece up without blocking.
     #[must_use]
-    pub fn find(&self, key: &Key) -> Found {
+    pub fn find(&self, key: &Key, is_use: Use) -> Found {
         let (file, place) = {
             let mut state = self.shared.state();
             if let Some(piece) = state.pending.get(key).cloned() {
@@ -144,7 +155,13 @@ impl Cache {
                 return Found::Hit(piece);
             }
             let found = match &state.store {
-                Phase::Open(store) => store.table.use_of(key).map(|place| (store.file.clone(), place)),
+                Phase::Open(store) => {
+                    let place = match is_use {
+                        Use::Counts => store.table.use_of(key),
+                        Use::Passes => store.table.peek(key),
+                    };
+                    place.map(|place| (store.file.clone(), place))
+                }
                 Phase::Opening | Phase::Off { .. } => None,
             };
             let Some(found) = found else {
@@ -169,11 +186,40 @@ impl Cache {
     }
 
     /// Looks a piece up, from the disk where it must be.
-    pub async fn get(&self, key: &Key) -> Option<Bytes> {
-        match self.find(key) {
+    pub async fn get(&self, key: &Key, is_use: Use) -> Option<Bytes> {
+        match self.find(key, is_use) {
             Found::Hit(piece) => Some(piece),
             Found::Miss => None,
-            Found::OnDisk(reading) => reading.read().await,
+            Found::OnDisk(reading) => self.read_all(vec![reading]).await.pop().flatten(),
+        }
+    }
+
+    /// Reads pieces from the disk, in one job; `None`: a piece is not unharmed, or the disk does not answer, and then the cache is off
+    /// for a while.
+    pub async fn read_all(&self, readings: Vec<Reading>) -> Vec<Option<Bytes>> {
+        let count = readings.len();
+        let read = sconce_runtime::blocking(move || {
+            let read = readings.into_iter().map(Reading::read_here);
+            read.collect::<Vec<_>>()
+        });
+        match tokio::time::timeout(ANSWERS_WITHIN, read).await {
+            Ok(Ok(read)) => read,
+            // The job panicked, or the runtime ends.
+            Ok(Err(_)) => vec![None; count],
+            Err(_) => {
+                let error = io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!(
+                        "the disk has not answered a read for {} s",
+                        ANSWERS_WITHIN.as_secs()
+                    ),
+                );
+                let mut state = self.shared.state();
+                if let Phase::Open(_) = state.store {
+                    self.shared.turn_off(&mut state, &error);
+                }
+                vec![None; count]
+            }
         }
     }
 
@@ -247,17 +293,8 @@ impl Cache {
 }
 
 impl Reading {
-    /// The piece, if it is unharmed.
-    pub async fn read(self) -> Option<Bytes> {
-        // A job ends without an answer where it panicked or the runtime ends: a miss either way.
-        sconce_runtime::blocking(move || self.read_here())
-            .await
-            .unwrap_or(None)
-    }
-
-    /// The same on a thread that may block.
-    #[must_use]
-    pub fn read_here(self) -> Option<Bytes> {
+    /// The piece, if it is unharmed. Blocks.
+    fn read_here(self) -> Option<Bytes> {
         let read = read_piece(&*self.file, self.shared.geometry, &self.key, self.place, false);
         self.shared.judge(&self.key, self.place, read)
     }
@@ -279,6 +316,9 @@ impl Shared {
         match (read, table) {
             (Ok(Some(piece)), Some(_)) => {
                 state.counters.hit(piece.len());
+                if state.write_after.is_none() {
+                    self.is_well(&mut state);
+                }
                 return Some(Bytes::from(piece));
             }
             (Ok(None), Some(table)) => {
@@ -299,7 +339,25 @@ impl Shared {
     fn turn_off(&self, state: &mut State, error: &io::Error) {
         state.counters.errors += 1;
         let until = self.after_error(state, error);
-        state.store = Phase::Off { until };
+        state.leave(Phase::Off { until });
+    }
+
+    /// A cell that cannot be written is not used again. Where there was only no room for it what is there stays in use.
+    fn not_written(&self, state: &mut State, next: &Next, error: &io::Error) {
+        if !state.is_of(&next.file) {
+            return;
+        }
+        let Phase::Open(store) = &mut state.store else {
+            return;
+        };
+        if let io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded = error.kind() {
+            store.table.give_back(next.cell);
+            state.counters.errors += 1;
+            state.write_after = Some(self.after_error(state, error));
+        } else {
+            state.shunned.insert(next.cell);
+            self.turn_off(state, error);
+        }
     }
 
     /// When to try again.
@@ -383,12 +441,7 @@ impl Shared {
                     self.is_well(&mut state);
                 }
                 Err(error) => {
-                    state.counters.errors += 1;
-                    if let Phase::Open(store) = &mut state.store {
-                        store.table.give_back(next.cell);
-                    }
-                    let after = self.after_error(&mut state, &error);
-                    state.write_after = Some(after);
+                    self.not_written(&mut state, &next, &error);
                     state.forget_pending();
                 }
             }
@@ -408,7 +461,10 @@ impl Shared {
         let path = self.path.display();
         tracing::info!(%path, "the cache's file was deleted: another is begun");
         let mut state = self.state();
-        state.store = Phase::Opening;
+        if !state.is_of(&file) {
+            return;
+        }
+        state.leave(Phase::Opening);
         state.forget_pending();
         drop(state);
         self.open_file();
@@ -462,14 +518,26 @@ impl State {
         }
     }
 
+    /// Whether this is the open file. Where it is another, the one before was given up: its cells were its own.
+    fn is_of(&self, file: &Arc<dyn CacheFile>) -> bool {
+        matches!(&self.store, Phase::Open(store) if Arc::ptr_eq(&store.file, file))
+    }
+
+    /// Goes over to a phase without an open file. What is known of one with many pieces takes a while to be given back, and everybody
+    /// waits for the lock meanwhile.
+    fn leave(&mut self, phase: Phase) {
+        if let Phase::Open(store) = std::mem::replace(&mut self.store, phase) {
+            drop(sconce_runtime::blocking(move || drop(store)));
+        }
+    }
+
     fn publish(&mut self, next: &Next, place: Place) {
-        // Another file, where the one that was written to is given up since: its cells are its own.
+        if !self.is_of(&next.file) {
+            return;
+        }
         let Phase::Open(store) = &mut self.store else {
             return;
         };
-        if !Arc::ptr_eq(&store.file, &next.file) {
-            return;
-        }
         let evicted = store.table.publish(&next.key, place);
         self.counters.evicted += evicted;
         self.counters.admitted += 1;

@@ -6,12 +6,14 @@
 //! Knows no layout.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::Path;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::ReadWriteFlags;
 
 /// Where caches' files are. Its calls block.
@@ -21,6 +23,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the system says.
     fn open(&self, path: &Path) -> io::Result<Box<dyn CacheFile>>;
+
+    /// Bytes of the file system that holds the file `path`, which was opened before: of all, not of what is free.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn capacity(&self, path: &Path) -> io::Result<u64>;
 }
 
 /// An open file.
@@ -67,7 +75,10 @@ impl Disk for SystemDisk {
             .truncate(false)
             // It holds what is on guests' disks.
             .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)?;
+        // A file that was brought here from elsewhere may be open to all.
+        file.set_permissions(Permissions::from_mode(0o600))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Box::new(SystemFile(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
@@ -76,6 +87,11 @@ impl Disk for SystemDisk {
             )),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn capacity(&self, path: &Path) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(path)?;
+        Ok(found.f_blocks.saturating_mul(found.f_frsize))
     }
 }
 

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::cache::{Cache, Found, Use};
 use crate::key::Key;
 
 type Waiting<E> = HashMap<Key, VecDeque<oneshot::Sender<Turn<E>>>>;
@@ -31,6 +32,8 @@ pub enum Joined<E> {
     Leads(Flight<E>),
     /// Another's: it is waited for.
     Follows(Follower<E>),
+    /// Another's was over between the caller's lookup and this.
+    Over(Bytes),
 }
 
 /// A fetch that its holder is to make and [`Flight::land`].
@@ -73,17 +76,33 @@ impl<E> Default for Flights<E> {
     }
 }
 
+impl<E: Clone> Flights<E> {
+    /// Joins the fetch of a piece that a lookup did not find in the cache, or begins it.
+    pub fn join(&self, cache: &Cache, key: Key) -> Joined<E> {
+        let flight = match self.lead(key) {
+            Ok(flight) => flight,
+            Err(follower) => return Joined::Follows(follower),
+        };
+        if cache.has(&key)
+            && let Found::Hit(piece) = cache.find(&key, Use::Counts)
+        {
+            flight.land(&Ok(piece.clone()));
+            return Joined::Over(piece);
+        }
+        Joined::Leads(flight)
+    }
+}
+
 impl<E> Flights<E> {
-    /// Joins the fetch of a piece, or begins it.
-    pub fn join(&self, key: Key) -> Joined<E> {
+    fn lead(&self, key: Key) -> Result<Flight<E>, Follower<E>> {
         let mut waiting = lock(&self.waiting);
         if let Some(others) = waiting.get_mut(&key) {
             let (sender, turn) = oneshot::channel();
             others.push_back(sender);
-            return Joined::Follows(Follower { turn });
+            return Err(Follower { turn });
         }
         waiting.insert(key, VecDeque::new());
-        Joined::Leads(Flight {
+        Ok(Flight {
             key,
             waiting: Some(Arc::clone(&self.waiting)),
         })

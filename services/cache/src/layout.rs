@@ -80,6 +80,12 @@ impl Geometry {
         cells + cell as u64 * self.piece_len as u64
     }
 
+    /// Bytes of the file when all cells are full.
+    #[must_use]
+    pub const fn file_len(self) -> u64 {
+        self.cell_offset(self.cells)
+    }
+
     /// The header of a file with these sizes.
     #[must_use]
     pub fn header(self) -> [u8; HEADER_USED] {

@@ -14,16 +14,14 @@ mod key;
 mod layout;
 pub mod metrics;
 mod policy;
-mod read_through;
 mod settings;
 mod store;
 
-pub use cache::{Cache, Components, Found, PENDING_BYTES_MAX, Reading};
+pub use cache::{Cache, Components, Found, PENDING_BYTES_MAX, Reading, Use};
 pub use counters::Counters;
 pub use disk::{CacheFile, Disk, SystemDisk};
 pub use flights::{Flight, Flights, Follower, Joined, Turn};
 pub use key::{KEY_LEN, Key};
 pub use layout::{ENTRY_LEN, Geometry, HEADER_LEN};
 pub use policy::Policy;
-pub use read_through::ReadThrough;
 pub use settings::{CacheSettings, SIZE_MIN};

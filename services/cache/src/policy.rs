@@ -34,7 +34,7 @@ impl<V: Clone + PartialEq> Policy<V> {
             .weight_capacity(capacity as u64)
             .hot_allocation(HOT)
             .ghost_allocation(GHOSTS);
-        let cache = match options.build() {
+        let mut cache = match options.build() {
             Ok(options) => Cache::with_options(options, UnitWeighter, BuildHasherDefault::new(), Evictions),
             // Only without the two numbers above: the same without the allocations.
             Err(_) => Cache::with(
@@ -45,6 +45,8 @@ impl<V: Clone + PartialEq> Policy<V> {
                 Evictions,
             ),
         };
+        // All at once: to grow later would look at every piece again, while nobody can look anything up.
+        cache.reserve(capacity);
         Self { cache, seed }
     }
 
@@ -62,8 +64,9 @@ impl<V: Clone + PartialEq> Policy<V> {
     /// Takes a piece in. `left` is told what belonged to those that made room, which can be the piece itself.
     pub fn insert(&mut self, key: &Key, value: V, left: &mut impl FnMut(V)) {
         let print = self.print(key);
-        // Replacing is not evicting for the crate: what belonged to it would be forgotten.
-        if let Some((_, before)) = self.cache.remove(&print) {
+        // Replacing is not evicting for the crate: what belonged to it would be forgotten. Only what is here: `remove` would forget
+        // those too that left, and with them that this one came before.
+        if let Some((_, before)) = self.cache.remove_if(&print, |_| true) {
             left(before);
         }
         let mut evicted = Evicted(Vec::new());

@@ -38,6 +38,10 @@ pub(crate) struct Store {
 
 /// Bytes of entries that are read at once.
 const ENTRIES_READ: usize = 1 << 20;
+/// What a disk cannot read is a block: entries are read by this after an error.
+const BLOCK: usize = 4096;
+/// Blocks of entries that may be unreadable.
+const UNREAD_MAX: usize = 16;
 const ZERO_ENTRY: [u8; ENTRY_LEN] = [0; ENTRY_LEN];
 
 impl Store {
@@ -50,29 +54,56 @@ impl Store {
         shunned: &BTreeSet<u32>,
     ) -> io::Result<Store> {
         let file: Arc<dyn CacheFile> = disk.open(path)?.into();
+        // Before there is memory for as many pieces.
+        let (size, capacity) = (geometry.file_len(), disk.capacity(path)?);
+        if size > capacity {
+            return Err(io::Error::other(format!(
+                "its size is {size} bytes, and its file system has {capacity}; right would be less than that"
+            )));
+        }
         let mut header = geometry.header();
         let read = file.read(&mut header, 0, false)?;
+        let mut shunned = shunned.clone();
         let found = match read == header.len() && header == geometry.header() {
-            true => read_entries(&*file, geometry)?,
+            true => read_entries(&*file, geometry, &mut shunned)?,
             false => {
                 file.clear()?;
                 file.write(&geometry.header(), 0)?;
                 Vec::new()
             }
         };
-        let table = Table::of(found, geometry, seed, shunned);
+        let table = Table::of(found, geometry, seed, &shunned);
         Ok(Store { file, table })
     }
 }
 
-fn read_entries(file: &dyn CacheFile, geometry: Geometry) -> io::Result<Vec<(u32, Entry)>> {
+/// The entries that hold. Cells whose entries cannot be read are to be shunned, unless there are many.
+fn read_entries(
+    file: &dyn CacheFile,
+    geometry: Geometry,
+    shunned: &mut BTreeSet<u32>,
+) -> io::Result<Vec<(u32, Entry)>> {
     let mut found = Vec::new();
     let mut buffer = vec![0; ENTRIES_READ];
-    let mut cell = 0;
+    let (mut cell, mut unread, mut at_once) = (0, 0, ENTRIES_READ);
     while cell < geometry.cells() {
         let cells = usize::try_from(geometry.cells() - cell).unwrap_or(usize::MAX);
-        let length = buffer.len().min(cells.saturating_mul(ENTRY_LEN));
-        let read = file.read(&mut buffer[..length], geometry.entry_offset(cell), false)?;
+        let length = at_once.min(cells.saturating_mul(ENTRY_LEN));
+        let read = match file.read(&mut buffer[..length], geometry.entry_offset(cell), false) {
+            Ok(read) => read,
+            Err(_) if at_once > BLOCK => {
+                at_once = BLOCK;
+                continue;
+            }
+            Err(_) if unread < UNREAD_MAX => {
+                unread += 1;
+                let behind = cell.saturating_add(u32::try_from(length / ENTRY_LEN).unwrap_or(u32::MAX));
+                shunned.extend(cell..behind);
+                cell = behind;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let (entries, _) = buffer[..read].as_chunks::<ENTRY_LEN>();
         for bytes in entries {
             found.extend(Entry::from_bytes(bytes, cell, geometry).map(|entry| (cell, entry)));
@@ -120,13 +151,18 @@ impl Table {
         self.policy.use_of(key)
     }
 
+    /// Where a piece is; not a use.
+    pub(crate) fn peek(&self, key: &Key) -> Option<Place> {
+        self.policy.peek(key)
+    }
+
     pub(crate) fn has(&self, key: &Key) -> bool {
-        self.policy.peek(key).is_some()
+        self.peek(key).is_some()
     }
 
     /// Whether the piece is still where it was.
     pub(crate) fn is_at(&self, key: &Key, place: Place) -> bool {
-        self.policy.peek(key) == Some(place)
+        self.peek(key) == Some(place)
     }
 
     pub(crate) fn pieces(&self) -> u64 {

@@ -4,10 +4,11 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use sconce_cache::{Cache, CacheSettings, Components, ENTRY_LEN, Geometry, HEADER_LEN, SystemDisk};
+use sconce_cache::{Cache, CacheSettings, Components, ENTRY_LEN, Geometry, HEADER_LEN, SystemDisk, Use};
 use sconce_runtime::settings::ByteSize;
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::crc::{crc32c, crc32c_append};
@@ -25,7 +26,7 @@ async fn fill(cache: &Cache, numbers: std::ops::Range<u32>) {
 async fn found(cache: &Cache, numbers: std::ops::Range<u32>) -> usize {
     let mut found = 0;
     for number in numbers {
-        if let Some(got) = cache.get(&key(number)).await {
+        if let Some(got) = cache.get(&key(number), Use::Counts).await {
             assert_eq!(got, piece(number, PIECE), "piece {number}");
             found += 1;
         }
@@ -156,6 +157,81 @@ async fn a_disk_that_does_not_read_turns_it_off_for_a_while_and_its_cell_for_goo
 }
 
 #[tokio::test(start_paused = true)]
+async fn entries_that_cannot_be_read_are_cells_that_are_not_used() {
+    let disk = MemoryDisk::default();
+    let cells = 200;
+    fill(&open(&disk, cells, PIECE).await, 0..150).await;
+    disk.restart();
+    // A page of entries: 64 of them.
+    disk.state().bad = 2 * HEADER_LEN..3 * HEADER_LEN;
+    let cache = open(&disk, cells, PIECE).await;
+    assert_eq!(found(&cache, 0..150).await, 150 - 64);
+    fill(&cache, 1000..1100).await;
+    assert_eq!(
+        found(&cache, 1000..1100).await,
+        100,
+        "the other cells take what comes"
+    );
+    assert_eq!(cache.counters().errors, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cell_that_cannot_be_written_is_not_tried_again() {
+    let disk = MemoryDisk::default();
+    let cache = open(&disk, 40, PIECE).await;
+    let geometry = Geometry::fitting(2 * HEADER_LEN + 40 * (u64::from(PIECE) + 64), PIECE);
+    disk.state().bad = geometry.cell_offset(3)..geometry.cell_offset(3) + 1;
+    // Cells are taken in order: what was to be in this one, and what came after it, is not there.
+    fill(&cache, 0..10).await;
+    tokio::time::advance(LONG).await;
+    found(&cache, 0..1).await;
+    cache.settled().await;
+    assert_eq!(found(&cache, 0..10).await, 3);
+    for round in 1..4 {
+        fill(&cache, 100 * round..100 * round + 60).await;
+        assert_eq!(cache.counters().errors, 1, "round {round}");
+        assert_eq!(
+            cache.counters().pieces,
+            38,
+            "round {round}: full, but for that cell and a free one"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_is_waited_for_no_longer_than_a_fetch_takes() {
+    let disk = MemoryDisk::default();
+    let cache = open(&disk, 40, PIECE).await;
+    fill(&cache, 0..10).await;
+    {
+        let mut state = disk.state();
+        (state.nothing_in_memory, state.hangs) = (true, true);
+    }
+    let looked_up = key(1);
+    let (got, ()) = futures_util::join!(cache.get(&looked_up, Use::Counts), async {
+        // The clock does not go on by itself while a job blocks.
+        tokio::task::yield_now().await;
+        tokio::time::advance(LONG).await;
+    });
+    assert_eq!(got, None);
+    assert!(cache.counters().off);
+    assert_eq!(found(&cache, 0..10).await, 0, "without waiting");
+    disk.state().hangs = false;
+    tokio::time::advance(LONG).await;
+    found(&cache, 0..1).await;
+    cache.settled().await;
+    assert_eq!(found(&cache, 0..10).await, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_size_beyond_the_file_system_is_refused_before_it_takes_memory() {
+    let disk = MemoryDisk::default();
+    disk.state().capacity = 30_000;
+    assert!(open(&disk, 40, PIECE).await.counters().off);
+    assert!(!open(&disk, 20, PIECE).await.counters().off);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_cannot_be_opened_is_a_cache_without_pieces() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a-file");
@@ -197,7 +273,10 @@ async fn a_real_file_is_warm_after_a_restart_and_may_be_deleted_truncated_or_ove
     assert!(on_disk(directory.path()).await.counters().off);
     drop(cache);
 
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let cache = on_disk(directory.path()).await;
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it holds what is on guests' disks");
     assert_eq!(found(&cache, 0..100).await, 100, "warm");
     let length = std::fs::metadata(&file).unwrap().len();
     let open = std::fs::OpenOptions::new().write(true).open(&file).unwrap();

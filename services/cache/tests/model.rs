@@ -3,7 +3,7 @@
 mod support;
 
 use proptest::prelude::*;
-use sconce_cache::Cache;
+use sconce_cache::{Cache, Use};
 use support::{LONG, MemoryDisk, key, open, piece};
 
 const CELLS: u32 = 24;
@@ -71,7 +71,7 @@ impl World {
 
     async fn get(&mut self, number: u32) -> bool {
         self.looked_up += 1;
-        let got = self.cache.get(&key(number)).await;
+        let got = self.cache.get(&key(number), Use::Counts).await;
         if let Some(got) = &got {
             assert_eq!(*got, piece(number, PIECE), "piece {number} is not what was put");
         }

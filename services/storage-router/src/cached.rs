@@ -12,14 +12,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use sconce_cache::{Cache, Flight, Flights, Joined, KEY_LEN, Key, Turn};
+use sconce_cache::{Cache, Flight, Flights, Joined, KEY_LEN, Key, Turn, Use};
 use sconce_schemas::ObjectName;
-use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use tokio::sync::Semaphore;
 
 use crate::pool::Pool;
 
-pub use streams::Streams;
+pub use streams::{Reader, Streams};
 
 /// Bytes of a piece: of what a request costs on a back end this part is small, and of a cold disk's random reads not too much is
 /// read in vain.
@@ -28,6 +28,8 @@ pub const PIECE: u32 = 64 << 10;
 pub const CACHED_MAX: u64 = 512 << 10;
 /// Reads ahead at once.
 const AHEAD_AT_ONCE: usize = 4;
+/// Pieces that one of them fetches at a time.
+const AHEAD_PART: u32 = 8;
 
 /// The cache of a storage-router.
 pub struct ObjectCache {
@@ -69,20 +71,49 @@ impl ObjectCache {
         let Some(pieces) = pieces_of(name, offset, length) else {
             return pool.get(name, offset, length).await;
         };
-        if let Some(ahead) = self.streams.note(name, &pieces)
+        let reader = self.streams.note(name, &pieces);
+        if let Some(ahead) = reader.ahead
             && let Ok(turn) = Arc::clone(&self.ahead).try_acquire_owned()
         {
             let (cache, pool) = (Rc::clone(self), Arc::clone(pool));
             tokio::task::spawn_local(async move {
-                // What fails here fails again for whoever asks for it.
-                let _ = cache.pieces(&pool, name, ahead).await;
+                cache.read_ahead(&pool, name, ahead).await;
                 drop(turn);
             });
         }
         let skipped = offset - u64::from(*pieces.start()) * u64::from(PIECE);
-        let all = join(self.pieces(pool, name, pieces).await?);
+        let is_use = if reader.is_in_order {
+            Use::Passes
+        } else {
+            Use::Counts
+        };
+        let all = match self.pieces(pool, name, pieces, is_use).await {
+            Ok(pieces) => join(pieces),
+            // What is damaged may be beside what was asked for, in the same piece, or asked for by another reader.
+            Err(refusal) if refusal.code == RefusalCode::Damaged => {
+                return pool.get(name, offset, length).await;
+            }
+            Err(refusal) => return Err(refusal),
+        };
         let at = |position: u64| usize::try_from(position).unwrap_or(usize::MAX).min(all.len());
         Ok(all.slice(at(skipped)..at(skipped + length)))
+    }
+
+    /// Fetches what is not there yet, a part at a time: whoever comes for a piece meanwhile waits for its part alone.
+    async fn read_ahead(&self, pool: &Arc<Pool>, name: ObjectName, pieces: RangeInclusive<u32>) {
+        let mut wanted = pieces
+            .filter(|piece| !self.cache.has(&key(name, *piece)))
+            .peekable();
+        while let Some(first) = wanted.next() {
+            let mut last = first;
+            while last - first + 1 < AHEAD_PART
+                && let Some(next) = wanted.next_if_eq(&(last + 1))
+            {
+                last = next;
+            }
+            // What fails here fails again for whoever asks for it.
+            let _ = self.pieces(pool, name, first..=last, Use::Passes).await;
+        }
     }
 
     /// Pieces of an object; those behind its end are empty, and the last one may be short.
@@ -91,23 +122,17 @@ impl ObjectCache {
         pool: &Arc<Pool>,
         name: ObjectName,
         pieces: RangeInclusive<u32>,
+        is_use: Use,
     ) -> Result<Vec<Bytes>, Refusal> {
         let first = *pieces.start();
         let mut found = Vec::new();
         let (mut led, mut awaited) = (Vec::new(), Vec::new());
         for (at, piece) in pieces.enumerate() {
             let key = key(name, piece);
-            let mut here = self.cache.get(&key).await;
+            let mut here = self.cache.get(&key, is_use).await;
             if here.is_none() {
-                match self.flights.join(key) {
-                    // Another's fetch may have ended in between.
-                    Joined::Leads(flight) if self.cache.has(&key) => {
-                        here = self.cache.get(&key).await;
-                        match &here {
-                            Some(data) => flight.land(&Ok(data.clone())),
-                            None => led.push((at, key, flight)),
-                        }
-                    }
+                match self.flights.join(&self.cache, key) {
+                    Joined::Over(data) => here = Some(data),
                     Joined::Leads(flight) => led.push((at, key, flight)),
                     Joined::Follows(follower) => awaited.push((at, key, follower)),
                 }
@@ -200,7 +225,12 @@ fn key(name: ObjectName, piece: u32) -> Key {
     Key(key)
 }
 
-fn join(pieces: Vec<Bytes>) -> Bytes {
+/// The pieces one behind the other, up to the first that is not whole: what is behind it is not where it belongs.
+fn join(mut pieces: Vec<Bytes>) -> Bytes {
+    let is_short = |piece: &Bytes| piece.len() < PIECE as usize;
+    if let Some(last) = pieces.iter().position(is_short) {
+        pieces.truncate(last + 1);
+    }
     match <[Bytes; 1]>::try_from(pieces) {
         Ok([one]) => one,
         Err(pieces) => {

@@ -12,7 +12,7 @@ use sconce_cache::{Cache, CacheSettings, Components, SystemDisk};
 use sconce_runtime::settings::ByteSize;
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::records::{PlacementEntry, PoolRecord, Protection};
-use sconce_schemas::wire::Refusal;
+use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{Epoch, ObjectName, ScoId, VolumeId};
 use tempfile::TempDir;
 use tokio::task::LocalSet;
@@ -41,6 +41,7 @@ const fn faults(absent: u16) -> Faults {
 struct Setup {
     cache: Rc<ObjectCache>,
     pool: Arc<Pool>,
+    memory: Arc<MemoryBackend>,
     backend: Arc<FaultyBackend>,
     checked: Arc<Checked>,
     _directory: TempDir,
@@ -62,7 +63,7 @@ fn content(length: usize) -> Bytes {
 impl Setup {
     async fn new(object: &Bytes) -> Self {
         let memory = Arc::new(MemoryBackend::new("disk", 1 << 30));
-        let backend = Arc::new(FaultyBackend::new(memory, NONE, 1));
+        let backend = Arc::new(FaultyBackend::new(memory.clone(), NONE, 1));
         let checked = Arc::new(Checked::new(
             backend.clone(),
             Workers::inline(),
@@ -100,6 +101,7 @@ impl Setup {
         Self {
             cache: Rc::new(ObjectCache::new(cache)),
             pool,
+            memory,
             backend,
             checked,
             _directory: directory,
@@ -174,6 +176,33 @@ async fn many_that_ask_at_once_cost_one_read_and_hear_the_same_error() {
 }
 
 #[tokio::test]
+async fn what_is_damaged_costs_nobody_what_is_beside_it() {
+    let object = content(300_000);
+    let local = LocalSet::new();
+    let all = async {
+        let setup = Setup::new(&object).await;
+        let mut stored = setup.memory.stored(NAME).unwrap().to_vec();
+        let at = stored
+            .windows(64)
+            .position(|bytes| bytes == &object[3 * 4096..][..64]);
+        stored[at.unwrap()] ^= 1;
+        setup.memory.damage(NAME, stored.into());
+        let reads = join_all((0..8).map(|chunk| setup.get(chunk * 4096, 4096))).await;
+        for (chunk, read) in (0..).zip(reads) {
+            match chunk {
+                3 => assert_eq!(read.unwrap_err().code, RefusalCode::Damaged),
+                _ => assert_eq!(read.unwrap(), part(&object, chunk * 4096, 4096), "chunk {chunk}"),
+            }
+        }
+        assert_eq!(
+            setup.get(70_000, 9000).await.unwrap(),
+            part(&object, 70_000, 9000)
+        );
+    };
+    local.run_until(all).await;
+}
+
+#[tokio::test]
 async fn who_reads_in_order_finds_it_there_and_the_back_end_is_asked_for_many_pieces_at_once() {
     let object = content(4 << 20);
     let local = LocalSet::new();
@@ -209,7 +238,7 @@ fn a_reader_in_order_is_read_ahead_of_and_no_piece_twice() {
         // Guests read a part of a piece at a time.
         for _ in 0..4 {
             late += u32::from(piece > 4 && !ahead.contains(&piece));
-            ahead.extend(streams.note(sco(1), &(piece..=piece)).into_iter().flatten());
+            ahead.extend(streams.note(sco(1), &(piece..=piece)).ahead.into_iter().flatten());
         }
     }
     let mut once = ahead.clone();
@@ -225,7 +254,7 @@ fn readers_of_two_objects_do_not_disturb_each_other_and_random_ones_get_nothing(
     let mut ahead = [0, 0];
     for piece in 0..20 {
         for object in [0, 1_u8] {
-            let read = streams.note(sco(u64::from(object)), &(piece..=piece));
+            let read = streams.note(sco(u64::from(object)), &(piece..=piece)).ahead;
             ahead[usize::from(object)] += read.into_iter().flatten().count();
         }
     }
@@ -233,7 +262,7 @@ fn readers_of_two_objects_do_not_disturb_each_other_and_random_ones_get_nothing(
     let mut random = numbers(7);
     for _ in 0..1000 {
         let piece = random() % 64;
-        let read = streams.note(sco(9), &(piece..=piece));
+        let read = streams.note(sco(9), &(piece..=piece)).ahead;
         assert!(
             read.is_none_or(|read| read.count() <= 4),
             "a coincidence is no reader"

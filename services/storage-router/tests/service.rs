@@ -149,6 +149,7 @@ impl Client {
             name,
             offset,
             length,
+            cached: true,
         };
         self.ask(request, Bytes::new(), length).await
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test: what goes wrong fails it")]
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub(crate) struct MemoryDisk {
     state: Arc<Mutex<DiskState>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DiskState {
     /// The file that has the name. Its bytes outlive a process.
     file: Arc<Mutex<Vec<u8>>>,
@@ -33,6 +34,30 @@ pub(crate) struct DiskState {
     /// Whether reads that must not block say that they would.
     pub(crate) nothing_in_memory: bool,
     pub(crate) writes: usize,
+    /// Bytes of the file system.
+    pub(crate) capacity: u64,
+    /// Bytes of the file that cannot be read or written.
+    pub(crate) bad: Range<u64>,
+    /// Reads that block end when this does.
+    pub(crate) hangs: bool,
+}
+
+impl Default for DiskState {
+    fn default() -> Self {
+        Self {
+            file: Arc::default(),
+            log: Vec::new(),
+            durable: Vec::new(),
+            writes_left: None,
+            is_full: false,
+            reads_fail: false,
+            nothing_in_memory: false,
+            writes: 0,
+            capacity: 1 << 40,
+            bad: 0..0,
+            hangs: false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -108,6 +133,12 @@ impl MemoryDisk {
     }
 }
 
+impl DiskState {
+    fn is_bad(&self, offset: u64, length: usize) -> bool {
+        offset < self.bad.end && self.bad.start < offset + length as u64
+    }
+}
+
 impl Disk for MemoryDisk {
     fn open(&self, _: &Path) -> io::Result<Box<dyn CacheFile>> {
         let bytes = self.state().file.clone();
@@ -115,6 +146,10 @@ impl Disk for MemoryDisk {
             disk: self.clone(),
             bytes,
         }))
+    }
+
+    fn capacity(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.state().capacity)
     }
 }
 
@@ -133,6 +168,16 @@ impl CacheFile for MemoryFile {
         if now && state.nothing_in_memory {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        if state.is_bad(offset, buffer.len()) {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+        }
+        if !now && state.hangs {
+            drop(state);
+            while self.disk.state().hangs {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            return Err(io::Error::other("the disk does not read"));
+        }
         let bytes = self.bytes.lock().unwrap();
         let start = usize::try_from(offset).unwrap().min(bytes.len());
         let read = buffer.len().min(bytes.len() - start);
@@ -144,6 +189,9 @@ impl CacheFile for MemoryFile {
         let mut state = self.disk.state();
         if state.is_full {
             return Err(io::ErrorKind::StorageFull.into());
+        }
+        if state.is_bad(offset, bytes.len()) {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
         }
         let mut bytes = bytes;
         let mut is_last = false;

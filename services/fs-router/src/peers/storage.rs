@@ -113,6 +113,7 @@ impl StorageRouters {
                 name,
                 offset: object.len() as u64,
                 length: GET_BYTES_MAX,
+                cached: false,
             };
             let (reply, data, node) = self.ask_any(&request, GET_BYTES_MAX, deadline).await?;
             if reply != StorageReply::Data || object.len() + data.len() > bytes_max {

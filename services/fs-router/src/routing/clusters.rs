@@ -9,7 +9,8 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use sconce_cache::{Cache, Flight, Flights, Follower, Found, Joined, KEY_LEN, Key, Reading, Turn};
+use futures_util::FutureExt as _;
+use sconce_cache::{Cache, Flight, Flights, Follower, Found, Joined, KEY_LEN, Key, Reading, Turn, Use};
 use sconce_schemas::CLUSTER_LEN;
 use sconce_schemas::crc::crc32c;
 
@@ -43,9 +44,6 @@ enum Seen {
         crc: u32,
         reading: Reading,
     },
-    NotThere {
-        key: Key,
-    },
     Ours {
         key: Key,
         flight: Flight<Never>,
@@ -54,8 +52,8 @@ enum Seen {
         key: Key,
         follower: Follower<Never>,
     },
-    /// Its reading ended without an answer.
-    Lost,
+    /// It is being read from the disk.
+    Read,
 }
 
 impl ClusterCache {
@@ -76,7 +74,7 @@ impl ClusterCache {
 
     /// Looks without waiting.
     pub(super) fn look(&self, clusters: &Clusters) -> Sight {
-        let seen = keys(clusters).map(|(key, crc)| match self.cache.find(&key) {
+        let seen = keys(clusters).map(|(key, crc)| match self.cache.find(&key, Use::Counts) {
             Found::Hit(data) if is_cluster(&data, crc) => Seen::Here(data),
             Found::OnDisk(reading) => Seen::OnDisk { key, crc, reading },
             Found::Hit(_) | Found::Miss => self.join(key),
@@ -85,56 +83,57 @@ impl ClusterCache {
     }
 
     fn join(&self, key: Key) -> Seen {
-        match self.flights.join(key) {
-            Joined::Leads(flight) => match self.landed(&key) {
-                Some(data) => {
-                    flight.land(&Ok(data.clone()));
-                    Seen::Here(data)
-                }
-                None => Seen::Ours { key, flight },
-            },
+        match self.flights.join(&self.cache, key) {
+            Joined::Over(data) => Seen::Here(data),
+            Joined::Leads(flight) => Seen::Ours { key, flight },
             Joined::Follows(follower) => Seen::Others { key, follower },
         }
     }
 
-    /// What another's fetch put into the cache between the look and the lead.
-    fn landed(&self, key: &Key) -> Option<Bytes> {
-        let found = self.cache.has(key).then(|| self.cache.find(key));
-        match found {
-            Some(Found::Hit(data)) => Some(data),
-            _ => None,
-        }
-    }
-
-    /// Waits for the disk, and then, where all is fetched by others, for the first of them.
+    /// Waits for the disk, and then, where all is fetched by others, for the first of them, and takes what came with it: who fetches
+    /// fetches many at once, and where nothing is kept it would have to be fetched again.
     pub(super) async fn wait(&self, sight: Sight) -> Sight {
         let mut seen = self.read(sight.seen).await;
         if seen.iter().all(|seen| matches!(seen, Seen::Others { .. }))
-            && let Some(first) = seen.first_mut()
+            && let Some((first, rest)) = seen.split_first_mut()
         {
-            *first = std::mem::replace(first, Seen::Lost).landed().await;
+            if let Seen::Others { key, follower } = first {
+                *first = Seen::after(*key, follower.await);
+            }
+            for other in rest {
+                if let Seen::Others { key, follower } = other
+                    && let Some(turn) = follower.now_or_never()
+                {
+                    *other = Seen::after(*key, turn);
+                }
+            }
         }
         Sight { seen }
     }
 
     /// Reads what is on the disk, in one job.
-    async fn read(&self, seen: Vec<Seen>) -> Vec<Seen> {
-        if !seen.iter().any(|seen| matches!(seen, Seen::OnDisk { .. })) {
+    async fn read(&self, mut seen: Vec<Seen>) -> Vec<Seen> {
+        let (mut places, mut readings) = (Vec::new(), Vec::new());
+        for (at, one) in seen.iter_mut().enumerate() {
+            match std::mem::replace(one, Seen::Read) {
+                Seen::OnDisk { key, crc, reading } => {
+                    places.push((at, key, crc));
+                    readings.push(reading);
+                }
+                other => *one = other,
+            }
+        }
+        if readings.is_empty() {
             return seen;
         }
-        let count = seen.len();
-        let reading = sconce_runtime::blocking(move || seen.into_iter().map(Seen::read).collect::<Vec<_>>());
-        // Only without an answer where the job panicked, or the process ends.
-        let read = reading.await.unwrap_or_default();
-        let mut read: Vec<Seen> = read
-            .into_iter()
-            .map(|seen| match seen {
-                Seen::NotThere { key } => self.join(key),
-                seen => seen,
-            })
-            .collect();
-        read.resize_with(count, || Seen::Lost);
-        read
+        let read = self.cache.read_all(readings).await;
+        for ((at, key, crc), data) in places.into_iter().zip(read) {
+            seen[at] = match data {
+                Some(data) if is_cluster(&data, crc) => Seen::Here(data),
+                _ => self.join(key),
+            };
+        }
+        seen
     }
 
     /// Gives what was fetched to the cache and to those that wait for it.
@@ -180,33 +179,19 @@ impl Sight {
                 Lookup::Ours
             }
             // Another look, which waits if it has to.
-            Seen::OnDisk { .. } | Seen::NotThere { .. } | Seen::Others { .. } | Seen::Lost => Lookup::Others,
+            Seen::OnDisk { .. } | Seen::Others { .. } | Seen::Read => Lookup::Others,
         };
         self.seen.into_iter().map(answer).collect()
     }
 }
 
 impl Seen {
-    /// On a thread that may block.
-    fn read(self) -> Self {
-        match self {
-            Self::OnDisk { key, crc, reading } => match reading.read_here() {
-                Some(data) if is_cluster(&data, crc) => Self::Here(data),
-                _ => Self::NotThere { key },
-            },
-            seen => seen,
-        }
-    }
-
     /// Once another's fetch is over, or is the caller's.
-    async fn landed(self) -> Self {
-        match self {
-            Self::Others { key, follower } => match follower.await {
-                Turn::Landed(Ok(data)) => Self::Here(data),
-                Turn::Landed(Err(never)) => match never {},
-                Turn::Leads(flight) => Self::Ours { key, flight },
-            },
-            seen => seen,
+    fn after(key: Key, turn: Turn<Never>) -> Self {
+        match turn {
+            Turn::Landed(Ok(data)) => Self::Here(data),
+            Turn::Landed(Err(never)) => match never {},
+            Turn::Leads(flight) => Self::Ours { key, flight },
         }
     }
 }
@@ -228,4 +213,51 @@ fn keys(clusters: &Clusters) -> impl Iterator<Item = (Key, u32)> {
 
 fn is_cluster(data: &[u8], crc: u32) -> bool {
     data.len() == CLUSTER_LEN && crc32c(data) == crc
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sconce_cache::{CacheSettings, Components, SystemDisk};
+    use sconce_runtime::settings::ByteSize;
+    use sconce_runtime::{Chance, Clock};
+    use sconce_schemas::{ScoId, Slot, VolumeId};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_takes_all_that_was_fetched_also_where_nothing_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = CacheSettings {
+            directory: directory.path().to_owned(),
+            size: ByteSize::new(1 << 20),
+        };
+        let components = Components {
+            disk: Arc::new(SystemDisk),
+            clock: Clock::system(),
+        };
+        let length = u32::try_from(CLUSTER_LEN).unwrap();
+        let cache = Cache::open(&settings, length, components, &mut Chance::seeded(1));
+        let cache = ClusterCache::new(cache);
+        let mut data = vec![0; 8 * CLUSTER_LEN];
+        Chance::seeded(2).fill(&mut data);
+        let clusters = Clusters {
+            writer: VolumeId([1; 16]),
+            sco: ScoId(7),
+            first_slot: Slot(3),
+            crcs: data.chunks_exact(CLUSTER_LEN).map(crc32c).collect(),
+        };
+        let (mut ours, mut theirs) = (Leads::default(), Leads::default());
+        let first = cache.look(&clusters).answer(&mut ours);
+        assert!(first.iter().all(|found| matches!(found, Lookup::Ours)));
+        let waits = cache.look(&clusters);
+        assert!(waits.has_to_wait());
+        cache.keep(&mut ours, &clusters, &data.clone().into(), false);
+        let found = cache.wait(waits).await.answer(&mut theirs);
+        for (found, cluster) in found.into_iter().zip(data.chunks_exact(CLUSTER_LEN)) {
+            assert!(matches!(found, Lookup::Here(data) if data == cluster));
+        }
+        assert!(cache.flights.is_empty() && theirs.flights.is_empty());
+    }
 }

@@ -196,6 +196,7 @@ impl World {
             name,
             offset,
             length,
+            cached: true,
         } = request
         else {
             panic!("{request:?}");

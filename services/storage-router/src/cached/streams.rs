@@ -31,6 +31,15 @@ struct Stream {
     ahead: u32,
 }
 
+/// What is known of who reads an object.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// It reads one piece after the other.
+    pub is_in_order: bool,
+    /// The pieces that are worth reading ahead.
+    pub ahead: Option<RangeInclusive<u32>>,
+}
+
 impl Default for Streams {
     fn default() -> Self {
         Self {
@@ -40,9 +49,9 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// A read of these pieces; gives those that are worth reading ahead.
+    /// A read of these pieces.
     #[must_use]
-    pub fn note(&self, name: ObjectName, pieces: &RangeInclusive<u32>) -> Option<RangeInclusive<u32>> {
+    pub fn note(&self, name: ObjectName, pieces: &RangeInclusive<u32>) -> Reader {
         let mut known = self.known.borrow_mut();
         let next = pieces.end().saturating_add(1);
         let Some(before) = known.get(&name).copied() else {
@@ -52,12 +61,15 @@ impl Streams {
                 ahead: next,
             };
             known.insert(name, stream);
-            return None;
+            return Reader::default();
         };
         let mut stream = before;
         if next == before.next {
             // More of the same piece.
-            return None;
+            return Reader {
+                is_in_order: before.in_order >= IN_ORDER,
+                ahead: None,
+            };
         }
         let begins = *pieces.start();
         let goes_on = begins == before.next || begins.saturating_add(1) == before.next;
@@ -81,6 +93,9 @@ impl Streams {
             stream.ahead = next;
         }
         known.insert(name, stream);
-        ahead
+        Reader {
+            is_in_order: stream.in_order >= IN_ORDER,
+            ahead,
+        }
     }
 }

@@ -24,6 +24,14 @@ use crate::trace::step;
 /// Most names or volumes in one answer.
 const LIST_MAX: u32 = 1000;
 
+/// What is read of an object.
+struct Part {
+    name: ObjectName,
+    offset: u64,
+    length: u32,
+    cached: bool,
+}
+
 /// Answers requests.
 pub(super) struct Handler {
     pub(super) node: NodeName,
@@ -51,7 +59,16 @@ impl Handler {
                 name,
                 offset,
                 length,
-            } => self.get(&pool, name, offset, length, reply_bytes).await,
+                cached,
+            } => {
+                let part = Part {
+                    name,
+                    offset,
+                    length,
+                    cached,
+                };
+                self.get(&pool, part, reply_bytes).await
+            }
             StorageRequest::Control(control) => self.control(control).await,
         };
         done.unwrap_or_else(|refusal| (StorageReply::Refused(refusal), Bytes::new()))
@@ -68,14 +85,13 @@ impl Handler {
         done.map(|()| (StorageReply::Done, Bytes::new()))
     }
 
-    async fn get(
-        &self,
-        pool: &str,
-        name: ObjectName,
-        offset: u64,
-        length: u32,
-        reply_bytes: u32,
-    ) -> Result<(StorageReply, Bytes), Refusal> {
+    async fn get(&self, pool: &str, part: Part, reply_bytes: u32) -> Result<(StorageReply, Bytes), Refusal> {
+        let Part {
+            name,
+            offset,
+            length,
+            cached,
+        } = part;
         let most = GET_BYTES_MAX.min(reply_bytes);
         if length > most {
             let text = format!("get of {length} bytes of {name}; right would be at most {most}");
@@ -86,7 +102,7 @@ impl Handler {
         let got = match self.pools.find(pool).await {
             Ok(pool) => match &self.cache {
                 // What is in the cache is in clear on its SSD.
-                Some(cache) if !pool.record().encrypted => {
+                Some(cache) if cached && !pool.record().encrypted => {
                     cache.get(&pool, name, offset, u64::from(length)).await
                 }
                 _ => pool.get(name, offset, u64::from(length)).await,

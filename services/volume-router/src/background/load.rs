@@ -63,7 +63,7 @@ async fn one(shared: &Shared, load: &LoadNode, reference: &NodeRef) -> Result<No
     };
     let bytes = shared
         .store
-        .get(&subject.pool, name, u64::from(reference.offset), reference.length)
+        .get_cached(&subject.pool, name, u64::from(reference.offset), reference.length)
         .await
         .map_err(|error| named(subject, name, &error))?;
     decode_node(volume, reference, &bytes)
@@ -103,7 +103,7 @@ pub(super) async fn cluster(shared: &Shared, load: &LoadCluster) -> Result<Bytes
     let length = u32::try_from(CLUSTER_LEN).unwrap_or(u32::MAX);
     let bytes = shared
         .store
-        .get(&load.subject.pool, load.name, load.offset, length)
+        .get_cached(&load.subject.pool, load.name, load.offset, length)
         .await
         .map_err(|error| named(&load.subject, load.name, &error))?;
     let found = crc32c(&bytes);

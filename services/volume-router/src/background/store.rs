@@ -105,7 +105,7 @@ impl Store {
         self.full.get()
     }
 
-    /// A part of an object; fewer bytes where it ends before. `length` is at most [`GET_BYTES_MAX`].
+    /// A part of an object as the back ends have it; fewer bytes where it ends before. `length` is at most [`GET_BYTES_MAX`].
     pub(crate) async fn get(
         &self,
         pool: &str,
@@ -113,11 +113,34 @@ impl Store {
         offset: u64,
         length: u32,
     ) -> Result<Bytes, StoreError> {
+        self.part(pool, name, offset, length, false).await
+    }
+
+    /// As [`Store::get`], for what a guest waits for: a storage-router's cache may have it.
+    pub(crate) async fn get_cached(
+        &self,
+        pool: &str,
+        name: ObjectName,
+        offset: u64,
+        length: u32,
+    ) -> Result<Bytes, StoreError> {
+        self.part(pool, name, offset, length, true).await
+    }
+
+    async fn part(
+        &self,
+        pool: &str,
+        name: ObjectName,
+        offset: u64,
+        length: u32,
+        cached: bool,
+    ) -> Result<Bytes, StoreError> {
         let request = StorageRequest::Get {
             pool: pool.to_owned(),
             name,
             offset,
             length,
+            cached,
         };
         match self.call(&request, Bytes::new(), length).await? {
             (StorageReply::Data, bytes) => Ok(bytes),

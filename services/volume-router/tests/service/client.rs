@@ -282,6 +282,7 @@ impl Client {
             },
             offset: ScoSize::new(256).unwrap().slot_offset(first_slot),
             length: u32::try_from(crcs.len() * CLUSTER_LEN).unwrap(),
+            cached: false,
         };
         let length = crcs.len() * CLUSTER_LEN;
         let room = u32::try_from(length).unwrap();
@@ -316,6 +317,7 @@ impl Client {
             name,
             offset: 0,
             length,
+            cached: false,
         };
         let got = self.storage.call(&request, Bytes::new(), length, LONG).await;
         let (reply, bytes) = got.unwrap();

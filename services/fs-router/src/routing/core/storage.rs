@@ -198,6 +198,7 @@ impl Core {
                 name: fetch.object(),
                 offset: writer.sco_size.slot_offset(fetch.clusters.first_slot),
                 length,
+                cached: true,
             };
             match wire.to_storage(link, id, trace, &request, length) {
                 Sent::Taken => {}
