@@ -137,6 +137,15 @@ impl Pool {
         Refusal::retry(listing.code, text)
     }
 
+    /// `name` is gone, and more objects lie between it and what may hold it than are looked at.
+    pub(super) fn too_many_between(&self, name: ObjectName) -> Refusal {
+        let text = format!(
+            "{} is being replaced: too much of that is not deleted yet",
+            self.of(name)
+        );
+        Refusal::retry(RefusalCode::Unavailable, text)
+    }
+
     /// `name` is gone, and so is the newer version that a listing showed a moment ago.
     pub(super) fn between_versions(&self, name: ObjectName, newer: ObjectName, failed: &[Answer]) -> Refusal {
         let text = format!(

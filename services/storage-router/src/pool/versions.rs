@@ -28,7 +28,7 @@ const LISTED_AT_ONCE: usize = 1000;
 /// Listings at once: of many reads that miss a version of the same volume, a few list and the others find it remembered.
 const LOOK_UPS_AT_ONCE: usize = 4;
 /// So many bundles are passed of which all SCOs come behind the one that is looked for: what crashes and deletions under way
-/// leave lying between a SCO and its bundle. Behind more of them none is left that holds it.
+/// leave lying between a SCO and its bundle. Whether there is one behind more of them is not known then.
 const PASSED_MAX: usize = 256;
 
 /// What is remembered of versions.
@@ -282,8 +282,12 @@ impl Pool {
                 }
             }
             match page.last() {
-                Some(last) if !is_last && passed <= PASSED_MAX => after = *last,
-                _ => return damaged.map_or(Ok(None), Err),
+                _ if damaged.is_some() && (is_last || passed > PASSED_MAX) => {
+                    return damaged.map_or(Ok(None), Err);
+                }
+                _ if passed > PASSED_MAX => return Err(self.too_many_between(name)),
+                Some(last) if !is_last => after = *last,
+                _ => return Ok(None),
             }
         }
     }

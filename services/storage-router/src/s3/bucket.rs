@@ -245,10 +245,17 @@ impl Bucket {
             .buffered(PARTS_AT_ONCE)
             .try_collect()
             .await?;
-        let complete = self.call(until, 0, "POST (complete)", key);
-        self.retries
-            .run(complete, || self.objects.complete(key, id, parts.clone(), put))
-            .await
+        let complete = |put| {
+            let call = self.call(until, 0, "POST (complete)", key);
+            let parts = &parts;
+            self.retries
+                .run(call, move || self.objects.complete(key, id, parts.clone(), put))
+        };
+        match complete(put).await {
+            // A server that keeps what is there from puts, and not from completions. That nothing is there was seen before.
+            Err(fault) if fault.kind == Kind::NotImplemented && put == Put::New => complete(Put::Over).await,
+            done => done,
+        }
     }
 
     pub(super) async fn get(
@@ -316,9 +323,10 @@ impl Bucket {
         }
     }
 
-    /// A fault as the caller is told. After one that passes the bucket is looked at again: who knows what comes back.
+    /// A fault as the caller is told. After one that is not about the object alone the bucket is looked at again: who knows what comes
+    /// back, and a bucket that was refused may have been another since.
     pub(super) fn told<T>(&self, done: Result<T, Fault>) -> Result<T, BackendError> {
-        if done.as_ref().is_err_and(Fault::is_passing) {
+        if done.as_ref().is_err_and(Fault::is_of_bucket) {
             self.standing.doubt();
         }
         done.map_err(BackendError::from)

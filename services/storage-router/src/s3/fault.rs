@@ -95,6 +95,11 @@ impl Fault {
     pub(super) fn is_passing(&self) -> bool {
         self.kind == Kind::Passing
     }
+
+    /// Whether it says something of the bucket, or of the way to it.
+    pub(super) fn is_of_bucket(&self) -> bool {
+        matches!(self.kind, Kind::Passing | Kind::Denied)
+    }
 }
 
 impl From<Fault> for BackendError {

@@ -239,7 +239,9 @@ impl Volume {
             removed += u64::from(next.is_none());
             let _ = self.scos.set(sco.sco.0, next);
         }
-        for source in &plan.sources {
+        // The last ones go first: who looks for a SCO whose object is gone lists from there on, and between it and the bundle none of
+        // these is left.
+        for source in plan.sources.iter().rev() {
             self.scrub.condemn(source.object);
         }
         self.scrub.status.rewritten += u64::from(to.is_some());

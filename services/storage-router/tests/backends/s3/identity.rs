@@ -119,3 +119,24 @@ async fn another_bucket_after_an_outage_is_not_written_to() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_empty_bucket_after_one_that_was_refused_is_not_written_to() {
+    let site = Site::new();
+    let backend = site.attached("").await;
+    let (there, away) = (site.server.path("vms"), site.server.path("away"));
+    std::fs::rename(&there, &away).unwrap();
+    let put = backend.put_new(object(1, 1, 10)).await;
+    assert!(matches!(put, Err(BackendError::Denied { .. })), "{put:?}");
+    assert!(backend.space().await.is_err(), "its state is what requests meet");
+    std::fs::create_dir(&there).unwrap();
+    let put = backend.put_new(object(1, 1, 10)).await;
+    assert!(
+        matches!(&put, Err(BackendError::Unavailable { why }) if why.contains("sconce-backend")),
+        "{put:?}"
+    );
+    assert_eq!(std::fs::read_dir(&there).unwrap().count(), 0);
+    std::fs::remove_dir(&there).unwrap();
+    std::fs::rename(&away, &there).unwrap();
+    backend.put_new(object(1, 1, 10)).await.unwrap();
+}
