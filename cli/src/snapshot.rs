@@ -39,6 +39,8 @@ pub(crate) fn view(volume: &PoolPath, status: SnapshotStatus) -> SnapshotView {
     }
 }
 
+/// How often a clone's snapshot is looked for again where others remove snapshots meanwhile.
+const CLONE_TRIES: usize = 20;
 /// How long a moment may take: a replay of a checkpoint's interval, behind others that were asked for before.
 const MOMENT_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -316,42 +318,23 @@ async fn rollback(cluster: &Cluster, rollback: Rollback, format: Format) -> Resu
 /// There is no such snapshot, or the path is taken.
 pub async fn clone(cluster: &Cluster, from: CloneFrom, format: Format) -> Result<()> {
     let parent = cluster.resolve(&from.path.volume).await?;
-    let (found, _) = find_or_take(cluster, &parent, &from.path, "clone").await?;
-    let snapshot = Cloned {
-        volume: parent.volume,
-        id: found.id,
-        size: found.size,
+    let mut tries = 0..CLONE_TRIES;
+    let clone = loop {
+        let removals = cluster.names.removals(parent.volume).await.map_err(explained)?;
+        let (found, _) = find_or_take(cluster, &parent, &from.path, "clone").await?;
+        let snapshot = Cloned {
+            volume: parent.volume,
+            id: found.id,
+            size: found.size,
+            removals,
+        };
+        let made = cluster.names.create_clone(snapshot, &from.new, NewEntry::FILE);
+        match made.await {
+            Err(NamesError::SnapshotsRemoved { .. }) if tries.next().is_some() => {}
+            made => break made.map_err(explained)?,
+        }
     };
-    let clone = cluster
-        .names
-        .create_clone(snapshot, &from.new, NewEntry::FILE)
-        .await
-        .map_err(explained)?;
-    keep_if_begun(cluster, &parent, &from, found.id, &clone).await?;
     volume::show(cluster, &clone, format).await
-}
-
-/// Takes a clone back whose snapshot was removed before the clone was there: between the look at the snapshots and the
-/// registry's commit. From the commit on the snapshot is not removed. An owner that does not answer now is believed.
-async fn keep_if_begun(
-    cluster: &Cluster,
-    parent: &Resolved,
-    from: &CloneFrom,
-    id: SnapshotId,
-    clone: &Resolved,
-) -> Result<()> {
-    match snapshots(cluster, parent).await {
-        Ok(snapshots) if snapshots.iter().all(|snapshot| snapshot.id != id) => {}
-        _ => return Ok(()),
-    }
-    let removed = cluster.names.remove_file(&clone.path).await.map_err(explained);
-    let removed =
-        removed.with_context(|| format!("{} is to be deleted: it begins as nothing", clone.path))?;
-    cluster
-        .owners
-        .tell(&[removed.volume], |volume| VolumeControl::Delete { volume })
-        .await;
-    bail!("{} was removed before it was cloned", from.path)
 }
 
 /// Runs `sconce template …`.

@@ -270,6 +270,9 @@ pub struct VolumeRecord {
     /// It is moved only where an operator asks for that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// Removals of snapshots that are over: whoever clones one that its owner told of before the last of them looks again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removals: u64,
     /// Which front ends may write it.
     #[serde(default, skip_serializing_if = "Access::is_default")]
     pub access: Access,
@@ -464,6 +467,7 @@ impl VolumeRecord {
             last_move: None,
             twin_host: None,
             pinned: false,
+            removals: 0,
             access: Access {
                 mode: AccessMode::Exclusive,
                 generation: 0,
@@ -856,4 +860,12 @@ pub mod keys {
     pub fn name(parent: u64, name: &str) -> String {
         format!("name/{parent:016x}/{name}")
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

@@ -88,13 +88,15 @@ impl Client {
         from: &SnapshotStatus,
         new: &str,
     ) -> Result<(Resolved, Duration)> {
+        let new = path(new)?;
+        let begun = Instant::now();
         let from = Snapshot {
             volume: file.volume,
             id: from.id,
             size: from.size,
+            // Nobody else is here.
+            removals: self.cluster.names.removals(file.volume).await?,
         };
-        let new = path(new)?;
-        let begun = Instant::now();
         let clone = self
             .cluster
             .names

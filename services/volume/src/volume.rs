@@ -258,7 +258,7 @@ impl Volume {
         let found = manifest
             .snapshots
             .iter()
-            .find(|state| state.label.id == *snapshot && state.removed.is_none())?;
+            .find(|state| state.label.id == *snapshot && state.removed.is_none() && !state.hidden)?;
         self.size = found.size;
         // Its nodes are the other volume's.
         let root = TreeRoot {

@@ -19,7 +19,10 @@ pub(super) fn of_names(error: &NamesError) -> Errno {
         NamesError::Cycle { .. } => Errno::EINVAL,
         NamesError::Deep { .. } => Errno::ENAMETOOLONG,
         NamesError::Busy { .. } => Errno::EBUSY,
-        NamesError::InUse { .. } | NamesError::Cloned { .. } | NamesError::BeingRemoved { .. } => {
+        NamesError::InUse { .. }
+        | NamesError::Cloned { .. }
+        | NamesError::BeingRemoved { .. }
+        | NamesError::SnapshotsRemoved { .. } => {
             tracing::info!(%error, "a file is not removed");
             Errno::EBUSY
         }

@@ -2,8 +2,7 @@
 //! Order: a clone's commit and whatever would take its parent or its snapshot away (`removals`) both rewrite the parent's
 //! record: of the two, one conflicts, is planned again, and sees the other.
 //! Crash: a clone is there with its file, or not at all.
-//! Knows no owner: what a volume's snapshots are, its owner says; a clone of a snapshot that was removed before is for its
-//! maker to notice.
+//! Knows no owner: what a volume's snapshots are, its owner says; whether one may have been removed since then, the parent's record.
 
 use sconce_schemas::records::{CloneRecord, InodeRecord, Origin, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::{SnapshotId, VolumeId, VolumeSize};
@@ -25,6 +24,8 @@ pub struct Snapshot {
     pub id: SnapshotId,
     /// The volume's size then.
     pub size: VolumeSize,
+    /// [`Names::removals`] before the owner told of it.
+    pub removals: u64,
 }
 
 impl Names {
@@ -32,7 +33,8 @@ impl Names {
     /// lies, with the parent's owner.
     ///
     /// # Errors
-    /// The path is taken; the snapshot's volume is gone, or the snapshot is being removed; the registry is unreachable.
+    /// The path is taken; the snapshot's volume is gone, or the snapshot is being removed; snapshots were removed since the owner told of
+    /// this one ([`NamesError::SnapshotsRemoved`]: the owner is to be asked again); the registry is unreachable.
     pub async fn create_clone(
         &self,
         from: Snapshot,
@@ -42,6 +44,7 @@ impl Names {
         let (parent, name) = path.split()?;
         // Before directories are made that a refusal would leave behind.
         let of = self.parent(from.volume).await?.record;
+        refuse_unless_told_since(&of, from.removals)?;
         self.refuse_being_removed(from.volume, from.id).await?;
         let directory = self.make_directories(&parent).await?;
         let record = VolumeRecord {
@@ -52,7 +55,7 @@ impl Names {
             ..self.fresh_record(from.size, of.sco_size, of.pool, of.owner)
         };
         let volume = record.id;
-        let added = self.add_file(directory, name, record, entry);
+        let added = self.add_file(directory, name, record, entry, Some(from.removals));
         let added = Span::control("volume.clone").scope(added).await;
         let inode = added.map_err(|error| error.placed(path))?;
         Ok(Resolved {
@@ -67,6 +70,7 @@ impl Names {
         &self,
         changes: &mut Changes,
         record: &VolumeRecord,
+        removals: Option<u64>,
     ) -> Result<(), NamesError> {
         let Some(origin) = record.origin else {
             return Ok(());
@@ -81,6 +85,7 @@ impl Names {
         }
         // The parent's record first: a removal that begins after this look rewrites it.
         let parent = self.parent(origin.volume).await?;
+        refuse_unless_told_since(&parent.record, removals.unwrap_or(parent.record.removals))?;
         self.refuse_being_removed(origin.volume, origin.snapshot).await?;
         changes.hold(&parent);
         changes.create(key, &clone);
@@ -182,5 +187,13 @@ impl Names {
         let file = self.read::<InodeRecord>(keys::inode(parent.record.inode)).await?;
         let named = file.is_some_and(|file| file.record.parent != NAMELESS);
         named.then_some(parent).ok_or_else(gone)
+    }
+}
+
+/// What its owner told of its snapshots was told after the last of them was gone.
+fn refuse_unless_told_since(parent: &VolumeRecord, removals: u64) -> Result<(), NamesError> {
+    match parent.removals == removals {
+        true => Ok(()),
+        false => Err(NamesError::SnapshotsRemoved { volume: parent.id }),
     }
 }

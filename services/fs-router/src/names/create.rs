@@ -179,7 +179,7 @@ impl Names {
         record.dtl_mode = new.dtl;
         record.dtl_state = new.dtl.without_twin();
         let id = record.id;
-        let added = self.add_file(parent, name, record, entry);
+        let added = self.add_file(parent, name, record, entry, None);
         let inode = Span::control("volume.create").scope(added).await?;
         Ok((inode, id))
     }
@@ -209,7 +209,7 @@ impl Names {
         let (parent, name) = path.split()?;
         let parent = self.make_directories(&parent).await?;
         let volume = record.id;
-        let added = self.add_file(parent, name, record, entry).await;
+        let added = self.add_file(parent, name, record, entry, None).await;
         let inode = added.map_err(|error| error.placed(path))?;
         Ok(Resolved {
             inode,
@@ -224,6 +224,7 @@ impl Names {
         name: &str,
         mut record: VolumeRecord,
         entry: NewEntry,
+        removals: Option<u64>,
     ) -> Result<u64, NamesError> {
         record.inode = self.random_inode();
         self.change(
@@ -246,7 +247,7 @@ impl Names {
                 self.add_entry(&mut changes, parent, name, record.inode, kind, entry)
                     .await?;
                 changes.create(keys::volume(record.id), &record);
-                self.plan_origin(&mut changes, &record).await?;
+                self.plan_origin(&mut changes, &record, removals).await?;
                 Ok(Plan {
                     changes,
                     outcome: record.inode,

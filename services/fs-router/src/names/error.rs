@@ -120,6 +120,12 @@ pub enum NamesError {
         /// The snapshot.
         snapshot: SnapshotId,
     },
+    /// The owner told of a snapshot that is to be cloned before the last removal of one was over: it may be gone.
+    #[error("snapshots of volume {volume} were removed meanwhile; look again which there are")]
+    SnapshotsRemoved {
+        /// The volume.
+        volume: VolumeId,
+    },
     /// The registry does not answer.
     #[error("{cause}")]
     Unavailable {

@@ -1,10 +1,11 @@
 //! Keeps: which snapshots are being removed.
 //! Order: a mark is made where there are no clones, in a commit that one of a clone conflicts with; while it is there no
-//! clone is made. The owner is asked after that, and the mark goes when the snapshot is gone.
+//! clone is made. The owner is asked after that, and the mark goes when the snapshot is gone: in a commit that is counted, so
+//! that who was told of the snapshot before does not clone it after.
 //! Crash: a removal that was cut short leaves its mark, for its owner may still do it; it can be done again.
 //! Knows no owner: its caller asks it.
 
-use sconce_schemas::records::{RemovalRecord, keys};
+use sconce_schemas::records::{RemovalRecord, VolumeRecord, keys};
 use sconce_schemas::{SnapshotId, VolumeId};
 
 use super::changes::{Changes, Plan};
@@ -73,12 +74,20 @@ impl Names {
         .await
     }
 
-    /// The snapshot is gone: nobody's mark is needed any more, for no other has its id.
+    /// How many removals of a volume's snapshots are over: asked before the owner is asked which there are, by who wants to clone one.
+    ///
+    /// # Errors
+    /// The volume is gone; the registry is unreachable.
+    pub async fn removals(&self, volume: VolumeId) -> Result<u64, NamesError> {
+        Ok(self.parent(volume).await?.record.removals)
+    }
+
+    /// The snapshot is gone: nobody's mark is needed any more, for no other has its id. Who was told of it before cannot clone it.
     ///
     /// # Errors
     /// The registry is unreachable.
     pub async fn end_removal(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), NamesError> {
-        self.unmark(volume, snapshot, |_| true).await
+        self.unmark(volume, snapshot, true, |_| true).await
     }
 
     /// The owner says that the snapshot stays. The mark goes, unless another has asked the owner too, who may yet be
@@ -88,13 +97,14 @@ impl Names {
     /// The registry is unreachable.
     pub async fn withdraw_removal(&self, removal: Removal) -> Result<(), NamesError> {
         let own = |mark: &RemovalRecord| mark.asked_by == removal.token && !mark.others;
-        self.unmark(removal.volume, removal.snapshot, own).await
+        self.unmark(removal.volume, removal.snapshot, false, own).await
     }
 
     async fn unmark(
         &self,
         volume: VolumeId,
         snapshot: SnapshotId,
+        is_gone: bool,
         wanted: impl Fn(&RemovalRecord) -> bool,
     ) -> Result<(), NamesError> {
         self.change(
@@ -106,6 +116,11 @@ impl Names {
                     .await?;
                 if let Some(seen) = mark.filter(|seen| wanted(&seen.record)) {
                     changes.remove(&seen);
+                    let parent = self.read::<VolumeRecord>(keys::volume(volume)).await?;
+                    if let Some(mut parent) = parent.filter(|_| is_gone) {
+                        parent.record.removals += 1;
+                        changes.replace(&parent);
+                    }
                 }
                 Ok(Plan { changes, outcome: () })
             },

@@ -88,5 +88,5 @@ fn stuck(text: String) -> StartError {
 
 fn has(manifest: &Manifest, origin: Origin) -> bool {
     let states = &mut manifest.snapshots.iter();
-    states.any(|state| state.label.id == origin.snapshot && state.removed.is_none())
+    states.any(|state| state.label.id == origin.snapshot && state.removed.is_none() && !state.hidden)
 }

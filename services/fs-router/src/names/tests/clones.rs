@@ -29,13 +29,16 @@ fn snapshot(volume: VolumeId) -> Snapshot {
         volume,
         id: SnapshotId(7),
         size: VolumeSize::new(1 << 20).unwrap(),
+        removals: 0,
     }
 }
 
 async fn clone(names: &Names, volume: VolumeId, at: &str) -> Result<Resolved, NamesError> {
-    names
-        .create_clone(snapshot(volume), &path(at), NewEntry::FILE)
-        .await
+    let told = Snapshot {
+        removals: names.removals(volume).await?,
+        ..snapshot(volume)
+    };
+    names.create_clone(told, &path(at), NewEntry::FILE).await
 }
 
 fn is_cloned<T>(refused: &Result<T, NamesError>, clone: &str) -> bool {
@@ -240,6 +243,36 @@ fn of_a_clone_that_is_recovered_and_the_removal_of_its_snapshot_one_happens() {
         });
     }
     assert!(won.iter().all(|won| *won > 0), "one always wins: {won:?}");
+}
+
+#[tokio::test]
+async fn who_was_told_of_snapshots_before_one_was_removed_clones_none() {
+    let names = tree(48).await;
+    let parent = file(&names, "/parent").await.volume;
+    let told = snapshot(parent);
+    let withdrawn = names.begin_removal(parent, SnapshotId(6)).await.unwrap();
+    names.withdraw_removal(withdrawn).await.unwrap();
+    names
+        .create_clone(told, &path("/stays"), NewEntry::FILE)
+        .await
+        .unwrap();
+    names.remove_file(&path("/stays")).await.unwrap();
+    names.begin_removal(parent, SnapshotId(6)).await.unwrap();
+    for _ in 0..2 {
+        names.end_removal(parent, SnapshotId(6)).await.unwrap();
+    }
+    let refused = names
+        .create_clone(told, &path("/new/clone"), NewEntry::FILE)
+        .await;
+    assert!(
+        matches!(refused, Err(NamesError::SnapshotsRemoved { volume }) if volume == parent),
+        "{refused:?}"
+    );
+    assert!(
+        names.resolve(&path("/new")).await.is_err(),
+        "nothing is left behind"
+    );
+    clone(&names, parent, "/new/clone").await.unwrap();
 }
 
 #[tokio::test]
