@@ -9,7 +9,6 @@ pub mod access;
 pub mod bundle;
 pub mod checkpoint;
 mod checks;
-mod checks;
 pub mod crc;
 pub mod fragment;
 pub mod geometry;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sconce_cache::{Cache, Flight, Flights, Joined, KEY_LEN, Key, Turn, Use};
 use sconce_schemas::ObjectName;
-use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::wire::{Refusal, Remedy};
 use tokio::sync::Semaphore;
 
 use crate::pool::Pool;
@@ -90,7 +90,7 @@ impl ObjectCache {
         let all = match self.pieces(pool, name, pieces, is_use).await {
             Ok(pieces) => join(pieces),
             // What is damaged may be beside what was asked for, in the same piece, or asked for by another reader.
-            Err(refusal) if refusal.code == RefusalCode::Damaged => {
+            Err(refusal) if refusal.remedy == Remedy::Damaged => {
                 return pool.get(name, offset, length).await;
             }
             Err(refusal) => return Err(refusal),

@@ -12,7 +12,7 @@ use sconce_cache::{Cache, CacheSettings, Components, SystemDisk};
 use sconce_runtime::settings::ByteSize;
 use sconce_runtime::{Chance, Clock};
 use sconce_schemas::records::{PlacementEntry, PoolRecord, Protection};
-use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::wire::{Refusal, Remedy};
 use sconce_schemas::{Epoch, ObjectName, ScoId, VolumeId};
 use tempfile::TempDir;
 use tokio::task::LocalSet;
@@ -190,7 +190,7 @@ async fn what_is_damaged_costs_nobody_what_is_beside_it() {
         let reads = join_all((0..8).map(|chunk| setup.get(chunk * 4096, 4096))).await;
         for (chunk, read) in (0..).zip(reads) {
             match chunk {
-                3 => assert_eq!(read.unwrap_err().code, RefusalCode::Damaged),
+                3 => assert_eq!(read.unwrap_err().remedy, Remedy::Damaged),
                 _ => assert_eq!(read.unwrap(), part(&object, chunk * 4096, 4096), "chunk {chunk}"),
             }
         }

@@ -125,8 +125,8 @@ impl Moments {
         self.under_way().map(|moment| moment.from.covered).min()
     }
 
-    /// The first of the volume's checkpoints that any needs which is in no manifest.
-    pub(crate) fn floor(&self) -> Option<CheckpointId> {
+    /// The first of the volume's checkpoints that any needs which is not a snapshot yet.
+    fn floor(&self) -> Option<CheckpointId> {
         let queued = self.queue.iter().map(|moment| moment.from.map.floor);
         let making = self.making.iter().map(|making| making.map.floor());
         queued.chain(making).min()
@@ -249,6 +249,17 @@ impl Target for Onto<'_> {
 }
 
 impl Volume {
+    /// The first of the volume's checkpoints that a moment needs of which no manifest knows.
+    pub(crate) fn moments_floor(&self) -> Option<CheckpointId> {
+        let fresh = self
+            .moments
+            .fresh
+            .iter()
+            .filter_map(|(id, _)| self.snapshots.get(*id));
+        let fresh = fresh.map(|snapshot| snapshot.map.floor());
+        fresh.chain(self.moments.floor()).min()
+    }
+
     /// A moment is asked for.
     pub(crate) fn ask_moment(&mut self, ticket: Ticket, ask: &MomentAsk, effects: &mut Vec<Effect>) {
         // What was taken in before is in a batch of a time before now.

@@ -730,6 +730,11 @@ impl Volume {
             }
             Ask::RemoveExactly { id } => match self.snapshots.get(*id) {
                 Some(snapshot) if snapshot.hidden || snapshot.removed.is_some() => Ok(None),
+                // A crash would forget it, and find its removal in the log.
+                Some(snapshot) if snapshot.is_fresh => {
+                    let text = format!("snapshot {id}, of a moment, is being stored");
+                    Err(Refusal::retry(RefusalCode::Unavailable, text))
+                }
                 Some(_) => Ok(Some(LogRecord::SnapshotRemoved { id: *id })),
                 None => {
                     let text = format!("there is no snapshot {id}: it was removed");

@@ -28,6 +28,9 @@ const DELETES_MAX: usize = 64;
 /// Names that one event judges.
 const NAMES_STEP: usize = 256;
 
+/// How often the pause after passes that failed is doubled: to an hour.
+const PAUSE_DOUBLED_MAX: u32 = 6;
+
 /// When a volume is swept.
 #[derive(Debug, Clone, Copy)]
 pub struct SweepPolicy {
@@ -63,6 +66,8 @@ pub(crate) struct Sweep {
     garbage: u64,
     /// Objects that were deleted since the volume was opened.
     swept: u64,
+    /// Passes that failed since the last one that did not.
+    failures: u32,
 }
 
 /// A pass under way.
@@ -166,10 +171,12 @@ impl Volume {
             all_us,
             last_us,
             garbage,
+            failures,
             ..
         } = &self.sweep;
         let since = |at: u64| self.now_us.saturating_sub(at);
-        if since(*last_us) < policy.pause_us {
+        // All is listed again: of back ends that are away the less often the longer they are.
+        if since(*last_us) < policy.pause_us << failures.min(&PAUSE_DOUBLED_MAX) {
             return None;
         }
         if policy.every_us > 0 && all_us.is_none_or(|at| since(at) >= policy.every_us) {
@@ -234,7 +241,7 @@ impl Volume {
                 let judging = std::mem::replace(judging, Judging::new(Vec::new(), false));
                 self.judge_names(judging, effects);
             }
-            Step::Judging(_, true) | Step::Listing | Step::Resting(_) | Step::Deleting(_) => {}
+            Step::Judging(_, true) | Step::Listing | Step::Resting(_) | Step::Deleting(..) => {}
         }
     }
 
@@ -273,6 +280,7 @@ impl Volume {
     pub(crate) fn sweep_failed(&mut self) {
         self.sweep.pass = None;
         self.sweep.last_us = self.now_us;
+        self.sweep.failures += 1;
     }
 
     /// The node that it waited for is there.
@@ -356,6 +364,7 @@ impl Volume {
             return;
         };
         self.sweep.last_us = self.now_us;
+        self.sweep.failures = 0;
         self.sweep.garbage = pass.garbage;
         if pass.of_all {
             self.sweep.all_us = Some(self.now_us);
@@ -382,7 +391,7 @@ impl Volume {
             }),
             ObjectName::Map { id, .. } => {
                 let is_kept = named.ranges.iter().any(|range| range.contains(&id));
-                let is_read = self.moments.floor().is_some_and(|floor| floor <= id);
+                let is_read = self.moments_floor().is_some_and(|floor| floor <= id);
                 Ok(id <= named.upto && !is_kept && !is_read)
             }
             // The one before the newest may still be read.

@@ -70,6 +70,7 @@ pub(in crate::transfer) async fn run(cluster: &Cluster, export: &Export, format:
         from: from.as_ref().map(|from| identity(from.file.volume, &from.status)),
         to: identity(to.file.volume, &to.status),
     };
+    let base = from.as_ref().map(|from| from.status.id);
     let since = from.map(|from| Since {
         volume: (from.file.volume != to.file.volume).then_some(from.file.volume),
         snapshot: from.status.name,
@@ -77,7 +78,10 @@ pub(in crate::transfer) async fn run(cluster: &Cluster, export: &Export, format:
     let size = to.status.size.bytes();
     let source = Source {
         changes: cluster
-            .open_view(&to.file, View::changes(Some(name.clone()), since))
+            .open_view(
+                &to.file,
+                View::changes(Some(name.clone()), since).exactly(Some(to.status.id), base),
+            )
             .await?,
         data: cluster
             .open_view(&to.file, View::snapshot(name.clone(), Some(to.status.id)))

@@ -169,6 +169,17 @@ fn what_another_export_left_is_not_continued() {
     fs::write(partial_of(&path), &stream()[..5000]).unwrap();
     let told = format!("{:#}", open(&path, &header(3), false).map(drop).unwrap_err());
     assert!(told.contains("tuesday") && told.contains("--force"), "{told}");
+    // What is no stream at all is not written over, and nor is what another export writes now.
+    for other in [&b"somebody's"[..], &vec![7; 5000]] {
+        fs::write(partial_of(&path), other).unwrap();
+        open(&path, &header(2), false).map(drop).unwrap_err();
+        assert_eq!(fs::read(partial_of(&path)).unwrap(), other);
+    }
+    let busy = fs::File::open(partial_of(&path)).unwrap();
+    busy.lock().unwrap();
+    let told = format!("{:#}", open(&path, &header(2), true).map(drop).unwrap_err());
+    assert!(told.contains("another export"), "{told}");
+    drop(busy);
     // Or it is damaged in the middle: what is good of it stays.
     let mut bad = stream();
     let at = header(2).to_bytes().len() + 40 + 4096 + 40 + 10;

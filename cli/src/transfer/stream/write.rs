@@ -5,7 +5,7 @@
 //! Knows no cluster.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufReader, BufWriter, Read as _, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -107,6 +107,8 @@ pub(super) fn open(path: &Path, header: &StreamHeader, force: bool) -> Result<St
     let mut file = options
         .open(&partial)
         .with_context(|| format!("cannot write {}", partial.display()))?;
+    file.try_lock()
+        .with_context(|| format!("another export writes {}", partial.display()))?;
     if file.metadata()?.len() > 0 && !force {
         match continued(&mut file, header) {
             Ok(Some(writer)) => return Ok(writer),
@@ -123,12 +125,21 @@ pub(super) fn open(path: &Path, header: &StreamHeader, force: bool) -> Result<St
     StreamWriter::new(BufWriter::new(file), header)
 }
 
+/// Whether a file ends within these bytes.
+fn is_begin_of(file: &mut File, bytes: &[u8]) -> Result<bool> {
+    let mut begin = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(bytes.len() as u64 + 1).read_to_end(&mut begin)?;
+    Ok(begin.len() < bytes.len() && bytes.starts_with(&begin))
+}
+
 /// The stream of a file after its last whole record; `None`: not even its header is there.
 fn continued(file: &mut File, header: &StreamHeader) -> Result<Option<StreamWriter<BufWriter<File>>>> {
-    file.seek(SeekFrom::Start(0))?;
-    let Ok(mut reader) = StreamReader::new(BufReader::with_capacity(1 << 20, &mut *file)) else {
+    if is_begin_of(file, &header.to_bytes())? {
         return Ok(None);
-    };
+    }
+    file.seek(SeekFrom::Start(0))?;
+    let mut reader = StreamReader::new(BufReader::with_capacity(1 << 20, &mut *file))?;
     if !reader.header.is_same_step(header) {
         bail!(
             "it is of snapshot {:?} of {}",

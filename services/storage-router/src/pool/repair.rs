@@ -18,7 +18,7 @@ use crate::backend::BackendError;
 
 /// An object is read in pieces, each from whichever copy is good there, so that two copies with damage in
 /// different places still make a good one.
-const PIECE_BYTES: u64 = 256 << 10;
+pub(super) const PIECE_BYTES: u64 = 256 << 10;
 
 /// What came of a repair.
 pub(super) enum Outcome {

@@ -161,6 +161,28 @@ async fn full_is_a_retry_and_other_content_is_rejected() {
 }
 
 #[tokio::test]
+async fn a_name_has_one_content_also_after_a_put_that_was_cut_short_and_another_one() {
+    let setup = setup(2, 2);
+    let (first, second) = (content(1, 600_000), content(2, 500_000));
+    setup.faulty[1].set(ABSENT);
+    setup.pool.put(name(1), first.clone()).await.unwrap_err();
+    setup.faulty[1].set(NONE);
+    let refusal = setup.pool.put(name(1), second).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::Exists);
+    // Whichever back end is asked.
+    for away in [0, 1] {
+        setup.faulty[away].set(ABSENT);
+        assert_eq!(
+            setup.pool.get(name(1), 0, 600_000).await.unwrap(),
+            first,
+            "without {away}"
+        );
+        setup.faulty[away].set(NONE);
+    }
+    setup.pool.put(name(1), first).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_flipped_bit_anywhere_is_noticed_repaired_and_never_returned() {
     let setup = setup(2, 2);
     let data = content(3, 2 * 4096 + 100);

@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use sconce_schemas::ObjectName;
 use sconce_schemas::bundle::BundleIndex;
 use sconce_schemas::packed_sco::PackedSco;
@@ -17,6 +17,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use super::bundles::is_bundle;
 use super::packed::is_packed;
+use super::repair::PIECE_BYTES;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 use crate::checked::Checked;
@@ -53,6 +54,7 @@ impl Pool {
         };
         let mut failed = self.on_each(&places, put).await;
         if failed.iter().any(|answer| answer.error == BackendError::Exists) {
+            self.give_way(name, &places, &failed).await;
             return Err(self.exists(name, &failed));
         }
         // No whole copy says otherwise, so what is damaged is a copy of this object.
@@ -67,6 +69,50 @@ impl Pool {
             return Ok(());
         }
         Err(self.not_stored(name, &failed))
+    }
+
+    /// Another object has the name on some back ends: a put that was cut short, or one that was answered for and lost its other copies.
+    /// Where this put made a copy of its own that one takes its place. Two contents of one name would each be read now and then.
+    async fn give_way(&self, name: ObjectName, places: &[usize], failed: &[Answer]) {
+        let error_at = |place: &usize| failed.iter().find(|answer| answer.backend == *place);
+        let made: Vec<usize> = places
+            .iter()
+            .filter(|place| error_at(place).is_none())
+            .copied()
+            .collect();
+        if made.is_empty() {
+            return;
+        }
+        let _hold = self.holds.hold(name).await;
+        let has_it = |answer: &&Answer| answer.error == BackendError::Exists;
+        for answer in failed.iter().filter(has_it) {
+            if let Some(object) = self.whole_on(answer.backend, name).await
+                && self.replace_on(&made, &object).await.is_empty()
+            {
+                return;
+            }
+        }
+        tracing::error!(
+            pool = %self.record().name,
+            object = %name,
+            "two objects have this name on different back ends, and neither could be put in the other's place"
+        );
+    }
+
+    /// A copy, whole, from one back end.
+    async fn whole_on(&self, index: usize, name: ObjectName) -> Option<SealedObject> {
+        let backend = self.backend(index).ok()?;
+        let length = backend.stat(name).await.ok()?;
+        let mut whole = BytesMut::with_capacity(usize::try_from(length).ok()?);
+        while (whole.len() as u64) < length {
+            let due = PIECE_BYTES.min(length - whole.len() as u64);
+            let piece = backend.get(name, whole.len() as u64, due).await.ok()?;
+            if piece.is_empty() {
+                return None;
+            }
+            whole.extend_from_slice(&piece);
+        }
+        SealedObject::seal(name, whole.freeze()).ok()
     }
 
     /// Removes all copies of an object; one that is not there is no error.

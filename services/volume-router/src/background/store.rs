@@ -6,7 +6,7 @@
 //! Knows no volumes' state.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -68,7 +68,8 @@ pub(crate) struct Store {
     listed: Cell<Option<Instant>>,
     callers: RefCell<HashMap<Endpoint, StorageCaller>>,
     turn: Cell<usize>,
-    full: Cell<bool>,
+    /// Pools whose last put was refused for want of space.
+    full: RefCell<BTreeSet<String>>,
 }
 
 impl Store {
@@ -81,7 +82,7 @@ impl Store {
             listed: Cell::new(None),
             callers: RefCell::default(),
             turn: Cell::new(0),
-            full: Cell::new(false),
+            full: RefCell::default(),
         }
     }
 
@@ -93,16 +94,16 @@ impl Store {
         };
         match self.call(&request, bytes, 0).await? {
             (StorageReply::Done, _) => {
-                self.full.set(false);
+                self.full.borrow_mut().remove(pool);
                 Ok(())
             }
             (reply, _) => Err(unexpected(&reply)),
         }
     }
 
-    /// Whether the last put was refused for want of space.
-    pub(crate) fn is_full(&self) -> bool {
-        self.full.get()
+    /// Whether the pool's last put was refused for want of space.
+    pub(crate) fn is_full(&self, pool: &str) -> bool {
+        self.full.borrow().contains(pool)
     }
 
     /// A part of an object as the back ends have it; fewer bytes where it ends before. `length` is at most [`GET_BYTES_MAX`].
@@ -249,7 +250,7 @@ impl Store {
             let caller = self.caller(endpoint);
             let call = caller.call(request, data.clone(), reply_bytes, deadline);
             match call.await {
-                Ok((StorageReply::Refused(refusal), _)) => match self.judge(refusal) {
+                Ok((StorageReply::Refused(refusal), _)) => match self.judge(request, refusal) {
                     StoreError::Unavailable(text) => failed = text,
                     error => return Err(error),
                 },
@@ -268,9 +269,9 @@ impl Store {
         Err(StoreError::Unavailable(failed))
     }
 
-    fn judge(&self, refusal: Refusal) -> StoreError {
-        if refusal.code == RefusalCode::NoSpace {
-            self.full.set(true);
+    fn judge(&self, request: &StorageRequest, refusal: Refusal) -> StoreError {
+        if let (RefusalCode::NoSpace, StorageRequest::Put { pool, .. }) = (refusal.code, request) {
+            self.full.borrow_mut().insert(pool.clone());
         }
         judge(refusal)
     }

@@ -73,9 +73,13 @@ async fn delete(shared: &Shared, owner: &Owner, names: &[ObjectName]) -> Result<
             return Err(not_now(&subject, Refusal::retry(RefusalCode::Unavailable, cause)));
         }
     }
+    let mut failed = None;
     for name in names {
-        let deleted = shared.store.delete(&subject.pool, *name).await;
-        deleted.map_err(|error| not_now(&subject, error.refusal()))?;
+        if let Err(error) = shared.store.delete(&subject.pool, *name).await {
+            // Where one back end is away the others' objects go.
+            failed = Some(error);
+            continue;
+        }
         turn.moved(0);
         tracing::debug!(volume = %subject.path, %name, "swept: nothing refers to it");
         if let ObjectName::Map { volume, id, epoch } = *name {
@@ -83,6 +87,9 @@ async fn delete(shared: &Shared, owner: &Owner, names: &[ObjectName]) -> Result<
             // What stays of the local copy is only space, until it is the oldest.
             let _ = sconce_runtime::blocking(move || copies.discard(volume, id, epoch)).await;
         }
+    }
+    if let Some(error) = failed {
+        return Err(not_now(&subject, error.refusal()));
     }
     tracing::info!(volume = %subject.path, objects = names.len(), "swept objects that nothing refers to");
     Ok(())

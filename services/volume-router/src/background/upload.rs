@@ -34,7 +34,7 @@ pub(super) async fn run(shared: &Shared, owner: &Owner, upload: &Upload) {
         }
         let stored = put(shared, &subject, upload).await;
         // The volume gives back what it can, and hears when that was enough.
-        let is_full = stored.is_err() && shared.store.is_full();
+        let is_full = stored.is_err() && shared.store.is_full(&subject.pool);
         if is_full || was_full.get() {
             was_full.set(is_full);
             owner.happened(Event::BackEndsFull { full: is_full });

@@ -64,6 +64,18 @@ impl View {
         }
     }
 
+    /// The same, if these are the snapshots that are opened.
+    #[must_use]
+    pub fn exactly(mut self, snapshot: Option<SnapshotId>, since: Option<SnapshotId>) -> Self {
+        if let Some(on) = &mut self.snapshot {
+            on.id = snapshot;
+        }
+        if let Compared::Since(_, on) = &mut self.compared {
+            on.id = since;
+        }
+        self
+    }
+
     /// What opens it at the owner of `volume`.
     pub(super) fn to_open(&self, volume: VolumeId, session: SessionId) -> VolumeControl {
         let snapshot = self.snapshot.as_ref().map(|on| on.name.clone());
