@@ -143,6 +143,12 @@ impl Volume {
             || self.flatten.as_ref().is_some_and(|state| state.clean.is_some())
     }
 
+    /// Whether what came from this batch on, and was not gone back behind it since, has nothing of an ancestor either.
+    pub(crate) fn is_own_alone_since(&self, batch: BatchSeq) -> bool {
+        let clean = self.flatten.as_ref().and_then(|flatten| flatten.clean);
+        self.lineage.len() <= 1 || self.independent || clean.is_some_and(|clean| batch > clean)
+    }
+
     /// Whether the volume is a clone that needs nothing of the volumes that it comes from: a stored manifest says so.
     #[must_use]
     pub const fn is_independent(&self) -> bool {

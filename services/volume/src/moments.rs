@@ -391,9 +391,13 @@ impl Volume {
                     at: making.at,
                     batch: making.seq.prev(),
                 };
-                let Moment { label, tickets, .. } = making.moment;
+                let Moment {
+                    label, tickets, from, ..
+                } = making.moment;
+                let own = self.is_own_alone_since(from.covered);
                 self.moments.fresh.push((label.id, tickets));
-                self.snapshots.join(label, making.size, making.map, at, &self.map);
+                self.snapshots
+                    .join(label, making.size, making.map, own, at, &self.map);
                 self.checkpoints.manifest_due = true;
                 self.begin_moment();
             }

@@ -508,12 +508,13 @@ impl Snapshots {
     }
 
     /// Makes a moment of the history a snapshot: between what came before it in the log and what came after. Its
-    /// map is what the head was after batch `taken_in`, at `at`.
+    /// map is what the head was after batch `taken_in`, at `at`; `own`: it has nothing of an ancestor.
     pub(crate) fn join(
         &mut self,
         label: SnapshotLabel,
         size: VolumeSize,
         map: Tree<Location>,
+        own: bool,
         at: RecordPlace,
         head: &Tree<Location>,
     ) {
@@ -535,8 +536,7 @@ impl Snapshots {
             stored: None,
             hidden: false,
             proposed: false,
-            // Where it came from may be from before.
-            own: false,
+            own,
             removed: None,
             taken_in: at.batch,
             removed_in: BatchSeq::NONE,

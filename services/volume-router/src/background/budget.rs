@@ -1,17 +1,18 @@
 //! What scrubbing may take of a node: bytes and requests a second, and less while guests are at work.
 //!
 //! Keeps: whose turn it is, when the next turn is due, and how many operations guests had sent at the last one.
-//! Order: one turn at a time for all volumes of the node, in the order in which they ask: each has at most one request, so
-//! they take turns.
+//! Order: one turn at a time for all volumes of a pool, in the order in which they ask: each has at most one request, so
+//! they take turns. A pool whose back ends do not answer keeps no other one from its own.
 //! Crash: nothing.
 //! Knows no scrub.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::settings::ScrubSettings;
@@ -39,7 +40,7 @@ impl Guests {
 /// What scrubbing may take.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    turn: Semaphore,
+    turns: RefCell<HashMap<String, Arc<Semaphore>>>,
     bandwidth: u64,
     operations: u64,
     guests: Guests,
@@ -58,7 +59,7 @@ struct Seen {
 /// A turn; the next one begins after it.
 pub(crate) struct Turn<'a> {
     budget: &'a Budget,
-    _permit: Option<SemaphorePermit<'a>>,
+    _permit: Option<OwnedSemaphorePermit>,
     begun: Instant,
     is_urgent: bool,
     bytes: Cell<u64>,
@@ -68,7 +69,7 @@ pub(crate) struct Turn<'a> {
 impl Budget {
     pub(crate) fn new(settings: &ScrubSettings, guests: Guests) -> Self {
         Self {
-            turn: Semaphore::new(1),
+            turns: RefCell::default(),
             bandwidth: settings.bandwidth.bytes().max(1),
             operations: u64::from(settings.operations).max(1),
             guests,
@@ -77,25 +78,41 @@ impl Budget {
         }
     }
 
-    /// Waits for a turn. What is urgent, because space runs out, does not make way for guests.
-    pub(crate) async fn turn(&self, is_urgent: bool) -> Turn<'_> {
+    /// Waits for a turn of the pool. What is urgent, because space runs out, does not make way for guests.
+    pub(crate) async fn turn(&self, pool: &str, is_urgent: bool) -> Turn<'_> {
         // Never closed.
-        let permit = self.turn.acquire().await.ok();
-        if let Some(due) = self.due.get() {
+        let permit = self.of(pool).acquire_owned().await.ok();
+        // Another pool's turn may end meanwhile, and has to be paid for too.
+        while let Some(due) = self.due.get().filter(|due| *due > Instant::now()) {
             tokio::time::sleep_until(due).await;
         }
         self.begin(permit, is_urgent)
     }
 
+    fn of(&self, pool: &str) -> Arc<Semaphore> {
+        let mut turns = self.turns.borrow_mut();
+        if let Some(turn) = turns.get(pool) {
+            return Arc::clone(turn);
+        }
+        let turn = Arc::new(Semaphore::new(1));
+        turns.insert(pool.to_owned(), Arc::clone(&turn));
+        turn
+    }
+
     /// A turn, if there is one at once and it takes nothing from anybody: no volume of this node has or awaits one, what the
     /// last one took is paid for, and no guests are at work, unless it is urgent.
-    pub(crate) fn turn_now(&self, is_urgent: bool) -> Option<Turn<'_>> {
-        let (permit, now) = (self.turn.try_acquire().ok()?, Instant::now());
+    pub(crate) fn turn_now(&self, pool: &str, is_urgent: bool) -> Option<Turn<'_>> {
+        let (permit, now) = (self.of(pool).try_acquire_owned().ok()?, Instant::now());
+        let is_free =
+            |(other, turn): (&String, &Arc<Semaphore>)| other == pool || turn.available_permits() > 0;
+        if !self.turns.borrow().iter().all(is_free) {
+            return None;
+        }
         let is_due = self.due.get().is_none_or(|due| due <= now);
         (is_due && (is_urgent || !self.guests_work(now))).then(|| self.begin(Some(permit), is_urgent))
     }
 
-    fn begin<'a>(&'a self, permit: Option<SemaphorePermit<'a>>, is_urgent: bool) -> Turn<'a> {
+    fn begin(&self, permit: Option<OwnedSemaphorePermit>, is_urgent: bool) -> Turn<'_> {
         Turn {
             budget: self,
             _permit: permit,
@@ -143,7 +160,9 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let (budget, now) = (self.budget, Instant::now());
-        let at_the_rate = self.begun + budget.time_for(self.bytes.get(), self.requests.get());
+        // One after the other, also of turns that two pools had at the same time.
+        let begun = budget.due.get().map_or(self.begun, |due| due.max(self.begun));
+        let at_the_rate = begun + budget.time_for(self.bytes.get(), self.requests.get());
         let rest = (now - self.begun).saturating_mul(REST_TIMES).min(REST_MAX);
         let after_rest = match budget.guests_work(now) && !self.is_urgent {
             true => now + rest,
@@ -171,15 +190,15 @@ mod tests {
         let budget = budget(&Guests::default());
         let begun = Instant::now();
         for _ in 0..5 {
-            budget.turn(false).await.moved(2 << 20);
+            budget.turn("main", false).await.moved(2 << 20);
         }
-        drop(budget.turn(false).await);
+        drop(budget.turn("main", false).await);
         assert_eq!(begun.elapsed(), Duration::from_secs(10), "10 MiB at 1 MiB/s");
         let begun = Instant::now();
         for _ in 0..20 {
-            budget.turn(false).await.moved(1);
+            budget.turn("main", false).await.moved(1);
         }
-        drop(budget.turn(false).await);
+        drop(budget.turn("main", false).await);
         assert_eq!(
             begun.elapsed(),
             Duration::from_secs(2),
@@ -191,14 +210,14 @@ mod tests {
     async fn guests_at_work_get_the_most_of_the_time_unless_it_is_urgent() {
         let guests = Guests::default();
         let budget = budget(&guests);
-        drop(budget.turn(false).await);
+        drop(budget.turn("main", false).await);
         for (is_urgent, rest) in [(false, 300), (true, 0), (false, 300)] {
-            let turn = budget.turn(is_urgent).await;
+            let turn = budget.turn("main", is_urgent).await;
             guests.came(1_000_000);
             tokio::time::sleep(Duration::from_millis(100)).await;
             drop(turn);
             let ended = Instant::now();
-            drop(budget.turn(false).await);
+            drop(budget.turn("main", false).await);
             assert_eq!(ended.elapsed(), Duration::from_millis(rest));
         }
     }
@@ -207,20 +226,42 @@ mod tests {
     async fn a_turn_at_once_is_one_that_nobody_else_wants() {
         let guests = Guests::default();
         let budget = budget(&guests);
-        let turn = budget.turn_now(false).unwrap();
-        assert!(budget.turn_now(true).is_none(), "somebody has it");
+        let turn = budget.turn_now("main", false).unwrap();
+        assert!(budget.turn_now("main", true).is_none(), "somebody has it");
         turn.moved(1 << 20);
         drop(turn);
-        assert!(budget.turn_now(true).is_none(), "it is not paid for");
+        assert!(budget.turn_now("main", true).is_none(), "it is not paid for");
         tokio::time::advance(Duration::from_secs(1)).await;
-        drop(budget.turn_now(false).unwrap());
+        drop(budget.turn_now("main", false).unwrap());
         tokio::time::advance(Duration::from_secs(1)).await;
         guests.came(1000);
-        assert!(budget.turn_now(false).is_none(), "guests are at work");
+        assert!(budget.turn_now("main", false).is_none(), "guests are at work");
         tokio::time::advance(LOOK_MIN / 2).await;
-        assert!(budget.turn_now(false).is_none(), "nothing is known since");
-        drop(budget.turn_now(true).unwrap());
+        assert!(budget.turn_now("main", false).is_none(), "nothing is known since");
+        drop(budget.turn_now("main", true).unwrap());
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(budget.turn_now(false).is_some());
+        assert!(budget.turn_now("main", false).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_that_does_not_answer_holds_up_no_other_and_all_keep_within_the_rates() {
+        let budget = budget(&Guests::default());
+        let hangs = budget.turn("away", true).await;
+        let begun = Instant::now();
+        for _ in 0..5 {
+            budget.turn("main", false).await.moved(1 << 20);
+        }
+        drop(budget.turn("main", false).await);
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
+        assert!(budget.turn_now("main", true).is_none(), "somebody has one");
+        drop(hangs);
+        // At the same time: each pays for what it moved.
+        let begun = Instant::now();
+        let (one, other) = (budget.turn("main", false).await, budget.turn("away", false).await);
+        for turn in [one, other] {
+            turn.moved(2 << 20);
+        }
+        drop(budget.turn("main", false).await);
+        assert_eq!(begun.elapsed(), Duration::from_secs(4));
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn copy(shared: &Shared, owner: &Owner, size: ScoSize, extents:
     while shared.level.is_pressed() && owner.is_current() {
         tokio::time::sleep(PRESSED).await;
     }
-    let turn = shared.scrubs.turn(false).await;
+    let turn = shared.scrubs.turn(&subject.pool, false).await;
     let bytes: u64 = extents
         .iter()
         .map(|extent| clusters_of(extent) * CLUSTER_BYTES)

@@ -27,7 +27,7 @@ pub(super) async fn run(shared: &Shared, job: BundleJob, index: &Bytes) -> Resul
     let is_short = !shared.may_scrub || shared.level.is_pressed();
     let turn = match is_short {
         true => None,
-        false => shared.scrubs.turn_now(false),
+        false => shared.scrubs.turn_now(&bundle.job().pool, false),
     };
     let turn = turn.ok_or_else(|| {
         let text = format!("no time to write bundle {name} for {owner} now");

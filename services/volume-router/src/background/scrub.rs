@@ -37,7 +37,7 @@ pub(super) async fn run(shared: &Shared, owner: &Owner, size: ScoSize, job: Scru
     let subject = owner.subject();
     let event = match job {
         ScrubJob::ReadTlog(object) => {
-            let turn = shared.scrubs.turn(is_urgent).await;
+            let turn = shared.scrubs.turn(&subject.pool, is_urgent).await;
             Event::TlogRead {
                 object,
                 result: read_tlog(shared, &subject, size, object, &turn).await,
@@ -58,7 +58,7 @@ pub(super) async fn run(shared: &Shared, owner: &Owner, size: ScoSize, job: Scru
             }
         }
         ScrubJob::Delete(object) => {
-            let turn = shared.scrubs.turn(is_urgent).await;
+            let turn = shared.scrubs.turn(&subject.pool, is_urgent).await;
             let deleted = shared
                 .store
                 .delete(&subject.pool, name_of(&subject, object))
@@ -161,16 +161,17 @@ async fn carry_out(
     bundle: &Bundle,
     is_urgent: bool,
 ) -> Result<ByteLen, JobError> {
+    let pool = bundle.job().pool.as_str();
     let turn = match shared.neighbours.help() {
-        ScrubHelp::Off => Some(shared.scrubs.turn(is_urgent).await),
-        ScrubHelp::WhenBusy => shared.scrubs.turn_now(is_urgent),
+        ScrubHelp::Off => Some(shared.scrubs.turn(pool, is_urgent).await),
+        ScrubHelp::WhenBusy => shared.scrubs.turn_now(pool, is_urgent),
         ScrubHelp::Always => None,
     };
     let turn = match turn {
         Some(turn) => turn,
         None => match shared.neighbours.write(owner, bundle).await {
             Some(done) => return done,
-            None => shared.scrubs.turn(is_urgent).await,
+            None => shared.scrubs.turn(pool, is_urgent).await,
         },
     };
     bundle::write(shared, bundle, &turn).await

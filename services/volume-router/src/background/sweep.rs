@@ -46,7 +46,7 @@ async fn list(
     after: Option<ObjectName>,
 ) -> Result<Vec<ObjectName>, Refusal> {
     let subject = owner.subject();
-    let turn = shared.scrubs.turn(false).await;
+    let turn = shared.scrubs.turn(&subject.pool, false).await;
     let names = shared
         .store
         .list(&subject.pool, subject.volume, kind, after)
@@ -62,7 +62,7 @@ fn not_now(subject: &Subject, refusal: Refusal) -> Refusal {
 
 async fn delete(shared: &Shared, owner: &Owner, names: &[ObjectName]) -> Result<(), Refusal> {
     let subject = owner.subject();
-    let turn = shared.scrubs.turn(false).await;
+    let turn = shared.scrubs.turn(&subject.pool, false).await;
     match verify(&shared.registry, subject.volume, owner.ownership()).await {
         Ok(()) => {}
         Err(RecordError::Refused(refusal)) => {
