@@ -166,10 +166,10 @@ async fn entries_that_cannot_be_read_are_cells_that_are_not_used() {
     disk.state().bad = 2 * HEADER_LEN..3 * HEADER_LEN;
     let cache = open(&disk, cells, PIECE).await;
     assert_eq!(found(&cache, 0..150).await, 150 - 64);
-    fill(&cache, 1000..1100).await;
+    fill(&cache, 1000..1040).await;
     assert_eq!(
-        found(&cache, 1000..1100).await,
-        100,
+        found(&cache, 1000..1040).await,
+        40,
         "the other cells take what comes"
     );
     assert_eq!(cache.counters().errors, 0);
@@ -216,7 +216,10 @@ async fn a_disk_that_hangs_is_waited_for_no_longer_than_a_fetch_takes() {
     assert_eq!(got, None);
     assert!(cache.counters().off);
     assert_eq!(found(&cache, 0..10).await, 0, "without waiting");
-    disk.state().hangs = false;
+    {
+        let mut state = disk.state();
+        (state.nothing_in_memory, state.hangs) = (false, false);
+    }
     tokio::time::advance(LONG).await;
     found(&cache, 0..1).await;
     cache.settled().await;

@@ -29,7 +29,7 @@ pub const CACHED_MAX: u64 = 512 << 10;
 /// Reads ahead at once.
 const AHEAD_AT_ONCE: usize = 4;
 /// Pieces that one of them fetches at a time.
-const AHEAD_PART: u32 = 8;
+const AHEAD_PART: u32 = 16;
 
 /// The cache of a storage-router.
 pub struct ObjectCache {

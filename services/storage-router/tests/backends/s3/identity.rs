@@ -125,11 +125,16 @@ async fn an_empty_bucket_after_one_that_was_refused_is_not_written_to() {
     let site = Site::new();
     let backend = site.attached("").await;
     let (there, away) = (site.server.path("vms"), site.server.path("away"));
-    std::fs::rename(&there, &away).unwrap();
+    site.server.set(Faults {
+        denied: true,
+        ..Faults::default()
+    });
     let put = backend.put_new(object(1, 1, 10)).await;
     assert!(matches!(put, Err(BackendError::Denied { .. })), "{put:?}");
     assert!(backend.space().await.is_err(), "its state is what requests meet");
+    std::fs::rename(&there, &away).unwrap();
     std::fs::create_dir(&there).unwrap();
+    site.server.set(Faults::default());
     let put = backend.put_new(object(1, 1, 10)).await;
     assert!(
         matches!(&put, Err(BackendError::Unavailable { why }) if why.contains("sconce-backend")),
