@@ -100,7 +100,7 @@ fn check(cluster: &Cluster) -> Result<()> {
 
 #[test]
 fn a_coded_pool_keeps_secrets_and_outlives_its_buffer_and_two_back_ends() -> Result<()> {
-    let cluster = Cluster::prepare()?;
+    let mut cluster = Cluster::prepare()?;
     with_a_coded_pool(&cluster)?;
     cluster.script(&["up"])?;
     cluster.create("/disk", "64M")?;
@@ -125,6 +125,7 @@ fn a_coded_pool_keeps_secrets_and_outlives_its_buffer_and_two_back_ends() -> Res
     for backend in &BACKENDS[1..3] {
         fs::remove_dir_all(directory(&cluster, backend))?;
     }
+    cluster.announce("back end fails");
     cluster.script(&["up"])?;
     check(&cluster)?;
     let status = cluster.sconce(["status", "--services"]);
