@@ -178,7 +178,7 @@ impl Cache {
                 key: *key,
                 place,
             }),
-            read => match self.shared.judge(key, place, read) {
+            read => match self.shared.judge(&file, key, place, read) {
                 Some(piece) => Found::Hit(piece),
                 None => Found::Miss,
             },
@@ -296,7 +296,7 @@ impl Reading {
     /// The piece, if it is unharmed. Blocks.
     fn read_here(self) -> Option<Bytes> {
         let read = read_piece(&*self.file, self.shared.geometry, &self.key, self.place, false);
-        self.shared.judge(&self.key, self.place, read)
+        self.shared.judge(&self.file, &self.key, self.place, read)
     }
 }
 
@@ -306,11 +306,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a read of a place gave. Its cell may have been given to another piece in the meantime.
-    fn judge(self: &Arc<Self>, key: &Key, place: Place, read: io::Result<Option<Vec<u8>>>) -> Option<Bytes> {
+    /// What a read of a place gave. Its cell may have been given to another piece in the meantime, or its file up.
+    fn judge(
+        self: &Arc<Self>,
+        file: &Arc<dyn CacheFile>,
+        key: &Key,
+        place: Place,
+        read: io::Result<Option<Vec<u8>>>,
+    ) -> Option<Bytes> {
         let mut state = self.state();
+        let is_open = state.is_of(file);
         let table = match &mut state.store {
-            Phase::Open(store) if store.table.is_at(key, place) => Some(&mut store.table),
+            Phase::Open(store) if is_open && store.table.is_at(key, place) => Some(&mut store.table),
             _ => None,
         };
         match (read, table) {

@@ -197,20 +197,22 @@ fn a_scan_of_ten_times_the_cache_does_not_push_out_what_is_used() {
 
 #[test]
 fn a_working_set_that_moves_is_followed() {
-    let draw = Draw::new(CAPACITY / 2, 0.0);
-    let mut random = fastrand::Rng::with_seed(3);
     let mut policy = Policy::new(CAPACITY, 1);
     // What the cache was filled with first is never used again.
     for number in 0..u32::try_from(CAPACITY * 2).unwrap() {
         policy.insert(&key(1_000_000 + number), number, &mut |_| {});
     }
+    // More than what newcomers have as their room, again and again in the same order: that it left soon before is all that tells.
     let mut hits = 0;
-    for number in draw.trace(20 * CAPACITY, &mut random) {
+    for number in (0..u32::try_from(CAPACITY / 4).unwrap())
+        .cycle()
+        .take(20 * CAPACITY)
+    {
         let key = key(number);
         match policy.use_of(&key) {
             Some(_) => hits += 1,
             None => policy.insert(&key, number, &mut |_| {}),
         }
     }
-    assert!(hits > 17 * CAPACITY, "{hits} hits of {}", 20 * CAPACITY);
+    assert!(hits > 15 * CAPACITY, "{hits} hits of {}", 20 * CAPACITY);
 }
