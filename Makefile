@@ -4,7 +4,7 @@ RUN ?= run
 BIN ?= target/release
 export RUN BIN
 
-.PHONY: help up down build images test test-full fuzz simulate lint docs deny bench bench-twin bench-history trace fmt
+.PHONY: help up down build images test test-full fuzz simulate counts counts-write lint docs deny bench bench-twin bench-history trace fmt
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,12 +29,14 @@ test: ## everything that can be tested on this machine in half an hour
 	@if command -v cargo-deny >/dev/null; then $(MAKE) --no-print-directory deny; \
 	else echo "deny: cargo-deny is not installed, make test-full installs it"; fi
 	@scripts/fuzz 5
+	@scripts/counts check
 	@scripts/test
 
 test-full: ## the same with the long runs: 100 kill rounds, long fio and fsx, more seeds, compose
 	@scripts/packages test
 	@$(MAKE) --no-print-directory lint docs deny
 	@scripts/fuzz 60
+	@scripts/counts check
 	@SCONCE_TEST_FULL=1 scripts/test
 
 fuzz: ## runs each fuzz target for 5 minutes (FOR=seconds: longer or shorter; what is found: fuzz/artifacts)
@@ -45,6 +47,14 @@ simulate: ## whole clusters from seeds, under faults (SEEDS=n, FROM=first seed; 
 	@mkdir -p target/simulation
 	@cargo run --quiet --locked -p sconce-simulation --bin simulate -- \
 	--seeds $(or $(SEEDS),1000) --from $(or $(FROM),1) --threads $$(nproc) --trace target/simulation
+
+counts: ## instructions of the hot path's pieces under callgrind; an error where one is 5 % above docs/counts.md
+	@scripts/packages test
+	@scripts/counts check
+
+counts-write: ## the same, and writes them into docs/counts.md
+	@scripts/packages test
+	@scripts/counts write
 
 lint: ## formatting and clippy, warnings are errors
 	@cargo fmt --all --check

@@ -222,6 +222,7 @@ impl Cluster {
             orphans: Orphans::default(),
             incarnation: Incarnation::command(),
             cache: None,
+            counts: std::sync::Arc::default(),
         };
         Router::new(components, 0, Chance::from_os())
     }

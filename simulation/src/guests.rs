@@ -94,6 +94,7 @@ fn router(machine: &Machine, site: &Site) -> anyhow::Result<Router> {
         orphans: Orphans::default(),
         incarnation,
         cache: None,
+        counts: std::sync::Arc::default(),
     };
     Ok(Router::new(components, 0, site.chance.borrow_mut().fork()))
 }

@@ -21,6 +21,7 @@ pub mod logs;
 pub mod loop_device;
 pub mod lttng;
 pub mod machines;
+pub mod metrics;
 pub mod nbd;
 pub mod network;
 pub mod pool;

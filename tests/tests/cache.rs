@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use sconce_tests::cluster::{Cluster, SOON, Service};
+use sconce_tests::metrics::Metrics;
 use sconce_tests::nbd::{Ask, Nbd};
 use sconce_tests::{edit, wait};
 
@@ -42,28 +43,43 @@ fn read_all_alone(cluster: &Cluster, client: &mut Nbd) -> Result<()> {
     read
 }
 
-fn counter(cluster: &Cluster, name: &str) -> Result<u64> {
-    counter_of(cluster, "fs-router", name)
+/// A cache's counters.
+#[derive(Clone, Copy)]
+struct Counters {
+    metrics: Metrics,
+    cache: &'static str,
 }
 
-fn counter_of(cluster: &Cluster, service: &str, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(cluster.path(&format!("{service}.prom"))).unwrap_or_default();
-    let cache = if service == "fs-router" {
-        "clusters"
-    } else {
-        "objects"
-    };
-    let line = format!("sconce_cache_{name}{{cache=\"{cache}\"}} ");
-    let value = text.lines().find_map(|found| found.strip_prefix(line.as_str()));
-    value.map_or(Ok(0), |value| value.parse().context("a counter"))
+impl Counters {
+    /// 0 while the service is away.
+    fn get(self, name: &str) -> f64 {
+        let name = format!("sconce_cache_{name}{{cache=\"{}\"}}", self.cache);
+        self.metrics.number(&name).unwrap_or(0.0)
+    }
+
+    fn reach(self, name: &str, least: u64) -> Result<()> {
+        let what = format!("the cache's {name} to be {least} or more");
+        wait::until(&what, SOON, || Ok((self.get(name) >= least as f64).then_some(())))?;
+        Ok(())
+    }
+
+    fn has_misses(self, count: u64) -> bool {
+        self.get("misses_total") == count as f64
+    }
 }
 
-fn counted(cluster: &Cluster, name: &str, least: u64) -> Result<()> {
-    let what = format!("the cache's {name} to be {least} or more");
-    wait::until(&what, SOON, || {
-        Ok((counter(cluster, name)? >= least).then_some(()))
+/// A cluster in which this service has a cache.
+fn start(service: Service, cache: &'static str) -> Result<(Cluster, Counters)> {
+    let mut metrics = None;
+    let cluster = Cluster::start_with(|run| {
+        let directory = run.join(cache).display().to_string();
+        edit::set(run, service.name(), "cache.directory", directory)?;
+        edit::set(run, service.name(), "cache.size", "64 MiB")?;
+        metrics = Some(Metrics::switch_on(run, service)?);
+        Ok(())
     })?;
-    Ok(())
+    let metrics = metrics.context("its metrics")?;
+    Ok((cluster, Counters { metrics, cache }))
 }
 
 fn restart_fs_router(cluster: &Cluster) -> Result<Nbd> {
@@ -91,24 +107,17 @@ fn write_and_forget(cluster: &Cluster) -> Result<()> {
 
 #[test]
 fn what_was_read_is_read_again_without_a_storage_router_and_never_wrong() -> Result<()> {
-    let mut cluster = Cluster::start_with(|run| {
-        let directory = run.join("cache").display().to_string();
-        edit::set(run, "fs-router", "cache.directory", directory)?;
-        edit::set(run, "fs-router", "cache.size", "64 MiB")
-    })?;
+    let (mut cluster, counters) = start(Service::FsRouter, "clusters")?;
     cluster.announce("cannot announce this node");
     write_and_forget(&cluster)?;
 
     let mut client = open(&cluster, DISK)?;
     read_all(&mut client)?;
-    counted(&cluster, "misses_total", CLUSTERS)?;
+    counters.reach("misses_total", CLUSTERS)?;
     read_all_alone(&cluster, &mut client)?;
-    counted(&cluster, "hits_total", CLUSTERS)?;
-    counted(&cluster, "pieces", CLUSTERS)?;
-    ensure!(
-        counter(&cluster, "misses_total")? == CLUSTERS,
-        "a second read missed"
-    );
+    counters.reach("hits_total", CLUSTERS)?;
+    counters.reach("pieces", CLUSTERS)?;
+    ensure!(counters.has_misses(CLUSTERS), "a second read missed");
 
     // A clone reads the clusters of what it is a clone of.
     cluster.sconce(["snapshot", "create", &format!("{DISK}@golden")])?;
@@ -118,31 +127,31 @@ fn what_was_read_is_read_again_without_a_storage_router_and_never_wrong() -> Res
         clone.ask(Ask::Read, 15 << 20, 4096, &[])?;
         read_all(&mut clone)?;
     }
-    counted(&cluster, "hits_total", 3 * CLUSTERS)?;
-    ensure!(counter(&cluster, "misses_total")? == CLUSTERS, "a clone fetched");
+    counters.reach("hits_total", 3 * CLUSTERS)?;
+    ensure!(counters.has_misses(CLUSTERS), "a clone fetched");
 
     drop(client);
     let mut client = restart_fs_router(&cluster)?;
-    counted(&cluster, "pieces", CLUSTERS)?;
+    counters.reach("pieces", CLUSTERS)?;
     read_all_alone(&cluster, &mut client).context("after a restart")?;
 
-    let file = cluster.path("cache/pieces");
+    let file = cluster.path("clusters/pieces");
     let opened = OpenOptions::new().write(true).open(&file)?;
     let length = opened.metadata()?.len();
     for at in (0..length).step_by(4096) {
         opened.write_all_at(b"not what was here", at + 1000)?;
     }
     read_all(&mut client).context("with a damaged cache")?;
-    counted(&cluster, "damaged_total", CLUSTERS)?;
-    counted(&cluster, "pieces", CLUSTERS)?;
+    counters.reach("damaged_total", CLUSTERS)?;
+    counters.reach("pieces", CLUSTERS)?;
     read_all_alone(&cluster, &mut client).context("once it was fetched anew")?;
 
-    fs::remove_dir_all(cluster.path("cache"))?;
+    fs::remove_dir_all(cluster.path("clusters"))?;
     read_all(&mut client).context("with a deleted cache")?;
     drop(client);
     let mut client = restart_fs_router(&cluster)?;
     read_all(&mut client).context("after a restart without a cache")?;
-    counted(&cluster, "pieces", CLUSTERS)?;
+    counters.reach("pieces", CLUSTERS)?;
     read_all_alone(&cluster, &mut client)?;
     drop(client);
     cluster.finish()
@@ -160,11 +169,7 @@ const PIECES: u64 = MIBS * 16;
 
 #[test]
 fn what_a_storage_router_read_is_read_again_without_its_back_end() -> Result<()> {
-    let mut cluster = Cluster::start_with(|run| {
-        let directory = run.join("objects").display().to_string();
-        edit::set(run, "storage-router", "cache.directory", directory)?;
-        edit::set(run, "storage-router", "cache.size", "64 MiB")
-    })?;
+    let (mut cluster, counters) = start(Service::StorageRouter, "objects")?;
     for told in [
         "cannot announce this node",
         "back end fails",
@@ -175,15 +180,11 @@ fn what_a_storage_router_read_is_read_again_without_its_back_end() -> Result<()>
     write_and_forget(&cluster)?;
     let mut client = open(&cluster, DISK)?;
     read_all(&mut client)?;
-    let has_all = || {
-        let pieces = counter_of(&cluster, "storage-router", "pieces")?;
-        Ok((pieces >= PIECES).then_some(()))
-    };
-    wait::until("all to be in the cache", SOON, has_all)?;
+    counters.reach("pieces", PIECES)?;
     let before = cluster.kill(Service::StorageRouter)?;
     cluster.restarted(Service::StorageRouter, before)?;
     cluster.ready()?;
-    wait::until("all to be in the cache of the next process", SOON, has_all)?;
+    counters.reach("pieces", PIECES).context("in the next process")?;
 
     let mut objects = cluster.files_in("backend/local")?;
     objects.retain(|file| file.to_string_lossy().contains("/sco/"));

@@ -46,7 +46,18 @@ fn numbered(text: &mut String, doc: &str, name: &str, values: &[&str]) {
             camel(value)
         );
     }
-    *text += "}\n\n";
+    let _ = writeln!(
+        text,
+        "}}\n\nimpl {name} {{\n    /// All, by number.\n    pub const ALL: &[{name}] = &["
+    );
+    for value in values {
+        let _ = writeln!(text, "        {name}::{},", camel(value));
+    }
+    *text += "    ];\n\n    /// As traces and metrics have it.\n    #[must_use]\n    pub const fn name(self) -> &'static str {\n        match self {\n";
+    for value in values {
+        let _ = writeln!(text, "            {name}::{} => \"{value}\",", camel(value));
+    }
+    *text += "        }\n    }\n}\n\n";
 }
 
 /// How each point's state word and its function are reached.

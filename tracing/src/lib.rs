@@ -1,4 +1,4 @@
-//! Logs, tracepoints, spans, and the operation ids that traces of all services have in common.
+//! Logs, tracepoints, spans, metrics, and the operation ids that traces of all services have in common.
 //!
 //! Keeps: how a process logs (level, form), set once at its start.
 //! Order: log lines of one thread appear in the order in which they were written.
@@ -6,6 +6,7 @@
 //! Knows no service and no bus.
 
 mod log;
+pub mod metrics;
 mod operation;
 mod points;
 pub mod telemetry;

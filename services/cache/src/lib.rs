@@ -12,7 +12,7 @@ mod disk;
 mod flights;
 mod key;
 mod layout;
-pub mod metrics;
+mod metrics;
 mod policy;
 mod settings;
 mod store;

@@ -6,6 +6,7 @@
 //! Knows no front end: front ends give it their tasks.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
@@ -13,7 +14,7 @@ use sconce_runtime::Chance;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
-use crate::routing::{Components, Router};
+use crate::routing::{Components, Counts, Router};
 
 /// Tasks that may wait to be started on a thread.
 const WAITING_MAX: usize = 256;
@@ -84,6 +85,7 @@ impl IoThread {
 /// The IO threads of a process.
 pub struct IoThreads {
     threads: Vec<IoThread>,
+    counts: Vec<Arc<Counts>>,
     joins: Vec<JoinHandle<()>>,
     next: AtomicUsize,
     ending: watch::Sender<bool>,
@@ -96,6 +98,7 @@ impl IoThreads {
     /// The system gives no thread or no runtime.
     pub fn start(count: usize, components: &Components) -> io::Result<IoThreads> {
         let mut threads = Vec::new();
+        let mut counts = Vec::new();
         let mut joins = Vec::new();
         let ending = watch::Sender::new(false);
         for index in 0..count.max(1) {
@@ -103,7 +106,10 @@ impl IoThreads {
                 .enable_all()
                 .build()?;
             let (starts, waiting) = mpsc::channel(WAITING_MAX);
-            let (components, ended) = (components.clone(), ending.subscribe());
+            let mut components = components.clone();
+            components.counts = Arc::default();
+            counts.push(Arc::clone(&components.counts));
+            let ended = ending.subscribe();
             let join = std::thread::Builder::new()
                 .name(format!("io-{index}"))
                 .spawn(move || {
@@ -115,6 +121,7 @@ impl IoThreads {
         }
         Ok(IoThreads {
             threads,
+            counts,
             joins,
             next: AtomicUsize::new(0),
             ending,
@@ -125,6 +132,12 @@ impl IoThreads {
     #[must_use]
     pub fn all(&self) -> &[IoThread] {
         &self.threads
+    }
+
+    /// What each of the threads counts.
+    #[must_use]
+    pub fn counts(&self) -> &[Arc<Counts>] {
+        &self.counts
     }
 
     /// One of the threads, the next one each time.

@@ -8,6 +8,7 @@
 pub mod fuse;
 pub mod in_use;
 pub mod io_thread;
+mod metrics;
 pub mod nameless;
 pub mod names;
 pub mod nbd;

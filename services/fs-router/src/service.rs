@@ -15,19 +15,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sconce_bus::Network;
-use sconce_cache::{Cache, CacheSettings, SystemDisk, metrics};
+use sconce_cache::{Cache, CacheSettings, SystemDisk};
 use sconce_registry::Registry;
 use sconce_registry::announce::{AnnounceError, Announcement, NODE_TTL};
 use sconce_runtime::tasks::TasksError;
-use sconce_runtime::{Backoff, Chance, Clock, DescriptorStore, Stop, Tasks};
+use sconce_runtime::{
+    Backoff, Chance, Clock, DescriptorStore, MetricsEndpoint, MetricsError, MetricsOf, Stop, Tasks,
+};
 use sconce_schemas::CLUSTER_LEN;
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::wire::Role;
+use sconce_tracing::metrics::Page;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fuse::{FuseSettings, Mount, MountError, RoutedVolumes};
 use crate::in_use::InUse;
 use crate::io_thread::{IoThread, IoThreads, Stopped};
+use crate::metrics::Metrics;
 use crate::nameless::Nameless;
 use crate::names::Names;
 use crate::nbd::{ListenError, Listener};
@@ -54,6 +58,9 @@ pub enum RunError {
     /// A socket cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// There can be no endpoint for metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The tree cannot be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -77,8 +84,6 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 /// Bytes of what the cluster cache holds: a cluster.
 #[expect(clippy::cast_possible_truncation, reason = "it is 4096")]
 const CLUSTER_PIECE: u32 = CLUSTER_LEN as u32;
-/// The cluster cache's counters, in the run directory.
-const COUNTERS_FILE: &str = "fs-router.prom";
 
 /// Runs the service until the stop is requested. On a current-thread runtime, within a `LocalSet`.
 ///
@@ -94,6 +99,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         Some(nbd) => Some(Listener::bind(nbd, &components.descriptors).await?),
         None => None,
     };
+    let metrics = MetricsEndpoint::bind(settings.metrics.as_ref()).await?;
     let incarnation = Incarnation::to_be_told();
     let cache = settings
         .cache
@@ -111,6 +117,7 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
             orphans: Orphans::default(),
             incarnation: incarnation.clone(),
             cache: cache.clone(),
+            counts: Arc::default(),
         },
     )?;
     let in_use = InUse::default();
@@ -128,10 +135,20 @@ pub async fn run(settings: Settings, components: Components, stop: Stop) -> Resu
         settings.fuse.is_some(),
         settings.nameless,
     );
-    if let Some(cache) = cache {
-        let path = settings.node.run_dir.join(COUNTERS_FILE);
-        let kept = metrics::keep_file(path, "clusters", cache.cache().clone(), stop.clone());
-        tasks.spawn_local("the cache's counters", kept);
+    if let Some(endpoint) = metrics {
+        let of = MetricsOf {
+            service: "fs-router",
+            node: settings.node.name.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        let numbers = Metrics {
+            threads: threads.counts().to_vec(),
+            cache,
+            has_nbd: listener.is_some(),
+            has_fuse: settings.fuse.is_some(),
+        };
+        let tell = async move |page: &mut Page| numbers.tell(page);
+        tasks.spawn_local("metrics", endpoint.serve(of, tell, stop.clone()));
     }
     let owners = Owners::new(names.clone(), identity.clone());
     tasks.spawn_local("files without a name", nameless.run(owners, stop.clone()));

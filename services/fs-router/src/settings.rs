@@ -8,6 +8,7 @@
 use sconce_bus::TlsSettings;
 use sconce_cache::CacheSettings;
 use sconce_registry::RegistrySettings;
+use sconce_runtime::MetricsSettings;
 use sconce_runtime::settings::NodeSettings;
 use sconce_tracing::{LogSettings, TelemetrySettings};
 use serde::Deserialize;
@@ -30,6 +31,8 @@ pub struct Settings {
     /// What it tells a collector.
     #[serde(default)]
     pub telemetry: TelemetrySettings,
+    /// Where its metrics are read, if they are.
+    pub metrics: Option<MetricsSettings>,
     /// Its certificate, where peers are on other hosts.
     pub tls: Option<TlsSettings>,
     /// The routing core's threads.
@@ -71,6 +74,7 @@ mod tests {
         [registry]\nhome = \"remote\"\nendpoint = \"ipc:///run/s/bus/registry.sock\"\n\
         [nbd]\nsocket = \"/run/s/nbd.sock\"\ntcp = \"127.0.0.1:10809\"\n\
         [fuse]\nmount = \"/run/s/mnt\"\n[routing]\nthreads = 3\n\
+        [metrics]\nlisten = \"127.0.0.1:9801\"\n\
         [cache]\ndirectory = \"/ssd/c\"\nsize = \"4 GiB\"\n";
 
     fn load(text: &str) -> Result<Settings, String> {
@@ -88,6 +92,7 @@ mod tests {
         assert_eq!(nbd.clients_max, 256);
         assert_eq!(nbd.memory.bytes(), 1 << 30);
         assert_eq!(settings.routing.thread_count(), 3);
+        assert_eq!(settings.metrics.unwrap().listen.port(), 9801);
         assert_eq!(settings.cache.unwrap().size.bytes(), 4 << 30);
         assert_eq!(settings.nameless.adopt_after.duration().as_secs(), 600);
         assert!(RoutingSettings::default().thread_count() >= 1);
@@ -97,6 +102,11 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (good, wrong, wanted) in [
             ("127.0.0.1:10809", "localhost", "tcp = \"localhost\""),
+            (
+                "127.0.0.1:9801",
+                ":9801",
+                "right would be an IP address and a port",
+            ),
             ("threads = 3", "threads = -3", "threads = -3"),
             ("[nbd]", "[ndb]", "ndb"),
             ("4 GiB", "4 KiB", "right would be 1 MiB or more"),

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sconce_runtime::Events;
@@ -17,8 +17,10 @@ use sconce_schemas::stored_object::{FragmentId, HEADER_BYTES, SealedObject, Span
 use sconce_schemas::wire::event::What;
 use sconce_schemas::wire::storage::{BackendStatus, Written};
 use sconce_schemas::{DecodeError, ObjectName, VolumeId};
+use sconce_tracing::metrics::{Metric, Page};
 use sconce_tracing::{Action, Point, SpanKind, Status, Step, telemetry};
 
+use crate::asked::{Asked, AskedCounts};
 use crate::backend::{Backend, BackendError, Pending, Space};
 use crate::room::Room;
 use crate::share::{PATIENCE, Share};
@@ -40,6 +42,7 @@ pub struct Checked {
     errors: AtomicU64,
     objects_written: AtomicU64,
     bytes_written: AtomicU64,
+    asked: AskedCounts,
     /// The last request found it at work: a change is told, and not each request.
     works: AtomicBool,
     /// Where that is told.
@@ -60,6 +63,7 @@ impl Checked {
             errors: AtomicU64::new(0),
             objects_written: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
+            asked: AskedCounts::default(),
             works: AtomicBool::new(true),
             events: None,
         }
@@ -118,7 +122,7 @@ impl Checked {
         Point::BackendPut.record(|| step);
         let mut span = self.span("backend.put", object.stored_len());
         let put = self.backend.put_new(object.clone());
-        let done = self.timed(object.stored_len(), put).await;
+        let done = self.timed(Asked::Put, object.stored_len(), put).await;
         end(&mut span, &done);
         drop(span);
         Point::BackendExit.record(|| ended(step, &done));
@@ -134,7 +138,11 @@ impl Checked {
     /// `Full`, `Unavailable`, `Denied`.
     pub async fn replace(&self, object: &SealedObject) -> Result<(), BackendError> {
         let replaced = self
-            .timed(object.stored_len(), self.backend.replace(object.clone()))
+            .timed(
+                Asked::Put,
+                object.stored_len(),
+                self.backend.replace(object.clone()),
+            )
             .await;
         self.wrote(object, replaced)
     }
@@ -174,7 +182,7 @@ impl Checked {
             .backend
             .read(name, span.stored_offset(), span.stored_length());
         let mut recorded = self.span("backend.get", length);
-        let read = self.timed(length, read).await;
+        let read = self.timed(Asked::Get, length, read).await;
         end(&mut recorded, &read);
         drop(recorded);
         Point::BackendExit.record(|| ended(step, &read));
@@ -229,7 +237,7 @@ impl Checked {
         let read = self
             .backend
             .read(name, span.stored_offset(), span.stored_length());
-        let stored = self.timed(length, read).await?;
+        let stored = self.timed(Asked::Get, length, read).await?;
         let opened = StoredHeader::decode(&stored.bytes).and_then(|header| match header.fragment() {
             Some(fragment) if fragment.index == index => {
                 let bytes = span.open_fragment(name, Some(fragment), stored.stored_len, stored.bytes)?;
@@ -246,7 +254,7 @@ impl Checked {
 
     async fn header(&self, name: ObjectName) -> Result<StoredHeader, BackendError> {
         let stored = self
-            .timed(0, self.backend.read(name, 0, HEADER_BYTES as u64))
+            .timed(Asked::Stat, 0, self.backend.read(name, 0, HEADER_BYTES as u64))
             .await?;
         let header = StoredHeader::decode(&stored.bytes).and_then(|found| {
             let right = StoredHeader::of_stored(name, found.fragment(), stored.stored_len)?;
@@ -273,7 +281,8 @@ impl Checked {
         after: Option<ObjectName>,
         limit: usize,
     ) -> Result<Vec<ObjectName>, BackendError> {
-        self.timed(0, self.backend.list(volume, kind, after, limit)).await
+        self.timed(Asked::List, 0, self.backend.list(volume, kind, after, limit))
+            .await
     }
 
     /// See [`Backend::list_volumes`].
@@ -285,7 +294,8 @@ impl Checked {
         after: Option<VolumeId>,
         limit: usize,
     ) -> Result<Vec<VolumeId>, BackendError> {
-        self.timed(0, self.backend.list_volumes(after, limit)).await
+        self.timed(Asked::List, 0, self.backend.list_volumes(after, limit))
+            .await
     }
 
     /// Removes an object, durably; one that is not there is no error.
@@ -293,7 +303,7 @@ impl Checked {
     /// # Errors
     /// `Unavailable`, `Denied`.
     pub async fn delete(&self, name: ObjectName) -> Result<(), BackendError> {
-        self.timed(0, self.backend.delete(name)).await
+        self.timed(Asked::Delete, 0, self.backend.delete(name)).await
     }
 
     /// What is known of the back end; asks it for its space, which does not count as a request.
@@ -315,6 +325,25 @@ impl Checked {
                 bytes: self.bytes_written.load(Ordering::Relaxed),
             },
         }
+    }
+
+    /// Puts what is counted of the back end on a page.
+    pub fn tell_metrics(&self, page: &mut Page) {
+        let labels = [self.name()];
+        self.asked.tell(page, self.name());
+        for (metric, value) in [
+            (Metric::BackendErrors, &self.errors),
+            (Metric::BackendObjectsWritten, &self.objects_written),
+            (Metric::BackendBytesWritten, &self.bytes_written),
+        ] {
+            page.number(metric, &labels, value.load(Ordering::Relaxed));
+        }
+        page.yes_or_no(Metric::BackendWorks, &labels, self.works());
+    }
+
+    /// Its space, where it says it within this time.
+    pub async fn space(&self, within: Duration) -> Option<Result<Space, BackendError>> {
+        tokio::time::timeout(within, self.backend.space()).await.ok()
     }
 
     /// Whether what is there is the object. Only bytes whose CRC holds are compared: a read that goes wrong says
@@ -362,14 +391,18 @@ impl Checked {
         Ok(())
     }
 
-    async fn timed<T>(&self, bytes: u64, pending: Pending<'_, T>) -> Result<T, BackendError> {
+    async fn timed<T>(&self, asked: Asked, bytes: u64, pending: Pending<'_, T>) -> Result<T, BackendError> {
         // Not counted and not told: the back end was not asked.
         let started = self.share.enter(bytes).await.ok_or_else(busy)?;
         self.requests.fetch_add(1, Ordering::Relaxed);
+        let since = Instant::now();
         let answer = tokio::time::timeout(self.deadline, pending).await;
         if answer.is_ok() {
             started.answered();
         }
+        let done = matches!(answer, Ok(Ok(_)));
+        self.asked
+            .ended(asked, since.elapsed(), if done { bytes } else { 0 });
         self.counted(answer.unwrap_or_else(|_| Err(self.too_late())))
     }
 

@@ -9,6 +9,7 @@
 //! ([`placement`]) and how many copies it has; each copy goes through [`checked`], which puts it into its envelope's
 //! care, to a [`backend`], of which [`directory`] and [`s3`] are the kinds.
 
+mod asked;
 pub mod backend;
 pub mod cached;
 pub mod checked;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use sconce_bus::TlsSettings;
 use sconce_cache::CacheSettings;
 use sconce_registry::RegistrySettings;
+use sconce_runtime::MetricsSettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::NodeName;
 use sconce_schemas::records::{Compression, PlacementEntry, PoolRecord, Protection};
@@ -35,6 +36,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Section `[telemetry]`.
     pub telemetry: TelemetrySettings,
+    /// Section `[metrics]`: where its metrics are read, if they are.
+    pub metrics: Option<MetricsSettings>,
     /// `[[backends]]`: at least one.
     pub backends: Vec<BackendSettings>,
     /// `[[pools]]`: made at the first start; later the registry's record counts.
@@ -58,6 +61,7 @@ struct Typed {
     log: LogSettings,
     #[serde(default)]
     telemetry: TelemetrySettings,
+    metrics: Option<MetricsSettings>,
     #[serde(default)]
     backends: Vec<BackendSettings>,
     #[serde(default)]
@@ -319,6 +323,7 @@ impl TryFrom<Typed> for Settings {
             tls,
             log,
             telemetry,
+            metrics,
             backends,
             pools,
             keys,
@@ -357,6 +362,7 @@ impl TryFrom<Typed> for Settings {
             tls,
             log,
             telemetry,
+            metrics,
             backends,
             pools,
             keys,

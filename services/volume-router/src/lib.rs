@@ -15,6 +15,7 @@ mod buffer;
 mod deletion;
 pub mod device;
 mod gate;
+mod metrics;
 mod node;
 mod owner;
 mod placement;

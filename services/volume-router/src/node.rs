@@ -16,7 +16,7 @@ use sconce_schemas::records::{NodeRecord, Place, keys};
 use sconce_schemas::{ByteLen, NodeName, VolumeId};
 use sconce_volume::{CheckpointPolicy, ScrubPolicy, SweepPolicy};
 
-use crate::actor::VolumeHandle;
+use crate::actor::{ShardCounts, VolumeHandle};
 use crate::background::{Background, Guests};
 use crate::device::{Device, LocalCheckpoints};
 use crate::gate::Gate;
@@ -32,6 +32,10 @@ pub(crate) struct Node {
     pub(crate) place: Place,
     /// Its threads that serve volumes.
     pub(crate) shards: usize,
+    /// What each of them counts.
+    pub(crate) counts: Vec<Arc<ShardCounts>>,
+    /// As many operations as each of them takes in.
+    pub(crate) operations_max: usize,
     /// The write buffer.
     pub(crate) device: Device,
     /// Local copies of checkpoints.

@@ -13,15 +13,17 @@ use sconce_bus::{BindError, Endpoint, Hello, Network, Protocol, Role, Version};
 use sconce_registry::announce::AnnounceError;
 use sconce_registry::{OpenError, Registry};
 use sconce_runtime::tasks::TasksError;
-use sconce_runtime::{Chance, Clock, Events, Stop, simulated};
+use sconce_runtime::{Chance, Clock, Events, MetricsEndpoint, MetricsError, MetricsOf, Stop, simulated};
 use sconce_schemas::records::NodeRecord;
 use sconce_schemas::{ByteLen, NodeName};
+use sconce_tracing::metrics::Page;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::announce::announce;
 use crate::background::{self, Background, Guests};
 use crate::device::{Device, DeviceError, Disk, LocalCheckpoints};
 use crate::gate::Gate;
+use crate::metrics;
 use crate::node::{Node, Volumes};
 use crate::placement::{IoCounts, Seen};
 use crate::settings::{SettingError, Settings};
@@ -76,6 +78,9 @@ pub enum RunError {
     /// An endpoint cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// There can be no endpoint for metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// A thread cannot be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] io::Error),
@@ -123,7 +128,18 @@ pub async fn run(settings: Settings, components: Components) -> Result<(), RunEr
     let endpoints = settings.check()?;
     raise_file_limit();
     let stop = components.stop.clone();
+    let endpoint = MetricsEndpoint::bind(settings.metrics.as_ref()).await?;
     let (node, beside) = node(&settings, &components, endpoints.len()).await?;
+    if let Some(endpoint) = endpoint {
+        let of = MetricsOf {
+            service: "volume-router",
+            node: node.name.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        let told = Arc::clone(&node);
+        let tell = async move |page: &mut Page| metrics::tell(&told, page).await;
+        actix_rt::spawn(endpoint.serve(of, tell, stop.clone()));
+    }
     let shards = shards(&settings, &components, &node, &endpoints)?;
     let served = serve(&settings, &components, &node, &endpoints, shards).await;
     stop.request();
@@ -189,6 +205,8 @@ async fn node(
         name: settings.node.name.clone(),
         place: settings.node.place(),
         shards,
+        counts: (0..shards).map(|_| Arc::default()).collect(),
+        operations_max: settings.limits.operations,
         device,
         checkpoints,
         registry: components.registry.clone(),
@@ -264,7 +282,6 @@ fn shards(
             to_others: hello(&settings.node.name, Protocol::Volume),
             endpoint: endpoint.clone(),
             node: Arc::clone(node),
-            operations_max: settings.limits.operations,
             operation_bytes_max: settings.limits.operation_bytes.bytes(),
             stop_within: settings.volumes.stop_within.duration(),
             stop: components.stop.clone(),

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use sconce_bus::{Endpoint, TlsSettings};
 use sconce_registry::RegistrySettings;
+use sconce_runtime::MetricsSettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::ScoSize;
 use sconce_tracing::{LogSettings, TelemetrySettings};
@@ -43,6 +44,8 @@ pub struct Settings {
     /// What it tells a collector.
     #[serde(default)]
     pub telemetry: TelemetrySettings,
+    /// Where its metrics are read, if they are.
+    pub metrics: Option<MetricsSettings>,
     /// The write buffer.
     pub buffer: BufferSettings,
     /// The volumes that it owns.

@@ -44,7 +44,6 @@ pub(crate) struct Start {
     pub(crate) to_others: Hello,
     pub(crate) endpoint: Endpoint,
     pub(crate) node: Arc<Node>,
-    pub(crate) operations_max: usize,
     pub(crate) operation_bytes_max: u64,
     pub(crate) stop_within: Duration,
     pub(crate) stop: Stop,
@@ -62,7 +61,6 @@ pub(crate) async fn run(start: Start) -> Result<(), TasksError> {
         to_others,
         endpoint,
         node,
-        operations_max,
         operation_bytes_max,
         stop_within,
         stop,
@@ -85,8 +83,9 @@ pub(crate) async fn run(start: Start) -> Result<(), TasksError> {
     };
     // The service waits for it, unless it is stopping.
     let _ = listening.send(Ok(()));
+    let counts = node.counts.get(index).cloned().unwrap_or_default();
     let shard = Rc::new(Shard {
-        replies: Replies::new(operations_max, operation_bytes_max),
+        replies: Replies::new(node.operations_max, operation_bytes_max, counts),
         lines: Lines::new(network, node.registry.clone(), to_others),
         twins: Rc::new(Twins::new(Arc::clone(&node), index)),
         node,

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Moment};
 
 use sconce_schemas::records::PoolRecord;
 use sconce_schemas::wire::storage::BackendStatus;
@@ -145,6 +145,7 @@ impl Volumes for RoutedVolumes {
             status: Status::Ok,
         };
         Point::FuseEntry.record(|| step);
+        let since = Moment::now();
         let mut span = Span::sampled(span_name(operation.code), step.operation);
         if span.is_recorded() {
             span.text("sconce.volume", step.volume);
@@ -157,6 +158,8 @@ impl Volumes for RoutedVolumes {
             span.fail(refusal);
         }
         drop(span);
+        let counts = &self.router.counts().fuse;
+        counts.ended(step.action, since.elapsed(), step.length, outcome.status());
         Point::FuseExit.record(|| Step {
             status: outcome.status(),
             ..step

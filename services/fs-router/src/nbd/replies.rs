@@ -5,6 +5,8 @@
 //! Crash: nothing.
 //! Knows no socket.
 
+use std::time::Instant;
+
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_tracing::OperationId;
 
@@ -23,6 +25,8 @@ pub(super) struct Pending {
     pub(super) command: Command,
     pub(super) offset: u64,
     pub(super) length: u32,
+    /// When it was read.
+    pub(super) since: Instant,
     /// It is one context's part of this question of block status.
     pub(super) part: Option<Part>,
 }

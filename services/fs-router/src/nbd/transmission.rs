@@ -13,6 +13,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use sconce_runtime::Stop;
@@ -99,6 +100,8 @@ pub(super) struct Transmission {
     recorded: Recorded<u64>,
     /// No more requests are taken.
     closing: Option<Closing>,
+    /// When something was last read from the client: of many requests that came together, that of each.
+    read_at: Instant,
     /// Reused.
     completions: Vec<Completion>,
 }
@@ -120,6 +123,7 @@ impl Transmission {
             stalled: VecDeque::new(),
             recorded: Recorded::default(),
             closing: None,
+            read_at: Instant::now(),
             completions: Vec::new(),
         }
     }
@@ -206,7 +210,10 @@ impl Transmission {
         let reading = pin!(self.stream.read_buf(&mut target));
         match reading.poll(cx) {
             Poll::Ready(Ok(0)) => Err(Ended::Closed),
-            Poll::Ready(Ok(_)) => Ok(Poll::Ready(())),
+            Poll::Ready(Ok(_)) => {
+                self.read_at = Instant::now();
+                Ok(Poll::Ready(()))
+            }
             Poll::Ready(Err(error)) => Err(error.into()),
             Poll::Pending => Ok(Poll::Pending),
         }
@@ -251,6 +258,7 @@ impl Transmission {
             command,
             offset: request.offset,
             length: request.length,
+            since: self.read_at,
             part,
         }) as u64);
         let mut span = Span::sampled(span_name(command), id);
@@ -314,6 +322,7 @@ impl Transmission {
     fn take_completions(&mut self, cx: &mut Context<'_>) -> bool {
         let mut completions = std::mem::take(&mut self.completions);
         let ready = self.front_end.poll(cx, &mut completions).is_ready();
+        let now = (!completions.is_empty()).then(Instant::now);
         for Completion { token, outcome } in completions.drain(..) {
             let key = usize::try_from(token.0).unwrap_or(usize::MAX);
             if let Some(request) = self.pending.try_remove(key) {
@@ -326,6 +335,12 @@ impl Transmission {
                     status: outcome.status(),
                     ..self.step(request.id, request.command, request.offset, request.length)
                 });
+                if let Some(now) = now {
+                    let counts = &self.front_end.router().counts().nbd;
+                    let took = now.saturating_duration_since(request.since);
+                    let (action, length) = (action(request.command), u64::from(request.length));
+                    counts.ended(action, took, length, outcome.status());
+                }
                 self.leaving += carried(&request);
                 if let Some(part) = request.part {
                     let states = replies::states(request.command, request.length, outcome);

@@ -7,6 +7,7 @@
 
 mod clusters;
 pub mod core;
+mod counts;
 mod front_end;
 mod incarnation;
 mod links;
@@ -21,6 +22,7 @@ mod waiters;
 
 pub use clusters::ClusterCache;
 pub use core::{Limits, Patience, Token, View};
+pub use counts::Counts;
 pub use front_end::{FrontEnd, SessionHandle};
 pub use incarnation::Incarnation;
 pub use lookup::endpoint_for;

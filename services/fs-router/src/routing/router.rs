@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sconce_bus::{ClientEvent, Endpoint, Network};
@@ -27,6 +28,7 @@ use super::clusters::{ClusterCache, Leads};
 use super::core::{
     Clusters, Core, Effect, Event, FrontEndKey, Limits, LinkKey, Micros, OwnerKey, StorageKey,
 };
+use super::counts::Counts;
 use super::front_end::FrontEnd;
 use super::incarnation::Incarnation;
 use super::links::Links;
@@ -59,6 +61,8 @@ pub struct Components {
     pub incarnation: Incarnation,
     /// Clusters that were read before; shared by all routers of the process.
     pub cache: Option<ClusterCache>,
+    /// This router's own.
+    pub counts: Arc<Counts>,
 }
 
 /// Routes operations to owners. A handle: clones share one router.
@@ -176,16 +180,16 @@ impl Router {
         }
     }
 
+    /// Where its front ends count.
+    #[must_use]
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.shared.components.counts
+    }
+
     /// How long there has been this router.
     #[must_use]
     pub fn age(&self) -> Duration {
         Duration::from_micros(self.shared.now())
-    }
-
-    /// Operations that were taken on and have not ended.
-    #[must_use]
-    pub fn held_requests(&self) -> usize {
-        self.shared.state.borrow().core.held_requests()
     }
 }
 
@@ -229,6 +233,7 @@ impl Shared {
                 state.core.apply(now, event, &mut state.effects);
             }
         }
+        self.components.counts.are_under_way(state.core.held_requests());
         let next = state.core.next_wake();
         let armed = self.armed.get();
         if next.is_some_and(|next| armed.is_none_or(|armed| next < armed)) {

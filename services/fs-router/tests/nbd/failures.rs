@@ -271,6 +271,7 @@ fn volumes_as_futures_survive_a_restart() {
         orphans: Orphans::default(),
         incarnation: Incarnation::command(),
         cache: None,
+        counts: std::sync::Arc::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

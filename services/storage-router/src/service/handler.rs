@@ -6,6 +6,7 @@
 //! Knows no sockets and no back ends.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -15,6 +16,7 @@ use sconce_schemas::wire::storage::{
 };
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{NodeName, ObjectName};
+use sconce_tracing::metrics::{Metric, OfOperations, Operations, Page};
 use sconce_tracing::{Action, Point, Status, Step};
 
 use super::pools::Pools;
@@ -23,6 +25,10 @@ use crate::trace::step;
 
 /// Most names or volumes in one answer.
 const LIST_MAX: u32 = 1000;
+/// What is counted: `control` is all that is neither a put nor a get, but waiting for events.
+const ACTIONS: [Action; 3] = [Action::Put, Action::Get, Action::Control];
+/// How long a back end may take to say how much space it has, for metrics.
+const SPACE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What is read of an object.
 struct Part {
@@ -42,6 +48,10 @@ pub(super) struct Handler {
     pub(super) events: Events,
     /// Nobody waits for events past it.
     pub(super) stop: Stop,
+    /// How requests went.
+    pub(super) operations: Operations,
+    /// One more for each that is under way.
+    pub(super) under_way: Rc<()>,
 }
 
 impl Handler {
@@ -52,6 +62,13 @@ impl Handler {
         data: Bytes,
         reply_bytes: u32,
     ) -> (StorageReply, Bytes) {
+        let (_counted, since) = (Rc::clone(&self.under_way), Instant::now());
+        let asked = match &request {
+            StorageRequest::Put { .. } => Some((Action::Put, data.len() as u64)),
+            StorageRequest::Get { length, .. } => Some((Action::Get, u64::from(*length))),
+            StorageRequest::Control(StorageControl::Events(_)) => None,
+            StorageRequest::Control(_) => Some((Action::Control, 0)),
+        };
         let done = match request {
             StorageRequest::Put { pool, name } => self.put(&pool, name, data).await,
             StorageRequest::Get {
@@ -71,7 +88,47 @@ impl Handler {
             }
             StorageRequest::Control(control) => self.control(control).await,
         };
+        if let Some((action, bytes)) = asked {
+            let status = done.as_ref().map_or_else(Status::from, |_| Status::Ok);
+            self.operations.ended(action, since.elapsed(), bytes, status);
+        }
         done.unwrap_or_else(|refusal| (StorageReply::Refused(refusal), Bytes::new()))
+    }
+
+    /// Puts the service's numbers on a page.
+    pub(super) async fn tell_metrics(&self, page: &mut Page) {
+        let of = OfOperations {
+            seconds: Metric::StorageSeconds,
+            bytes: Metric::StorageBytes,
+            errors: Metric::StorageErrors,
+        };
+        page.operations(of, &[], &ACTIONS, &[&self.operations]);
+        // One is the handler's own.
+        let under_way = Rc::strong_count(&self.under_way) - 1;
+        page.number(Metric::StorageUnderWay, &[], under_way as u64);
+        if let Some(cache) = &self.cache {
+            cache.cache().counters().tell(page, "objects");
+        }
+        let backends = self.pools.backends();
+        backends.iter().for_each(|backend| backend.tell_metrics(page));
+        let spaces = join_all(backends.iter().map(|backend| backend.space(SPACE_WITHIN))).await;
+        for (backend, space) in backends.iter().zip(spaces) {
+            match space {
+                Some(Ok(space)) => {
+                    for (metric, bytes) in [
+                        (Metric::BackendCapacity, space.capacity),
+                        (Metric::BackendFree, space.free),
+                    ] {
+                        if let Some(bytes) = bytes {
+                            page.number(metric, &[backend.name()], bytes.0);
+                        }
+                    }
+                }
+                // It does not work, which the page says.
+                Some(Err(_)) => {}
+                None => page.left_out(),
+            }
+        }
     }
 
     async fn put(&self, pool: &str, name: ObjectName, data: Bytes) -> Result<(StorageReply, Bytes), Refusal> {

@@ -20,12 +20,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sconce_bus::{Endpoint, Hello, Identity, Limits, Network, Protocol, Role, Version, bind};
-use sconce_cache::{Cache, CacheSettings, SystemDisk, metrics};
+use sconce_cache::{Cache, CacheSettings, SystemDisk};
 use sconce_registry::announce::{Announcement, NODE_TTL};
 use sconce_registry::{Registry, RegistrySettings};
-use sconce_runtime::{Chance, Clock, Events, Stop, Tasks};
+use sconce_runtime::{Chance, Clock, Events, MetricsEndpoint, MetricsOf, Stop, Tasks};
 use sconce_schemas::NodeName;
 use sconce_schemas::records::NodeRecord;
+use sconce_tracing::metrics::{Operations, Page};
 
 use crate::backend::Backend;
 use crate::cached::{self, ObjectCache};
@@ -39,9 +40,6 @@ use pools::Pools;
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// Bytes of objects whose checksums are computed at once.
 const CHECK_BYTES_AT_ONCE: u64 = 256 << 20;
-
-/// The cache's counters, in the run directory.
-const COUNTERS_FILE: &str = "storage-router.prom";
 
 /// What a storage-router is given besides its settings.
 #[derive(Debug, Clone)]
@@ -158,18 +156,25 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     setup::pools(settings, &registry).await?;
     let care = keys::Cares::read(settings)?;
     let cache = settings.cache.as_ref().map(open_cache);
-    if let Some(cache) = &cache {
-        let path = settings.node.run_dir.join(COUNTERS_FILE);
-        let kept = metrics::keep_file(path, "objects", cache.cache().clone(), stop.clone());
-        tasks.spawn_local("the cache's counters", kept);
-    }
     let handler = Rc::new(Handler {
         cache,
         node: node.clone(),
         pools: Pools::new(registry.clone(), backends, workers, care),
         events: events.clone(),
         stop: stop.clone(),
+        operations: Operations::default(),
+        under_way: Rc::new(()),
     });
+    if let Some(endpoint) = MetricsEndpoint::bind(settings.metrics.as_ref()).await? {
+        let of = MetricsOf {
+            service: "storage-router",
+            node: node.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        let told = Rc::clone(&handler);
+        let tell = async move |page: &mut Page| told.tell_metrics(page).await;
+        tasks.spawn_local("metrics", endpoint.serve(of, tell, stop.clone()));
+    }
     let listen = endpoint("node.endpoints", settings.endpoint())?;
     let server = bind(&network, &listen, identity(&node, Protocol::Storage)).await?;
     tasks.spawn_local("restoring", restoring::restore(Rc::clone(&handler), stop.clone()));

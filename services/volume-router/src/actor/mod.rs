@@ -47,7 +47,7 @@ pub(crate) use messages::{CompareWith, Operation};
 pub(crate) use owner::Owner;
 pub(crate) use pace::SLOW_FROM;
 pub(crate) use permits::{Claim, Pass};
-pub(crate) use replies::{Replies, Waiting};
+pub(crate) use replies::{Replies, ShardCounts, Waiting};
 
 /// Rounds that may wait in a volume's mailbox; more are told to come again.
 const MAILBOX: usize = 4096;

@@ -6,12 +6,16 @@
 //! Knows no volumes but by id.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use sconce_bus::Reply;
 use sconce_schemas::VolumeId;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::wire::volume::{IoCode, VolumeReply};
+use sconce_tracing::metrics::Operations;
 use sconce_tracing::{Action, OperationId, Point, Status, Step};
 use sconce_volume::Ticket;
 use slab::Slab;
@@ -30,6 +34,23 @@ pub(crate) struct Waiting {
     pub(crate) offset: u64,
     /// Data that came with it and that it expects back.
     pub(crate) bytes: u64,
+    /// When it came.
+    pub(crate) since: Instant,
+}
+
+/// What a shard counts, for metrics. Its thread counts, any reads.
+#[derive(Debug, Default)]
+pub(crate) struct ShardCounts {
+    /// How operations went; control requests are not among them.
+    pub(crate) operations: Operations,
+    under_way: AtomicU64,
+}
+
+impl ShardCounts {
+    /// Requests that wait.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.under_way.load(Ordering::Relaxed)
+    }
 }
 
 impl Waiting {
@@ -57,6 +78,7 @@ fn status(reply: &VolumeReply) -> Status {
 pub(crate) struct Replies {
     requests_max: usize,
     bytes_max: u64,
+    counts: Arc<ShardCounts>,
     waiting: RefCell<Table>,
 }
 
@@ -69,24 +91,26 @@ struct Table {
 }
 
 impl Replies {
-    pub(crate) fn new(requests_max: usize, bytes_max: u64) -> Self {
+    pub(crate) fn new(requests_max: usize, bytes_max: u64, counts: Arc<ShardCounts>) -> Self {
         Self {
             requests_max,
             bytes_max,
+            counts,
             waiting: RefCell::default(),
         }
     }
 
     /// Takes a request in; gives it back where the limits are reached.
-    pub(crate) fn put(&self, waiting: Waiting) -> Result<Ticket, Waiting> {
+    pub(crate) fn put(&self, waiting: Waiting) -> Result<Ticket, Box<Waiting>> {
         let mut table = self.waiting.borrow_mut();
         if table.places.len() >= self.requests_max || table.bytes + waiting.bytes > self.bytes_max {
-            return Err(waiting);
+            return Err(Box::new(waiting));
         }
         table.bytes += waiting.bytes;
         table.uses = table.uses.wrapping_add(1);
         let uses = table.uses;
         let place = table.places.insert((uses, waiting));
+        self.tell(&table);
         Ok(Ticket(u64::from(uses) << 32 | place as u64))
     }
 
@@ -99,7 +123,20 @@ impl Replies {
         }
         let (_, waiting) = table.places.remove(place);
         table.bytes -= waiting.bytes;
+        self.tell(&table);
         Some(waiting)
+    }
+
+    fn tell(&self, table: &Table) {
+        let under_way = table.places.len() as u64;
+        self.counts.under_way.store(under_way, Ordering::Relaxed);
+    }
+
+    /// An operation has ended, or was refused before it was taken in.
+    pub(crate) fn ended(&self, code: IoCode, since: Instant, bytes: u64, status: Status) {
+        self.counts
+            .operations
+            .ended(code.into(), since.elapsed(), bytes, status);
     }
 
     /// What is asked by a request that waits: its code and its offset.
@@ -121,7 +158,11 @@ impl Replies {
     /// Answers a request.
     pub(crate) fn answer(&self, ticket: Ticket, reply: VolumeReply, data: Bytes) {
         if let Some(waiting) = self.take(ticket) {
-            Point::VolumeAck.record(|| waiting.step(status(&reply)));
+            let status = status(&reply);
+            Point::VolumeAck.record(|| waiting.step(status));
+            if let Some(code) = waiting.code {
+                self.ended(code, waiting.since, waiting.bytes, status);
+            }
             waiting.reply.send(reply, data);
         }
     }

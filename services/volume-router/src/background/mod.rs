@@ -51,6 +51,7 @@ use crate::settings::{EraseSettings, ScrubSettings, UploadSettings};
 use budget::Budget;
 use neighbours::Neighbours;
 use traced::traced;
+use upload::UploadCounts;
 
 pub(crate) use budget::Guests;
 pub(crate) use erase::Erasures;
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     /// Tells how full the write buffer is.
     pub(crate) level: Level,
     pub(crate) room: Room,
+    /// How uploads went.
+    pub(crate) uploads: Arc<UploadCounts>,
     /// What scrubs, and copies for clones that are flattened, may take.
     pub(crate) scrubs: Budget,
     /// Ids of jobs, for traces.
@@ -120,6 +123,7 @@ pub(crate) struct Subject {
 pub(crate) struct Background {
     actor: Addr<BackgroundActor>,
     usage: Arc<RoomUsage>,
+    uploads: Arc<UploadCounts>,
     erasures: Arc<Erasures>,
 }
 
@@ -141,6 +145,7 @@ impl Background {
             buffer,
         } = components;
         let erasures = Arc::<Erasures>::default();
+        let counts = Arc::<UploadCounts>::default();
         let usage = Arc::new(RoomUsage::new(uploads.parallel, uploads.bytes.bytes()));
         let to_neighbours = Hello {
             protocol: Protocol::Volume,
@@ -154,6 +159,7 @@ impl Background {
             checkpoints,
             level,
             room: Room::new(Arc::clone(&usage)),
+            uploads: Arc::clone(&counts),
             scrubs: Budget::new(&scrub, guests),
             operations: RefCell::new(OperationIds::starting_at(chance().u64())),
             erasures: Arc::clone(&erasures),
@@ -168,6 +174,7 @@ impl Background {
         Self {
             actor: actor.start(),
             usage,
+            uploads: counts,
             erasures,
         }
     }
@@ -180,6 +187,11 @@ impl Background {
     /// How many requests hold room, and how much, for each pool.
     pub(crate) fn usage(&self) -> &RoomUsage {
         &self.usage
+    }
+
+    /// How uploads went.
+    pub(crate) fn uploads(&self) -> &UploadCounts {
+        &self.uploads
     }
 
     /// Puts a SCO on the back ends, however long that takes; the owner hears `ScoStored`.

@@ -7,22 +7,47 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use sconce_runtime::crash::{Point, hit};
 use sconce_schemas::ObjectName;
 use sconce_schemas::wire::RefusalCode;
+use sconce_tracing::metrics::Histogram;
 use sconce_volume::Event;
 
 use super::outage::Tried;
 use super::{Shared, StoreError, Subject, Upload, stored};
 use crate::actor::Owner;
 
+/// How uploads went, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct UploadCounts {
+    /// What those took that were stored.
+    pub(crate) took: Histogram,
+    bytes: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl UploadCounts {
+    /// Bytes of SCOs that were stored.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Tries that failed.
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+}
+
 /// Runs until the SCO is stored or its owner is owner no more. A file that cannot be read does not stop the volume, which
 /// would only come to the same file again: what of it can be read is served, and people are told.
 pub(super) async fn run(shared: &Shared, owner: &Owner, upload: &Upload) {
     hit(Point::AfterScoClosed);
     let subject = owner.subject();
+    let since = Instant::now();
     let was_full = Cell::new(false);
     let put = || async {
         // While the write buffer has room, guests have the processors and the disk.
@@ -41,7 +66,10 @@ pub(super) async fn run(shared: &Shared, owner: &Owner, upload: &Upload) {
         }
         match stored {
             Ok(()) => Tried::Over(()),
-            Err(cause) => Tried::Again(cause),
+            Err(cause) => {
+                shared.uploads.errors.fetch_add(1, Ordering::Relaxed);
+                Tried::Again(cause)
+            }
         }
     };
     let stored = owner
@@ -49,6 +77,8 @@ pub(super) async fn run(shared: &Shared, owner: &Owner, upload: &Upload) {
         .endure("storing", &subject.path, || owner.is_current(), put);
     if stored.await.is_some() {
         hit(Point::AfterScoUploaded);
+        shared.uploads.took.took(since.elapsed());
+        shared.uploads.bytes.fetch_add(upload.length.0, Ordering::Relaxed);
         owner.happened(Event::ScoStored { sco: upload.sco });
     }
 }

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -367,6 +368,7 @@ impl Control {
             code: None,
             offset: 0,
             bytes: 0,
+            since: Instant::now(),
         };
         match self.shard.replies.put(waiting) {
             Ok(ticket) => ask(&handle, ticket),

@@ -11,6 +11,7 @@ mod peers;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use sconce_bus::{RequestIn, Server, ServerEvent};
@@ -19,7 +20,7 @@ use sconce_schemas::VolumeId;
 use sconce_schemas::geometry::{ByteLen, ClusterAddress};
 use sconce_schemas::wire::volume::{IoCode, IoRequest, VolumeReply, VolumeRequest};
 use sconce_schemas::wire::{Refusal, RefusalCode};
-use sconce_tracing::{Point, Step, telemetry};
+use sconce_tracing::{Point, Status, Step, telemetry};
 
 use crate::actor::{Operation, Shard, VolumeHandle, Waiting};
 use peers::Peers;
@@ -89,6 +90,8 @@ impl Port {
 
     fn take(&mut self, server: &Server<VolumeRequest, VolumeReply>, requests: Vec<Request>) {
         let closed = self.closed();
+        // All of a message came at this time.
+        let now = Instant::now();
         if let Some(first) = requests.first() {
             // A message is of one client.
             let client = || server.hello(first.peer).map(|hello| hello.node);
@@ -97,8 +100,8 @@ impl Port {
         for request in requests {
             match request.body {
                 VolumeRequest::Io(io) => match &closed {
-                    None => self.gather(request, io),
-                    Some(refusal) => refuse(request, refusal.clone()),
+                    None => self.gather(request, io, now),
+                    Some(refusal) => self.refuse(request, &io, now, refusal.clone()),
                 },
                 // In their order, beside no task: a batch that overtakes another would be lost.
                 VolumeRequest::Twin(said) => {
@@ -129,17 +132,18 @@ impl Port {
         (!self.shard.node.gate.is_open()).then(crate::gate::no_lease)
     }
 
-    fn gather(&mut self, request: Request, io: IoRequest) {
+    fn gather(&mut self, request: Request, io: IoRequest, since: Instant) {
         let peers = self.peers.borrow();
         let Some(open) = peers.handle(request.peer, io.handle) else {
             let text = format!(
                 "handle {} is not open on this connection: open the volume again",
                 io.handle
             );
-            return refuse(request, Refusal::reroute(RefusalCode::NotOpen, text));
+            let refusal = Refusal::reroute(RefusalCode::NotOpen, text);
+            return self.refuse(request, &io, since, refusal);
         };
         if let Err(refusal) = check(&request, &io) {
-            return refuse(request, refusal);
+            return self.refuse(request, &io, since, refusal);
         }
         let recorded = request.reply.is_recorded();
         let recorded = recorded.then(|| Box::new(request.reply.trace()));
@@ -150,11 +154,15 @@ impl Port {
             code: Some(io.code),
             offset: io.offset,
             bytes: request.data.len() as u64 + u64::from(request.reply_bytes),
+            since,
         };
         let ticket = match self.shard.replies.put(waiting) {
             Ok(ticket) => ticket,
             Err(waiting) => {
                 let refusal = Refusal::retry(RefusalCode::Unavailable, "too many operations are under way");
+                self.shard
+                    .replies
+                    .ended(io.code, since, 0, Status::from(&refusal));
                 return waiting.reply.send(VolumeReply::Refused(refusal), Bytes::new());
             }
         };
@@ -182,6 +190,14 @@ impl Port {
                 operations: vec![operation],
             }),
         }
+    }
+
+    /// Refuses an operation that was not taken in.
+    fn refuse(&self, request: Request, io: &IoRequest, since: Instant, refusal: Refusal) {
+        self.shard
+            .replies
+            .ended(io.code, since, 0, Status::from(&refusal));
+        refuse(request, refusal);
     }
 
     fn control(&self, request: Request, control: sconce_schemas::wire::volume::VolumeControl) {

@@ -99,6 +99,7 @@ impl Cluster {
             },
             log: Default::default(),
             telemetry: Default::default(),
+            metrics: None,
             tls: None,
             routing: RoutingSettings {
                 threads: Some(threads),

@@ -128,6 +128,8 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
         cache: None,
         events: Events::new("sr-1".parse().unwrap(), Clock::system(), &mut Chance::seeded(1)),
         stop: Stop::new(),
+        operations: Default::default(),
+        under_way: Rc::default(),
     }
 }
 
