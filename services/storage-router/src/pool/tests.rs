@@ -161,12 +161,11 @@ async fn full_is_a_retry_and_other_content_is_rejected() {
 }
 
 #[tokio::test]
-async fn a_name_has_one_content_also_after_a_put_that_was_cut_short_and_another_one() {
+async fn a_name_has_one_content_also_where_a_back_end_lost_it_and_took_another() {
     let setup = setup(2, 2);
     let (first, second) = (content(1, 600_000), content(2, 500_000));
-    setup.faulty[1].set(ABSENT);
-    setup.pool.put(name(1), first.clone()).await.unwrap_err();
-    setup.faulty[1].set(NONE);
+    setup.pool.put(name(1), first.clone()).await.unwrap();
+    setup.memory[1].lose(name(1));
     let refusal = setup.pool.put(name(1), second).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Exists);
     // Whichever back end is asked.
