@@ -19,11 +19,16 @@ pub(super) fn of_names(error: &NamesError) -> Errno {
         NamesError::Cycle { .. } => Errno::EINVAL,
         NamesError::Deep { .. } => Errno::ENAMETOOLONG,
         NamesError::Busy { .. } => Errno::EBUSY,
-        NamesError::InUse { .. } | NamesError::Cloned { .. } | NamesError::BeingRemoved { .. } => {
+        NamesError::InUse { .. }
+        | NamesError::PoolInUse { .. }
+        | NamesError::BackendInUse { .. }
+        | NamesError::Cloned { .. }
+        | NamesError::BeingRemoved { .. } => {
             tracing::info!(%error, "a file is not removed");
             Errno::EBUSY
         }
         NamesError::NoPool { .. }
+        | NamesError::NoBackend { .. }
         | NamesError::NoVolumeRouter
         | NamesError::UnknownOwner { .. }
         | NamesError::Damaged { .. }
