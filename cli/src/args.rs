@@ -11,8 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use sconce_fs_router::names::{PathError, PoolPath, SnapshotPath};
 use sconce_schemas::access::{AccessChange, AccessMode};
-use sconce_schemas::records::DtlMode;
+use sconce_schemas::records::{Compression, DtlMode, Protection, S3Place};
 use sconce_schemas::{NodeName, ScoSize, VolumeSize};
+use url::Url;
 
 use crate::size::{parse_sco_size, parse_volume_size};
 
@@ -140,9 +141,13 @@ pub enum Command {
     /// with 1 when it is not, with 2 when it could not be judged.
     Check(crate::inspect::Check),
 
-    /// Prepare what the nodes of a pool share.
+    /// Create, list, show and remove storage pools, and prepare what nodes share.
     #[command(subcommand)]
     Pool(Pool),
+
+    /// Add, list and remove the directories and buckets that pools are on.
+    #[command(subcommand)]
+    Backend(Backend),
 
     /// Print a completion script for a shell.
     ///
@@ -712,27 +717,151 @@ pub struct Recover {
     pub dry_run: bool,
 }
 
-/// Commands on what the nodes of a pool share.
+/// Commands on storage pools, and on what their nodes share.
 #[derive(Debug, Subcommand)]
 pub enum Pool {
+    /// Create a storage pool; its policy is fixed from then on.
+    Create(PoolCreate),
+    /// List the storage pools.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one storage pool.
+    Show {
+        /// The pool's name.
+        name: NodeName,
+    },
+    /// Read and check all that is in a storage pool now, and repair what is not good; it is done once in a period anyway.
+    ///
+    /// `sconce pool show` tells how far it is.
+    DeepScrub {
+        /// The pool's name.
+        name: NodeName,
+    },
+    /// Remove a storage pool that no volume is in. Its back ends stay.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// The pool's name.
+        name: NodeName,
+    },
     /// Make the pool's certificate authority, or a node's certificate from it.
     ///
     /// The first call makes the authority in DIR. With --node, a certificate for that node is made in DIR/NODE, which
     /// is to be copied to the node; the authority's key stays where it is.
-    Init {
-        /// Where the authority is kept.
-        #[arg(value_hint = ValueHint::DirPath)]
-        dir: PathBuf,
-        /// What the authority calls the pool.
-        #[arg(long, value_name = "POOL", default_value = "default")]
-        name: String,
-        /// A node that gets a certificate.
-        #[arg(long, value_name = "NAME")]
-        node: Option<NodeName>,
-        /// Host name or address at which the node is reached; may be given more than once.
-        #[arg(long = "host", value_name = "HOST", requires = "node")]
-        hosts: Vec<String>,
+    Init(PoolInit),
+}
+
+/// Arguments of `sconce pool init`.
+#[derive(Debug, Args)]
+pub struct PoolInit {
+    /// Where the authority is kept.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// What the authority calls the pool.
+    #[arg(long, value_name = "POOL", default_value = "default")]
+    pub name: String,
+    /// A node that gets a certificate.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<NodeName>,
+    /// Host name or address at which the node is reached; may be given more than once.
+    #[arg(long = "host", value_name = "HOST", requires = "node")]
+    pub hosts: Vec<String>,
+}
+
+/// Arguments of `sconce pool create`.
+#[derive(Debug, Args)]
+pub struct PoolCreate {
+    /// The pool's name: 1 to 63 of a-z 0-9 - and .
+    pub name: NodeName,
+    /// How objects are protected: replica:3, copies on so many back ends; ec:4+2, fragments of which any 4 are enough.
+    #[arg(long, value_name = "POLICY")]
+    pub protect: Protection,
+    /// The back ends, with commas between.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "NAME,…")]
+    pub backends: Vec<NodeName>,
+    /// Compress what is stored, where that wins a tenth: lz4 or zstd.
+    #[arg(long, value_name = "HOW")]
+    pub compress: Option<Compression>,
+    /// Encrypt what is stored, with the newest key that the storage-routers' settings name for the pool.
+    #[arg(long)]
+    pub encrypt: bool,
+}
+
+/// Commands on back ends.
+#[derive(Debug, Subcommand)]
+pub enum Backend {
+    /// Add a directory or a bucket, for all storage-routers. It is empty, or was this back end before.
+    Add(Box<BackendAdd>),
+    /// List the back ends, and how each storage-router sees them.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Remove a back end that no pool uses. What is on it stays.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// The back end's name.
+        name: NodeName,
     },
+}
+
+/// Arguments of `sconce backend add`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("place").required(true).args(["dir", "s3"]))]
+pub struct BackendAdd {
+    /// The back end's name: 1 to 63 of a-z 0-9 - and .
+    pub name: NodeName,
+    /// An absolute path, the same for every storage-router.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+    /// A bucket, or a folder in it: s3://BUCKET/FOLDER at AWS, else https://HOST:PORT/BUCKET/FOLDER.
+    #[arg(long, value_name = "URL", value_parser = parse_s3)]
+    pub s3: Option<S3Place>,
+    /// The region that requests are signed for.
+    #[arg(long, value_name = "REGION", conflicts_with = "dir")]
+    pub region: Option<String>,
+    /// Where the bucket's name is in a request: path or virtual-hosted.
+    #[arg(long, value_name = "STYLE", conflicts_with = "dir")]
+    pub style: Option<String>,
+    /// A file on each storage-router's machine, with the certificates that the server's has to be signed by.
+    #[arg(long, value_name = "FILE", conflicts_with = "dir")]
+    pub ca: Option<String>,
+    /// Where each storage-router finds the access key: environment, file or instance-profile.
+    #[arg(long, value_name = "WHERE", conflicts_with = "dir")]
+    pub credentials: Option<String>,
+    /// The file with the access key, on each storage-router's machine.
+    #[arg(long, value_name = "FILE", conflicts_with = "dir")]
+    pub credentials_file: Option<String>,
+    /// The profile in that file.
+    #[arg(long, value_name = "NAME", requires = "credentials_file")]
+    pub profile: Option<String>,
+}
+
+/// A bucket, by its URL.
+fn parse_s3(text: &str) -> Result<S3Place, String> {
+    let right = "right would be s3://BUCKET/FOLDER at AWS, else https://HOST:PORT/BUCKET/FOLDER";
+    let url = Url::parse(text).map_err(|error| format!("{error}; {right}"))?;
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+        return Err(format!(
+            "it has credentials or parameters, and the registry keeps no secrets; {right}, and --credentials for where they are"
+        ));
+    }
+    let host = url.host_str().unwrap_or_default();
+    let path = url.path().trim_matches('/');
+    let (endpoint, bucket, folder) = match url.scheme() {
+        "s3" => (None, host, path),
+        "http" | "https" => {
+            let (bucket, folder) = path.split_once('/').unwrap_or((path, ""));
+            (Some(url.origin().ascii_serialization()), bucket, folder)
+        }
+        _ => return Err(right.to_owned()),
+    };
+    if bucket.is_empty() {
+        return Err(format!("it names no bucket; {right}"));
+    }
+    Ok(S3Place {
+        bucket: bucket.to_owned(),
+        endpoint,
+        folder: folder.to_owned(),
+        ..S3Place::default()
+    })
 }
 
 #[cfg(test)]
@@ -778,6 +907,27 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_is_its_url() {
+        for (url, endpoint, bucket, folder) in [
+            ("s3://pictures", None, "pictures", ""),
+            ("s3://pictures/a/b/", None, "pictures", "a/b"),
+            (
+                "https://s3.example:9000/b",
+                Some("https://s3.example:9000"),
+                "b",
+                "",
+            ),
+            ("http://10.0.0.7:80/b/f", Some("http://10.0.0.7"), "b", "f"),
+        ] {
+            let place = parse_s3(url).unwrap();
+            assert_eq!(
+                (place.endpoint.as_deref(), &*place.bucket, &*place.folder),
+                (endpoint, bucket, folder)
+            );
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_a_usage_error_that_names_it() {
         for (line, said) in [
             (
@@ -798,6 +948,21 @@ mod tests {
                 "is not KEY=VALUE",
             ),
             ("sconce pool init /ca --host 10.0.0.7", "--node"),
+            ("sconce pool create vms --protect ec:1+1 --backends a", "ec:K+M"),
+            ("sconce pool create vms --protect replica:2", "--backends"),
+            (
+                "sconce pool create vms --protect replica:1 --backends a --compress gzip",
+                "lz4 or zstd",
+            ),
+            ("sconce backend add a", "--dir"),
+            ("sconce backend add a --dir /d --s3 s3://b", "cannot be used with"),
+            ("sconce backend add a --dir /d --region x", "cannot be used with"),
+            (
+                "sconce backend add a --s3 https://id:secret@host/b",
+                "keeps no secrets",
+            ),
+            ("sconce backend add a --s3 https://host", "no bucket"),
+            ("sconce backend add a --s3 ftp://host/b", "s3://BUCKET"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

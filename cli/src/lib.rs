@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod args;
+pub mod backend;
 pub mod cluster;
 pub mod deletions;
 pub mod diff;
@@ -17,6 +18,7 @@ pub mod inspect;
 pub mod node;
 pub mod owned;
 pub mod pool;
+pub mod pool_init;
 pub mod recover;
 pub mod scrub;
 pub mod settings;
@@ -35,7 +37,7 @@ use anyhow::{Result, ensure};
 use clap::CommandFactory;
 use tokio::task::LocalSet;
 
-use args::{Cli, Command, Format};
+use args::{Cli, Command, Format, Pool};
 use cluster::Cluster;
 
 /// Does what a command line says; gives the exit code.
@@ -53,7 +55,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "sconce", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Pool(command) => pool::run(&command, output).map(|()| ExitCode::SUCCESS),
+        Command::Pool(Pool::Init(init)) => pool_init::run(&init, output).map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => transfer::verify(&verify, output).map(|()| ExitCode::SUCCESS),
         Command::Inspect(command) => run_to_end(inspect::run(&command, output))?.map(|()| ExitCode::SUCCESS),
         Command::Check(check) => {
@@ -94,7 +96,8 @@ pub async fn on_cluster(cluster: &Cluster, command: Command, output: Format) -> 
         Command::Status(status) => status::run(cluster, &status, output).await,
         Command::Events(events) => events::run(cluster, &events, output).await,
         Command::Recover(recover) => recover::run(cluster, &recover, output).await,
-        Command::Pool(command) => pool::run(&command, output),
+        Command::Pool(command) => pool::run(cluster, command, output).await,
+        Command::Backend(command) => backend::run(cluster, command, output).await,
         Command::Inspect(command) => inspect::run(&command, output).await,
         Command::Check(check) => {
             let code = inspect::run_check(&check, output).await?;

@@ -18,7 +18,8 @@ use crate::args::{Format, Status};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
 use crate::deletions::{Erasing, Gone};
 use crate::owned::{self, Owned, OwnedView, VolumeCounts};
-use crate::view::{BackendView, NodeView, PoolView, StatusView, print, status_tables};
+use crate::pool;
+use crate::view::{BackendView, NodeView, StatusView, print, status_tables};
 
 /// Paths that are looked up at the same time.
 const PATHS_AT_ONCE: usize = 32;
@@ -50,6 +51,16 @@ pub async fn run(cluster: &Cluster, options: &Status, format: Format) -> Result<
         status.problems.extend(owned::problems(&volumes));
     }
     status.volumes = volumes;
+    for pool in &pools {
+        let scrub = cluster.names.deep_scrub(&pool.name).await.map_err(explained)?;
+        let lost = scrub.map_or(0, |(record, _)| record.lost);
+        if lost > 0 {
+            status.problems.push(format!(
+                "pool {}: the deep scrub found {lost} objects of which no good copy is left; the storage-routers' logs name them",
+                pool.name
+            ));
+        }
+    }
     status.healthy = status.problems.is_empty();
     print(format, &status, status_tables)?;
     if !status.healthy {
@@ -105,11 +116,16 @@ async fn ask(cluster: &Cluster, node: &NodeRecord) -> Said {
 }
 
 fn status_of(nodes: &[NodeRecord], pools: &[PoolRecord], gone: &Gone, said: Vec<Said>) -> StatusView {
+    let storage = said.iter().filter_map(|said| match said {
+        Said::Storage(Ok(found)) => Some(found),
+        Said::Storage(Err(_)) | Said::Volumes(_) | Said::Nothing => None,
+    });
+    let storage: Vec<&StorageNodeStatus> = storage.collect();
     let mut status = StatusView {
         healthy: false,
         problems: Vec::new(),
         nodes: Vec::new(),
-        pools: pools.iter().map(pool_view).collect(),
+        pools: pools.iter().map(|pool| pool::view(pool, &storage)).collect(),
         backends: Vec::new(),
         deletions: Vec::new(),
         volume_counts: VolumeCounts::default(),
@@ -125,6 +141,9 @@ fn status_of(nodes: &[NodeRecord], pools: &[PoolRecord], gone: &Gone, said: Vec<
     if pools.is_empty() {
         status.problems.push("there is no storage pool".to_owned());
     }
+    let unserved = status.pools.iter().filter(|pool| pool.state != "ok");
+    let unserved = unserved.map(|pool| format!("pool {}: {}", pool.name, pool.state));
+    status.problems.extend(unserved.collect::<Vec<_>>());
     let damaged = gone.damaged().iter();
     let problems = damaged.map(|key| {
         format!("the record {key} is damaged: deletions are not taken over while it may be that of a clone")
@@ -194,18 +213,6 @@ fn node_view(node: &NodeRecord) -> NodeView {
     }
 }
 
-fn pool_view(pool: &PoolRecord) -> PoolView {
-    PoolView {
-        name: pool.name.clone(),
-        protection: pool.protection.to_string(),
-        backends: pool
-            .backends
-            .iter()
-            .map(|placed| placed.backend.clone())
-            .collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use sconce_schemas::records::Protection;
@@ -234,6 +241,7 @@ mod tests {
             placement_version: 1,
             compression: None,
             encrypted: false,
+            keys: Vec::new(),
         }];
         let nodes = [
             node("fs", Role::FsRouter),
@@ -253,6 +261,7 @@ mod tests {
             let storage = StorageNodeStatus {
                 node: nodes[1].name.clone(),
                 backends: vec![backend(state)],
+                pools: Vec::new(),
             };
             vec![Said::Nothing, Said::Storage(Ok(storage)), Said::Volumes(volumes)]
         };

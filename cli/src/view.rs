@@ -283,8 +283,25 @@ pub struct PoolView {
     pub name: String,
     /// How objects are protected: `replica:1`.
     pub protection: String,
+    /// How they are compressed; null where they are not.
+    pub compression: Option<String>,
+    /// Whether they are encrypted.
+    pub encrypted: bool,
+    /// The keys of an encrypted pool.
+    pub keys: Vec<KeyView>,
     /// Names of its back ends.
     pub backends: Vec<String>,
+    /// `ok`, or which storage-router does not serve it as it should, and why.
+    pub state: String,
+}
+
+/// A key of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyView {
+    /// Its id.
+    pub id: u32,
+    /// What tells it from another key: 16 hexadecimal digits.
+    pub fingerprint: String,
 }
 
 /// What `sconce status` found.
@@ -498,14 +515,6 @@ pub fn status_tables(status: &StatusView) -> String {
             node.buffer_unstored_bytes.map_or_else(unknown, shown),
         ]);
     }
-    let mut pools = columns(&["POOL", "PROTECTION", "BACK ENDS"], &[]);
-    for pool in &status.pools {
-        pools.add_row([
-            pool.name.clone(),
-            pool.protection.clone(),
-            pool.backends.join(", "),
-        ]);
-    }
     let mut backends = columns(
         &[
             "BACK END", "SEEN BY", "STATE", "CAPACITY", "FREE", "REQUESTS", "ERRORS",
@@ -528,7 +537,8 @@ pub fn status_tables(status: &StatusView) -> String {
         .iter()
         .map(|problem| format!("\n! {problem}"))
         .collect();
-    let tables = [nodes, pools, backends].map(|table| table.trim_fmt());
+    let pools = pool_table(&status.pools);
+    let tables = [nodes.trim_fmt(), pools, backends.trim_fmt()];
     let volumes = [
         Some(counts_line(&status.volume_counts)),
         attention_table(&status.volumes),
@@ -540,6 +550,52 @@ pub fn status_tables(status: &StatusView) -> String {
     let tables: Vec<String> = tables.into_iter().chain(volumes).chain(deletions).collect();
     let tables = tables.join("\n\n");
     format!("{tables}\n{problems}")
+}
+
+/// Pools, as rows.
+#[must_use]
+pub fn pool_table(pools: &[PoolView]) -> String {
+    let mut table = columns(
+        &[
+            "POOL",
+            "PROTECTION",
+            "COMPRESSION",
+            "ENCRYPTED",
+            "BACK ENDS",
+            "STATE",
+        ],
+        &[],
+    );
+    for pool in pools {
+        table.add_row([
+            pool.name.clone(),
+            pool.protection.clone(),
+            pool.compression.clone().unwrap_or_else(unknown),
+            yes_or(pool.encrypted, "-"),
+            pool.backends.join(", "),
+            pool.state.clone(),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// A pool, a line for each of its traits.
+#[must_use]
+pub fn pool_lines(pool: &PoolView) -> String {
+    let mut table = columns(&[], &[]);
+    let mut add = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    add("pool", pool.name.clone());
+    add("protection", pool.protection.clone());
+    add("compression", pool.compression.clone().unwrap_or_else(unknown));
+    add("encrypted", yes_or(pool.encrypted, "no"));
+    for key in &pool.keys {
+        add("key", format!("{}, fingerprint {}", key.id, key.fingerprint));
+    }
+    add("back ends", pool.backends.join(", "));
+    add("state", pool.state.clone());
+    table.trim_fmt()
 }
 
 /// What was recovered, as rows.
@@ -844,7 +900,14 @@ mod tests {
             pools: vec![PoolView {
                 name: "default".into(),
                 protection: "replica:1".into(),
+                compression: None,
+                encrypted: true,
+                keys: vec![KeyView {
+                    id: 1,
+                    fingerprint: "00ff00ff00ff00ff".into(),
+                }],
                 backends: vec!["local".into()],
+                state: "ok".into(),
             }],
             backends: vec![BackendView {
                 name: "local".into(),
@@ -899,7 +962,7 @@ mod tests {
                 writer: Some("hv-1".into()),
             }],
         };
-        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0,"serving":1}],"pools":[{"name":"default","protection":"replica:1","backends":["local"]}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}],"volume_counts":{"total":2,"serving":1,"starting":0,"waiting":1,"unknown":0,"in_sync":0,"degraded":0,"without_twin":2},"risks":[{"node":"vr-1","volumes":1,"bytes":4096,"unknown_volumes":0,"paths":["/a"]}],"volumes":[{"path":"/a","id":"000102030405060708090a0b0c0d0e0f","owner":"vr-1","epoch":3,"owned_since":"2026-11-22T10:15:03Z","state":"waits","state_since":null,"dtl_mode":"none","dtl_state":"off","dtl_since":null,"dtl_host":null,"dtl_trouble":null,"unstored_bytes":4096,"at_risk_bytes":4096,"needs":"its owner","writer":"hv-1"}]}"#;
+        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0,"serving":1}],"pools":[{"name":"default","protection":"replica:1","compression":null,"encrypted":true,"keys":[{"id":1,"fingerprint":"00ff00ff00ff00ff"}],"backends":["local"],"state":"ok"}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}],"volume_counts":{"total":2,"serving":1,"starting":0,"waiting":1,"unknown":0,"in_sync":0,"degraded":0,"without_twin":2},"risks":[{"node":"vr-1","volumes":1,"bytes":4096,"unknown_volumes":0,"paths":["/a"]}],"volumes":[{"path":"/a","id":"000102030405060708090a0b0c0d0e0f","owner":"vr-1","epoch":3,"owned_since":"2026-11-22T10:15:03Z","state":"waits","state_since":null,"dtl_mode":"none","dtl_state":"off","dtl_since":null,"dtl_host":null,"dtl_trouble":null,"unstored_bytes":4096,"at_risk_bytes":4096,"needs":"its owner","writer":"hv-1"}]}"#;
         assert_eq!(serde_json::to_string(&status).unwrap(), golden);
         let tables = status_tables(&status);
         assert!(tables.contains("1 GiB") && tables.contains("0e0f"), "{tables}");

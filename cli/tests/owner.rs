@@ -41,6 +41,7 @@ async fn cluster() -> (Cluster, Network) {
         placement_version: 1,
         compression: None,
         encrypted: false,
+        keys: Vec::new(),
     };
     let node = NodeRecord {
         name: owner(),

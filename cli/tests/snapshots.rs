@@ -139,6 +139,7 @@ impl Place {
             placement_version: 1,
             compression: None,
             encrypted: false,
+            keys: Vec::new(),
         };
         let node = NodeRecord {
             name: owner(),

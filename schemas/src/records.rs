@@ -15,6 +15,7 @@ use crate::DecodeError;
 use crate::access::{Access, AccessMode};
 use crate::geometry::{ScoSize, VolumeSize};
 use crate::ids::{BackendId, Epoch, ManifestSeq, NodeName, PlaceName, ScoId, SnapshotId, VolumeId};
+use crate::object::ObjectName;
 use crate::wire::Role;
 use crate::wire::msgpack::{put_named, take_named};
 
@@ -730,10 +731,105 @@ pub struct PoolRecord {
     /// Whether what is stored is encrypted; the keys are where the storage-routers' settings say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub encrypted: bool,
+    /// The keys of an encrypted pool, by which a storage-router tells that it was given others. Builds before 0201 wrote none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeyPrint>,
 }
 
 impl Record for PoolRecord {
     const WHAT: &'static str = "pool record";
+}
+
+impl PoolRecord {
+    /// The version of a placement map that was never changed: every object is where the map says.
+    pub const FIRST_PLACEMENT: u64 = 1;
+
+    /// A pool that is to be made, all back ends with the same weight.
+    pub fn proposed(
+        name: String,
+        protection: Protection,
+        backends: impl Iterator<Item = String>,
+        compression: Option<Compression>,
+        encrypted: bool,
+    ) -> Self {
+        let entry = |backend| PlacementEntry { backend, weight: 1 };
+        Self {
+            name,
+            protection: match compression.is_some() || encrypted {
+                true => protection.as_fragments(),
+                false => protection,
+            },
+            backends: backends.map(entry).collect(),
+            placement_version: Self::FIRST_PLACEMENT,
+            compression,
+            encrypted,
+            keys: Vec::new(),
+        }
+    }
+
+    /// Whether another record describes the pool alike: all but what its keys are known by, which storage-routers add.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let keys = self.keys.clone();
+        *self
+            == Self {
+                keys,
+                ..other.clone()
+            }
+    }
+}
+
+/// What a key is known by: says nothing of the key itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPrint {
+    /// Its id.
+    pub id: u32,
+    /// What tells it from another key of this id.
+    pub fingerprint: u64,
+}
+
+/// How far the reading of all that is in a pool is (a deep scrub): key `deep-scrub/<pool>`. Written first when the pool is
+/// seen first, so that a round begins a period later.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeepScrubRecord {
+    /// When the round that is under way, or was last, began, in microseconds since 1970.
+    pub begun_us: u64,
+    /// When it ended, likewise; `None`: it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_us: Option<u64>,
+    /// The last object that it read, in the order of volumes, kinds, names; `None`: none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<ObjectName>,
+    /// Objects that there were when it began.
+    pub expected: u64,
+    /// Objects that it read.
+    pub objects: u64,
+    /// Bytes that it read of them, on all back ends.
+    pub bytes: u64,
+    /// Objects of which something was missing or damaged, and is there again.
+    pub repaired: u64,
+    /// Objects of which a part could not be reached or written.
+    pub left: u64,
+    /// Objects of which no good copy is left.
+    pub lost: u64,
+    /// An operator wants a round now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_asked: bool,
+}
+
+impl Record for DeepScrubRecord {
+    const WHAT: &'static str = "deep scrub record";
+}
+
+/// That a storage-router does a pool's deep scrub, and no other: key `deep-scrubber/<pool>`, held by its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeepScrubberRecord {
+    /// Who does it.
+    pub node: NodeName,
+}
+
+impl Record for DeepScrubberRecord {
+    const WHAT: &'static str = "deep scrubber record";
 }
 
 /// A back end in a placement map.
@@ -753,10 +849,78 @@ pub struct BackendRecord {
     pub name: String,
     /// The identity that the back end itself must show.
     pub id: BackendId,
+    /// Where it is. `None`: only the settings of storage-routers say that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<BackendPlace>,
 }
 
 impl Record for BackendRecord {
     const WHAT: &'static str = "back end record";
+}
+
+/// Where a back end is, for every storage-router. Never a secret: credentials are where each of them finds them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendPlace {
+    /// A directory of this path.
+    Directory(String),
+    /// A bucket, or a folder in one.
+    S3(Box<S3Place>),
+}
+
+impl fmt::Display for BackendPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => f.write_str(path),
+            Self::S3(place) => {
+                let S3Place {
+                    bucket,
+                    endpoint,
+                    folder,
+                    ..
+                } = &**place;
+                match endpoint {
+                    Some(endpoint) => write!(f, "{endpoint}/{bucket}")?,
+                    None => write!(f, "s3://{bucket}")?,
+                }
+                match folder.as_str() {
+                    "" => Ok(()),
+                    folder => write!(f, "/{folder}"),
+                }
+            }
+        }
+    }
+}
+
+/// A bucket, by the keys of a back end's `s3` in settings; `None`: as if left out there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct S3Place {
+    /// The bucket.
+    pub bucket: String,
+    /// `http://host:port` or `https://host:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The region that requests are signed for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// What all keys begin with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub folder: String,
+    /// `path` or `virtual-hosted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub style: Option<String>,
+    /// A file with certificates, on each storage-router's machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// `environment`, `file` or `instance-profile`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
+    /// The file with the credentials, on each storage-router's machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_file: Option<String>,
+    /// The profile in that file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
 }
 
 /// The registry's keys.
@@ -773,6 +937,8 @@ pub mod keys {
     pub const GONE: &str = "gone/";
     /// All pools.
     pub const POOLS: &str = "pool/";
+    /// All back ends.
+    pub const BACKENDS: &str = "backend/";
 
     /// All nodes that are drained.
     pub const DRAINED: &str = "drained/";
@@ -837,10 +1003,27 @@ pub mod keys {
         format!("{POOLS}{name}")
     }
 
+    /// All pools' deep scrubs.
+    pub const DEEP_SCRUBS: &str = "deep-scrub/";
+    /// All that are under way.
+    pub const DEEP_SCRUBBERS: &str = "deep-scrubber/";
+
+    /// The key of a pool's deep scrub.
+    #[must_use]
+    pub fn deep_scrub(pool: &str) -> String {
+        format!("{DEEP_SCRUBS}{pool}")
+    }
+
+    /// The key that says who does a pool's deep scrub.
+    #[must_use]
+    pub fn deep_scrubber(pool: &str) -> String {
+        format!("{DEEP_SCRUBBERS}{pool}")
+    }
+
     /// A back end's key.
     #[must_use]
     pub fn backend(name: &str) -> String {
-        format!("backend/{name}")
+        format!("{BACKENDS}{name}")
     }
 
     /// An inode's key.

@@ -11,7 +11,9 @@ use proptest::prelude::*;
 use sconce_schemas::access::{AccessAsk, AccessChange, AccessMode, AccessReply};
 use sconce_schemas::bundle::{BundleIndex, KeptCluster, Member};
 use sconce_schemas::object::ObjectKind;
-use sconce_schemas::records::{DtlMode, DtlState};
+use sconce_schemas::records::{
+    BackendPlace, BackendRecord, Compression, DtlMode, DtlState, KeyPrint, PoolRecord, Protection, S3Place,
+};
 use sconce_schemas::wire::envelope::{Header, Protocol, Reply, Request, Role};
 use sconce_schemas::wire::event::{
     AccessWhy, EventPage, EventsAsk, Level, OwnedWhy, PoolEvent, TwinRefused, VolumeName, What,
@@ -22,8 +24,8 @@ use sconce_schemas::wire::registry::{
 };
 use sconce_schemas::wire::scrub::{BundleJob, JobSource};
 use sconce_schemas::wire::storage::{
-    BackendStatus, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
-    Written,
+    BackendStatus, PoolStatus, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply,
+    StorageRequest, Written,
 };
 use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::{
@@ -33,8 +35,8 @@ use sconce_schemas::wire::volume::{
 };
 use sconce_schemas::wire::{Body, Cause, Hello, Refusal, RefusalCode, Trace, Version, Welcome};
 use sconce_schemas::{
-    BatchSeq, ByteLen, CheckpointId, ClusterAddress, Epoch, ManifestSeq, NodeName, ObjectName, ScoId,
-    ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize,
+    BackendId, BatchSeq, ByteLen, CheckpointId, ClusterAddress, Epoch, ManifestSeq, NodeName, ObjectName,
+    ScoId, ScoSize, SessionId, Slot, SnapshotId, VolumeId, VolumeSize,
 };
 
 const VOLUME: VolumeId = VolumeId([0xab; 16]);
@@ -1086,6 +1088,7 @@ fn storage_messages_keep_their_meaning() {
     let status = StorageNodeStatus {
         node: node("node-c"),
         backends: vec![backend],
+        pools: Vec::new(),
     };
     let controls = [
         StorageControlReply::Stat { length: 4 << 20 },
@@ -1118,9 +1121,71 @@ fn storage_messages_keep_their_meaning() {
     let status = StorageNodeStatus {
         node: node("node-c"),
         backends: vec![written],
+        pools: Vec::new(),
     };
     let bodies = vec![StorageReply::Control(StorageControlReply::Node(status))];
     golden_batch("storage-written-replies", replies(bodies));
+}
+
+#[test]
+fn what_makes_pools_keeps_its_meaning() {
+    let s3 = S3Place {
+        bucket: "vms".to_owned(),
+        endpoint: Some("https://s3.example:9000".to_owned()),
+        region: Some("eu-west-1".to_owned()),
+        folder: "a/b".to_owned(),
+        style: Some("path".to_owned()),
+        ca: Some("/etc/ca.pem".to_owned()),
+        credentials: Some("file".to_owned()),
+        credentials_file: Some("/etc/s3".to_owned()),
+        profile: Some("vms".to_owned()),
+    };
+    let places = [
+        BackendPlace::Directory("/srv/disk-1".to_owned()),
+        BackendPlace::S3(Box::new(s3)),
+    ];
+    let names = ["disk-1", "bucket-1"];
+    let pool = PoolRecord {
+        keys: vec![KeyPrint {
+            id: 2,
+            fingerprint: u64::MAX,
+        }],
+        ..PoolRecord::proposed(
+            "vms".to_owned(),
+            Protection::Erasure { data: 4, parity: 2 },
+            (1..7).map(|n| format!("disk-{n}")),
+            Some(Compression::Zstd),
+            true,
+        )
+    };
+    let add = |(name, place): (&str, &BackendPlace)| StorageControl::AddBackend {
+        name: node(name),
+        place: place.clone(),
+    };
+    let mut asked: Vec<StorageControl> = names.into_iter().zip(&places).map(add).collect();
+    asked.push(StorageControl::CreatePool { pool: pool.clone() });
+    let asked = asked.into_iter().map(StorageRequest::Control);
+    golden_batch("storage-pool-requests", requests(asked.collect()));
+
+    let added = |(name, place): (&str, BackendPlace)| {
+        StorageControlReply::Backend(BackendRecord {
+            name: name.to_owned(),
+            id: BackendId(7),
+            place: Some(place),
+        })
+    };
+    let mut told: Vec<StorageControlReply> = names.into_iter().zip(places).map(added).collect();
+    told.push(StorageControlReply::Pool(pool));
+    told.push(StorageControlReply::Node(StorageNodeStatus {
+        node: node("node-c"),
+        backends: Vec::new(),
+        pools: vec![PoolStatus {
+            name: "vms".to_owned(),
+            state: "it lacks key 2".to_owned(),
+        }],
+    }));
+    let told = told.into_iter().map(StorageReply::Control);
+    golden_batch("storage-pool-replies", replies(told.collect()));
 }
 
 #[test]

@@ -99,6 +99,8 @@ pub(super) const fn of_storage(request: &StorageRequest) -> &'static str {
             StorageControl::ListVolumes { .. } => "storage.list_volumes",
             StorageControl::NodeStatus => "node.status",
             StorageControl::Events(_) => "node.events",
+            StorageControl::AddBackend { .. } => "storage.add_backend",
+            StorageControl::CreatePool { .. } => "storage.create_pool",
         },
     }
 }

@@ -18,6 +18,7 @@ use crate::DecodeError;
 use crate::geometry::ByteLen;
 use crate::ids::{NodeName, VolumeId};
 use crate::object::{ObjectKind, ObjectName};
+use crate::records::{BackendPlace, BackendRecord, PoolRecord};
 
 /// To a storage-router.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +105,18 @@ pub enum StorageControl {
     NodeStatus,
     /// What happened at the node. Answered at once where there is something to tell.
     Events(EventsAsk),
+    /// Sets up a back end that is at this place for every storage-router, and registers it. The same again is no error.
+    AddBackend {
+        /// Its name.
+        name: NodeName,
+        /// Where it is.
+        place: BackendPlace,
+    },
+    /// Makes a pool; the node adds what its keys are known by. The same again is no error.
+    CreatePool {
+        /// The pool as it is to be.
+        pool: PoolRecord,
+    },
 }
 
 /// From a storage-router.
@@ -142,6 +155,10 @@ pub enum StorageControlReply {
     Node(StorageNodeStatus),
     /// The answer to `Events`.
     Events(EventPage),
+    /// The answer to `AddBackend`: as it is in the registry.
+    Backend(BackendRecord),
+    /// The answer to `CreatePool`: as it is in the registry.
+    Pool(PoolRecord),
 }
 
 /// What a storage-router knows of itself.
@@ -151,10 +168,22 @@ pub struct StorageNodeStatus {
     pub node: NodeName,
     /// Its back ends.
     pub backends: Vec<BackendStatus>,
+    /// The pools that it does not serve as it should.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolStatus>,
+}
+
+/// A pool that a storage-router does not serve as it should.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: String,
+    /// What is wrong.
+    pub state: String,
 }
 
 /// State of a back end, as a storage-router sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendStatus {
     /// Its name in the settings.
     pub name: String,

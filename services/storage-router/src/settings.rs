@@ -15,11 +15,10 @@ use sconce_registry::RegistrySettings;
 use sconce_runtime::MetricsSettings;
 use sconce_runtime::settings::{ByteSize, Interval, NodeSettings};
 use sconce_schemas::NodeName;
-use sconce_schemas::records::{Compression, PlacementEntry, PoolRecord, Protection};
+use sconce_schemas::records::{Compression, PoolRecord, Protection};
 use sconce_tracing::{LogSettings, TelemetrySettings};
 use serde::Deserialize;
 
-use crate::pool::FIRST_PLACEMENT;
 use crate::s3::S3Settings;
 
 /// The settings file, checked.
@@ -38,7 +37,7 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
     /// Section `[metrics]`: where its metrics are read, if they are.
     pub metrics: Option<MetricsSettings>,
-    /// `[[backends]]`: at least one.
+    /// `[[backends]]`: those that this service finds without the registry.
     pub backends: Vec<BackendSettings>,
     /// `[[pools]]`: made at the first start; later the registry's record counts.
     pub pools: Vec<PoolSettings>,
@@ -46,6 +45,8 @@ pub struct Settings {
     pub keys: Vec<KeySettings>,
     /// Section `[limits]`.
     pub limits: LimitSettings,
+    /// Section `[deep_scrub]`: how often all that is stored is read, and how fast.
+    pub deep_scrub: DeepScrubSettings,
     /// Section `[cache]`: the SSD cache of objects that were read, if it is wanted.
     pub cache: Option<CacheSettings>,
 }
@@ -70,6 +71,8 @@ struct Typed {
     keys: Vec<KeySettings>,
     #[serde(default)]
     limits: LimitSettings,
+    #[serde(default)]
+    deep_scrub: DeepScrubSettings,
     cache: Option<CacheSettings>,
 }
 
@@ -124,7 +127,7 @@ impl TryFrom<TypedBackend> for BackendSettings {
 
 impl StoreSettings {
     /// What two back ends must not have in common.
-    fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         match self {
             Self::Directory(dir) => format!("dir = {dir:?}"),
             Self::S3(s3) => format!(
@@ -294,22 +297,14 @@ impl PoolSettings {
     /// The record that these settings make: all back ends with the same weight.
     #[must_use]
     pub fn record(&self) -> PoolRecord {
-        let entry = |backend: &NodeName| PlacementEntry {
-            backend: backend.to_string(),
-            weight: 1,
-        };
-        PoolRecord {
-            name: self.name.to_string(),
-            protection: if self.compression.is_some() || self.encrypted {
-                self.protection.as_fragments()
-            } else {
-                self.protection
-            },
-            backends: self.backends.iter().map(entry).collect(),
-            placement_version: FIRST_PLACEMENT,
-            compression: self.compression,
-            encrypted: self.encrypted,
-        }
+        let backends = self.backends.iter().map(NodeName::to_string);
+        PoolRecord::proposed(
+            self.name.to_string(),
+            self.protection,
+            backends,
+            self.compression,
+            self.encrypted,
+        )
     }
 }
 
@@ -328,6 +323,7 @@ impl TryFrom<Typed> for Settings {
             pools,
             keys,
             limits,
+            deep_scrub,
             cache,
         } = typed;
         if node.endpoints.len() != 1 {
@@ -356,6 +352,7 @@ impl TryFrom<Typed> for Settings {
             ));
         }
         check_limits(&limits)?;
+        deep_scrub.check()?;
         Ok(Self {
             node,
             registry,
@@ -367,18 +364,51 @@ impl TryFrom<Typed> for Settings {
             pools,
             keys,
             limits,
+            deep_scrub,
             cache,
         })
     }
 }
 
-fn check_backends(backends: &[BackendSettings]) -> Result<(), String> {
-    if backends.is_empty() {
-        return Err(
-            "backends: there is none; at least one [[backends]] with name and dir, or s3, is needed"
-                .to_owned(),
-        );
+/// How often all that is stored is read and checked, and how fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeepScrubSettings {
+    /// From the begin of a round to the begin of the next.
+    pub period: Interval,
+    /// Bytes that are read in a second at the most, on all back ends of a pool together.
+    pub bytes_per_second: ByteSize,
+}
+
+impl Default for DeepScrubSettings {
+    /// 80 TB in a month, at a fifth of what one hard disk gives.
+    fn default() -> Self {
+        Self {
+            period: Interval::new(Duration::from_secs(30 * 24 * 3600)),
+            bytes_per_second: ByteSize::new(32 << 20),
+        }
     }
+}
+
+impl DeepScrubSettings {
+    fn check(&self) -> Result<(), String> {
+        if self.period.duration() < Duration::from_secs(60) {
+            let period = &self.period;
+            return Err(format!(
+                "deep_scrub: period = \"{period}\"; right would be 1min or more"
+            ));
+        }
+        if self.bytes_per_second.bytes() < 1 << 20 {
+            let rate = &self.bytes_per_second;
+            return Err(format!(
+                "deep_scrub: bytes_per_second = \"{rate}\"; right would be 1 MiB or more"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn check_backends(backends: &[BackendSettings]) -> Result<(), String> {
     if let Some(twice) = first_twice(backends.iter().map(|backend| &backend.name)) {
         return Err(format!(
             "backends: {twice} is there twice; each back end has a name of its own"

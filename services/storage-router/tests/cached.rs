@@ -79,6 +79,7 @@ impl Setup {
             placement_version: FIRST_PLACEMENT,
             compression: None,
             encrypted: false,
+            keys: Vec::new(),
         };
         let backends = [("disk".to_owned(), checked.clone())].into();
         let care = Care {

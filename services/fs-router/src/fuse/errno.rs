@@ -20,6 +20,8 @@ pub(super) fn of_names(error: &NamesError) -> Errno {
         NamesError::Deep { .. } => Errno::ENAMETOOLONG,
         NamesError::Busy { .. } => Errno::EBUSY,
         NamesError::InUse { .. }
+        | NamesError::PoolInUse { .. }
+        | NamesError::BackendInUse { .. }
         | NamesError::Cloned { .. }
         | NamesError::BeingRemoved { .. }
         | NamesError::SnapshotsRemoved { .. } => {
@@ -27,6 +29,7 @@ pub(super) fn of_names(error: &NamesError) -> Errno {
             Errno::EBUSY
         }
         NamesError::NoPool { .. }
+        | NamesError::NoBackend { .. }
         | NamesError::NoVolumeRouter
         | NamesError::UnknownOwner { .. }
         | NamesError::Damaged { .. }

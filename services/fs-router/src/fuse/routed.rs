@@ -284,6 +284,7 @@ mod tests {
             placement_version: 1,
             compression: None,
             encrypted: false,
+            keys: Vec::new(),
         };
         let mut seen = vec![
             backend("a", 100),

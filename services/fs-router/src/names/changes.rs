@@ -76,6 +76,11 @@ impl Changes {
         }
     }
 
+    /// The same of a record that is not looked into: what newer builds wrote into it stays.
+    pub(super) fn hold_entry(&mut self, entry: Entry) {
+        self.put(entry.key, entry.revision, Some(entry.value));
+    }
+
     /// The record that was seen goes away.
     pub(super) fn remove<R>(&mut self, seen: &Seen<R>) {
         self.put(seen.key.clone(), seen.revision, None);

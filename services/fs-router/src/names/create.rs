@@ -246,6 +246,7 @@ impl Names {
                 let kind = InodeKind::File(record.id);
                 self.add_entry(&mut changes, parent, name, record.inode, kind, entry)
                     .await?;
+                self.hold_pool(&mut changes, &record.pool).await?;
                 changes.create(keys::volume(record.id), &record);
                 self.plan_origin(&mut changes, &record, removals).await?;
                 Ok(Plan {

@@ -65,6 +65,30 @@ pub enum NamesError {
         /// The pools that exist.
         known: String,
     },
+    /// No back end of that name.
+    #[error("there is no back end {wanted}; the back ends are: {known}")]
+    NoBackend {
+        /// The back end that was asked for.
+        wanted: String,
+        /// The back ends that exist.
+        known: String,
+    },
+    /// Volumes are in a pool that is to be removed.
+    #[error("pool {pool} is in use: {volumes}")]
+    PoolInUse {
+        /// The pool.
+        pool: String,
+        /// What is in it.
+        volumes: String,
+    },
+    /// Pools use a back end that is to be removed.
+    #[error("back end {backend} is in use by: {pools}")]
+    BackendInUse {
+        /// The back end.
+        backend: String,
+        /// The pools.
+        pools: String,
+    },
     /// Nobody can own a new volume.
     #[error("no volume-router is running that could own a volume; start one (`make up`) and try again")]
     NoVolumeRouter,

@@ -14,6 +14,7 @@ mod gone;
 mod nodes;
 mod path;
 mod placement;
+mod pools;
 mod read;
 mod removals;
 mod remove;

@@ -1,4 +1,4 @@
-//! Keeps: which services run, and who is to own a new volume in which pool.
+//! Keeps: which services run, and who is to own a new volume.
 //! Order: a choice is made before the commit that relies on it; one that no longer holds is repaired by a takeover.
 //! Crash: nothing is written.
 //! Knows no bus.
@@ -6,15 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sconce_schemas::NodeName;
-use sconce_schemas::records::{DrainedRecord, NodeRecord, PoolRecord, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{DrainedRecord, NodeRecord, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::Role;
 use tokio::time::Instant;
 
 use super::changes::{self, Changes, Plan, Seen};
 use super::{LIST_MAX, Names, NamesError};
-
-/// The pool of volumes that name none, where there are several.
-const DEFAULT_POOL: &str = "default";
 
 impl Names {
     /// The services that run, sorted by name.
@@ -67,32 +64,6 @@ impl Names {
             Ok(Plan { changes, outcome: () })
         })
         .await
-    }
-
-    /// The storage pools, sorted by name.
-    ///
-    /// # Errors
-    /// The registry is unreachable.
-    pub async fn pools(&self) -> Result<Vec<PoolRecord>, NamesError> {
-        let found = self.read_many::<PoolRecord>(keys::POOLS, None, LIST_MAX).await?;
-        Ok(found.into_iter().map(|seen| seen.record).collect())
-    }
-
-    pub(super) async fn choose_pool(&self, wanted: Option<&str>) -> Result<String, NamesError> {
-        let pools = self.pools().await?;
-        let found = match (wanted, pools.as_slice()) {
-            (None, [only]) => Some(only),
-            (wanted, pools) => {
-                let name = wanted.unwrap_or(DEFAULT_POOL);
-                pools.iter().find(|pool| pool.name == name)
-            }
-        };
-        found
-            .map(|pool| pool.name.clone())
-            .ok_or_else(|| NamesError::NoPool {
-                wanted: wanted.unwrap_or(DEFAULT_POOL).to_owned(),
-                known: joined(pools.iter().map(|pool| pool.name.as_str())),
-            })
     }
 
     /// The volume-router that is to own a new volume: `wanted`, else the running one with the fewest. While none runs
@@ -177,7 +148,7 @@ impl Names {
     }
 }
 
-fn joined<'a>(names: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn joined<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let joined = names.collect::<Vec<_>>().join(", ");
     if joined.is_empty() {
         "none".to_owned()

@@ -6,6 +6,7 @@
 //! Knows no sockets, no files, no envelope.
 
 mod bundles;
+mod deep_scrub;
 mod fragments;
 mod holds;
 mod packed;
@@ -15,6 +16,7 @@ mod repair;
 #[cfg(test)]
 mod tests;
 mod versions;
+mod walk;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -32,6 +34,7 @@ use crate::backend::BackendError;
 use crate::checked::Checked;
 use crate::placement::{Placement, Rendezvous};
 use crate::workers::Workers;
+pub use deep_scrub::{Batch, DeepScrub, Found};
 use fragments::Coded;
 pub use fragments::{Care, Restored};
 use holds::Holds;
@@ -45,19 +48,19 @@ const REPAIRS_AT_ONCE: usize = 2;
 pub struct Pool {
     record: PoolRecord,
     placement: Box<dyn Placement>,
-    /// As in the record; `None`: this service has no settings for it.
+    /// As in the record; `None`: this service does not know where it is.
     backends: Vec<Option<Arc<Checked>>>,
     /// Back ends that an object is on.
     width: usize,
     /// Back ends that an object which was answered for is on, at the least.
     quorum: usize,
     /// Where objects are kept as fragments; `None`: as whole copies.
-    coded: Option<Coded>,
+    coded: Option<Arc<Coded>>,
     workers: Workers,
     holds: Arc<Holds>,
     repair_slots: Arc<Semaphore>,
-    heads: Heads,
-    versions: Versions,
+    heads: Arc<Heads>,
+    versions: Arc<Versions>,
 }
 
 /// A part of a listing.
@@ -94,13 +97,9 @@ impl Pool {
     ) -> Result<Arc<Self>, String> {
         let placement = Rendezvous::new(&record.backends);
         check(&record, placement.takers())?;
-        let coded = Policy::of(&record).map(|policy| Coded::new(policy, care));
-        let backends = record
-            .backends
-            .iter()
-            .map(|entry| backends.get(&entry.backend).cloned());
+        let coded = Policy::of(&record).map(|policy| Arc::new(Coded::new(policy, care)));
         Ok(Arc::new(Self {
-            backends: backends.collect(),
+            backends: resolved(&record, backends),
             placement: Box::new(placement),
             width: record.protection.width(),
             quorum: quorum(record.protection),
@@ -109,9 +108,56 @@ impl Pool {
             workers,
             holds: Arc::default(),
             repair_slots: Arc::new(Semaphore::new(REPAIRS_AT_ONCE)),
-            heads: Heads::default(),
-            versions: Versions::default(),
+            heads: Arc::default(),
+            versions: Arc::default(),
         }))
+    }
+
+    /// The pool by a newer record, or with other back ends: what is being repaired or deleted, and what was learned, is one
+    /// with this one's, whose requests under way go on by the older record.
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    pub fn succeeded_by(
+        &self,
+        record: PoolRecord,
+        backends: &HashMap<String, Arc<Checked>>,
+    ) -> Result<Arc<Self>, String> {
+        let placement = Rendezvous::new(&record.backends);
+        check(&record, placement.takers())?;
+        if record.protection != self.record.protection {
+            return Err(format!(
+                "pool {:?} was protected by {} and is now by {}; what is stored would not be found",
+                record.name, self.record.protection, record.protection
+            ));
+        }
+        if let Some(coded) = &self.coded {
+            // What a back end that was not there should have may be missing.
+            coded.note_short();
+        }
+        Ok(Arc::new(Self {
+            placement: Box::new(placement),
+            backends: resolved(&record, backends),
+            width: self.width,
+            quorum: self.quorum,
+            record,
+            coded: self.coded.clone(),
+            workers: self.workers.clone(),
+            holds: Arc::clone(&self.holds),
+            repair_slots: Arc::clone(&self.repair_slots),
+            heads: Arc::clone(&self.heads),
+            versions: Arc::clone(&self.versions),
+        }))
+    }
+
+    /// Whether it is by this record, with those of `backends` that it names.
+    #[must_use]
+    pub fn is_as(&self, record: &PoolRecord, backends: &HashMap<String, Arc<Checked>>) -> bool {
+        let is_same = |(have, want): (&Option<Arc<Checked>>, &Option<Arc<Checked>>)| match (have, want) {
+            (Some(have), Some(want)) => Arc::ptr_eq(have, want),
+            (have, want) => have.is_none() && want.is_none(),
+        };
+        self.record == *record && self.backends.iter().zip(&resolved(record, backends)).all(is_same)
     }
 
     /// The pool's record.
@@ -144,7 +190,7 @@ impl Pool {
     fn backend(&self, index: usize) -> Result<Arc<Checked>, BackendError> {
         let known = self.backends.get(index).cloned().flatten();
         known.ok_or_else(|| BackendError::Unavailable {
-            why: "this storage-router's settings do not name it".to_owned(),
+            why: "this storage-router does not know where it is".to_owned(),
         })
     }
 
@@ -175,7 +221,7 @@ impl Pool {
 }
 
 /// The version of a placement map that was never changed: every object is where the map says.
-pub const FIRST_PLACEMENT: u64 = 1;
+pub const FIRST_PLACEMENT: u64 = PoolRecord::FIRST_PLACEMENT;
 
 /// How many back ends must have a put: all copies; of fragments as many as are needed to read, and more than half, so
 /// that of two contents of one name only one can be answered for (docs/decisions/0200).
@@ -186,6 +232,13 @@ fn quorum(protection: Protection) -> usize {
         Protection::Erasure { data: 1, .. } => width,
         Protection::Erasure { data, .. } => usize::from(data).max(width / 2 + 1),
     }
+}
+
+fn resolved(record: &PoolRecord, backends: &HashMap<String, Arc<Checked>>) -> Vec<Option<Arc<Checked>>> {
+    let entries = record.backends.iter();
+    entries
+        .map(|entry| backends.get(&entry.backend).cloned())
+        .collect()
 }
 
 fn check(record: &PoolRecord, takers: usize) -> Result<(), String> {
@@ -231,7 +284,7 @@ impl Pool {
                 .await?;
             let is_last = page.names.len() < limit;
             after = page.names.last().map(|(name, _)| *name);
-            let needed = self.coded.as_ref().map_or(1, Coded::needed);
+            let needed = self.coded.as_ref().map_or(1, |coded| coded.needed());
             let is_readable = |seen: usize| seen + page.absent.len() >= needed;
             let readable = page.names.iter().filter(|(_, seen)| is_readable(seen.len()));
             listed.extend(readable.map(|(name, _)| *name));

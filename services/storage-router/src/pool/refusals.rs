@@ -11,7 +11,6 @@ use std::fmt::Write as _;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{DecodeError, ObjectName};
 
-use super::fragments::Coded;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 
@@ -109,7 +108,7 @@ impl Pool {
             .filter(|answer| answer.error == BackendError::NotFound)
             .map(|answer| answer.backend)
             .collect();
-        let needed = self.coded.as_ref().map_or(1, Coded::needed);
+        let needed = self.coded.as_ref().map_or(1, |coded| coded.needed());
         let is_whole = failed
             .iter()
             .all(|answer| !matches!(answer.error, BackendError::Damaged { .. }));

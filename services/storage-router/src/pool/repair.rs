@@ -64,8 +64,8 @@ impl Pool {
             span.text("sconce.object", name);
             let repair = async {
                 match &pool.coded {
-                    Some(coded) => pool.repair_fragments(coded, name).await,
-                    None => pool.repair(name).await,
+                    Some(coded) => pool.repair_fragments(coded, name, &mut 0).await,
+                    None => pool.repair(name, BTreeSet::new()).await,
                 }
             };
             let outcome = telemetry::scope(span.trace_or(Trace::default()), repair).await;
@@ -78,10 +78,10 @@ impl Pool {
         });
     }
 
-    async fn repair(&self, name: ObjectName) -> Outcome {
+    /// Writes the copies again that are found missing or damaged, and those that are known to be bad.
+    pub(super) async fn repair(&self, name: ObjectName, mut bad: BTreeSet<usize>) -> Outcome {
         let places = self.places(&name);
         let haunts = self.haunts(&name);
-        let mut bad = BTreeSet::new();
         let Some(length) = self.length_by_any(name, &haunts, &mut bad).await else {
             return Outcome::Postponed;
         };
@@ -106,7 +106,10 @@ impl Pool {
         failed.iter().for_each(|answer| {
             bad.remove(&answer.backend);
         });
-        Outcome::Repaired(bad)
+        match failed.is_empty() {
+            true => Outcome::Repaired(bad),
+            false => Outcome::Partly(bad),
+        }
     }
 
     async fn length_by_any(

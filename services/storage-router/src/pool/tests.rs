@@ -49,6 +49,7 @@ pub(super) fn record(backends: usize, replicas: u8, placement_version: u64) -> P
         placement_version,
         compression: None,
         encrypted: false,
+        keys: Vec::new(),
     }
 }
 
@@ -437,7 +438,7 @@ async fn a_back_end_without_settings_is_named() {
     let pool = Pool::new(record(1, 1, 1), &HashMap::new(), Workers::inline(), care()).unwrap();
     let refusal = pool.put(name(1), Bytes::new()).await.unwrap_err();
     assert!(
-        refusal.remedy == Remedy::Retry && refusal.text.contains("settings do not name it"),
+        refusal.remedy == Remedy::Retry && refusal.text.contains("does not know where it is"),
         "{refusal}"
     );
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 use sconce_runtime::settings::{ByteSize, Interval};
+use sconce_schemas::records::S3Place;
 use serde::Deserialize;
 
 use super::credentials::Credentials;
@@ -108,6 +109,50 @@ impl S3Settings {
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.endpoint.starts_with("https://")
+    }
+}
+
+impl TryFrom<S3Place> for S3Settings {
+    type Error = String;
+
+    /// As if it had been typed into the settings.
+    fn try_from(place: S3Place) -> Result<Self, String> {
+        let credentials = match place.credentials.as_deref() {
+            None => None,
+            Some("environment") => Some(Source::Environment),
+            Some("file") => Some(Source::File),
+            Some("instance-profile") => Some(Source::InstanceProfile),
+            Some(other) => {
+                return Err(format!(
+                    "credentials = {other:?}; right would be environment, file or instance-profile"
+                ));
+            }
+        };
+        let style = match place.style.as_deref() {
+            None => None,
+            Some("path") => Some(Style::Path),
+            Some("virtual-hosted") => Some(Style::VirtualHosted),
+            Some(other) => {
+                return Err(format!(
+                    "style = {other:?}; right would be path or virtual-hosted"
+                ));
+            }
+        };
+        Self::try_from(Typed {
+            bucket: place.bucket,
+            endpoint: place.endpoint,
+            region: place.region,
+            folder: place.folder,
+            style,
+            ca: place.ca.map(PathBuf::from),
+            credentials,
+            credentials_file: place.credentials_file.map(PathBuf::from),
+            profile: place.profile,
+            metadata_endpoint: None,
+            connect_timeout: connect_timeout(),
+            request_timeout: request_timeout(),
+            multipart_above: multipart_above(),
+        })
     }
 }
 

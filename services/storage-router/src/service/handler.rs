@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
 use sconce_runtime::{Events, Stop};
 use sconce_schemas::wire::storage::{
     GET_BYTES_MAX, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
@@ -214,15 +213,19 @@ impl Handler {
                 StorageControlReply::Events(self.events.page(&ask, &self.stop).await)
             }
             StorageControl::NodeStatus => StorageControlReply::Node(self.status().await),
+            StorageControl::AddBackend { name, place } => {
+                StorageControlReply::Backend(self.pools.backends().add(&name, place).await?)
+            }
+            StorageControl::CreatePool { pool } => StorageControlReply::Pool(self.pools.create(pool).await?),
         };
         Ok((StorageReply::Control(reply), Bytes::new()))
     }
 
     async fn status(&self) -> StorageNodeStatus {
-        let backends = self.pools.backends();
         StorageNodeStatus {
             node: self.node.clone(),
-            backends: join_all(backends.iter().map(|backend| backend.status())).await,
+            backends: self.pools.backends().statuses().await,
+            pools: self.pools.statuses(),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The keys of encrypted pools, read where the settings say.
+//! The keys of encrypted pools, read where the settings say, and compared with what the registry knows them by.
 //!
 //! Keeps: each pool's keys.
-//! Order: read once, at the start.
+//! Order: read once, at the start; compared before anything of the pool is read or written.
 //! Crash: nothing; keys are never written anywhere.
 //! Knows no pools: a key of a pool that is not there yet is kept for it. What is said of a key never shows it.
 
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use sconce_fragments::{Key, Keyring};
+use sconce_schemas::records::{KeyPrint, PoolRecord};
 
 use crate::pool::Care;
 use crate::settings::{KeySource, Settings};
@@ -26,6 +27,8 @@ const FILE_BYTES_MAX: u64 = 256;
 #[derive(Debug, Default)]
 pub(super) struct Cares {
     keys: HashMap<String, Arc<Keyring>>,
+    /// Where the settings say that each key is, by pool and id.
+    places: HashMap<(String, u32), String>,
     hedge_after: Duration,
 }
 
@@ -36,15 +39,16 @@ impl Cares {
     /// A key that is not where the settings say, or is none; the text names pool, id and place.
     pub(super) fn read(settings: &Settings) -> anyhow::Result<Self> {
         let mut of_pools: HashMap<String, Vec<Key>> = HashMap::new();
+        let mut places = HashMap::new();
         for key in &settings.keys {
             let (pool, id) = (&key.pool, key.id);
+            let place = match &key.source {
+                KeySource::File(path) => format!("file {path:?}"),
+                KeySource::Environment(name) => format!("environment variable {name}"),
+            };
             let read = bytes_at(&key.source).and_then(|text| Ok(Key::parse(id, &text)?));
-            let read = read.with_context(|| match &key.source {
-                KeySource::File(path) => format!("key {id} of pool {pool}, file {path:?}"),
-                KeySource::Environment(name) => {
-                    format!("key {id} of pool {pool}, environment variable {name}")
-                }
-            })?;
+            let read = read.with_context(|| format!("key {id} of pool {pool}, {place}"))?;
+            places.insert((pool.to_string(), id), place);
             let read = if key.writes { read } else { read.read_only() };
             of_pools.entry(pool.to_string()).or_default().push(read);
         }
@@ -55,6 +59,7 @@ impl Cares {
         }
         Ok(Self {
             keys,
+            places,
             hedge_after: settings.limits.hedge_after.duration(),
         })
     }
@@ -66,6 +71,73 @@ impl Cares {
             hedge_after: self.hedge_after,
         }
     }
+
+    /// The record with what the keys here are known by; those that it has stay.
+    ///
+    /// # Errors
+    /// The pool is encrypted, and none of its keys is here, or one that has the id of another; the text names it.
+    pub(super) fn proven(&self, record: &PoolRecord) -> Result<PoolRecord, String> {
+        let mut record = record.clone();
+        if !record.encrypted {
+            return Ok(record);
+        }
+        let pool = &record.name;
+        let ring = self.keys.get(pool).filter(|ring| ring.keys().next().is_some());
+        let Some(ring) = ring else {
+            let ids = match record.keys.as_slice() {
+                [] => String::new(),
+                known => format!(" with {}", told(known.iter().map(|key| key.id))),
+            };
+            return Err(format!(
+                "it is encrypted{ids}, and no key of it is here; right would be [[keys]] in the settings, with pool = \"{pool}\", \
+                 id, and file or env"
+            ));
+        };
+        let is_known = |key: &Key| record.keys.iter().any(|known| known.id == key.id());
+        if !record.keys.is_empty() && !ring.keys().any(is_known) {
+            // They may be another pool's.
+            return Err(format!(
+                "it is encrypted with {}, and the settings have {} for it; right would be [[keys]] with one of the first too",
+                told(record.keys.iter().map(|key| key.id)),
+                told(ring.keys().map(Key::id))
+            ));
+        }
+        for key in ring.keys() {
+            let (id, fingerprint) = (key.id(), key.fingerprint());
+            match record.keys.iter().find(|known| known.id == id) {
+                None => record.keys.push(KeyPrint { id, fingerprint }),
+                Some(known) if known.fingerprint == fingerprint => {}
+                Some(known) => {
+                    let place = self
+                        .places
+                        .get(&(pool.clone(), id))
+                        .map_or("here", String::as_str);
+                    return Err(format!(
+                        "key {id}, {place}, is another key than the pool's of this id: its fingerprint is {fingerprint:016x}; right \
+                         would be the one with {:016x}, which the pool's other storage-routers have",
+                        known.fingerprint
+                    ));
+                }
+            }
+        }
+        record.keys.sort_unstable_by_key(|key| key.id);
+        Ok(record)
+    }
+
+    /// Which of the pool's keys are not here, if any is: `keys 2, 3`.
+    pub(super) fn lacking(&self, record: &PoolRecord) -> Option<String> {
+        let ring = self.keys.get(&record.name);
+        let is_here = |id: u32| ring.is_some_and(|ring| ring.keys().any(|key| key.id() == id));
+        let lacking = record.keys.iter().map(|key| key.id).filter(|id| !is_here(*id));
+        let lacking: Vec<u32> = lacking.collect();
+        (!lacking.is_empty()).then(|| told(lacking.into_iter()))
+    }
+}
+
+fn told(ids: impl Iterator<Item = u32>) -> String {
+    let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+    let noun = if ids.len() == 1 { "key" } else { "keys" };
+    format!("{noun} {}", ids.join(", "))
 }
 
 fn bytes_at(source: &KeySource) -> anyhow::Result<Vec<u8>> {
@@ -105,7 +177,47 @@ fn bytes_of(path: &Path) -> anyhow::Result<Vec<u8>> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use sconce_schemas::records::Protection;
+
     use super::*;
+
+    fn cares(keys: &[(u32, u8)]) -> Cares {
+        let parsed = keys
+            .iter()
+            .map(|(id, byte)| Key::parse(*id, &[*byte; 32]).unwrap());
+        let ring = Arc::new(Keyring::new(parsed).unwrap());
+        Cares {
+            keys: [("vms".to_owned(), ring)].into(),
+            places: [(("vms".to_owned(), 1), "file \"/k/1\"".to_owned())].into(),
+            hedge_after: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn keys_that_are_not_the_pools_are_told_and_new_ones_are_noted() {
+        let backends = ["a", "b"].map(str::to_owned).into_iter();
+        let pool = PoolRecord::proposed("vms".to_owned(), Protection::Replicas(2), backends, None, true);
+        let proven = cares(&[(2, 7), (1, 5)]).proven(&pool).unwrap();
+        assert_eq!(proven.keys.iter().map(|key| key.id).collect::<Vec<_>>(), [1, 2]);
+        assert!(proven.is_like(&pool));
+        assert_eq!(cares(&[(1, 5)]).proven(&proven).unwrap(), proven);
+        assert_eq!(cares(&[(1, 5)]).lacking(&proven).unwrap(), "key 2");
+        assert_eq!(cares(&[(1, 5), (2, 7)]).lacking(&proven), None);
+
+        let other = cares(&[(1, 6)]).proven(&proven).unwrap_err();
+        let right = format!("{:016x}", proven.keys[0].fingerprint);
+        assert!(
+            other.contains("key 1, file \"/k/1\"") && other.contains(&right),
+            "{other}"
+        );
+        let foreign = cares(&[(3, 9)]).proven(&proven).unwrap_err();
+        assert!(
+            foreign.contains("keys 1, 2") && foreign.contains("key 3"),
+            "{foreign}"
+        );
+        let none = Cares::default().proven(&proven).unwrap_err();
+        assert!(none.contains("keys 1, 2") && none.contains("[[keys]]"), "{none}");
+    }
 
     #[test]
     fn a_key_file_that_others_may_read_is_refused() {

@@ -5,14 +5,15 @@
 //! Crash: nothing to recover: the next start finds objects on the back ends and records in the registry.
 //! Knows no signals and no files of settings: those are `main`'s.
 
+mod backends;
+mod deep_scrubbing;
+mod following;
 mod handler;
 mod keys;
 mod pools;
 mod restoring;
 mod serving;
-mod setup;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use crate::cached::{self, ObjectCache};
 use crate::checked::Checked;
 use crate::settings::Settings;
 use crate::workers::Workers;
+use backends::Backends;
+use deep_scrubbing::DeepScrubbing;
 use handler::Handler;
 use pools::Pools;
 
@@ -72,7 +75,7 @@ pub async fn run(settings: Settings, components: Components) -> anyhow::Result<(
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let workers = Workers::bounded(threads, CHECK_BYTES_AT_ONCE);
     let events = Events::new(node.clone(), Clock::system(), &mut Chance::from_os());
-    let backends = setup::backends(&settings, &registry, &workers, &events).await?;
+    let backends = Backends::of_settings(&settings, &registry, &workers, &events).await?;
     serve(
         &settings,
         Parts {
@@ -109,13 +112,9 @@ pub async fn run_on(
     );
     let deadline = settings.limits.backend_deadline.duration();
     let checked = |backend: Arc<dyn Backend>| {
-        let name = backend.name().to_owned();
-        (
-            name,
-            Arc::new(Checked::new(backend, workers.clone(), deadline).telling(events.clone())),
-        )
+        Arc::new(Checked::new(backend, workers.clone(), deadline).telling(events.clone()))
     };
-    let backends = backends.into_iter().map(checked).collect();
+    let backends = Backends::made(&registry, backends.into_iter().map(checked));
     serve(
         &settings,
         Parts {
@@ -139,7 +138,7 @@ struct Parts {
     tasks: Tasks,
     workers: Workers,
     events: Events,
-    backends: HashMap<String, Arc<Checked>>,
+    backends: Backends,
 }
 
 async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
@@ -153,13 +152,14 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
         backends,
     } = parts;
     let node = settings.node.name.clone();
-    setup::pools(settings, &registry).await?;
     let care = keys::Cares::read(settings)?;
+    let pools = Pools::new(registry.clone(), backends, workers, care);
+    pools.propose(&settings.pools).await?;
     let cache = settings.cache.as_ref().map(open_cache);
     let handler = Rc::new(Handler {
         cache,
         node: node.clone(),
-        pools: Pools::new(registry.clone(), backends, workers, care),
+        pools,
         events: events.clone(),
         stop: stop.clone(),
         operations: Operations::default(),
@@ -177,6 +177,16 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     }
     let listen = endpoint("node.endpoints", settings.endpoint())?;
     let server = bind(&network, &listen, identity(&node, Protocol::Storage)).await?;
+    let following = following::follow(Rc::clone(&handler), registry.clone(), stop.clone());
+    tasks.spawn_local("following the registry", following);
+    let deep_scrubbing = DeepScrubbing {
+        handler: Rc::clone(&handler),
+        registry: registry.clone(),
+        settings: settings.deep_scrub,
+        clock: Clock::system(),
+        stop: stop.clone(),
+    };
+    tasks.spawn_local("deep scrubs", deep_scrubbing.run());
     tasks.spawn_local("restoring", restoring::restore(Rc::clone(&handler), stop.clone()));
     let limits = settings.limits.clone();
     tasks.spawn_local(

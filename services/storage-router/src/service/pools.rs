@@ -1,97 +1,337 @@
 //! The pools that this service knows, as the registry has them.
 //!
-//! Keeps: each pool that was asked for, with its back ends.
-//! Order: the registry's record counts; settings only make a pool that is not there.
+//! Keeps: each pool with its back ends, and what keeps it from serving others.
+//! Order: the registry's record counts, from the moment on at which this service hears of it; settings and commands propose
+//! one that is not there. A pool's keys are compared with what its record knows them by before it is served.
 //! Crash: nothing is lost; pools are read again at the next start.
 //! Knows no requests.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sconce_fragments::Policy;
-use sconce_registry::{Registry, RegistryError};
-use sconce_schemas::records::{PoolRecord, keys};
+use anyhow::Context as _;
+use sconce_registry::record::decode;
+use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
+use sconce_schemas::records::{PoolRecord, Record as _, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::wire::storage::PoolStatus;
 use sconce_schemas::wire::{Refusal, RefusalCode};
+use sconce_schemas::{NodeName, VolumeId};
 
+use super::backends::Backends;
 use super::keys::Cares;
-use crate::checked::Checked;
 use crate::pool::Pool;
+use crate::settings::PoolSettings;
 use crate::workers::Workers;
+
+/// Commits of one change that may meet another's: storage-routers that start together note their keys together.
+const ATTEMPTS: usize = 20;
 
 /// The pools, by name.
 pub(super) struct Pools {
     registry: Registry,
-    backends: HashMap<String, Arc<Checked>>,
+    backends: Backends,
     workers: Workers,
     care: Cares,
     known: Mutex<HashMap<String, Arc<Pool>>>,
+    /// Pools that are not served, and why.
+    unserved: Mutex<BTreeMap<String, String>>,
 }
 
 impl Pools {
-    pub(super) fn new(
-        registry: Registry,
-        backends: HashMap<String, Arc<Checked>>,
-        workers: Workers,
-        care: Cares,
-    ) -> Self {
+    pub(super) fn new(registry: Registry, backends: Backends, workers: Workers, care: Cares) -> Self {
         Self {
             registry,
             backends,
             workers,
             care,
             known: Mutex::default(),
+            unserved: Mutex::default(),
         }
     }
 
-    /// The pool of this name; one that was made since the start is found too.
+    /// The pool of this name; one that was made a moment ago is found too.
     pub(super) async fn find(&self, name: &str) -> Result<Arc<Pool>, Refusal> {
         if let Some(pool) = self.known().get(name) {
             return Ok(Arc::clone(pool));
         }
-        let unusable = |code, why: String| Refusal::retry(code, format!("pool {name:?}: {why}"));
-        let record = match self.registry.get_record::<PoolRecord>(&keys::pool(name)).await {
-            Ok(Some((record, _))) => record,
+        let (record, revision) = match self.registry.get_record::<PoolRecord>(&keys::pool(name)).await {
+            Ok(Some(found)) => found,
             Ok(None) | Err(RegistryError::Invalid(_)) => return Err(self.no_such_pool(name)),
-            Err(error) => return Err(unusable(RefusalCode::Unavailable, error.to_string())),
+            Err(error) => return Err(unusable(name, RefusalCode::Unavailable, &error.to_string())),
         };
-        let pool = Pool::new(record, &self.backends, self.workers.clone(), self.care.of(name))
-            .map_err(|why| unusable(RefusalCode::Internal, why))?;
-        Ok(Arc::clone(self.known().entry(name.to_owned()).or_insert(pool)))
+        self.open(record, revision).await
     }
 
-    /// All back ends, sorted by name.
-    pub(super) fn backends(&self) -> Vec<Arc<Checked>> {
-        let mut backends: Vec<_> = self.backends.values().cloned().collect();
-        backends.sort_by(|a, b| a.name().cmp(b.name()));
-        backends
+    /// The back ends.
+    pub(super) const fn backends(&self) -> &Backends {
+        &self.backends
     }
 
-    /// Opens all pools of the registry that keep fragments, so that they are cared for before anybody asks for them.
-    pub(super) async fn open_all(&self) -> Result<(), Refusal> {
-        let listed = self.registry.list_records::<PoolRecord>(keys::POOLS).await;
-        let listed = listed.map_err(|error| {
-            Refusal::retry(
-                RefusalCode::Unavailable,
-                format!("cannot list the pools: {error}"),
-            )
-        })?;
-        for (_, record, _) in listed {
-            if Policy::of(&record).is_some() {
-                self.find(&record.name).await?;
+    /// Follows the registry: opens what is there, takes over what changed, lets go of what is not there any more. Whether all
+    /// of it could be opened.
+    pub(super) async fn look(&self) -> Result<bool, RegistryError> {
+        self.backends.look().await?;
+        let entries = self.registry.list(keys::POOLS, None, usize::MAX).await?;
+        let mut listed = BTreeSet::new();
+        let mut are_open = true;
+        for entry in &entries {
+            let name = entry.key.strip_prefix(keys::POOLS).unwrap_or(&entry.key);
+            listed.insert(name);
+            let opened = match decode::<PoolRecord>(entry) {
+                Ok(record) => self.open(record, entry.revision).await.map(drop),
+                Err(error) => {
+                    let why = error.to_string();
+                    self.note(name, Some(&why));
+                    Err(unusable(name, RefusalCode::Internal, &why))
+                }
+            };
+            if let Err(refusal) = opened {
+                are_open = false;
+                tracing::debug!(%refusal, "a pool is not served");
+            }
+        }
+        self.known().retain(|name, _| listed.contains(name.as_str()));
+        self.unserved().retain(|name, _| listed.contains(name.as_str()));
+        Ok(are_open && self.backends.are_usable())
+    }
+
+    /// Opens a pool as its record says, or has the one that is open go on so.
+    async fn open(&self, record: PoolRecord, revision: Revision) -> Result<Arc<Pool>, Refusal> {
+        let name = record.name.clone();
+        let record = self.proven(record, revision).await?;
+        let mut backends = self.backends.all();
+        if record
+            .backends
+            .iter()
+            .any(|entry| !backends.contains_key(&entry.backend))
+        {
+            // The pool's record may have come before its back ends'.
+            let looked = self.backends.look().await;
+            looked.map_err(|error| unusable(&name, RefusalCode::Unavailable, &error.to_string()))?;
+            backends = self.backends.all();
+        }
+        let mut known = self.known();
+        let opened = match known.get(&name) {
+            Some(pool) if pool.is_as(&record, &backends) => Ok(Arc::clone(pool)),
+            Some(pool) if pool.record().is_like(&record) => pool.succeeded_by(record, &backends),
+            // It was removed, and another one was made under its name.
+            Some(_) | None => Pool::new(record, &backends, self.workers.clone(), self.care.of(&name)),
+        };
+        match opened {
+            Ok(pool) => {
+                known.insert(name.clone(), Arc::clone(&pool));
+                drop(known);
+                self.note(&name, None);
+                Ok(pool)
+            }
+            Err(why) => {
+                // What was served by an earlier record must not be by this one.
+                known.remove(&name);
+                drop(known);
+                self.note(&name, Some(&why));
+                Err(unusable(&name, RefusalCode::Internal, &why))
+            }
+        }
+    }
+
+    /// The pool's record once the keys here are known to be the pool's; those that it does not have are noted in it.
+    async fn proven(&self, record: PoolRecord, revision: Revision) -> Result<PoolRecord, Refusal> {
+        let name = record.name.clone();
+        let (mut record, mut revision) = (record, revision);
+        for _ in 0..ATTEMPTS {
+            let proven = self.care.proven(&record).map_err(|why| {
+                // What was served by an earlier record must not be by this one.
+                self.known().remove(&name);
+                self.note(&name, Some(&why));
+                unusable(&name, RefusalCode::Unavailable, &why)
+            })?;
+            if proven == record {
+                return Ok(record);
+            }
+            let key = keys::pool(&name);
+            match self
+                .registry
+                .put_record(&key, Some(revision), &proven, None)
+                .await
+            {
+                Ok(_) => return Ok(proven),
+                Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {}
+                Err(error) => return Err(unusable(&name, RefusalCode::Unavailable, &error.to_string())),
+            }
+            match self.registry.get_record::<PoolRecord>(&key).await {
+                Ok(Some(found)) => (record, revision) = found,
+                Ok(None) => return Err(self.no_such_pool(&name)),
+                Err(error) => return Err(unusable(&name, RefusalCode::Unavailable, &error.to_string())),
+            }
+        }
+        let why = format!("its record was changed by others {ATTEMPTS} times in a row");
+        Err(unusable(&name, RefusalCode::Conflict, &why))
+    }
+
+    /// Makes the pools of the settings that the registry does not have.
+    pub(super) async fn propose(&self, pools: &[PoolSettings]) -> anyhow::Result<()> {
+        for pool in pools {
+            let wanted = pool.record();
+            let made = self.make(&wanted).await.map_err(anyhow::Error::msg);
+            let found = made.with_context(|| format!("pool {}", pool.name))?;
+            if !found.is_like(&wanted) {
+                tracing::warn!(
+                    pool = %pool.name, registry = ?found, settings = ?wanted,
+                    "the settings describe the pool differently from the registry; the registry's record counts"
+                );
             }
         }
         Ok(())
     }
 
-    /// The pools that were asked for.
+    /// Makes a pool that a command asks for.
+    pub(super) async fn create(&self, wanted: PoolRecord) -> Result<PoolRecord, Refusal> {
+        let made = self.make(&wanted).await?;
+        if made.is_like(&wanted) {
+            return Ok(made);
+        }
+        let backends: Vec<&str> = made.backends.iter().map(|entry| &*entry.backend).collect();
+        let text = format!(
+            "pool {} is there already, with {} on {}; its policy is fixed: choose another name",
+            made.name,
+            made.protection,
+            backends.join(", ")
+        );
+        Err(Refusal::reject(RefusalCode::Exists, text))
+    }
+
+    /// The record of the pool, made where there is none.
+    async fn make(&self, wanted: &PoolRecord) -> Result<PoolRecord, Refusal> {
+        let invalid = |why: String| Refusal::reject(RefusalCode::Invalid, why);
+        let of_pool = |why: String| invalid(format!("pool {:?}: {why}", wanted.name));
+        let _: NodeName = wanted.name.parse().map_err(|error| of_pool(format!("{error}")))?;
+        if wanted.placement_version != PoolRecord::FIRST_PLACEMENT {
+            let version = wanted.placement_version;
+            return Err(of_pool(format!(
+                "placement version {version}; right would be {} for a new pool",
+                PoolRecord::FIRST_PLACEMENT
+            )));
+        }
+        // Whoever has the keys says what they are known by.
+        let wanted = &PoolRecord {
+            keys: Vec::new(),
+            ..wanted.clone()
+        };
+        let key = keys::pool(&wanted.name);
+        for _ in 0..ATTEMPTS {
+            match self.registry.get_record::<PoolRecord>(&key).await {
+                Ok(Some((record, _))) => return Ok(record),
+                Ok(None) => {}
+                Err(error) => {
+                    return Err(unusable(
+                        &wanted.name,
+                        RefusalCode::Unavailable,
+                        &error.to_string(),
+                    ));
+                }
+            }
+            let proven = self.care.proven(wanted).map_err(of_pool)?;
+            let care = self.care.of(&wanted.name);
+            if wanted.encrypted && care.keys.newest().is_none() {
+                return Err(of_pool(
+                    "all its keys have writes = false; right would be one that writes".to_owned(),
+                ));
+            }
+            let mut changes = self.backends.hold(&wanted.backends).await?;
+            // After that: whoever makes a pool on one of them meanwhile conflicts with this commit.
+            self.refuse_shared(wanted).await?;
+            Pool::new(proven.clone(), &self.backends.all(), self.workers.clone(), care).map_err(invalid)?;
+            changes.push(Change::put(&key, Some(Revision::ABSENT), proven.to_bytes()));
+            match self.registry.commit(changes).await {
+                Ok(_) => return Ok(proven),
+                // The pool is there by now, or a back end changed.
+                Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {}
+                Err(error) => {
+                    return Err(unusable(
+                        &wanted.name,
+                        RefusalCode::Unavailable,
+                        &error.to_string(),
+                    ));
+                }
+            }
+        }
+        let why = format!("its back ends were changed by others {ATTEMPTS} times in a row");
+        Err(unusable(&wanted.name, RefusalCode::Conflict, &why))
+    }
+
+    /// Refuses a pool with a back end of another one: an object's name does not say which pool it is in, so what cares for
+    /// one pool would repair the other's.
+    async fn refuse_shared(&self, wanted: &PoolRecord) -> Result<(), Refusal> {
+        let listed = self.registry.list_records::<PoolRecord>(keys::POOLS).await;
+        let listed =
+            listed.map_err(|error| unusable(&wanted.name, RefusalCode::Unavailable, &error.to_string()))?;
+        for (_, other, _) in listed.iter().filter(|(_, other, _)| other.name != wanted.name) {
+            let is_in = |name: &str| other.backends.iter().any(|entry| entry.backend == name);
+            if let Some(shared) = wanted.backends.iter().find(|entry| is_in(&entry.backend)) {
+                let text = format!(
+                    "back end {} is pool {}'s; right for pool {} would be back ends that no other pool has",
+                    shared.backend, other.name, wanted.name
+                );
+                return Err(Refusal::reject(RefusalCode::Invalid, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a volume is in a pool, and not being deleted: what cares for the pool leaves everything else alone.
+    pub(super) async fn is_in(&self, pool: &str, volume: VolumeId) -> Result<bool, Refusal> {
+        let found = self
+            .registry
+            .get_record::<VolumeRecord>(&keys::volume(volume))
+            .await;
+        match found {
+            Ok(found) => {
+                Ok(found
+                    .is_some_and(|(record, _)| record.pool == pool && record.phase == VolumePhase::Active))
+            }
+            Err(RegistryError::Damaged { .. }) => Ok(false),
+            Err(error) => Err(unusable(pool, RefusalCode::Unavailable, &error.to_string())),
+        }
+    }
+
+    /// The pools that are open.
     pub(super) fn all(&self) -> Vec<Arc<Pool>> {
         self.known().values().cloned().collect()
+    }
+
+    /// The pools that are not served as they should be, sorted by name.
+    pub(super) fn statuses(&self) -> Vec<PoolStatus> {
+        let mut statuses = self.unserved().clone();
+        for pool in self.all() {
+            if let Some(keys) = self.care.lacking(pool.record()) {
+                let why = format!("it lacks {keys}: what is encrypted with that cannot be read here");
+                statuses.insert(pool.record().name.clone(), why);
+            }
+        }
+        let statuses = statuses.into_iter();
+        statuses.map(|(name, state)| PoolStatus { name, state }).collect()
     }
 
     /// Waits for the repairs under way.
     pub(super) async fn settled(&self) {
         for pool in self.all() {
             pool.settled().await;
+        }
+    }
+
+    /// Notes why a pool is not served, or that it is. A change is told, and not each request.
+    fn note(&self, pool: &str, why: Option<&str>) {
+        let mut unserved = self.unserved();
+        let before = match why {
+            Some(why) => unserved.insert(pool.to_owned(), why.to_owned()),
+            None => unserved.remove(pool),
+        };
+        match (before, why) {
+            (before, Some(why)) if before.as_deref() != Some(why) => {
+                tracing::error!(pool, why, "a pool is not served here");
+            }
+            (Some(_), None) => tracing::info!(pool, "the pool is served"),
+            _ => {}
         }
     }
 
@@ -105,4 +345,12 @@ impl Pools {
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Pool>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn unserved(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.unserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unusable(pool: &str, code: RefusalCode, why: &str) -> Refusal {
+    Refusal::retry(code, format!("pool {pool:?}: {why}"))
 }

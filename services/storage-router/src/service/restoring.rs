@@ -20,7 +20,6 @@ const LOOK_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Restores pools until the stop is requested.
 pub(super) async fn restore(handler: Rc<Handler>, stop: Stop) {
     let mut pause = LOOK_AFTER;
-    let mut are_open = false;
     loop {
         tokio::select! {
             biased;
@@ -28,19 +27,11 @@ pub(super) async fn restore(handler: Rc<Handler>, stop: Stop) {
             () = tokio::time::sleep(pause) => {}
         }
         let mut is_whole = true;
-        if !are_open {
-            let opened = handler.pools.open_all().await;
-            are_open = opened.is_ok();
-            if let Err(refusal) = opened {
-                is_whole = false;
-                tracing::info!(%refusal, "cannot open all pools now");
-            }
-        }
         for pool in handler.pools.all().into_iter().filter(|pool| pool.is_short()) {
             let restored = tokio::select! {
                 biased;
                 () = stop.requested() => return,
-                restored = pool.restore() => restored,
+                restored = pool.restore(async |volume| handler.pools.is_in(&pool.record().name, volume).await) => restored,
             };
             let pool = &pool.record().name;
             match restored {

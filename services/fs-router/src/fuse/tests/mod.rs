@@ -138,6 +138,7 @@ fn registry() -> Registry {
         placement_version: 1,
         compression: None,
         encrypted: false,
+        keys: Vec::new(),
     };
     let owner = NodeRecord {
         name: "vr-1".parse().unwrap(),

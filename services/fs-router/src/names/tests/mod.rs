@@ -6,6 +6,7 @@ mod errors;
 mod lossy;
 mod model;
 mod nameless;
+mod pools;
 
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ fn pool(name: &str) -> PoolRecord {
         placement_version: 1,
         compression: None,
         encrypted: false,
+        keys: Vec::new(),
     }
 }
 

@@ -76,6 +76,7 @@ impl Cluster {
                 placement_version: 1,
                 compression: None,
                 encrypted: false,
+                keys: Vec::new(),
             };
             registry
                 .put_record(&keys::pool("default"), None, &pool, None)

@@ -62,8 +62,13 @@ impl Pool {
         Survey { sets, seats, failed }
     }
 
-    /// Makes again what is missing or damaged of an object's fragments.
-    pub(in crate::pool) async fn repair_fragments(&self, coded: &Coded, name: ObjectName) -> Outcome {
+    /// Makes again what is missing or damaged of an object's fragments. All of them are read; the bytes are added to `read`.
+    pub(in crate::pool) async fn repair_fragments(
+        &self,
+        coded: &Coded,
+        name: ObjectName,
+        read: &mut u64,
+    ) -> Outcome {
         let mut survey = self.survey(coded, name).await;
         // Whoever knows the head of a set needs no other: of fragments whose own head is damaged the bodies are tried.
         let mut bad = BTreeSet::new();
@@ -123,10 +128,17 @@ impl Pool {
                 }
                 Err(_) => return Outcome::Postponed,
             }
+            *read += (piece.end - piece.start) * self.width as u64;
             start = piece.end;
         }
+        // One that stopped answering while it was read was not checked.
+        let is_unread = |fragment: usize| {
+            let seat = set.seats.get(fragment).copied().flatten();
+            seat.is_none() && !bad.contains(&fragment)
+        };
+        let is_unread = (0..self.width).any(is_unread);
         match self.write_again(name, &set, bodies, &bad).await {
-            Outcome::Repaired(repaired) if !are_gone => Outcome::Partly(repaired),
+            Outcome::Repaired(repaired) if !are_gone || is_unread => Outcome::Partly(repaired),
             outcome => outcome,
         }
     }

@@ -8,15 +8,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sconce_schemas::object::ObjectKind;
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::{ObjectName, VolumeId};
 
 use crate::pool::Pool;
 use crate::pool::repair::Outcome;
-
-/// Names of one listing.
-const LISTED_AT_ONCE: usize = 1000;
+use crate::pool::walk::Walk;
 
 /// What came of looking through a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,82 +45,48 @@ impl Pool {
             .is_some_and(|coded| coded.is_short.load(Ordering::Relaxed))
     }
 
-    /// Looks through all objects for those of which fragments are missing, and makes them again. Nothing to do for a pool
+    /// Looks through all objects of volumes that are the pool's for those of which fragments are missing, and makes them again. Nothing to do for a pool
     /// of whole copies.
     ///
     /// # Errors
     /// A retry when so many back ends are absent that nothing can be told.
-    pub async fn restore(self: &Arc<Self>) -> Result<Restored, Refusal> {
+    pub async fn restore(
+        self: &Arc<Self>,
+        is_mine: impl AsyncFn(VolumeId) -> Result<bool, Refusal>,
+    ) -> Result<Restored, Refusal> {
         let mut restored = Restored::default();
         let Some(coded) = &self.coded else {
             return Ok(restored);
         };
         // What falls short from here on is for the next time.
         coded.is_short.store(false, Ordering::Relaxed);
-        let done = self.restore_all(&mut restored).await;
+        let done = self.restore_all(&is_mine, &mut restored).await;
         if done.is_err() || !restored.is_whole() {
             coded.note_short();
         }
         done.map(|()| restored)
     }
 
-    /// Reads all fragments of an object, and makes again those that are missing or damaged; of a pool of whole copies,
-    /// nothing. Whether all are good now.
-    ///
-    /// # Errors
-    /// What cannot be repaired now, or not any more; the text names object and back ends.
-    pub async fn scrub(self: &Arc<Self>, name: ObjectName) -> Result<bool, Refusal> {
-        let Some(coded) = &self.coded else { return Ok(true) };
-        let _hold = self.holds.hold(name).await;
-        let outcome = self.repair_fragments(coded, name).await;
-        let scrubbed = match &outcome {
-            Outcome::Repaired(_) => Ok(true),
-            Outcome::Partly(_) | Outcome::Postponed => Ok(false),
-            Outcome::Lost(answers) => Err(self.no_good_copy(name, answers)),
-        };
-        self.log_repair(name, outcome);
-        scrubbed
-    }
-
-    async fn restore_all(self: &Arc<Self>, restored: &mut Restored) -> Result<(), Refusal> {
-        let mut after = None;
-        loop {
-            let volumes = self.list_volumes(after, LISTED_AT_ONCE).await?;
-            for volume in &volumes {
-                for kind in [ObjectKind::Sco, ObjectKind::Map, ObjectKind::Manifest] {
-                    self.restore_volume(*volume, kind, restored).await?;
-                }
-            }
-            match volumes.last() {
-                Some(last) if volumes.len() == LISTED_AT_ONCE => after = Some(*last),
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    async fn restore_volume(
+    async fn restore_all(
         self: &Arc<Self>,
-        volume: VolumeId,
-        kind: ObjectKind,
+        is_mine: &impl AsyncFn(VolumeId) -> Result<bool, Refusal>,
         restored: &mut Restored,
     ) -> Result<(), Refusal> {
-        let what = format!("the {} objects of volume {volume}", kind.as_str());
-        let mut after = None;
-        loop {
-            let page = self.merged(&what, self.quorum, LISTED_AT_ONCE, |backend| async move {
-                backend.list(volume, kind, after, LISTED_AT_ONCE).await
-            });
-            let page = page.await?;
+        let mut walk = Walk::default();
+        while let Some(page) = self.walk(&mut walk).await? {
             restored.absent = restored.absent.max(page.absent.len());
+            let volume = page.names.first().map(|(name, _)| name.volume());
+            if let Some(volume) = volume
+                && !is_mine(volume).await?
+            {
+                continue;
+            }
             for (name, seen) in &page.names {
                 restored.objects += 1;
                 self.restore_object(*name, seen, &page.absent, restored).await;
             }
-            match page.names.last() {
-                Some((last, _)) if page.names.len() == LISTED_AT_ONCE => after = Some(*last),
-                _ => return Ok(()),
-            }
         }
+        Ok(())
     }
 
     async fn restore_object(
@@ -144,7 +107,7 @@ impl Pool {
             return;
         }
         let _hold = self.holds.hold(name).await;
-        let outcome = self.repair_fragments(coded, name).await;
+        let outcome = self.repair_fragments(coded, name, &mut 0).await;
         match &outcome {
             Outcome::Repaired(_) => restored.repaired += 1,
             Outcome::Partly(_) | Outcome::Postponed => restored.left += 1,

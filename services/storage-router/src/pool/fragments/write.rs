@@ -98,7 +98,7 @@ impl Pool {
             let theirs = self.encoded(coded, name, data.clone(), Some(&set.head)).await?;
             if theirs.set != set.head.set() {
                 // What of ours was written where nothing was gives way to what was there, if that is whole.
-                let outcome = self.repair_fragments(coded, name).await;
+                let outcome = self.repair_fragments(coded, name, &mut 0).await;
                 self.log_repair(name, outcome);
                 coded.note_short();
                 return Err(self.exists(name, failed));

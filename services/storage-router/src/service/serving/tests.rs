@@ -1,6 +1,5 @@
 //! One back end that hangs, and everything else goes on. Time is virtual.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::backend::{Backend, Pending, Space, StoredRange};
 use crate::checked::Checked;
+use crate::service::backends::Backends;
 use crate::service::keys::Cares;
 use crate::service::pools::Pools;
 use crate::testing::MemoryBackend;
@@ -102,10 +102,10 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
         ("hangs", Arc::new(Hangs { asked })),
         ("works", Arc::new(MemoryBackend::new("works", 1 << 30))),
     ];
-    let mut backends = HashMap::new();
+    let mut backends = Vec::new();
     for (name, backend) in pairs {
         let checked = Checked::new(backend, Workers::inline(), BACKEND_DEADLINE).at_most(UNDER_WAY, 1 << 20);
-        backends.insert(name.to_owned(), Arc::new(checked));
+        backends.push(Arc::new(checked));
         let record = PoolRecord {
             name: name.to_owned(),
             protection: Protection::Replicas(1),
@@ -116,12 +116,14 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
             placement_version: 1,
             compression: None,
             encrypted: false,
+            keys: Vec::new(),
         };
         registry
             .put_record(&keys::pool(name), None, &record, None)
             .await
             .unwrap();
     }
+    let backends = Backends::made(registry, backends);
     Handler {
         node: "sr-1".parse().unwrap(),
         pools: Pools::new(registry.clone(), backends, Workers::inline(), Cares::default()),
