@@ -177,6 +177,7 @@ impl Router {
             name: name(id),
             offset: 0,
             length: 4096,
+            cached: true,
         };
         self.ask(get, &[]).await
     }

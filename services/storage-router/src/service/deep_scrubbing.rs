@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sconce_registry::{Change, CommitError, Lease, Registry, Revision};
-use sconce_runtime::{Clock, Stop};
+use sconce_runtime::{Clock, Moment, Stop};
 use sconce_schemas::records::{DeepScrubRecord, DeepScrubberRecord, Record as _, keys};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::{NodeName, ObjectName};
@@ -284,7 +284,7 @@ impl DeepScrubbing {
 
     /// Keeps the claim, and records the progress where it is time for that.
     async fn keep(&self, round: &mut Round) -> anyhow::Result<()> {
-        if round.lease.held_until() < Instant::now() + CLAIM_TTL * 2 / 3 {
+        if !Moment::now().is_before(round.lease.renewed().after(CLAIM_TTL / 3)) {
             round.lease.keep_alive().await?;
         }
         if round.recorded.elapsed() >= RECORD_EVERY {

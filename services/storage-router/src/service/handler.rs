@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use sconce_runtime::{Events, Stop};
 use sconce_schemas::wire::storage::{
     GET_BYTES_MAX, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
@@ -108,7 +109,8 @@ impl Handler {
         if let Some(cache) = &self.cache {
             cache.cache().counters().tell(page, "objects");
         }
-        let backends = self.pools.backends();
+        let mut backends: Vec<_> = self.pools.backends().all().into_values().collect();
+        backends.sort_by(|one, other| one.name().cmp(other.name()));
         backends.iter().for_each(|backend| backend.tell_metrics(page));
         let spaces = join_all(backends.iter().map(|backend| backend.space(SPACE_WITHIN))).await;
         for (backend, space) in backends.iter().zip(spaces) {
