@@ -261,7 +261,15 @@ fn pools_and_back_ends_that_are_made_while_services_run_are_followed_by_all() {
             router
                 .until("disk-2 to be let go of", |status| status.backends.len() == 1)
                 .await;
-            let refusal = refused(router.get(1).await.0);
+            // Pools are looked at after back ends.
+            let refusal = tokio::time::timeout(DEADLINE, async {
+                loop {
+                    if let StorageReply::Refused(refusal) = router.get(1).await.0 {
+                        return refusal;
+                    }
+                }
+            });
+            let refusal = refusal.await.unwrap();
             assert_eq!(refusal.code, RefusalCode::NotFound, "{refusal}");
         }
 
