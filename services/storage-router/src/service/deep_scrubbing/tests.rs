@@ -84,6 +84,8 @@ impl World {
             Cares::default(),
         );
         let handler = Handler {
+            operations: sconce_tracing::metrics::Operations::default(),
+            under_way: Rc::default(),
             node: node.parse().unwrap(),
             pools,
             cache: None,
