@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 
 /// A count may be so much higher than the table's, in percent: what another compiler, or another way to lay out code, may cost.
 pub const MAY_RISE_PERCENT: u64 = 5;
+/// And by so many instructions in any case: of a piece of some hundred, another layout of the code is more than those percent.
+pub const MAY_RISE: u64 = 24;
 
 const HEAD: &str = "| piece | an operation is | instructions |\n|---|---|---:|\n";
 
@@ -42,11 +44,13 @@ pub fn judge(known: Option<u64>, counted: u64) -> Verdict {
     let Some(known) = known else {
         return Verdict::New;
     };
-    let percent =
-        |count: u64, of: u64| u128::from(count) * 100 > u128::from(of) * u128::from(100 + MAY_RISE_PERCENT);
+    let is_above = |count: u64, of: u64| {
+        let is_by_percent = u128::from(count) * 100 > u128::from(of) * u128::from(100 + MAY_RISE_PERCENT);
+        is_by_percent && count.saturating_sub(of) > MAY_RISE
+    };
     match () {
-        () if percent(counted, known) => Verdict::Risen,
-        () if percent(known, counted) => Verdict::Fallen,
+        () if is_above(counted, known) => Verdict::Risen,
+        () if is_above(known, counted) => Verdict::Fallen,
         () => Verdict::Same,
     }
 }
@@ -120,10 +124,15 @@ mod tests {
 
     #[test]
     fn a_count_may_rise_by_five_percent_and_not_by_more() {
-        assert_eq!(judge(Some(100), 105), Verdict::Same);
-        assert_eq!(judge(Some(100), 106), Verdict::Risen);
-        assert_eq!(judge(Some(100), 96), Verdict::Same);
-        assert_eq!(judge(Some(100), 95), Verdict::Fallen);
+        assert_eq!(judge(Some(1000), 1050), Verdict::Same);
+        assert_eq!(judge(Some(1000), 1051), Verdict::Risen);
+        assert_eq!(judge(Some(1000), 953), Verdict::Same);
+        assert_eq!(judge(Some(1000), 952), Verdict::Fallen);
+        // Of little, some instructions are no news.
+        assert_eq!(judge(Some(100), 124), Verdict::Same);
+        assert_eq!(judge(Some(100), 125), Verdict::Risen);
+        assert_eq!(judge(Some(100), 76), Verdict::Same);
+        assert_eq!(judge(Some(100), 75), Verdict::Fallen);
         assert_eq!(judge(Some(0), 0), Verdict::Same);
         assert_eq!(judge(Some(u64::MAX), u64::MAX), Verdict::Same);
         assert_eq!(judge(None, 1), Verdict::New);
