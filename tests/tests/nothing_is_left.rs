@@ -183,7 +183,7 @@ fn objects(cluster: &Cluster) -> Result<Vec<String>> {
         .collect())
 }
 
-/// The registry's keys but those of what is there without any volume: services, pools, back ends, the root directory.
+/// The registry's keys but those of what is there without any volume: services, pools and how far they were read, back ends, the root directory.
 fn keys(cluster: &Cluster) -> Result<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -192,7 +192,7 @@ fn keys(cluster: &Cluster) -> Result<Vec<String>> {
     let entries = runtime.block_on(registry.list("", None, usize::MAX))?;
     let root = format!("inode/{:016x}", 1);
     let of_volumes = |key: &String| {
-        !["node/", "pool/", "backend/"]
+        !["node/", "pool/", "backend/", "deep-scrub"]
             .iter()
             .any(|prefix| key.starts_with(prefix))
             && *key != root
