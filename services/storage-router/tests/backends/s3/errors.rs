@@ -204,7 +204,8 @@ async fn an_overloaded_server_is_not_asked_twice_for_everything() {
         assert!(matches!(answer, Err(BackendError::Unavailable { .. })));
     }
     let sent = site.server.counts().requests - before;
-    assert!((200..=301).contains(&sent), "{sent} requests for 200");
+    // Those that come after the first fault wait for one look at the bucket.
+    assert!((100..=301).contains(&sent), "{sent} requests for 200");
 }
 
 #[tokio::test]
