@@ -24,7 +24,7 @@ pub use streams::{Reader, Streams};
 /// Bytes of a piece: of what a request costs on a back end this part is small, and of a cold disk's random reads not too much is
 /// read in vain.
 pub const PIECE: u32 = 64 << 10;
-/// Longer reads go by: they are of scrubs and recoveries, which read an object once. Guests' are at most as long.
+/// Longer reads go by: guests' are at most as long.
 pub const CACHED_MAX: u64 = 512 << 10;
 /// Reads ahead at once.
 const AHEAD_AT_ONCE: usize = 4;

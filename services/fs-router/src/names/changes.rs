@@ -11,7 +11,7 @@ use sconce_schemas::records::Record;
 use sconce_schemas::wire::registry::{Change, Entry, Revision};
 use tokio::time::Instant;
 
-use super::{Names, NamesError};
+use super::{LIST_MAX, Names, NamesError};
 
 /// Conflicts before a change gives up. Each round at least one of those that compete commits, and waits are
 /// random, so this many in a row means hundreds of writers on one directory.
@@ -168,6 +168,24 @@ impl Names {
     ) -> Result<Vec<Entry>, NamesError> {
         self.patiently(async || self.registry.list(prefix, after, limit).await)
             .await
+    }
+
+    /// Every entry below a prefix, page by page.
+    pub(super) async fn each_entry(
+        &self,
+        prefix: &str,
+        mut look: impl FnMut(Entry) -> Result<(), NamesError>,
+    ) -> Result<(), NamesError> {
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.entries(prefix, after.as_deref(), LIST_MAX).await?;
+            let is_last = page.len() < LIST_MAX;
+            after = page.last().map(|entry| entry.key.clone());
+            page.into_iter().try_for_each(&mut look)?;
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 
     pub(super) async fn patiently<T>(

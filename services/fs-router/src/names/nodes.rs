@@ -122,27 +122,20 @@ impl Names {
 
     async fn least_loaded(&self, running: Vec<NodeName>) -> Result<NodeName, NamesError> {
         let mut volumes: BTreeMap<NodeName, usize> = running.into_iter().map(|name| (name, 0)).collect();
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.entries(keys::VOLUMES, after.as_deref(), LIST_MAX).await?;
-            let is_last = page.len() < LIST_MAX;
-            after = page.last().map(|entry| entry.key.clone());
-            for entry in page {
-                match changes::seen::<VolumeRecord>(entry) {
-                    Ok(Seen { record, .. }) if record.phase == VolumePhase::Active => {
-                        if let Some(count) = volumes.get_mut(&record.owner) {
-                            *count += 1;
-                        }
+        self.each_entry(keys::VOLUMES, |entry| {
+            match changes::seen::<VolumeRecord>(entry) {
+                Ok(Seen { record, .. }) if record.phase == VolumePhase::Active => {
+                    if let Some(count) = volumes.get_mut(&record.owner) {
+                        *count += 1;
                     }
-                    Ok(_) => {}
-                    // It counts for nobody; a new volume is no worse off for it.
-                    Err(error) => tracing::error!(%error, "a volume's record is damaged"),
                 }
+                Ok(_) => {}
+                // It counts for nobody; a new volume is no worse off for it.
+                Err(error) => tracing::error!(%error, "a volume's record is damaged"),
             }
-            if is_last {
-                break;
-            }
-        }
+            Ok(())
+        })
+        .await?;
         let least = volumes.into_iter().min_by_key(|(_, count)| *count);
         least.map(|(name, _)| name).ok_or(NamesError::NoVolumeRouter)
     }

@@ -197,22 +197,16 @@ impl Names {
 
     async fn volumes_in(&self, pool: &str) -> Result<Vec<VolumeRecord>, NamesError> {
         let mut volumes = Vec::new();
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.entries(keys::VOLUMES, after.as_deref(), LIST_MAX).await?;
-            let is_last = page.len() < LIST_MAX;
-            after = page.last().map(|entry| entry.key.clone());
-            for entry in page {
-                // A record that cannot be read may be that of a volume in the pool.
-                let Seen { record, .. } = changes::seen::<VolumeRecord>(entry)?;
-                if record.pool == pool {
-                    volumes.push(record);
-                }
+        self.each_entry(keys::VOLUMES, |entry| {
+            // A record that cannot be read may be that of a volume in the pool.
+            let Seen { record, .. } = changes::seen::<VolumeRecord>(entry)?;
+            if record.pool == pool {
+                volumes.push(record);
             }
-            if is_last {
-                return Ok(volumes);
-            }
-        }
+            Ok(())
+        })
+        .await?;
+        Ok(volumes)
     }
 
     /// The paths of volumes, and of those that have none why they are still there.

@@ -13,11 +13,10 @@ use sconce_schemas::wire::Refusal;
 use sconce_schemas::{ObjectName, VolumeId};
 
 use super::fragments::Coded;
-use super::repair::{Outcome, PIECE_BYTES, is_gone_for_good};
+use super::repair::{Outcome, is_gone_for_good, read_through};
 use super::walk::Walk;
 use super::{Page, Pool};
 use crate::backend::BackendError;
-use crate::checked::Checked;
 
 /// A delete that is under way has removed all of an object within this time, if no back end hangs.
 const DELETED_WITHIN: Duration = Duration::from_secs(5);
@@ -141,10 +140,9 @@ impl Pool {
 
     async fn scrub_copies(&self, name: ObjectName, read: &mut u64) -> Outcome {
         let places = self.places(&name);
-        let answers = self.ask_each(
-            &places,
-            |backend| async move { read_through(&backend, name).await },
-        );
+        let answers = self.ask_each(&places, |backend| async move {
+            read_through(&backend, name, |_| ()).await
+        });
         let (mut bad, mut absent, mut gone) = (BTreeSet::new(), 0, 0);
         for (place, answer) in answers.await {
             match answer {
@@ -168,21 +166,4 @@ impl Pool {
             outcome => outcome,
         }
     }
-}
-
-/// Reads a copy from its start to its end; its length.
-async fn read_through(backend: &Checked, name: ObjectName) -> Result<u64, BackendError> {
-    let length = backend.stat(name).await?;
-    let mut at = 0;
-    while at < length {
-        let due = PIECE_BYTES.min(length - at);
-        let piece = backend.get(name, at, due).await?;
-        if piece.len() as u64 != due {
-            return Err(BackendError::Damaged {
-                what: format!("{} of {due} bytes at {at}", piece.len()),
-            });
-        }
-        at += due;
-    }
-    Ok(length)
 }

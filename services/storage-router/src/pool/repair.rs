@@ -15,10 +15,11 @@ use sconce_tracing::{Span, Trace, telemetry};
 
 use super::{Answer, Pool};
 use crate::backend::BackendError;
+use crate::checked::Checked;
 
 /// An object is read in pieces, each from whichever copy is good there, so that two copies with damage in
 /// different places still make a good one.
-pub(super) const PIECE_BYTES: u64 = 256 << 10;
+const PIECE_BYTES: u64 = 256 << 10;
 
 /// What came of a repair.
 pub(super) enum Outcome {
@@ -185,4 +186,26 @@ fn note_bad(bad: &mut BTreeSet<usize>, index: usize, error: &BackendError) {
 /// Whether waiting will not bring this copy back.
 pub(super) fn is_gone_for_good(error: &BackendError) -> bool {
     matches!(error, BackendError::Damaged { .. } | BackendError::NotFound)
+}
+
+/// Reads a copy from its start to its end, a piece at a time; its length.
+pub(super) async fn read_through(
+    backend: &Checked,
+    name: ObjectName,
+    mut take: impl FnMut(&[u8]),
+) -> Result<u64, BackendError> {
+    let length = backend.stat(name).await?;
+    let mut at = 0;
+    while at < length {
+        let due = PIECE_BYTES.min(length - at);
+        let piece = backend.get(name, at, due).await?;
+        if piece.len() as u64 != due {
+            return Err(BackendError::Damaged {
+                what: format!("{} of {due} bytes at {at}", piece.len()),
+            });
+        }
+        take(&piece);
+        at += due;
+    }
+    Ok(length)
 }

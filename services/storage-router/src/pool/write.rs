@@ -17,7 +17,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use super::bundles::is_bundle;
 use super::packed::is_packed;
-use super::repair::PIECE_BYTES;
+use super::repair::read_through;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 use crate::checked::Checked;
@@ -102,16 +102,9 @@ impl Pool {
     /// A copy, whole, from one back end.
     async fn whole_on(&self, index: usize, name: ObjectName) -> Option<SealedObject> {
         let backend = self.backend(index).ok()?;
-        let length = backend.stat(name).await.ok()?;
-        let mut whole = BytesMut::with_capacity(usize::try_from(length).ok()?);
-        while (whole.len() as u64) < length {
-            let due = PIECE_BYTES.min(length - whole.len() as u64);
-            let piece = backend.get(name, whole.len() as u64, due).await.ok()?;
-            if piece.is_empty() {
-                return None;
-            }
-            whole.extend_from_slice(&piece);
-        }
+        let mut whole = BytesMut::new();
+        let read = read_through(&backend, name, |piece| whole.extend_from_slice(piece));
+        read.await.ok()?;
         SealedObject::seal(name, whole.freeze()).ok()
     }
 
