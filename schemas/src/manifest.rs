@@ -22,7 +22,7 @@ use crate::ids::{BatchSeq, CheckpointId, Epoch, ManifestSeq, ScoId, SnapshotId, 
 use crate::le::u32_at;
 use crate::log_record::SnapshotLabel;
 use crate::records::{EpochStart, Origin};
-use crate::wire::msgpack::{put_named, take_named};
+use crate::wire::msgpack::{is_zero, put_named, take_named};
 
 const WHAT: &str = "manifest";
 const MAGIC: u32 = u32::from_le_bytes(*b"MFT1");
@@ -326,11 +326,6 @@ impl Manifest {
             .chain(of_snapshots)
             .chain(points)
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 mod node_ref {

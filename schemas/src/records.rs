@@ -17,7 +17,7 @@ use crate::geometry::{ScoSize, VolumeSize};
 use crate::ids::{BackendId, Epoch, ManifestSeq, NodeName, PlaceName, ScoId, SnapshotId, VolumeId};
 use crate::object::ObjectName;
 use crate::wire::Role;
-use crate::wire::msgpack::{put_named, take_named};
+use crate::wire::msgpack::{is_zero, put_named, take_named};
 
 /// A record: encodes as a msgpack map.
 pub trait Record: Serialize + DeserializeOwned {
@@ -1043,12 +1043,4 @@ pub mod keys {
     pub fn name(parent: u64, name: &str) -> String {
         format!("name/{parent:016x}/{name}")
     }
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
-const fn is_zero(count: &u64) -> bool {
-    *count == 0
 }

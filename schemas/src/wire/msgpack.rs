@@ -41,6 +41,15 @@ pub fn put_array(out: &mut Vec<u8>, len: usize) {
     let _ = rmp::encode::write_array_len(out, u32::try_from(len).unwrap_or(u32::MAX));
 }
 
+/// What a named field says by its absence.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+pub(crate) const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// Appends a string.
 pub fn put_str(out: &mut Vec<u8>, text: &str) {
     let _ = rmp::encode::write_str(out, text);

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{EventPage, EventsAsk};
 use super::msgpack::{
-    Body, put_array, put_bin, put_named, put_uint, skip, take_array, take_bin, take_fields, take_named,
-    take_uint,
+    Body, is_zero, put_array, put_bin, put_named, put_uint, skip, take_array, take_bin, take_fields,
+    take_named, take_uint,
 };
 use super::refusal::Refusal;
 use super::scrub::BundleJob;
@@ -613,14 +613,6 @@ pub struct ScrubReport {
     /// When a sweep last looked at all the volume's objects.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub last_sweep_us: u64,
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
-const fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 /// How far back any moment of a volume can be had.

@@ -12,18 +12,6 @@ use sconce_tracing::metrics::{Metric, OfOperations, Operations, Page};
 
 use crate::routing::{ClusterCache, Counts};
 
-/// What clients ask for.
-const ACTIONS: [Action; 8] = [
-    Action::Read,
-    Action::Write,
-    Action::Discard,
-    Action::WriteZeroes,
-    Action::Flush,
-    Action::Extents,
-    Action::Resize,
-    Action::Changes,
-];
-
 /// The service's numbers.
 pub(crate) struct Metrics {
     /// Of each IO thread.
@@ -43,7 +31,7 @@ impl Metrics {
         };
         let mut front_end = |name: &str, counts: fn(&Counts) -> &Operations| {
             let threads: Vec<&Operations> = self.threads.iter().map(|thread| counts(thread)).collect();
-            page.operations(of, &[name], &ACTIONS, &threads);
+            page.operations(of, &[name], &Action::OF_CLIENTS, &threads);
         };
         if self.has_nbd {
             front_end("nbd", |counts| &counts.nbd);

@@ -18,17 +18,6 @@ use crate::node::Node;
 
 /// How long a volume may take to answer: its thread may have much to do.
 const VOLUME_WITHIN: Duration = Duration::from_secs(2);
-/// What clients ask of volumes.
-const ACTIONS: [Action; 8] = [
-    Action::Read,
-    Action::Write,
-    Action::Discard,
-    Action::WriteZeroes,
-    Action::Flush,
-    Action::Extents,
-    Action::Resize,
-    Action::Changes,
-];
 
 /// Puts all on a page.
 pub(crate) async fn tell(node: &Node, page: &mut Page) {
@@ -56,7 +45,7 @@ fn operations(node: &Node, page: &mut Page) {
         errors: Metric::VolumeErrors,
     };
     let shards: Vec<&Operations> = node.counts.iter().map(|shard| &shard.operations).collect();
-    page.operations(of, &[], &ACTIONS, &shards);
+    page.operations(of, &[], &Action::OF_CLIENTS, &shards);
     for (number, shard) in node.counts.iter().enumerate() {
         page.number(Metric::ShardOperations, &[&number.to_string()], shard.under_way());
     }

@@ -131,6 +131,20 @@ pub struct Operations {
     kinds: [OperationKind; Action::ALL.len()],
 }
 
+impl Action {
+    /// What clients ask of volumes, by the front ends and behind them.
+    pub const OF_CLIENTS: [Action; 8] = [
+        Action::Read,
+        Action::Write,
+        Action::Discard,
+        Action::WriteZeroes,
+        Action::Flush,
+        Action::Extents,
+        Action::Resize,
+        Action::Changes,
+    ];
+}
+
 impl Operations {
     /// One more has ended, of `length` bytes; these count where it was done, and is about what volumes or objects hold.
     #[inline]
