@@ -123,6 +123,8 @@ impl World {
     /// After all that, a disk that is well again is a cache again.
     async fn works_again(&mut self) {
         self.heal();
+        // What failed before says so, however late its thread is: the wait after that begins there.
+        self.cache.settled().await;
         tokio::time::advance(LONG).await;
         // A lookup is what tries again; the first write after a deletion is what notices it.
         for number in [1000, 1001] {
