@@ -242,6 +242,7 @@ mod tests {
             compression: None,
             encrypted: false,
             keys: Vec::new(),
+            change: None,
         }];
         let nodes = [
             node("fs", Role::FsRouter),

@@ -42,6 +42,7 @@ async fn cluster() -> (Cluster, Network) {
         compression: None,
         encrypted: false,
         keys: Vec::new(),
+        change: None,
     };
     let node = NodeRecord {
         name: owner(),

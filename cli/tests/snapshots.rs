@@ -140,6 +140,7 @@ impl Place {
             compression: None,
             encrypted: false,
             keys: Vec::new(),
+            change: None,
         };
         let node = NodeRecord {
             name: owner(),

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use sconce_fuzz::within_memory;
 use sconce_schemas::VolumeId;
 use sconce_schemas::records::{
-    BackendRecord, DeepScrubRecord, InodeRecord, NameRecord, NodeRecord, PoolRecord, Record, VolumeRecord,
+    BackendRecord, DeepScrubRecord, InodeRecord, MoveRecord, NameRecord, NodeRecord, PoolRecord, Record, VolumeRecord,
 };
 
 fn check<R: Record + Debug + PartialEq>(bytes: &[u8]) -> Option<R> {
@@ -27,4 +27,5 @@ fuzz_target!(|bytes: &[u8]| {
     check::<PoolRecord>(bytes);
     check::<BackendRecord>(bytes);
     check::<DeepScrubRecord>(bytes);
+    check::<MoveRecord>(bytes);
 });

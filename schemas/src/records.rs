@@ -721,9 +721,9 @@ pub struct PoolRecord {
     pub name: String,
     /// How objects are protected.
     pub protection: Protection,
-    /// The back ends that objects are placed on.
+    /// The placement map: the back ends that objects are placed on, and those that objects are still on (weight 0).
     pub backends: Vec<PlacementEntry>,
-    /// Raised with each change of `backends`.
+    /// Raised with each change of `backends` and `change`. Above [`PoolRecord::FIRST_PLACEMENT`] an object may be on any of them.
     pub placement_version: u64,
     /// How what is stored is compressed, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -734,6 +734,21 @@ pub struct PoolRecord {
     /// The keys of an encrypted pool, by which a storage-router tells that it was given others. Builds before 0201 wrote none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyPrint>,
+    /// A change of the placement map that is under way. Builds before 0203 never made one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<PlacementChange>,
+}
+
+/// What is still to be done until a pool's objects are where its operator wants them (docs/decisions/0203).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementChange {
+    /// The weights that new objects are placed by once every storage-router looks for objects on all the back ends; `None`: they are, and
+    /// objects move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Vec<PlacementEntry>>,
+    /// Back ends that are gone for good: nobody waits for what is on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
 }
 
 impl Record for PoolRecord {
@@ -764,6 +779,7 @@ impl PoolRecord {
             compression,
             encrypted,
             keys: Vec::new(),
+            change: None,
         }
     }
 
@@ -776,6 +792,90 @@ impl PoolRecord {
                 keys,
                 ..other.clone()
             }
+    }
+
+    /// Whether what is stored looks alike by another record, wherever it is.
+    #[must_use]
+    pub fn has_policy_of(&self, other: &Self) -> bool {
+        let policy = |record: &Self| (record.protection, record.compression, record.encrypted);
+        policy(self) == policy(other)
+    }
+
+    /// The weights that the pool has, or comes to.
+    #[must_use]
+    pub fn wanted(&self) -> &[PlacementEntry] {
+        let next = self.change.as_ref().and_then(|change| change.next.as_deref());
+        next.unwrap_or(&self.backends)
+    }
+
+    /// Whether nobody waits for what is on this back end.
+    #[must_use]
+    pub fn has_lost(&self, backend: &str) -> bool {
+        let change = self.change.as_ref();
+        change.is_some_and(|change| change.lost.iter().any(|lost| lost == backend))
+    }
+
+    /// The record that announces other weights: of back ends that it has, of others that join, 0 for those that are to leave.
+    /// New objects are placed as before until every storage-router knows.
+    #[must_use]
+    pub fn announcing(&self, weights: &[PlacementEntry], lost: &[String]) -> Self {
+        let mut next = self.wanted().to_vec();
+        for entry in weights {
+            match next.iter_mut().find(|have| have.backend == entry.backend) {
+                Some(have) => have.weight = entry.weight,
+                None => next.push(entry.clone()),
+            }
+        }
+        let mut announced = self.clone();
+        for entry in &next {
+            if self.backends.iter().all(|have| have.backend != entry.backend) {
+                announced.backends.push(PlacementEntry {
+                    backend: entry.backend.clone(),
+                    weight: 0,
+                });
+            }
+        }
+        let is_leaving = |name: &&String| {
+            next.iter()
+                .any(|entry| entry.backend == **name && entry.weight == 0)
+        };
+        let before = self.change.iter().flat_map(|change| &change.lost);
+        let mut lost: Vec<String> = before.chain(lost).filter(is_leaving).cloned().collect();
+        lost.sort_unstable();
+        lost.dedup();
+        announced.placement_version += 1;
+        announced.change = Some(PlacementChange {
+            next: Some(next),
+            lost,
+        });
+        announced
+    }
+
+    /// The record by which new objects are placed as was announced, and the others move.
+    #[must_use]
+    pub fn placing(&self) -> Self {
+        let lost = self.change.iter().flat_map(|change| &change.lost);
+        Self {
+            backends: self.wanted().to_vec(),
+            placement_version: self.placement_version + 1,
+            change: Some(PlacementChange {
+                next: None,
+                lost: lost.cloned().collect(),
+            }),
+            ..self.clone()
+        }
+    }
+
+    /// The record once everything is where the map says: what takes no objects has none, and leaves the pool.
+    #[must_use]
+    pub fn settled(&self) -> Self {
+        let takes = |entry: &&PlacementEntry| entry.weight > 0;
+        Self {
+            backends: self.backends.iter().filter(takes).cloned().collect(),
+            placement_version: self.placement_version + 1,
+            change: None,
+            ..self.clone()
+        }
     }
 }
 
@@ -821,15 +921,60 @@ impl Record for DeepScrubRecord {
     const WHAT: &'static str = "deep scrub record";
 }
 
-/// That a storage-router does a pool's deep scrub, and no other: key `deep-scrubber/<pool>`, held by its lease.
+/// That a storage-router does something for a pool, and no other: its deep scrub (key `deep-scrubber/<pool>`), the move of its
+/// objects (key `mover/<pool>`). Held by a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeepScrubberRecord {
+pub struct ClaimRecord {
     /// Who does it.
     pub node: NodeName,
 }
 
-impl Record for DeepScrubberRecord {
-    const WHAT: &'static str = "deep scrubber record";
+impl Record for ClaimRecord {
+    const WHAT: &'static str = "claim record";
+}
+
+/// How far the move of a pool's objects to where its placement map wants them is: key `move/<pool>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    /// The placement version that it is of.
+    pub placement_version: u64,
+    /// When it began, in microseconds since 1970.
+    pub begun_us: u64,
+    /// When all was where it belongs, likewise; `None`: it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_us: Option<u64>,
+    /// Storage-routers that do not know yet where objects may be: it goes on when they do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<NodeName>,
+    /// The last object that was looked at, in the order of volumes, kinds, names; `None`: none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<ObjectName>,
+    /// Objects that there were when it began.
+    pub expected: u64,
+    /// Objects that were looked at.
+    pub objects: u64,
+    /// Objects of which something was moved.
+    pub moved: u64,
+    /// Bytes that were written for it.
+    pub bytes: u64,
+    /// Objects of which something could not be reached or written: they are looked at again.
+    pub left: u64,
+}
+
+impl Record for MoveRecord {
+    const WHAT: &'static str = "move record";
+}
+
+/// Up to which placement version of a pool a storage-router looks for objects, with no request under way by an older one: key
+/// `placement-known/<pool>/<node>`, written while a change is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementKnownRecord {
+    /// The placement version.
+    pub placement_version: u64,
+}
+
+impl Record for PlacementKnownRecord {
+    const WHAT: &'static str = "record of a known placement";
 }
 
 /// A back end in a placement map.
@@ -1018,6 +1163,33 @@ pub mod keys {
     #[must_use]
     pub fn deep_scrubber(pool: &str) -> String {
         format!("{DEEP_SCRUBBERS}{pool}")
+    }
+
+    /// The moves of all pools' objects.
+    pub const MOVES: &str = "move/";
+
+    /// The key of the move of a pool's objects.
+    #[must_use]
+    pub fn moving(pool: &str) -> String {
+        format!("{MOVES}{pool}")
+    }
+
+    /// The key that says who moves a pool's objects.
+    #[must_use]
+    pub fn mover(pool: &str) -> String {
+        format!("mover/{pool}")
+    }
+
+    /// What all storage-routers know of a pool's placement.
+    #[must_use]
+    pub fn placements_known(pool: &str) -> String {
+        format!("placement-known/{pool}/")
+    }
+
+    /// What a storage-router knows of a pool's placement.
+    #[must_use]
+    pub fn placement_known(pool: &str, node: &NodeName) -> String {
+        format!("{}{node}", placements_known(pool))
     }
 
     /// A back end's key.

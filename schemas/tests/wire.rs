@@ -12,7 +12,8 @@ use sconce_schemas::access::{AccessAsk, AccessChange, AccessMode, AccessReply};
 use sconce_schemas::bundle::{BundleIndex, KeptCluster, Member};
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::{
-    BackendPlace, BackendRecord, Compression, DtlMode, DtlState, KeyPrint, PoolRecord, Protection, S3Place,
+    BackendPlace, BackendRecord, Compression, DtlMode, DtlState, KeyPrint, PlacementEntry, PoolRecord,
+    Protection, S3Place,
 };
 use sconce_schemas::wire::envelope::{Header, Protocol, Reply, Request, Role};
 use sconce_schemas::wire::event::{
@@ -1164,6 +1165,14 @@ fn what_makes_pools_keeps_its_meaning() {
     };
     let mut asked: Vec<StorageControl> = names.into_iter().zip(&places).map(add).collect();
     asked.push(StorageControl::CreatePool { pool: pool.clone() });
+    asked.push(StorageControl::PlacePool {
+        pool: "vms".to_owned(),
+        weights: vec![PlacementEntry {
+            backend: "disk-7".to_owned(),
+            weight: 2,
+        }],
+        lost: vec!["disk-1".to_owned()],
+    });
     let asked = asked.into_iter().map(StorageRequest::Control);
     golden_batch("storage-pool-requests", requests(asked.collect()));
 
@@ -1175,6 +1184,13 @@ fn what_makes_pools_keeps_its_meaning() {
         })
     };
     let mut told: Vec<StorageControlReply> = names.into_iter().zip(places).map(added).collect();
+    told.push(StorageControlReply::Pool(pool.announcing(
+        &[PlacementEntry {
+            backend: "disk-1".to_owned(),
+            weight: 0,
+        }],
+        &["disk-1".to_owned()],
+    )));
     told.push(StorageControlReply::Pool(pool));
     told.push(StorageControlReply::Node(StorageNodeStatus {
         node: node("node-c"),

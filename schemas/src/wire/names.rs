@@ -101,6 +101,7 @@ pub(super) const fn of_storage(request: &StorageRequest) -> &'static str {
             StorageControl::Events(_) => "node.events",
             StorageControl::AddBackend { .. } => "storage.add_backend",
             StorageControl::CreatePool { .. } => "storage.create_pool",
+            StorageControl::PlacePool { .. } => "storage.place_pool",
         },
     }
 }

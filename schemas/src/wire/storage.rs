@@ -18,7 +18,7 @@ use crate::DecodeError;
 use crate::geometry::ByteLen;
 use crate::ids::{NodeName, VolumeId};
 use crate::object::{ObjectKind, ObjectName};
-use crate::records::{BackendPlace, BackendRecord, PoolRecord};
+use crate::records::{BackendPlace, BackendRecord, PlacementEntry, PoolRecord};
 
 /// To a storage-router.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +117,17 @@ pub enum StorageControl {
         /// The pool as it is to be.
         pool: PoolRecord,
     },
+    /// Gives back ends of a pool other shares of its objects, or has back ends join it; with a weight of 0 they leave it once nothing
+    /// is on them. The same again is no error.
+    PlacePool {
+        /// The pool.
+        pool: String,
+        /// The weights that are to be others than they are.
+        weights: Vec<PlacementEntry>,
+        /// Back ends with a weight of 0 that are gone for good: nobody waits for what is on them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lost: Vec<String>,
+    },
 }
 
 /// From a storage-router.
@@ -157,7 +168,7 @@ pub enum StorageControlReply {
     Events(EventPage),
     /// The answer to `AddBackend`: as it is in the registry.
     Backend(BackendRecord),
-    /// The answer to `CreatePool`: as it is in the registry.
+    /// The answer to `CreatePool` and `PlacePool`: as it is in the registry.
     Pool(PoolRecord),
 }
 

@@ -80,6 +80,7 @@ impl Setup {
             compression: None,
             encrypted: false,
             keys: Vec::new(),
+            change: None,
         };
         let backends = [("disk".to_owned(), checked.clone())].into();
         let care = Care {

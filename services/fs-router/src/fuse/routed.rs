@@ -285,6 +285,7 @@ mod tests {
             compression: None,
             encrypted: false,
             keys: Vec::new(),
+            change: None,
         };
         let mut seen = vec![
             backend("a", 100),

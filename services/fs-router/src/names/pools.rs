@@ -6,7 +6,7 @@
 
 use sconce_schemas::NodeName;
 use sconce_schemas::records::{
-    BackendRecord, DeepScrubRecord, DeepScrubberRecord, PoolRecord, VolumePhase, VolumeRecord, keys,
+    BackendRecord, ClaimRecord, DeepScrubRecord, MoveRecord, PoolRecord, VolumePhase, VolumeRecord, keys,
 };
 
 use super::changes::{self, Changes, Plan, Seen};
@@ -99,6 +99,9 @@ impl Names {
             if let Some(scrub) = self.read::<DeepScrubRecord>(keys::deep_scrub(name)).await? {
                 changes.remove(&scrub);
             }
+            if let Some(moving) = self.read::<MoveRecord>(keys::moving(name)).await? {
+                changes.remove(&moving);
+            }
             Ok(Plan { changes, outcome: () })
         })
         .await
@@ -115,7 +118,19 @@ impl Names {
         let Some(seen) = self.read::<DeepScrubRecord>(keys::deep_scrub(pool)).await? else {
             return Ok(None);
         };
-        let claim = self.read::<DeepScrubberRecord>(keys::deep_scrubber(pool)).await?;
+        let claim = self.read::<ClaimRecord>(keys::deep_scrubber(pool)).await?;
+        Ok(Some((seen.record, claim.map(|claim| claim.record.node))))
+    }
+
+    /// How far the move of a pool's objects is, or how the last one went, and who does it now; `None`: there was none.
+    ///
+    /// # Errors
+    /// The registry is unreachable.
+    pub async fn moving(&self, pool: &str) -> Result<Option<(MoveRecord, Option<NodeName>)>, NamesError> {
+        let Some(seen) = self.read::<MoveRecord>(keys::moving(pool)).await? else {
+            return Ok(None);
+        };
+        let claim = self.read::<ClaimRecord>(keys::mover(pool)).await?;
         Ok(Some((seen.record, claim.map(|claim| claim.record.node))))
     }
 

@@ -50,6 +50,7 @@ pub(super) fn record(backends: usize, replicas: u8, placement_version: u64) -> P
         compression: None,
         encrypted: false,
         keys: Vec::new(),
+        change: None,
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use sconce_registry::{Change, CommitError, Lease, Registry, Revision};
 use sconce_runtime::{Clock, Moment, Stop};
-use sconce_schemas::records::{DeepScrubRecord, DeepScrubberRecord, Record as _, keys};
+use sconce_schemas::records::{ClaimRecord, DeepScrubRecord, Record as _, keys};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::{NodeName, ObjectName};
 use tokio::time::Instant;
@@ -155,14 +155,14 @@ impl DeepScrubbing {
     /// The claim on a pool; `None`: another one has it. One of this node is of a process that is gone.
     async fn claim(&self, pool: &str) -> Result<Option<Lease>, CommitError> {
         let key = keys::deep_scrubber(pool);
-        let found = self.registry.get_record::<DeepScrubberRecord>(&key).await?;
+        let found = self.registry.get_record::<ClaimRecord>(&key).await?;
         let expected = match found {
             None => Revision::ABSENT,
             Some((record, revision)) if record.node == self.node() => revision,
             Some(_) => return Ok(None),
         };
         let lease = self.registry.lease(CLAIM_TTL).await?;
-        let mine = DeepScrubberRecord { node: self.node() };
+        let mine = ClaimRecord { node: self.node() };
         let put = self
             .registry
             .put_record(&key, Some(expected), &mine, Some(lease.id()))

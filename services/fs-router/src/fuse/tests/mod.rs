@@ -139,6 +139,7 @@ fn registry() -> Registry {
         compression: None,
         encrypted: false,
         keys: Vec::new(),
+        change: None,
     };
     let owner = NodeRecord {
         name: "vr-1".parse().unwrap(),

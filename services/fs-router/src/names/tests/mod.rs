@@ -44,6 +44,7 @@ fn pool(name: &str) -> PoolRecord {
         compression: None,
         encrypted: false,
         keys: Vec::new(),
+        change: None,
     }
 }
 

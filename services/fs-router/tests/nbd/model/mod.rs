@@ -77,6 +77,7 @@ impl Cluster {
                 compression: None,
                 encrypted: false,
                 keys: Vec::new(),
+                change: None,
             };
             registry
                 .put_record(&keys::pool("default"), None, &pool, None)

@@ -243,7 +243,7 @@ fn a_round_that_was_cut_short_goes_on_where_it_was_and_one_does_it_at_a_time() {
         let claimed = keys::deep_scrubber("vms");
         let holder = world
             .registry
-            .get_record::<DeepScrubberRecord>(&claimed)
+            .get_record::<ClaimRecord>(&claimed)
             .await
             .unwrap()
             .unwrap()
@@ -258,7 +258,7 @@ fn a_round_that_was_cut_short_goes_on_where_it_was_and_one_does_it_at_a_time() {
         assert!(later.ended_us.is_none());
         let holder = world
             .registry
-            .get_record::<DeepScrubberRecord>(&claimed)
+            .get_record::<ClaimRecord>(&claimed)
             .await
             .unwrap()
             .unwrap()

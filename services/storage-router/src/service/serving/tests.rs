@@ -117,6 +117,7 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
             compression: None,
             encrypted: false,
             keys: Vec::new(),
+            change: None,
         };
         registry
             .put_record(&keys::pool(name), None, &record, None)
