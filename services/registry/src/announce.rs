@@ -100,6 +100,15 @@ impl Tenure {
         self.held.borrow().since
     }
 
+    /// Returns once it is held since another moment than this one.
+    pub async fn held_anew(&self, since: Moment) {
+        let mut held = self.held.clone();
+        if held.wait_for(|held| held.since != since).await.is_err() {
+            // Nobody renews it any more.
+            std::future::pending().await
+        }
+    }
+
     /// Whether it is held now.
     #[must_use]
     pub fn is_held(&self) -> bool {

@@ -205,12 +205,24 @@ impl Checked {
     /// # Errors
     /// As [`Checked::get`].
     pub async fn stat(&self, name: ObjectName) -> Result<u64, BackendError> {
+        self.stat_of(name, None).await
+    }
+
+    /// As [`Checked::stat`], of a fragment of the object, or of the whole object where it is `None`.
+    ///
+    /// # Errors
+    /// As [`Checked::get`]; something else in its place is `Damaged`.
+    pub async fn stat_of(&self, name: ObjectName, fragment: Option<FragmentId>) -> Result<u64, BackendError> {
         let header = self.header(name).await?;
-        if header.fragment().is_none() {
+        if header.fragment() == fragment {
             return Ok(header.length());
         }
+        let right = match fragment {
+            None => "the whole object".to_owned(),
+            Some(fragment) => format!("fragment {}", fragment.index),
+        };
         self.counted(Err(BackendError::Damaged {
-            what: format!("it has {}; right would be the whole object", header.what()),
+            what: format!("it has {}; right would be {right}", header.what()),
         }))
     }
 

@@ -47,6 +47,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// Section `[deep_scrub]`: how often all that is stored is read, and how fast.
     pub deep_scrub: DeepScrubSettings,
+    /// Section `[moves]`: how fast objects move when a pool's back ends change.
+    pub moves: MoveSettings,
     /// Section `[cache]`: the SSD cache of objects that were read, if it is wanted.
     pub cache: Option<CacheSettings>,
 }
@@ -73,6 +75,8 @@ struct Typed {
     limits: LimitSettings,
     #[serde(default)]
     deep_scrub: DeepScrubSettings,
+    #[serde(default)]
+    moves: MoveSettings,
     cache: Option<CacheSettings>,
 }
 
@@ -324,6 +328,7 @@ impl TryFrom<Typed> for Settings {
             keys,
             limits,
             deep_scrub,
+            moves,
             cache,
         } = typed;
         if node.endpoints.len() != 1 {
@@ -353,6 +358,7 @@ impl TryFrom<Typed> for Settings {
         }
         check_limits(&limits)?;
         deep_scrub.check()?;
+        check_rate("moves", moves.bytes_per_second)?;
         Ok(Self {
             node,
             registry,
@@ -365,6 +371,7 @@ impl TryFrom<Typed> for Settings {
             keys,
             limits,
             deep_scrub,
+            moves,
             cache,
         })
     }
@@ -398,13 +405,33 @@ impl DeepScrubSettings {
                 "deep_scrub: period = \"{period}\"; right would be 1min or more"
             ));
         }
-        if self.bytes_per_second.bytes() < 1 << 20 {
-            let rate = &self.bytes_per_second;
-            return Err(format!(
-                "deep_scrub: bytes_per_second = \"{rate}\"; right would be 1 MiB or more"
-            ));
+        check_rate("deep_scrub", self.bytes_per_second)
+    }
+}
+
+/// How fast objects move to where a pool's placement map wants them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MoveSettings {
+    /// Bytes that are written in a second at the most, on all back ends of a pool together.
+    pub bytes_per_second: ByteSize,
+}
+
+impl Default for MoveSettings {
+    /// 160 TB in a month, at less than half of what one hard disk takes.
+    fn default() -> Self {
+        Self {
+            bytes_per_second: ByteSize::new(64 << 20),
         }
-        Ok(())
+    }
+}
+
+fn check_rate(section: &str, rate: ByteSize) -> Result<(), String> {
+    match rate.bytes() {
+        ..0x10_0000 => Err(format!(
+            "{section}: bytes_per_second = \"{rate}\"; right would be 1 MiB or more"
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -9,13 +9,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sconce_schemas::wire::Refusal;
-use sconce_schemas::{ObjectName, VolumeId};
+use sconce_schemas::ObjectName;
 
+use super::Pool;
 use super::fragments::Coded;
 use super::repair::{Outcome, is_gone_for_good, read_through};
-use super::walk::Walk;
-use super::{Page, Pool};
+use super::walk::Batch;
 use crate::backend::BackendError;
 
 /// A delete that is under way has removed all of an object within this time, if no back end hangs.
@@ -32,56 +31,6 @@ pub enum Found {
     Left,
     /// No good copy is left of a part of it.
     Lost,
-}
-
-/// Objects that are to be read.
-#[derive(Debug)]
-pub struct DeepScrub {
-    walk: Walk,
-}
-
-/// The next objects of a deep scrub.
-pub struct Batch {
-    page: Page<ObjectName>,
-}
-
-impl DeepScrub {
-    /// Of the objects after this one.
-    #[must_use]
-    pub fn after(name: Option<ObjectName>) -> Self {
-        Self {
-            walk: Walk::after(name),
-        }
-    }
-
-    /// The next objects; `None`: there are no more.
-    ///
-    /// # Errors
-    /// A retry when so many back ends are absent that nothing can be told.
-    pub async fn next(&mut self, pool: &Pool) -> Result<Option<Batch>, Refusal> {
-        let page = pool.walk(&mut self.walk).await?;
-        Ok(page.map(|page| Batch { page }))
-    }
-}
-
-impl Batch {
-    /// Whose objects they are.
-    #[must_use]
-    pub fn volume(&self) -> Option<VolumeId> {
-        self.page.names.first().map(|(name, _)| name.volume())
-    }
-
-    /// The objects, in order.
-    pub fn names(&self) -> impl Iterator<Item = ObjectName> {
-        self.page.names.iter().map(|(name, _)| *name)
-    }
-
-    /// Whether so little is there of an object that it is of a put which was never answered for.
-    fn is_of_no_put(&self, pool: &Pool, name: ObjectName) -> bool {
-        let needed = pool.coded.as_ref().map_or(1, |coded| coded.needed());
-        let seen = self.page.names.iter().find(|(listed, _)| *listed == name);
-        seen.is_some_and(|(_, seen)| seen.len() + self.page.absent.len() < needed)
-    }
 }
 
 impl Pool {
@@ -138,10 +87,10 @@ impl Pool {
             .all(|(_, answer)| matches!(answer, Err(BackendError::NotFound)))
     }
 
-    async fn scrub_copies(&self, name: ObjectName, read: &mut u64) -> Outcome {
+    pub(super) async fn scrub_copies(&self, name: ObjectName, read: &mut u64) -> Outcome {
         let places = self.places(&name);
         let answers = self.ask_each(&places, |backend| async move {
-            read_through(&backend, name, |_| ()).await
+            read_through(&backend, name, None, |_| ()).await
         });
         let (mut bad, mut absent, mut gone) = (BTreeSet::new(), 0, 0);
         for (place, answer) in answers.await {

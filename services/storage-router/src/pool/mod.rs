@@ -9,6 +9,7 @@ mod bundles;
 mod deep_scrub;
 mod fragments;
 mod holds;
+mod moving;
 mod packed;
 mod read;
 mod refusals;
@@ -22,6 +23,7 @@ mod write;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sconce_fragments::Policy;
 use sconce_schemas::object::ObjectKind;
@@ -34,12 +36,14 @@ use crate::backend::BackendError;
 use crate::checked::Checked;
 use crate::placement::{Placement, Rendezvous};
 use crate::workers::Workers;
-pub use deep_scrub::{Batch, DeepScrub, Found};
+pub use deep_scrub::Found;
 use fragments::Coded;
 pub use fragments::{Care, Restored};
 use holds::Holds;
+pub use moving::Moved;
 use packed::Heads;
 use versions::Versions;
+pub use walk::{Batch, Walk};
 
 /// Repairs at once: each holds a whole object in memory, and none is urgent.
 const REPAIRS_AT_ONCE: usize = 2;
@@ -61,6 +65,8 @@ pub struct Pool {
     repair_slots: Arc<Semaphore>,
     heads: Arc<Heads>,
     versions: Arc<Versions>,
+    /// The pool goes on by a newer record.
+    is_superseded: AtomicBool,
 }
 
 /// A part of a listing.
@@ -110,6 +116,7 @@ impl Pool {
             repair_slots: Arc::new(Semaphore::new(REPAIRS_AT_ONCE)),
             heads: Arc::default(),
             versions: Arc::default(),
+            is_superseded: AtomicBool::new(false),
         }))
     }
 
@@ -135,6 +142,7 @@ impl Pool {
             // What a back end that was not there should have may be missing.
             coded.note_short();
         }
+        self.is_superseded.store(true, Ordering::Relaxed);
         Ok(Arc::new(Self {
             placement: Box::new(placement),
             backends: resolved(&record, backends),
@@ -147,6 +155,7 @@ impl Pool {
             repair_slots: Arc::clone(&self.repair_slots),
             heads: Arc::clone(&self.heads),
             versions: Arc::clone(&self.versions),
+            is_superseded: AtomicBool::new(false),
         }))
     }
 
@@ -180,10 +189,20 @@ impl Pool {
 
     /// Where an object's copies may be: their places, and every other back end once the placement map has changed.
     fn haunts(&self, name: &ObjectName) -> Vec<usize> {
-        if self.record.placement_version <= FIRST_PLACEMENT {
+        if !self.was_changed() {
             return self.places(name);
         }
         self.placement.rank(name)
+    }
+
+    /// Whether the placement map was ever another, so that objects may be elsewhere than it says.
+    fn was_changed(&self) -> bool {
+        self.record.placement_version > FIRST_PLACEMENT
+    }
+
+    /// Whether the pool goes on by a newer record: what takes long is given up then.
+    fn is_superseded(&self) -> bool {
+        self.is_superseded.load(Ordering::Relaxed)
     }
 
     /// A back end that this service reaches.

@@ -112,7 +112,7 @@ impl Pool {
         let is_whole = failed
             .iter()
             .all(|answer| !matches!(answer.error, BackendError::Damaged { .. }));
-        if is_whole && self.record.protection.width().saturating_sub(gone.len()) < needed {
+        if is_whole && self.haunts(&name).len().saturating_sub(gone.len()) < needed {
             return Refusal::reject(RefusalCode::NotFound, format!("{of} is not there: {told}"));
         }
         if failed.iter().any(may_come_back) {
@@ -162,6 +162,12 @@ impl Pool {
         );
         tracing::error!(pool = %self.record.name, volume = %name.volume(), object = %name, "put refused: {text}");
         Refusal::reject(RefusalCode::Invalid, text)
+    }
+
+    /// What was begun by an older record is begun anew by the newer one.
+    pub(super) fn superseded(&self) -> Refusal {
+        let text = format!("the placement of pool {:?} changed meanwhile", self.record.name);
+        Refusal::retry(RefusalCode::Conflict, text)
     }
 
     pub(super) fn log_bad_copy(&self, name: ObjectName, answer: &Answer) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use sconce_schemas::ObjectName;
-use sconce_schemas::stored_object::SealedObject;
+use sconce_schemas::stored_object::{FragmentId, SealedObject};
 use sconce_tracing::{Span, Trace, telemetry};
 
 use super::{Answer, Pool};
@@ -38,9 +38,11 @@ impl Pool {
     /// repairs as allowed are under way, the next read of the object comes back to it.
     pub(super) fn repair_later(self: &Arc<Self>, name: ObjectName, failed: &[Answer]) {
         let places = self.places(&name);
+        // While objects move, what is not in its place yet is the mover's.
+        let is_moving = self.record.change.is_some();
         let needs_repair = |answer: &Answer| match answer.error {
             BackendError::Damaged { .. } => true,
-            BackendError::NotFound => places.contains(&answer.backend),
+            BackendError::NotFound => places.contains(&answer.backend) && !is_moving,
             _ => false,
         };
         for answer in failed.iter().filter(|answer| needs_repair(answer)) {
@@ -188,17 +190,18 @@ pub(super) fn is_gone_for_good(error: &BackendError) -> bool {
     matches!(error, BackendError::Damaged { .. } | BackendError::NotFound)
 }
 
-/// Reads a copy from its start to its end, a piece at a time; its length.
+/// Reads a copy, or this fragment, from its start to its end, a piece at a time; its length.
 pub(super) async fn read_through(
     backend: &Checked,
     name: ObjectName,
+    fragment: Option<FragmentId>,
     mut take: impl FnMut(&[u8]),
 ) -> Result<u64, BackendError> {
-    let length = backend.stat(name).await?;
+    let length = backend.stat_of(name, fragment).await?;
     let mut at = 0;
     while at < length {
         let due = PIECE_BYTES.min(length - at);
-        let piece = backend.get(name, at, due).await?;
+        let piece = backend.get_of(name, fragment, at, due).await?;
         if piece.len() as u64 != due {
             return Err(BackendError::Damaged {
                 what: format!("{} of {due} bytes at {at}", piece.len()),

@@ -18,7 +18,7 @@ const LISTED_AT_ONCE: usize = 1000;
 
 /// How far it is.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
+pub struct Walk {
     /// The volume and the kind that are listed, and the last name of them; `None`: the first volume is next.
     at: Option<(VolumeId, ObjectKind, Option<ObjectName>)>,
     /// Volumes that were listed and come next.
@@ -28,13 +28,60 @@ pub(super) struct Walk {
     is_over: bool,
 }
 
+/// The next objects of a walk, all of one volume.
+pub struct Batch {
+    page: Page<ObjectName>,
+}
+
 impl Walk {
     /// From the name after this one on.
-    pub(super) fn after(name: Option<ObjectName>) -> Self {
+    #[must_use]
+    pub fn after(name: Option<ObjectName>) -> Self {
         Self {
             at: name.map(|name| (name.volume(), name.kind(), Some(name))),
             ..Self::default()
         }
+    }
+
+    /// The next objects; `None`: there are no more.
+    ///
+    /// # Errors
+    /// A retry when so many back ends are absent that nothing can be told, or when the pool goes on by a newer record.
+    pub async fn next(&mut self, pool: &Pool) -> Result<Option<Batch>, Refusal> {
+        let page = pool.walk(self).await?;
+        Ok(page.map(|page| Batch { page }))
+    }
+}
+
+impl Batch {
+    /// Whose objects they are.
+    #[must_use]
+    pub fn volume(&self) -> Option<VolumeId> {
+        self.page.names.first().map(|(name, _)| name.volume())
+    }
+
+    /// The objects, in order.
+    pub fn names(&self) -> impl Iterator<Item = ObjectName> {
+        self.page.names.iter().map(|(name, _)| *name)
+    }
+
+    /// Back ends that did not list theirs.
+    pub(super) fn absent(&self) -> &[usize] {
+        &self.page.absent
+    }
+
+    /// The back ends that list an object.
+    pub(super) fn seen(&self, name: ObjectName) -> &[usize] {
+        let at = self.page.names.binary_search_by(|(listed, _)| listed.cmp(&name));
+        at.ok()
+            .and_then(|at| self.page.names.get(at))
+            .map_or(&[], |(_, seen)| seen)
+    }
+
+    /// Whether so little is there of an object that it is of a put which was never answered for.
+    pub(super) fn is_of_no_put(&self, pool: &Pool, name: ObjectName) -> bool {
+        let needed = pool.coded.as_ref().map_or(1, |coded| coded.needed());
+        self.seen(name).len() + self.page.absent.len() < needed
     }
 }
 
@@ -50,9 +97,12 @@ impl Pool {
     /// The next names, with the back ends that list them; `None`: there are no more.
     ///
     /// # Errors
-    /// A retry when so many back ends are absent that nothing can be told.
-    pub(super) async fn walk(&self, walk: &mut Walk) -> Result<Option<Page<ObjectName>>, Refusal> {
+    /// As [`Walk::next`].
+    async fn walk(&self, walk: &mut Walk) -> Result<Option<Page<ObjectName>>, Refusal> {
         while !walk.is_over {
+            if self.is_superseded() {
+                return Err(self.superseded());
+            }
             let Some((volume, kind, after)) = walk.at else {
                 self.walk_on(walk, None).await?;
                 continue;
@@ -98,13 +148,11 @@ impl Pool {
         is_mine: impl AsyncFn(VolumeId) -> Result<bool, Refusal>,
     ) -> Result<u64, Refusal> {
         let (mut walk, mut count) = (Walk::default(), 0);
-        while let Some(page) = self.walk(&mut walk).await? {
-            // A page is of one volume.
-            let volume = page.names.first().map(|(name, _)| name.volume());
-            if let Some(volume) = volume
+        while let Some(batch) = walk.next(self).await? {
+            if let Some(volume) = batch.volume()
                 && is_mine(volume).await?
             {
-                count += page.names.len() as u64;
+                count += batch.page.names.len() as u64;
             }
         }
         Ok(count)

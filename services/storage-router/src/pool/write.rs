@@ -20,7 +20,7 @@ use super::packed::is_packed;
 use super::repair::read_through;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
-use crate::checked::Checked;
+use crate::checked::{Checked, damaged};
 
 impl Pool {
     /// Stores an object: done when every copy is durable, in a pool with an erasure code when as many fragments are as
@@ -48,6 +48,9 @@ impl Pool {
         let sealed = self.workers.run(bytes, seal).await;
         let object = sealed.map_err(|error| Refusal::reject(RefusalCode::Invalid, error.to_string()))?;
         let places = self.places(&name);
+        if self.was_changed() {
+            self.refuse_other_elsewhere(name, &places, &object).await?;
+        }
         let put = |backend: Arc<Checked>| {
             let object = object.clone();
             async move { backend.put(&object).await }
@@ -86,7 +89,8 @@ impl Pool {
         let _hold = self.holds.hold(name).await;
         let has_it = |answer: &&Answer| answer.error == BackendError::Exists;
         for answer in failed.iter().filter(has_it) {
-            if let Some(object) = self.whole_on(answer.backend, name).await
+            if let Ok(object) = self.whole_on(answer.backend, name).await
+                && object.fragment().is_none()
                 && self.replace_on(&made, &object).await.is_empty()
             {
                 return;
@@ -99,13 +103,40 @@ impl Pool {
         );
     }
 
-    /// A copy, whole, from one back end.
-    async fn whole_on(&self, index: usize, name: ObjectName) -> Option<SealedObject> {
-        let backend = self.backend(index).ok()?;
+    /// Refuses what an object of other content stands against that is on other back ends than those that the map has for it now.
+    async fn refuse_other_elsewhere(
+        &self,
+        name: ObjectName,
+        places: &[usize],
+        object: &SealedObject,
+    ) -> Result<(), Refusal> {
+        let mut elsewhere = self.haunts(&name);
+        elsewhere.retain(|haunt| !places.contains(haunt));
+        let asked = self.ask_each(&elsewhere, |backend| async move { backend.stat(name).await });
+        for (backend, there) in asked.await {
+            if there.is_ok()
+                && let Ok(other) = self.whole_on(backend, name).await
+                && other.data() != object.data()
+            {
+                let error = BackendError::Exists;
+                return Err(self.exists(name, &[Answer { backend, error }]));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a back end has of an object, whole: a copy or a fragment.
+    pub(super) async fn whole_on(
+        &self,
+        index: usize,
+        name: ObjectName,
+    ) -> Result<SealedObject, BackendError> {
+        let backend = self.backend(index)?;
+        let fragment = backend.fragment_of(name).await?;
         let mut whole = BytesMut::new();
-        let read = read_through(&backend, name, |piece| whole.extend_from_slice(piece));
-        read.await.ok()?;
-        SealedObject::seal(name, whole.freeze()).ok()
+        let read = read_through(&backend, name, fragment, |piece| whole.extend_from_slice(piece));
+        read.await?;
+        SealedObject::seal_fragment(name, fragment, whole.freeze()).map_err(|error| damaged(&error))
     }
 
     /// Removes all copies of an object; one that is not there is no error.
@@ -114,6 +145,15 @@ impl Pool {
     /// A retry, naming the back ends, when a copy may be left.
     pub async fn delete(&self, name: ObjectName) -> Result<(), Refusal> {
         let _hold = self.holds.hold(name).await;
+        let failed = self.delete_held(name).await;
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(self.not_deleted(name, &failed))
+    }
+
+    /// Removes all copies of an object that the caller holds; what those said that did not do it.
+    pub(super) async fn delete_held(&self, name: ObjectName) -> Vec<Answer> {
         let haunts = self.haunts(&name);
         let failed = self
             .on_each(&haunts, |backend| async move { backend.delete(name).await })
@@ -122,10 +162,7 @@ impl Pool {
         if let Some(coded) = &self.coded {
             coded.forget(&name);
         }
-        if failed.is_empty() {
-            return Ok(());
-        }
-        Err(self.not_deleted(name, &failed))
+        failed
     }
 
     /// The same, told which of them each is.

@@ -10,19 +10,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sconce_registry::{Change, CommitError, Lease, Registry, Revision};
-use sconce_runtime::{Clock, Moment, Stop};
-use sconce_schemas::records::{ClaimRecord, DeepScrubRecord, Record as _, keys};
+use sconce_registry::{Change, CommitError, Registry, Revision};
+use sconce_runtime::{Clock, Stop};
+use sconce_schemas::ObjectName;
+use sconce_schemas::records::{DeepScrubRecord, Record as _, keys};
 use sconce_schemas::wire::Refusal;
-use sconce_schemas::{NodeName, ObjectName};
 use tokio::time::Instant;
 
 use super::handler::Handler;
-use crate::pool::{DeepScrub, Found, Pool};
+use super::rounds::{Claim, due, pause, told, without_conflict};
+use crate::pool::{Found, Pool, Walk};
 use crate::settings::DeepScrubSettings;
 
-/// How long a claim lasts unless it is kept: longer than a large object takes at a slow back end.
-const CLAIM_TTL: Duration = Duration::from_secs(30);
 /// How often the progress is recorded.
 const RECORD_EVERY: Duration = Duration::from_secs(10);
 /// How long one wait for a change of the schedule lasts; what falls due meanwhile begins that much later at most.
@@ -50,7 +49,7 @@ enum Ended {
 /// A pool's round that this service does.
 struct Round {
     pool: String,
-    lease: Lease,
+    claim: Claim,
     record: DeepScrubRecord,
     revision: Revision,
     recorded: Instant,
@@ -92,7 +91,7 @@ impl DeepScrubbing {
                 biased;
                 () = self.stop.requested() => return,
                 changed = changed => if changed.is_err() {
-                    self.pause(RETRY_AFTER).await;
+                    pause(&self.stop, RETRY_AFTER).await;
                 }
             }
         }
@@ -108,20 +107,21 @@ impl DeepScrubbing {
         if !self.is_due(&record) {
             return Ok(None);
         }
-        let Some(lease) = self.claim(pool).await? else {
+        let claim = keys::deep_scrubber(pool);
+        let Some(claim) = Claim::take(&self.registry, &claim, &self.handler.node).await? else {
             return Ok(None);
         };
         // Whoever had the claim before may have gone on since the first look.
         match self.registry.get_record::<DeepScrubRecord>(&key).await? {
             Some((record, revision)) if self.is_due(&record) => Ok(Some(Round {
                 pool: pool.to_owned(),
-                lease,
+                claim,
                 record,
                 revision,
                 recorded: Instant::now(),
             })),
             _ => {
-                lease.revoke().await?;
+                claim.give_back().await;
                 Ok(None)
             }
         }
@@ -152,28 +152,6 @@ impl DeepScrubbing {
             || record.begun_us > now.saturating_add(period)
     }
 
-    /// The claim on a pool; `None`: another one has it. One of this node is of a process that is gone.
-    async fn claim(&self, pool: &str) -> Result<Option<Lease>, CommitError> {
-        let key = keys::deep_scrubber(pool);
-        let found = self.registry.get_record::<ClaimRecord>(&key).await?;
-        let expected = match found {
-            None => Revision::ABSENT,
-            Some((record, revision)) if record.node == self.node() => revision,
-            Some(_) => return Ok(None),
-        };
-        let lease = self.registry.lease(CLAIM_TTL).await?;
-        let mine = ClaimRecord { node: self.node() };
-        let put = self
-            .registry
-            .put_record(&key, Some(expected), &mine, Some(lease.id()))
-            .await;
-        Ok(without_conflict(put)?.map(|_| lease))
-    }
-
-    fn node(&self) -> NodeName {
-        self.handler.node.clone()
-    }
-
     /// Goes on with a round as far as that is possible, and gives the claim back.
     async fn go_on(&self, mut round: Round) {
         let read = self.read(&mut round).await;
@@ -186,7 +164,7 @@ impl DeepScrubbing {
             Ok(Ended::Later) => false,
             Err(error) => {
                 tracing::info!(pool, %error, "the deep scrub goes on later");
-                self.pause(RETRY_AFTER).await;
+                pause(&self.stop, RETRY_AFTER).await;
                 false
             }
         };
@@ -205,9 +183,7 @@ impl DeepScrubbing {
                 tracing::info!(pool = round.pool, %error, "how far the deep scrub is was not recorded")
             }
         }
-        if let Err(error) = round.lease.revoke().await {
-            tracing::debug!(%error, "the claim on a deep scrub ends with its lease");
-        }
+        round.claim.give_back().await;
     }
 
     async fn read(&self, round: &mut Round) -> anyhow::Result<Ended> {
@@ -225,14 +201,14 @@ impl DeepScrubbing {
                 "a deep scrub begins"
             );
         }
-        let mut scrub = DeepScrub::after(round.record.after);
+        let mut walk = Walk::after(round.record.after);
         loop {
             // It may have changed since the last look.
             let pool = self.pool(round).await?;
             let next = tokio::select! {
                 biased;
                 () = self.stop.requested() => return Ok(Ended::Later),
-                next = scrub.next(&pool) => next,
+                next = walk.next(&pool) => next,
             };
             let Some(batch) = next.map_err(told)? else {
                 return Ok(Ended::Over);
@@ -250,6 +226,8 @@ impl DeepScrubbing {
                 continue;
             }
             for name in batch.names() {
+                // Nobody waits for a pool by an older record for as long as a batch takes.
+                let pool = self.pool(round).await?;
                 let begun = Instant::now();
                 let (found, bytes) = tokio::select! {
                     biased;
@@ -258,8 +236,8 @@ impl DeepScrubbing {
                 };
                 round.note(name, found, bytes);
                 self.keep(round).await?;
-                self.pause(self.due(bytes).saturating_sub(begun.elapsed())).await;
-                if self.stop.is_requested() {
+                let due = due(bytes, self.settings.bytes_per_second);
+                if pause(&self.stop, due.saturating_sub(begun.elapsed())).await {
                     return Ok(Ended::Later);
                 }
             }
@@ -276,17 +254,9 @@ impl DeepScrubbing {
         self.handler.pools.find(&round.pool).await.map_err(told)
     }
 
-    /// How long so many bytes take within the budget.
-    fn due(&self, bytes: u64) -> Duration {
-        let rate = self.settings.bytes_per_second.bytes().max(1);
-        Duration::from_micros(bytes.saturating_mul(1_000_000) / rate)
-    }
-
     /// Keeps the claim, and records the progress where it is time for that.
     async fn keep(&self, round: &mut Round) -> anyhow::Result<()> {
-        if !Moment::now().is_before(round.lease.renewed().after(CLAIM_TTL / 3)) {
-            round.lease.keep_alive().await?;
-        }
+        round.claim.keep().await?;
         if round.recorded.elapsed() >= RECORD_EVERY {
             self.record(round).await?;
         }
@@ -300,14 +270,6 @@ impl DeepScrubbing {
         round.revision = self.registry.commit(vec![put]).await?;
         round.recorded = Instant::now();
         Ok(())
-    }
-
-    async fn pause(&self, duration: Duration) {
-        tokio::select! {
-            biased;
-            () = self.stop.requested() => {}
-            () = tokio::time::sleep(duration) => {}
-        }
     }
 }
 
@@ -324,19 +286,6 @@ impl Round {
             Found::Lost => record.lost += 1,
         }
     }
-}
-
-/// `None`: another one was first.
-fn without_conflict<T>(done: Result<T, CommitError>) -> Result<Option<T>, CommitError> {
-    match done {
-        Ok(done) => Ok(Some(done)),
-        Err(CommitError::Conflict { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn told(refusal: Refusal) -> anyhow::Error {
-    anyhow::Error::msg(refusal.text)
 }
 
 #[cfg(test)]

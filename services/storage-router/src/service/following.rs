@@ -1,14 +1,15 @@
 //! Following the registry: pools and back ends that are made, changed or removed while the service runs.
 //!
 //! Keeps: the revision up to which the registry was looked at.
-//! Order: the revision first, then the look: what changes in between is looked at once more.
+//! Order: the revision first, then the look: what changes in between is looked at once more. What is told to be known here is
+//! looked at before.
 //! Crash: the next start looks at everything.
 //! Knows no record: a change of any of them is a reason to look.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use sconce_registry::{Registry, RegistryError, Revision};
+use sconce_registry::{CommitError, Registry, RegistryError, Revision};
 use sconce_runtime::{Backoff, Chance, Stop};
 use sconce_schemas::records::keys;
 
@@ -18,6 +19,8 @@ use super::handler::Handler;
 const WATCH_WAIT: Duration = Duration::from_secs(30);
 /// How long what cannot be opened waits for the next look: what is wrong may be a file on this machine.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How long requests by an older record have to end before it is looked whether they did.
+const LOOK_WHETHER_OVER: Duration = Duration::from_millis(100);
 /// First and longest wait while the registry does not answer.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -44,14 +47,35 @@ pub(super) async fn follow(handler: Rc<Handler>, registry: Registry, stop: Stop)
     }
 }
 
-/// Looks at everything, and waits until something of it changes.
-async fn look_and_wait(handler: &Handler, registry: &Registry) -> Result<(), RegistryError> {
-    let after = registry.revision().await?;
+/// Looks at everything; whether all of it can be used.
+pub(super) async fn look(handler: &Handler) -> Result<bool, RegistryError> {
+    let announced = handler.standing.announced();
     let are_open = handler.pools.look().await?;
+    handler.standing.looked(announced);
+    Ok(are_open)
+}
+
+/// Looks at everything, and waits until something of it changes.
+async fn look_and_wait(handler: &Handler, registry: &Registry) -> Result<(), CommitError> {
+    let after = registry.revision().await?;
+    let are_open = look(handler).await?;
     tokio::select! {
+        error = tell_known(handler) => Err(error),
+        () = handler.standing.lost() => Ok(()),
         () = tokio::time::sleep(LOOK_AGAIN), if !are_open => Ok(()),
-        changed = change_of(registry, keys::BACKENDS, after) => changed,
-        changed = change_of(registry, keys::POOLS, after) => changed,
+        changed = change_of(registry, keys::BACKENDS, after) => Ok(changed?),
+        changed = change_of(registry, keys::POOLS, after) => Ok(changed?),
+    }
+}
+
+/// Tells which placements are known here, once nothing is under way by older ones; returns only where that cannot be told.
+async fn tell_known(handler: &Handler) -> CommitError {
+    loop {
+        match handler.pools.tell_known(&handler.node).await {
+            Ok(true) => return std::future::pending().await,
+            Ok(false) => tokio::time::sleep(LOOK_WHETHER_OVER).await,
+            Err(error) => return error,
+        }
     }
 }
 

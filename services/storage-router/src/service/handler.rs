@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use sconce_runtime::{Events, Stop};
+use sconce_runtime::{Events, Moment, Stop};
 use sconce_schemas::wire::storage::{
     GET_BYTES_MAX, StorageControl, StorageControlReply, StorageNodeStatus, StorageReply, StorageRequest,
 };
@@ -20,6 +20,7 @@ use sconce_tracing::metrics::{Metric, OfOperations, Operations, Page};
 use sconce_tracing::{Action, Point, Status, Step};
 
 use super::pools::Pools;
+use super::standing::Standing;
 use crate::cached::ObjectCache;
 use crate::trace::step;
 
@@ -42,6 +43,8 @@ struct Part {
 pub(super) struct Handler {
     pub(super) node: NodeName,
     pub(super) pools: Pools,
+    /// Whether it knows of every placement that others go by.
+    pub(super) standing: Standing,
     /// Parts of objects that were read before.
     pub(super) cache: Option<Rc<ObjectCache>>,
     /// What happens is told here.
@@ -86,7 +89,7 @@ impl Handler {
                 };
                 self.get(&pool, part, reply_bytes).await
             }
-            StorageRequest::Control(control) => self.control(control).await,
+            StorageRequest::Control(control) => Box::pin(self.control(control)).await,
         };
         if let Some((action, bytes)) = asked {
             let status = done.as_ref().map_or_else(Status::from, |_| Status::Ok);
@@ -135,8 +138,11 @@ impl Handler {
     async fn put(&self, pool: &str, name: ObjectName, data: Bytes) -> Result<(StorageReply, Bytes), Refusal> {
         let step = step(Action::Put, name, 0, data.len() as u64);
         Point::StoragePut.record(|| step);
-        let done = match self.pools.find(pool).await {
-            Ok(pool) => pool.put(name, data).await,
+        let done = match self.stands() {
+            Ok(since) => match self.pools.find(pool).await {
+                Ok(pool) => self.if_still(since, pool.put(name, data).await),
+                Err(refusal) => Err(refusal),
+            },
             Err(refusal) => Err(refusal),
         };
         Point::StorageExit.record(|| ended(step, &done));
@@ -157,6 +163,7 @@ impl Handler {
         }
         let step = step(Action::Get, name, offset, u64::from(length));
         Point::StorageGet.record(|| step);
+        let since = self.standing.since();
         let got = match self.pools.find(pool).await {
             Ok(pool) => match &self.cache {
                 // What is in the cache is in clear on its SSD.
@@ -167,17 +174,25 @@ impl Handler {
             },
             Err(refusal) => Err(refusal),
         };
+        // What is found is what was asked for.
+        let got = got.or_else(|refusal| self.if_still(since, Err(refusal)));
         Point::StorageExit.record(|| ended(step, &got));
         got.map(|data| (StorageReply::Data, data))
     }
 
     async fn control(&self, control: StorageControl) -> Result<(StorageReply, Bytes), Refusal> {
         let reply = match control {
-            StorageControl::Stat { pool, name } => StorageControlReply::Stat {
-                length: self.pools.find(&pool).await?.stat(name).await?,
-            },
+            StorageControl::Stat { pool, name } => {
+                let since = self.standing.since();
+                let length = self.pools.find(&pool).await?.stat(name).await;
+                StorageControlReply::Stat {
+                    length: length.or_else(|refusal| self.if_still(since, Err(refusal)))?,
+                }
+            }
             StorageControl::Delete { pool, name } => {
-                self.pools.find(&pool).await?.delete(name).await?;
+                let since = self.stands()?;
+                let deleted = self.pools.find(&pool).await?.delete(name).await;
+                self.if_still(since, deleted)?;
                 return Ok((StorageReply::Done, Bytes::new()));
             }
             StorageControl::List {
@@ -196,19 +211,22 @@ impl Handler {
                     );
                     return Err(Refusal::reject(RefusalCode::Invalid, text));
                 }
+                let since = self.stands()?;
                 let pool = self.pools.find(&pool).await?;
+                let names = match everywhere {
+                    true => pool.list_everywhere(volume, kind, after, limit).await,
+                    false => pool.list(volume, kind, after, limit).await,
+                };
                 StorageControlReply::Names {
-                    names: match everywhere {
-                        true => pool.list_everywhere(volume, kind, after, limit).await?,
-                        false => pool.list(volume, kind, after, limit).await?,
-                    },
+                    names: self.if_still(since, names)?,
                 }
             }
             StorageControl::ListVolumes { pool, after, limit } => {
                 let limit = check_limit(limit)?;
-                let pool = self.pools.find(&pool).await?;
+                let since = self.stands()?;
+                let volumes = self.pools.find(&pool).await?.list_volumes(after, limit).await;
                 StorageControlReply::Volumes {
-                    volumes: pool.list_volumes(after, limit).await?,
+                    volumes: self.if_still(since, volumes)?,
                 }
             }
             StorageControl::Events(ask) => {
@@ -219,8 +237,33 @@ impl Handler {
                 StorageControlReply::Backend(self.pools.backends().add(&name, place).await?)
             }
             StorageControl::CreatePool { pool } => StorageControlReply::Pool(self.pools.create(pool).await?),
+            StorageControl::PlacePool { pool, weights, lost } => {
+                StorageControlReply::Pool(self.pools.place(&pool, &weights, &lost).await?)
+            }
         };
         Ok((StorageReply::Control(reply), Bytes::new()))
+    }
+
+    /// Since when this service knows of every back end that an object may be on: what does not only read what it finds begins with that.
+    fn stands(&self) -> Result<Option<Moment>, Refusal> {
+        self.standing.since().map(Some).ok_or_else(|| self.unsure())
+    }
+
+    /// What was done, if the service has known that from its begin to its end.
+    fn if_still<T>(&self, since: Option<Moment>, done: Result<T, Refusal>) -> Result<T, Refusal> {
+        match since.is_some() && self.standing.since() == since {
+            true => done,
+            false => Err(self.unsure()),
+        }
+    }
+
+    fn unsure(&self) -> Refusal {
+        let text = format!(
+            "storage-router {} has not heard from the registry for a while: where objects are may have changed, so it only gives what \
+             it finds until it has",
+            self.node
+        );
+        Refusal::retry(RefusalCode::Unavailable, text)
     }
 
     async fn status(&self) -> StorageNodeStatus {

@@ -1,7 +1,8 @@
 //! The service: everything that a storage-router process does, on one thread beside the blocking ones.
 //!
 //! Keeps: its parts as supervised tasks; where its settings say so, the pool's registry too.
-//! Order: registry, back ends, pools, socket, announcement; a client finds it when it can answer.
+//! Order: registry, back ends, pools, socket, announcement, a look at what changed before that; then it answers. Whoever changes where
+//! objects are waits for those that are announced.
 //! Crash: nothing to recover: the next start finds objects on the back ends and records in the registry.
 //! Knows no signals and no files of settings: those are `main`'s.
 
@@ -10,11 +11,13 @@ mod deep_scrubbing;
 mod following;
 mod handler;
 mod keys;
+mod moving;
 mod pools;
 mod restoring;
+mod rounds;
 mod serving;
+mod standing;
 
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +40,9 @@ use crate::workers::Workers;
 use backends::Backends;
 use deep_scrubbing::DeepScrubbing;
 use handler::Handler;
+use moving::Moving;
 use pools::Pools;
+use standing::Standing;
 
 /// How long a stop waits for requests and repairs under way: longer than a put to a slow disk.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
@@ -156,15 +161,24 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     let pools = Pools::new(registry.clone(), backends, workers, care);
     pools.propose(&settings.pools).await?;
     let cache = settings.cache.as_ref().map(open_cache);
+    let listen = endpoint("node.endpoints", settings.endpoint())?;
+    let server = bind(&network, &listen, identity(&node, Protocol::Storage)).await?;
+    let announcement = Announcement::register(&registry, &record(settings), NODE_TTL)
+        .await
+        .with_context(|| format!("{node} is not announced"))?;
     let handler = Rc::new(Handler {
         cache,
         node: node.clone(),
         pools,
+        standing: Standing::new(announcement.tenure()),
         events: events.clone(),
         stop: stop.clone(),
         operations: Operations::default(),
         under_way: Rc::new(()),
     });
+    if let Err(error) = following::look(&handler).await {
+        tracing::info!(%error, "the registry does not tell now which pools and back ends there are");
+    }
     if let Some(endpoint) = MetricsEndpoint::bind(settings.metrics.as_ref()).await? {
         let of = MetricsOf {
             service: "storage-router",
@@ -175,8 +189,6 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
         let tell = async move |page: &mut Page| told.tell_metrics(page).await;
         tasks.spawn_local("metrics", endpoint.serve(of, tell, stop.clone()));
     }
-    let listen = endpoint("node.endpoints", settings.endpoint())?;
-    let server = bind(&network, &listen, identity(&node, Protocol::Storage)).await?;
     let following = following::follow(Rc::clone(&handler), registry.clone(), stop.clone());
     tasks.spawn_local("following the registry", following);
     let deep_scrubbing = DeepScrubbing {
@@ -187,15 +199,26 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
         stop: stop.clone(),
     };
     tasks.spawn_local("deep scrubs", deep_scrubbing.run());
+    let moving = Moving {
+        handler: Rc::clone(&handler),
+        registry: registry.clone(),
+        settings: settings.moves,
+        clock: Clock::system(),
+        stop: stop.clone(),
+    };
+    tasks.spawn_local("moves", moving.run());
     tasks.spawn_local("restoring", restoring::restore(Rc::clone(&handler), stop.clone()));
     let limits = settings.limits.clone();
     tasks.spawn_local(
         "storage server",
         serving::serve(server, handler, limits, stop.clone()),
     );
-    let nodes = sconce_registry::nodes::tell(registry.clone(), node.clone(), events, stop.clone());
+    let nodes = sconce_registry::nodes::tell(registry, node.clone(), events, stop.clone());
     tasks.spawn_local("events of nodes", nodes);
-    tasks.spawn_local("announcement", announce(registry, settings, stop.clone()));
+    tasks.spawn_local(
+        "announcement",
+        keep_announced(announcement, node.clone(), stop.clone()),
+    );
     tracing::info!(%node, endpoint = %listen, "storage-router serves");
     tasks.finish(STOP_WITHIN).await?;
     Ok(())
@@ -210,10 +233,9 @@ fn open_cache(settings: &CacheSettings) -> Rc<ObjectCache> {
     Rc::new(ObjectCache::new(cache))
 }
 
-/// Announces the node for as long as it serves. Ends early, and with that the service, when another process has its
-/// name.
-fn announce(registry: Registry, settings: &Settings, stop: Stop) -> impl Future<Output = ()> + 'static {
-    let record = NodeRecord {
+/// What the node is announced as.
+fn record(settings: &Settings) -> NodeRecord {
+    NodeRecord {
         name: settings.node.name.clone(),
         role: Role::StorageRouter,
         endpoints: settings.node.endpoints.clone(),
@@ -221,17 +243,13 @@ fn announce(registry: Registry, settings: &Settings, stop: Stop) -> impl Future<
         pid: std::process::id(),
         place: Some(settings.node.place()),
         buffer: None,
-    };
-    async move {
-        let announced = async {
-            Announcement::register(&registry, &record, NODE_TTL)
-                .await?
-                .keep(stop)
-                .await
-        };
-        if let Err(error) = announced.await {
-            tracing::error!(node = %record.name, %error, "not announced");
-        }
+    }
+}
+
+/// Keeps the node announced for as long as it serves. Ends early, and with that the service, when another process has its name.
+async fn keep_announced(announcement: Announcement, node: NodeName, stop: Stop) {
+    if let Err(error) = announcement.keep(stop).await {
+        tracing::error!(%node, %error, "not announced");
     }
 }
 

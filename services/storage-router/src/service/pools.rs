@@ -7,12 +7,14 @@
 //! Knows no requests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use anyhow::Context as _;
 use sconce_registry::record::decode;
 use sconce_registry::{Change, CommitError, Registry, RegistryError, Revision};
-use sconce_schemas::records::{PoolRecord, Record as _, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{
+    PlacementEntry, PlacementKnownRecord, PoolRecord, Record as _, VolumePhase, VolumeRecord, keys,
+};
 use sconce_schemas::wire::storage::PoolStatus;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 use sconce_schemas::{NodeName, VolumeId};
@@ -25,6 +27,8 @@ use crate::workers::Workers;
 
 /// Commits of one change that may meet another's: storage-routers that start together note their keys together.
 const ATTEMPTS: usize = 20;
+/// Largest weight of a back end.
+const WEIGHT_MAX: u32 = 1_000_000;
 
 /// The pools, by name.
 pub(super) struct Pools {
@@ -35,6 +39,10 @@ pub(super) struct Pools {
     known: Mutex<HashMap<String, Arc<Pool>>>,
     /// Pools that are not served, and why.
     unserved: Mutex<BTreeMap<String, String>>,
+    /// Pools by older records, while requests by them are under way.
+    older: Mutex<Vec<(String, Weak<Pool>)>>,
+    /// Pools of which it was told that they are known here by their records.
+    told: Mutex<HashMap<String, Weak<Pool>>>,
 }
 
 impl Pools {
@@ -46,6 +54,8 @@ impl Pools {
             care,
             known: Mutex::default(),
             unserved: Mutex::default(),
+            older: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -113,7 +123,14 @@ impl Pools {
         let mut known = self.known();
         let opened = match known.get(&name) {
             Some(pool) if pool.is_as(&record, &backends) => Ok(Arc::clone(pool)),
-            Some(pool) if pool.record().is_like(&record) => pool.succeeded_by(record, &backends),
+            Some(pool) if pool.record().placement_version > record.placement_version => {
+                // Read before a newer one that is there already, or removed and made anew under its name.
+                Pool::new(record, &backends, self.workers.clone(), self.care.of(&name))
+            }
+            Some(pool) if pool.record().has_policy_of(&record) => {
+                self.older().push((name.clone(), Arc::downgrade(pool)));
+                pool.succeeded_by(record, &backends)
+            }
             // It was removed, and another one was made under its name.
             Some(_) | None => Pool::new(record, &backends, self.workers.clone(), self.care.of(&name)),
         };
@@ -174,7 +191,10 @@ impl Pools {
             let wanted = pool.record();
             let made = self.make(&wanted).await.map_err(anyhow::Error::msg);
             let found = made.with_context(|| format!("pool {}", pool.name))?;
-            if !found.is_like(&wanted) {
+            // Where objects are is a matter of commands once it was changed by one.
+            let was_placed = found.placement_version > PoolRecord::FIRST_PLACEMENT;
+            let is_as_wanted = found.is_like(&wanted) || (was_placed && found.has_policy_of(&wanted));
+            if !is_as_wanted {
                 tracing::warn!(
                     pool = %pool.name, registry = ?found, settings = ?wanted,
                     "the settings describe the pool differently from the registry; the registry's record counts"
@@ -257,6 +277,87 @@ impl Pools {
         }
         let why = format!("its back ends were changed by others {ATTEMPTS} times in a row");
         Err(unusable(&wanted.name, RefusalCode::Conflict, &why))
+    }
+
+    /// Gives back ends of a pool other weights, or has others join it: announces that, and the rest is the mover's.
+    pub(super) async fn place(
+        &self,
+        name: &str,
+        weights: &[PlacementEntry],
+        lost: &[String],
+    ) -> Result<PoolRecord, Refusal> {
+        let invalid = |why: String| Refusal::reject(RefusalCode::Invalid, format!("pool {name:?}: {why}"));
+        let unavailable =
+            |error: &dyn std::fmt::Display| unusable(name, RefusalCode::Unavailable, &error.to_string());
+        let key = keys::pool(name);
+        for _ in 0..ATTEMPTS {
+            let found = self.registry.get_record::<PoolRecord>(&key).await;
+            let (record, revision) = match found.map_err(|error| unavailable(&error))? {
+                Some(found) => found,
+                None => return Err(self.no_such_pool(name)),
+            };
+            let announced = record.announcing(weights, lost);
+            check_placement(&announced, lost).map_err(invalid)?;
+            let lost_now = record.change.iter().flat_map(|change| &change.lost);
+            let lost_then = announced.change.iter().flat_map(|change| &change.lost);
+            if announced.wanted() == record.wanted() && lost_now.eq(lost_then) {
+                return Ok(record);
+            }
+            let is_new =
+                |entry: &&PlacementEntry| record.backends.iter().all(|have| have.backend != entry.backend);
+            let joining: Vec<PlacementEntry> = announced.backends.iter().filter(is_new).cloned().collect();
+            let mut changes = self.backends.hold(&joining).await?;
+            // After that: whoever makes a pool on one of them meanwhile conflicts with this commit.
+            self.refuse_shared(&announced).await?;
+            self.backends.look().await.map_err(|error| unavailable(&error))?;
+            let open = self.backends.all();
+            if let Some(unknown) = joining.iter().find(|entry| !open.contains_key(&entry.backend)) {
+                let why = format!("back end {} cannot be reached here", unknown.backend);
+                return Err(unusable(name, RefusalCode::Unavailable, &why));
+            }
+            changes.push(Change::put(&key, Some(revision), announced.to_bytes()));
+            match self.registry.commit(changes).await {
+                Ok(_) => {
+                    tracing::info!(pool = name, weights = ?announced.wanted(), "another placement was announced");
+                    return Ok(announced);
+                }
+                // Somebody else changed it, or it is done and the answer was lost.
+                Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {}
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        let why = format!("its record was changed by others {ATTEMPTS} times in a row");
+        Err(unusable(name, RefusalCode::Conflict, &why))
+    }
+
+    /// Tells of each pool whose placement changes up to which version it is known here, once no request by an older one is under
+    /// way. Whether all of that is told.
+    pub(super) async fn tell_known(&self, node: &NodeName) -> Result<bool, CommitError> {
+        self.older().retain(|(_, pool)| pool.strong_count() > 0);
+        let mut are_told = true;
+        for pool in self.all() {
+            let PoolRecord {
+                name,
+                placement_version,
+                change,
+                ..
+            } = pool.record();
+            let is_told = |told: &Weak<Pool>| std::ptr::eq(told.as_ptr(), Arc::as_ptr(&pool));
+            if change.is_none() || self.told().get(name).is_some_and(is_told) {
+                continue;
+            }
+            if self.older().iter().any(|(older, _)| older == name) {
+                are_told = false;
+                continue;
+            }
+            let known = PlacementKnownRecord {
+                placement_version: *placement_version,
+            };
+            let key = keys::placement_known(name, node);
+            self.registry.put_record(&key, None, &known, None).await?;
+            self.told().insert(name.clone(), Arc::downgrade(&pool));
+        }
+        Ok(are_told)
     }
 
     /// Refuses a pool with a back end of another one: an object's name does not say which pool it is in, so what cares for
@@ -346,9 +447,50 @@ impl Pools {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn older(&self) -> MutexGuard<'_, Vec<(String, Weak<Pool>)>> {
+        self.older.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<String, Weak<Pool>>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn unserved(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.unserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is wrong with a placement that was asked for.
+fn check_placement(announced: &PoolRecord, lost: &[String]) -> Result<(), String> {
+    let wanted = announced.wanted();
+    if let Some(entry) = wanted.iter().find(|entry| entry.weight > WEIGHT_MAX) {
+        return Err(format!(
+            "back end {} with weight {}; right would be 0 to {WEIGHT_MAX}",
+            entry.backend, entry.weight
+        ));
+    }
+    let is_leaving = |name: &&String| {
+        wanted
+            .iter()
+            .any(|entry| entry.backend == **name && entry.weight == 0)
+    };
+    if let Some(kept) = lost.iter().find(|name| !is_leaving(name)) {
+        return Err(format!(
+            "back end {kept} is to be given up as lost, and takes objects; right would be weight 0"
+        ));
+    }
+    let (takers, width) = (
+        wanted.iter().filter(|entry| entry.weight > 0).count(),
+        announced.protection.width(),
+    );
+    if takers < width {
+        return Err(format!(
+            "{takers} of its back ends would take objects, and {} needs {width}, each copy or fragment one of its own; \
+             right would be another back end first: sconce pool place {} BACKEND=WEIGHT",
+            announced.protection, announced.name
+        ));
+    }
+    Ok(())
 }
 
 fn unusable(pool: &str, code: RefusalCode, why: &str) -> Refusal {

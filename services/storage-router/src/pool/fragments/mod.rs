@@ -1,6 +1,7 @@
 //! Objects as fragments: what a pool with a policy does where another one has whole copies (docs/decisions/0200).
 //!
-//! Keeps: the policy, the keys, heads that were read, up to a bound in bytes, and whether fragments may be missing.
+//! Keeps: the policy, the keys, heads that were read and where their fragments are, up to a bound in bytes, and whether
+//! fragments may be missing.
 //! Order: see the parts: a put has a quorum before it is answered for, a read is answered before any repair.
 //! Crash: heads are read again; what is missing is looked for again after a start.
 //! Knows no kind of back end; what a fragment looks like is `sconce_fragments`'.
@@ -25,7 +26,7 @@ use sconce_schemas::fragment::FragmentHead;
 use sconce_schemas::records::Protection;
 
 use super::repair::is_gone_for_good;
-use super::{Answer, FIRST_PLACEMENT, Pool};
+use super::{Answer, Pool};
 use crate::backend::BackendError;
 
 pub use restore::Restored;
@@ -49,7 +50,7 @@ pub struct Care {
 pub(super) struct Coded {
     policy: Policy,
     care: Care,
-    heads: Cache<ObjectName, Arc<FragmentHead>, ByBytes>,
+    known: Cache<ObjectName, Arc<Known>, ByBytes>,
     /// Fragments may be missing: a put fell short, a read found some missing, or nobody has looked since the start.
     is_short: AtomicBool,
 }
@@ -59,6 +60,13 @@ pub(super) struct Coded {
 struct Set {
     head: Arc<FragmentHead>,
     seats: Vec<Option<usize>>,
+}
+
+/// An object whose head was read.
+struct Known {
+    set: Set,
+    /// The placement version by which its seats are counted.
+    placement_version: u64,
 }
 
 /// What is there of an object.
@@ -74,9 +82,10 @@ struct Survey {
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<ObjectName, Arc<FragmentHead>> for ByBytes {
-    fn weight(&self, _: &ObjectName, head: &Arc<FragmentHead>) -> u64 {
-        (ENTRY_BYTES + head.memory()) as u64
+impl Weighter<ObjectName, Arc<Known>> for ByBytes {
+    fn weight(&self, _: &ObjectName, known: &Arc<Known>) -> u64 {
+        let seats = size_of_val(&known.set.seats[..]);
+        (ENTRY_BYTES + known.set.head.memory() + seats) as u64
     }
 }
 
@@ -85,7 +94,7 @@ impl Coded {
         Self {
             policy,
             care,
-            heads: Cache::with_weighter(HEADS_EXPECTED, HEADS_BYTES_MAX, ByBytes),
+            known: Cache::with_weighter(HEADS_EXPECTED, HEADS_BYTES_MAX, ByBytes),
             is_short: AtomicBool::new(true),
         }
     }
@@ -100,7 +109,7 @@ impl Coded {
 
     /// Forgets the head of an object that is being deleted or put anew.
     pub(super) fn forget(&self, name: &ObjectName) {
-        self.heads.remove(name);
+        self.known.remove(name);
     }
 
     pub(super) fn note_short(&self) {
@@ -162,30 +171,71 @@ impl Survey {
 }
 
 impl Pool {
-    /// Which back end has which fragment of an object: by the map, and by asking all once the map has changed.
+    /// Which back end each fragment of an object is looked for on, and written to where it is nowhere.
     async fn seats(&self, name: ObjectName) -> Vec<Option<usize>> {
         let places = self.places(&name);
-        if self.record.placement_version <= FIRST_PLACEMENT {
+        if !self.was_changed() {
             return places.into_iter().map(Some).collect();
         }
-        let haunts = self.haunts(&name);
-        let asked = self.ask_each(&haunts, |backend| async move { backend.fragment_of(name).await });
-        let mut seats = vec![None; self.width];
-        for (backend, fragment) in asked.await {
-            let fragment = fragment
-                .ok()
-                .flatten()
-                .map(|fragment| usize::from(fragment.index));
-            if let Some(seat) = fragment.and_then(|fragment| seats.get_mut(fragment)) {
-                seat.get_or_insert(backend);
-            }
-        }
-        // Nobody has it: whoever reads it finds that out where it belongs.
-        for (seat, place) in seats.iter_mut().zip(places) {
-            seat.get_or_insert(place);
-        }
-        seats
+        seated(self.width, &places, &self.found(name).await)
     }
+
+    /// Which fragment of an object each back end has, best place first.
+    pub(super) async fn found(&self, name: ObjectName) -> Vec<(usize, Result<Option<usize>, BackendError>)> {
+        let haunts = self.haunts(&name);
+        let asked = self.ask_each(&haunts, |backend| async move {
+            let fragment = backend.fragment_of(name).await?;
+            Ok(fragment.map(|fragment| usize::from(fragment.index)))
+        });
+        asked.await
+    }
+
+    /// An object whose head was read, if its seats are still counted so.
+    fn known(&self, coded: &Coded, name: &ObjectName) -> Option<Arc<Known>> {
+        let known = coded.known.get(name);
+        known.filter(|known| known.placement_version == self.record.placement_version)
+    }
+
+    fn know(&self, coded: &Coded, name: ObjectName, set: Set) -> Arc<Known> {
+        let known = Arc::new(Known {
+            set,
+            placement_version: self.record.placement_version,
+        });
+        coded.known.insert(name, Arc::clone(&known));
+        known
+    }
+}
+
+/// A seat for each of `width` fragments: where it was found, best place first; else a place that has no other's, the one that the
+/// map has for it where that is free.
+pub(super) fn seated(
+    width: usize,
+    places: &[usize],
+    found: &[(usize, Result<Option<usize>, BackendError>)],
+) -> Vec<Option<usize>> {
+    let mut seats = vec![None; width];
+    for (backend, fragment) in found {
+        let seat = match fragment {
+            Ok(Some(fragment)) => seats.get_mut(*fragment),
+            _ => None,
+        };
+        if let Some(seat) = seat {
+            seat.get_or_insert(*backend);
+        }
+    }
+    for (fragment, place) in places.iter().enumerate() {
+        if seats[fragment].is_none() && !seats.contains(&Some(*place)) {
+            seats[fragment] = Some(*place);
+        }
+    }
+    for place in places {
+        if !seats.contains(&Some(*place))
+            && let Some(seat) = seats.iter_mut().find(|seat| seat.is_none())
+        {
+            *seat = Some(*place);
+        }
+    }
+    seats
 }
 
 /// What a chunk that cannot be opened means for the back end that it came from.

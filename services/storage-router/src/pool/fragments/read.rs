@@ -14,7 +14,7 @@ use sconce_schemas::ObjectName;
 use sconce_schemas::fragment::{ChunkPlace, FragmentHead, SHARD_UNIT};
 
 use super::gather::{Gathered, gather};
-use super::{Coded, Set, closed};
+use super::{Coded, Known, Set, closed};
 use crate::backend::BackendError;
 use crate::checked::{CHECK_HERE_BYTES, damaged};
 use crate::pool::repair::is_gone_for_good;
@@ -49,26 +49,27 @@ impl Pool {
         };
         let mut noted = Vec::new();
         // What is asked of an object that is gone must not be answered for by its head.
-        let known = coded
-            .heads
-            .get(&name)
-            .filter(|head| range.start < range.end.min(head.cut().length));
-        let head = match known {
-            Some(head) => head,
+        let known = self
+            .known(coded, &name)
+            .filter(|known| range.start < range.end.min(known.set.head.cut().length));
+        let known = match known {
+            Some(known) => known,
             None => self.read_head(coded, name, &mut noted).await?,
         };
-        let set = Set {
-            seats: self.seats(name).await,
-            head,
-        };
-        let done = match self.read_by(coded, name, &set, &range, &mut noted).await {
-            Err(answers) if answers.iter().any(|answer| is_gone_for_good(&answer.error)) => {
+        let is_any_gone = |answers: &[Answer]| answers.iter().any(|answer| is_gone_for_good(&answer.error));
+        let done = match self.read_by(coded, name, &known.set, &range, &mut noted).await {
+            Err(answers) if is_any_gone(&answers) => {
                 coded.forget(&name);
-                self.read_by_survey(coded, name, &set, &range, answers).await
+                self.read_by_survey(coded, name, &known.set, &range, answers)
+                    .await
             }
             done => done,
         };
         if done.is_ok() {
+            if self.was_changed() && is_any_gone(&noted) {
+                // It may have moved.
+                coded.forget(&name);
+            }
             self.repair_later(name, &noted);
         }
         done
@@ -83,9 +84,9 @@ impl Pool {
             return Err(Vec::new());
         };
         let mut noted = Vec::new();
-        let head = self.read_head(coded, name, &mut noted).await?;
+        let known = self.read_head(coded, name, &mut noted).await?;
         self.repair_later(name, &noted);
-        Ok(head.cut().length)
+        Ok(known.set.head.cut().length)
     }
 
     /// Some fragments contradict the head that was taken: by that of most of them.
@@ -98,13 +99,15 @@ impl Pool {
         answers: Vec<Answer>,
     ) -> Result<Bytes, Vec<Answer>> {
         let survey = self.survey(coded, name).await;
-        let best = survey.chosen(self.quorum);
-        let Some(best) = best.filter(|best| best.head != tried.head) else {
+        let chosen = survey.chosen(self.quorum).map(|set| Arc::clone(&set.head));
+        let seats = survey.seats;
+        let Some(head) = chosen.filter(|head| *head != tried.head || seats != tried.seats) else {
             return Err(answers);
         };
+        let best = Set { head, seats };
         let mut noted = Vec::new();
-        let read = self.read_by(coded, name, best, range, &mut noted).await?;
-        coded.heads.insert(name, Arc::clone(&best.head));
+        let read = self.read_by(coded, name, &best, range, &mut noted).await?;
+        self.know(coded, name, best);
         noted.extend(answers);
         self.repair_later(name, &noted);
         Ok(read)
@@ -117,7 +120,7 @@ impl Pool {
         coded: &Coded,
         name: ObjectName,
         noted: &mut Vec<Answer>,
-    ) -> Result<Arc<FragmentHead>, Vec<Answer>> {
+    ) -> Result<Arc<Known>, Vec<Answer>> {
         let seats = self.seats(name).await;
         let order = self.working_first(&seats, 0..self.width);
         let read = |fragment: usize| {
@@ -148,8 +151,7 @@ impl Pool {
             }
         };
         noted.extend(failed);
-        coded.heads.insert(name, Arc::clone(&head));
-        Ok(head)
+        Ok(self.know(coded, name, Set { head, seats }))
     }
 
     /// The head of a fragment, at a back end.

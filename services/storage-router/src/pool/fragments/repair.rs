@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use sconce_fragments::{assemble, rebuild};
 use sconce_schemas::ObjectName;
 use sconce_schemas::crc::crc32c;
+use sconce_schemas::fragment::FragmentHead;
 use sconce_schemas::stored_object::SealedObject;
 
 use super::gather::{Gathered, gather};
@@ -137,7 +138,10 @@ impl Pool {
             seat.is_none() && !bad.contains(&fragment)
         };
         let is_unread = (0..self.width).any(is_unread);
-        match self.write_again(name, &set, bodies, &bad).await {
+        match self
+            .write_again(name, &set.head, &survey.seats, bodies, &bad)
+            .await
+        {
             Outcome::Repaired(repaired) if !are_gone || is_unread => Outcome::Partly(repaired),
             outcome => outcome,
         }
@@ -209,19 +213,19 @@ impl Pool {
     async fn write_again(
         &self,
         name: ObjectName,
-        set: &Set,
+        head: &FragmentHead,
+        seats: &[Option<usize>],
         bodies: Vec<BytesMut>,
         bad: &BTreeSet<usize>,
     ) -> Outcome {
-        let places = self.places(&name);
         let mut repaired = BTreeSet::new();
         for fragment in bad {
-            let (Some(place), Some(body)) = (places.get(*fragment), bodies.get(*fragment)) else {
+            let (Some(Some(place)), Some(body)) = (seats.get(*fragment), bodies.get(*fragment)) else {
                 continue;
             };
-            let length = usize::try_from(set.head.body_bytes(*fragment)).unwrap_or(usize::MAX);
+            let length = usize::try_from(head.body_bytes(*fragment)).unwrap_or(usize::MAX);
             let body = body.get(..length).unwrap_or_default();
-            if Some(crc32c(body)) != set.head.body_crc(*fragment) {
+            if Some(crc32c(body)) != head.body_crc(*fragment) {
                 let error = BackendError::Damaged {
                     what: format!(
                         "what fragment {fragment} was rebuilt to has not the CRC32C that the head says"
@@ -232,8 +236,7 @@ impl Pool {
                     error,
                 }]);
             }
-            let sealed =
-                SealedObject::seal_fragment(name, set.head.id_of(*fragment), assemble(&set.head, body));
+            let sealed = SealedObject::seal_fragment(name, head.id_of(*fragment), assemble(head, body));
             let written = match (self.backend(*place), sealed) {
                 (Ok(backend), Ok(sealed)) => backend.replace(&sealed).await,
                 (Err(error), _) => Err(error),

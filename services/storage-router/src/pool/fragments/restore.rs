@@ -73,17 +73,20 @@ impl Pool {
         restored: &mut Restored,
     ) -> Result<(), Refusal> {
         let mut walk = Walk::default();
-        while let Some(page) = self.walk(&mut walk).await? {
-            restored.absent = restored.absent.max(page.absent.len());
-            let volume = page.names.first().map(|(name, _)| name.volume());
-            if let Some(volume) = volume
+        while let Some(batch) = walk.next(self).await? {
+            restored.absent = restored.absent.max(batch.absent().len());
+            if let Some(volume) = batch.volume()
                 && !is_mine(volume).await?
             {
                 continue;
             }
-            for (name, seen) in &page.names {
+            for name in batch.names() {
+                if self.is_superseded() {
+                    return Err(self.superseded());
+                }
                 restored.objects += 1;
-                self.restore_object(*name, seen, &page.absent, restored).await;
+                self.restore_object(name, batch.seen(name), batch.absent(), restored)
+                    .await;
             }
         }
         Ok(())
@@ -103,7 +106,9 @@ impl Pool {
             .iter()
             .any(|place| !seen.contains(place) && !absent.contains(place));
         // Of too few fragments nothing can be made: they are of a put that was never answered for.
-        if !is_missing || seen.len() < coded.needed() {
+        // After a change of the map a fragment may be elsewhere.
+        let is_elsewhere = self.was_changed() && seen.len() >= self.width;
+        if !is_missing || is_elsewhere || seen.len() < coded.needed() {
             return;
         }
         let _hold = self.holds.hold(name).await;

@@ -39,6 +39,20 @@ impl Pool {
     ) -> Result<(), Refusal> {
         let sealed = self.encoded(coded, name, data.clone(), None).await?;
         coded.forget(&name);
+        if self.was_changed() {
+            let found = self.found(name).await.into_iter();
+            let there = found.filter(|(_, fragment)| matches!(fragment, Ok(Some(_))));
+            let there: Vec<Answer> = there
+                .map(|(backend, _)| Answer {
+                    backend,
+                    error: BackendError::Exists,
+                })
+                .collect();
+            if !there.is_empty() {
+                // Its fragments may sit elsewhere than the map has them: each goes to its own seat.
+                return self.agree(coded, name, sealed, data, &there).await;
+            }
+        }
         let places = self.places(&name);
         let (mut good, mut failed) = self.put_each(&places, &sealed.fragments).await;
         if failed.iter().any(|answer| answer.error == BackendError::Exists) {
@@ -117,7 +131,7 @@ impl Pool {
         if members(target) < self.quorum && others.iter().any(may_be_answered_for) {
             return Err(self.not_stored(name, &survey.answers()));
         }
-        let places = self.places(&name);
+        let places: Vec<usize> = survey.seats.iter().copied().flatten().collect();
         let set = survey.sets.iter().find(|set| set.head.set() == target.set);
         let is_there = |place: &usize| set.is_some_and(|set| set.seats.contains(&Some(*place)));
         let replaced: Vec<usize> = places.iter().filter(|place| !is_there(place)).copied().collect();

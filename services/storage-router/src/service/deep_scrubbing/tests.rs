@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sconce_runtime::settings::{ByteSize, Interval};
 use sconce_runtime::{Chance, Events};
-use sconce_schemas::records::{PoolRecord, Protection, VolumeRecord};
+use sconce_schemas::records::{ClaimRecord, PoolRecord, Protection, VolumeRecord};
 use sconce_schemas::{Epoch, ScoId, ScoSize, VolumeId, VolumeSize};
 use tokio::task::{JoinHandle, LocalSet};
 
@@ -12,6 +12,8 @@ use crate::checked::Checked;
 use crate::service::backends::Backends;
 use crate::service::keys::Cares;
 use crate::service::pools::Pools;
+use crate::service::rounds::CLAIM_TTL;
+use crate::service::standing::Standing;
 use crate::testing::MemoryBackend;
 use crate::workers::Workers;
 
@@ -88,6 +90,7 @@ impl World {
             under_way: Rc::default(),
             node: node.parse().unwrap(),
             pools,
+            standing: Standing::alone(),
             cache: None,
             events: Events::new(node.parse().unwrap(), self.clock.clone(), &mut Chance::seeded(1)),
             stop: stop.clone(),

@@ -24,6 +24,7 @@ use crate::checked::Checked;
 use crate::service::backends::Backends;
 use crate::service::keys::Cares;
 use crate::service::pools::Pools;
+use crate::service::standing::Standing;
 use crate::testing::MemoryBackend;
 use crate::workers::Workers;
 
@@ -128,6 +129,7 @@ async fn handler(registry: &Registry, asked: &Arc<Semaphore>) -> Handler {
     Handler {
         node: "sr-1".parse().unwrap(),
         pools: Pools::new(registry.clone(), backends, Workers::inline(), Cares::default()),
+        standing: Standing::alone(),
         cache: None,
         events: Events::new("sr-1".parse().unwrap(), Clock::system(), &mut Chance::seeded(1)),
         stop: Stop::new(),
