@@ -1165,14 +1165,6 @@ fn what_makes_pools_keeps_its_meaning() {
     };
     let mut asked: Vec<StorageControl> = names.into_iter().zip(&places).map(add).collect();
     asked.push(StorageControl::CreatePool { pool: pool.clone() });
-    asked.push(StorageControl::PlacePool {
-        pool: "vms".to_owned(),
-        weights: vec![PlacementEntry {
-            backend: "disk-7".to_owned(),
-            weight: 2,
-        }],
-        lost: vec!["disk-1".to_owned()],
-    });
     let asked = asked.into_iter().map(StorageRequest::Control);
     golden_batch("storage-pool-requests", requests(asked.collect()));
 
@@ -1184,13 +1176,6 @@ fn what_makes_pools_keeps_its_meaning() {
         })
     };
     let mut told: Vec<StorageControlReply> = names.into_iter().zip(places).map(added).collect();
-    told.push(StorageControlReply::Pool(pool.announcing(
-        &[PlacementEntry {
-            backend: "disk-1".to_owned(),
-            weight: 0,
-        }],
-        &["disk-1".to_owned()],
-    )));
     told.push(StorageControlReply::Pool(pool));
     told.push(StorageControlReply::Node(StorageNodeStatus {
         node: node("node-c"),
@@ -1202,6 +1187,33 @@ fn what_makes_pools_keeps_its_meaning() {
     }));
     let told = told.into_iter().map(StorageReply::Control);
     golden_batch("storage-pool-replies", replies(told.collect()));
+}
+
+#[test]
+fn what_changes_a_placement_keeps_its_meaning() {
+    let weights = [("disk-1", 0), ("disk-4", 2)].map(|(backend, weight)| PlacementEntry {
+        backend: backend.to_owned(),
+        weight,
+    });
+    let lost = ["disk-1".to_owned()];
+    let place = StorageControl::PlacePool {
+        pool: "vms".to_owned(),
+        weights: weights.to_vec(),
+        lost: lost.to_vec(),
+    };
+    golden_batch(
+        "storage-place-requests",
+        requests(vec![StorageRequest::Control(place)]),
+    );
+
+    let backends = (1..4).map(|number| format!("disk-{number}"));
+    let pool = PoolRecord::proposed("vms".to_owned(), Protection::Replicas(2), backends, None, false);
+    let announced = pool.announcing(&weights, &lost);
+    let placing = announced.placing();
+    let settled = placing.settled();
+    let told =
+        [announced, placing, settled].map(|pool| StorageReply::Control(StorageControlReply::Pool(pool)));
+    golden_batch("storage-place-replies", replies(told.to_vec()));
 }
 
 #[test]
