@@ -305,6 +305,58 @@ async fn a_move_that_was_cut_short_is_gone_on_with() {
     }
 }
 
+/// A fragment that is there twice, on two of the object's own back ends, gives way to the one that has no place.
+#[tokio::test]
+async fn a_place_that_has_another_ones_fragment_gets_its_own() {
+    let mut world = World::new(EC_4_2, None, 6, 7);
+    for id in 0..60 {
+        world.pool.put(name(id), content(id, 9000)).await.unwrap();
+    }
+    world.announce(&[(6, 1)], &[]);
+    world.place();
+    let mut doubled = 0;
+    for id in 0..60 {
+        let (has, wanted) = (world.on(name(id)), world.wanted(name(id)));
+        let stays = wanted.iter().find(|place| has.contains(place)).unwrap();
+        if wanted.contains(&6) {
+            let stored = world.memory[*stays].stored(name(id)).unwrap();
+            world.memory[6].damage(name(id), stored);
+            doubled += 1;
+        }
+    }
+    assert!(doubled > 20);
+    world.settle().await;
+    for id in 0..60 {
+        assert_eq!(world.on(name(id)), world.wanted(name(id)), "{id}");
+        let (found, _) = world.pool.scrub(name(id)).await;
+        assert_eq!(found, crate::pool::Found::Good, "{id}");
+        world.assert_reads(&world.pool, id, &content(id, 9000)).await;
+    }
+}
+
+/// An object that has not moved yet is on none of the back ends that the map has for it.
+#[tokio::test]
+async fn a_name_keeps_its_content_wherever_that_is() {
+    for compression in [None, Some(Compression::Lz4)] {
+        let mut world = World::new(REPLICA_2, compression, 2, 4);
+        world.pool.put(name(1), content(1, 9000)).await.unwrap();
+        world.announce(&[(0, 0), (1, 0), (2, 1), (3, 1)], &[]);
+        world.place();
+        let refusal = world.pool.put(name(1), content(2, 9000)).await.unwrap_err();
+        assert_eq!(
+            refusal.code,
+            sconce_schemas::wire::RefusalCode::Exists,
+            "{refusal}"
+        );
+        assert_eq!(world.on(name(1)), [0, 1]);
+        world.pool.put(name(1), content(1, 9000)).await.unwrap();
+        world.assert_reads(&world.pool, 1, &content(1, 9000)).await;
+        world.settle().await;
+        assert_eq!(world.on(name(1)), [2, 3]);
+        world.assert_reads(&world.pool, 1, &content(1, 9000)).await;
+    }
+}
+
 /// Random puts, the same puts again, reads, deletes and listings by two storage-routers of which one knows each next record later, while
 /// weights change and objects move: as a map, by both.
 #[tokio::test(start_paused = true)]
