@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use sconce_fs_router::names::{PathError, PoolPath, SnapshotPath};
 use sconce_schemas::access::{AccessChange, AccessMode};
-use sconce_schemas::records::{Compression, DtlMode, Protection, S3Place};
+use sconce_schemas::records::{Compression, DtlMode, PlacementEntry, Protection, S3Place};
 use sconce_schemas::{NodeName, ScoSize, VolumeSize};
 use url::Url;
 
@@ -737,6 +737,17 @@ pub enum Pool {
         /// The pool's name.
         name: NodeName,
     },
+    /// Give back ends of a storage pool other shares of its objects, or have back ends join it. Objects move while it is in use.
+    ///
+    /// With a weight of 0 a back end leaves the pool once nothing is on it. `sconce pool show` tells how far it is. The same again,
+    /// or other weights, may be given at any time.
+    Place {
+        /// The pool's name.
+        name: NodeName,
+        /// Back ends, and their shares of the objects relative to the others'; those that are not named keep theirs.
+        #[arg(required = true, value_name = "BACKEND=WEIGHT")]
+        shares: Vec<Share>,
+    },
     /// Remove a storage pool that no volume is in. Its back ends stay.
     #[command(visible_alias = "rm")]
     Remove {
@@ -767,6 +778,65 @@ pub struct PoolInit {
     pub hosts: Vec<String>,
 }
 
+/// A back end's share of the objects of a pool, relative to the others': NAME=WEIGHT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The back end.
+    pub backend: NodeName,
+    /// Its weight; 0: none.
+    pub weight: u32,
+}
+
+impl Share {
+    /// The largest weight.
+    pub const WEIGHT_MAX: u32 = 1_000_000;
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let right = format!(
+            "right would be NAME=WEIGHT, with a weight of 0 to {}",
+            Self::WEIGHT_MAX
+        );
+        let Some((backend, weight)) = text.split_once('=') else {
+            return Err(format!("it has no weight; {right}"));
+        };
+        let backend = backend
+            .parse::<NodeName>()
+            .map_err(|error| format!("{error}; {right}"))?;
+        match weight.parse() {
+            Ok(weight @ 0..=Self::WEIGHT_MAX) => Ok(Self { backend, weight }),
+            _ => Err(format!("its weight is {weight:?}; {right}")),
+        }
+    }
+}
+
+impl From<Share> for PlacementEntry {
+    fn from(share: Share) -> Self {
+        Self {
+            backend: share.backend.to_string(),
+            weight: share.weight,
+        }
+    }
+}
+
+/// A back end of a pool that is to be made: NAME or NAME=WEIGHT.
+fn parse_first_share(text: &str) -> Result<Share, String> {
+    if !text.contains('=') {
+        let backend = text.parse::<NodeName>().map_err(|error| error.to_string())?;
+        return Ok(Share { backend, weight: 1 });
+    }
+    match text.parse::<Share>()? {
+        Share { weight: 0, .. } => Err(format!(
+            "with a weight of 0 it takes no objects; right would be 1 to {}",
+            Share::WEIGHT_MAX
+        )),
+        share => Ok(share),
+    }
+}
+
 /// Arguments of `sconce pool create`.
 #[derive(Debug, Args)]
 pub struct PoolCreate {
@@ -775,9 +845,9 @@ pub struct PoolCreate {
     /// How objects are protected: replica:3, copies on so many back ends; ec:4+2, fragments of which any 4 are enough.
     #[arg(long, value_name = "POLICY")]
     pub protect: Protection,
-    /// The back ends, with commas between.
-    #[arg(long, required = true, value_delimiter = ',', value_name = "NAME,…")]
-    pub backends: Vec<NodeName>,
+    /// The back ends, with commas between, and their shares of the objects relative to each other's; left out: 1.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "NAME[=WEIGHT],…", value_parser = parse_first_share)]
+    pub backends: Vec<Share>,
     /// Compress what is stored, where that wins a tenth: lz4 or zstd.
     #[arg(long, value_name = "HOW")]
     pub compress: Option<Compression>,
@@ -794,6 +864,16 @@ pub enum Backend {
     /// List the back ends, and how each storage-router sees them.
     #[command(visible_alias = "ls")]
     List,
+    /// Move everything off a back end, which then leaves its pool, while the pool is in use.
+    ///
+    /// `sconce pool show` tells how far it is; `sconce pool place POOL NAME=WEIGHT` takes it back.
+    Drain {
+        /// The back end's name.
+        name: NodeName,
+        /// It is gone for good: what was on it is made again out of the others, and nobody waits for it.
+        #[arg(long)]
+        lost: bool,
+    },
     /// Remove a back end that no pool uses. What is on it stays.
     #[command(visible_alias = "rm")]
     Remove {
@@ -928,6 +1008,27 @@ mod tests {
     }
 
     #[test]
+    fn a_back_end_has_a_weight_which_a_new_pool_may_leave_out() {
+        let share = |backend: &str, weight| Share {
+            backend: backend.parse().unwrap(),
+            weight,
+        };
+        let cli = parse("sconce pool create vms --protect replica:2 --backends a,b=2,c=1000000").unwrap();
+        let Command::Pool(Pool::Create(create)) = cli.command else {
+            panic!("{:?}", cli.command)
+        };
+        assert_eq!(
+            create.backends,
+            [share("a", 1), share("b", 2), share("c", 1_000_000)]
+        );
+        let cli = parse("sconce pool place vms a=0 d=3").unwrap();
+        let Command::Pool(Pool::Place { shares, .. }) = cli.command else {
+            panic!("{:?}", cli.command)
+        };
+        assert_eq!(shares, [share("a", 0), share("d", 3)]);
+    }
+
+    #[test]
     fn what_is_wrong_is_a_usage_error_that_names_it() {
         for (line, said) in [
             (
@@ -954,6 +1055,25 @@ mod tests {
                 "sconce pool create vms --protect replica:1 --backends a --compress gzip",
                 "lz4 or zstd",
             ),
+            (
+                "sconce pool create vms --protect replica:1 --backends a,b=x",
+                "its weight is \"x\"; right would be NAME=WEIGHT, with a weight of 0 to 1000000",
+            ),
+            (
+                "sconce pool create vms --protect replica:1 --backends a=0",
+                "takes no objects; right would be 1 to 1000000",
+            ),
+            (
+                "sconce pool create vms --protect replica:1 --backends A=1",
+                "node name",
+            ),
+            ("sconce pool place vms", "BACKEND=WEIGHT"),
+            (
+                "sconce pool place vms a",
+                "it has no weight; right would be NAME=WEIGHT",
+            ),
+            ("sconce pool place vms a=1000001", "its weight is \"1000001\""),
+            ("sconce backend drain", "<NAME>"),
             ("sconce backend add a", "--dir"),
             ("sconce backend add a --dir /d --s3 s3://b", "cannot be used with"),
             ("sconce backend add a --dir /d --region x", "cannot be used with"),

@@ -20,6 +20,7 @@ pub mod owned;
 pub mod pool;
 pub mod pool_init;
 pub mod recover;
+mod rounds;
 pub mod scrub;
 pub mod settings;
 pub mod size;

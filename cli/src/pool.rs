@@ -9,15 +9,15 @@ use anyhow::{Result, bail};
 use futures_util::future::join_all;
 use sconce_fs_router::names::NamesError;
 use sconce_runtime::Clock;
-use sconce_schemas::NodeName;
-use sconce_schemas::records::{DeepScrubRecord, KeyPrint, PoolRecord};
+use sconce_schemas::records::{KeyPrint, PlacementEntry, PoolRecord};
 use sconce_schemas::wire::storage::{StorageControl, StorageControlReply, StorageNodeStatus};
 use serde::Serialize;
 
 use crate::args::{Format, Pool, PoolCreate};
 use crate::cluster::{Cluster, LIVE_DEADLINE, explained};
 use crate::pool_init;
-use crate::view::{KeyView, PoolView, pool_lines, pool_table, print, time_shown, unknown};
+use crate::rounds::{DeepScrubView, MoveView, placement_shown};
+use crate::view::{KeyView, PlacementView, PoolView, ShareView, pool_lines, pool_table, print, unknown};
 
 /// How long a storage-router is given to make what it is asked for: it may wait for a back end.
 pub(crate) const MAKE_DEADLINE: Duration = Duration::from_secs(60);
@@ -47,93 +47,26 @@ impl RemovedView {
     }
 }
 
-/// A pool, and how far its deep scrub is.
+/// A pool, and how far what is done to all that is in it is.
 #[derive(Debug, Serialize)]
 struct ShownView {
     #[serde(flatten)]
     pool: PoolView,
     /// Its deep scrub; null where no storage-router has seen the pool yet.
     deep_scrub: Option<DeepScrubView>,
-}
-
-/// A deep scrub that is under way, or the last one.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct DeepScrubView {
-    /// Who does it now; null where nobody does.
-    node: Option<String>,
-    /// Whether a round is asked for that has not begun.
-    asked: bool,
-    /// When it began.
-    begun: String,
-    /// When it ended; null while it is under way.
-    ended: Option<String>,
-    /// When it ends if it goes on as it did; null where it is not under way, or has read nothing.
-    estimated_end: Option<String>,
-    /// Objects that there were when it began.
-    expected_objects: u64,
-    /// Objects that it read.
-    objects: u64,
-    /// Bytes that it read.
-    bytes: u64,
-    /// Objects of which something was bad, and is good again.
-    repaired: u64,
-    /// Objects of which a part could not be reached or written.
-    left: u64,
-    /// Objects of which no good copy is left.
-    lost: u64,
-}
-
-impl DeepScrubView {
-    fn new(record: &DeepScrubRecord, node: Option<&NodeName>, now_us: u64) -> Self {
-        let elapsed = u128::from(now_us.saturating_sub(record.begun_us));
-        let left = u128::from(record.expected.saturating_sub(record.objects));
-        let is_under_way = record.ended_us.is_none();
-        let estimated = (elapsed * left)
-            .checked_div(u128::from(record.objects))
-            .filter(|_| is_under_way)
-            .map(|more| now_us.saturating_add(u64::try_from(more).unwrap_or(u64::MAX)));
-        Self {
-            node: node.map(ToString::to_string),
-            asked: record.is_asked,
-            begun: time_shown(record.begun_us),
-            ended: record.ended_us.map(time_shown),
-            estimated_end: estimated.map(time_shown),
-            expected_objects: record.expected,
-            objects: record.objects,
-            bytes: record.bytes,
-            repaired: record.repaired,
-            left: record.left,
-            lost: record.lost,
-        }
-    }
-
-    fn shown(&self) -> String {
-        let found = format!(
-            "{} of {} objects, {} read, {} repaired, {} could not be reached, {} without a good copy",
-            self.objects,
-            self.expected_objects,
-            crate::size::shown(self.bytes),
-            self.repaired,
-            self.left,
-            self.lost
-        );
-        match (&self.ended, self.asked) {
-            (Some(_), true) => "asked for, begins soon".to_owned(),
-            (Some(_), _) if self.expected_objects == 0 => format!("none since {}", self.begun),
-            (Some(ended), _) => format!("ended {ended}: {found}"),
-            (None, _) => {
-                let node = self.node.as_deref().unwrap_or("nobody now");
-                let end = self.estimated_end.clone().unwrap_or_else(unknown);
-                format!("since {} by {node}: {found}; estimated end {end}", self.begun)
-            }
-        }
-    }
+    /// The move of its objects that is under way, or the last one; null where there was none, or the one that was announced has not
+    /// begun.
+    moving: Option<MoveView>,
 }
 
 fn lines(view: &ShownView) -> String {
+    let placement = placement_shown(view.pool.settled, view.moving.as_ref());
     let scrub = view.deep_scrub.as_ref();
     let scrub = scrub.map_or_else(unknown, DeepScrubView::shown);
-    format!("{}\n deep scrub   {scrub}", pool_lines(&view.pool))
+    format!(
+        "{}\n placement    {placement}\n deep scrub   {scrub}",
+        pool_lines(&view.pool)
+    )
 }
 
 /// Runs `sconce pool …`.
@@ -168,6 +101,10 @@ pub async fn run(cluster: &Cluster, command: Pool, format: Format) -> Result<()>
             let pool = cluster.names.pool(name.as_str()).await.map_err(in_pools)?;
             shown(cluster, &pool, format).await
         }
+        Pool::Place { name, shares } => {
+            let weights = shares.into_iter().map(PlacementEntry::from).collect();
+            place(cluster, name.to_string(), weights, Vec::new(), format).await
+        }
         Pool::Remove { name } => {
             let removed = cluster.names.remove_pool(name.as_str()).await;
             removed.map_err(in_pools)?;
@@ -179,10 +116,28 @@ pub async fn run(cluster: &Cluster, command: Pool, format: Format) -> Result<()>
 }
 
 async fn create(cluster: &Cluster, create: PoolCreate, format: Format) -> Result<()> {
-    let backends = create.backends.iter().map(ToString::to_string);
     let name = create.name.to_string();
-    let pool = PoolRecord::proposed(name, create.protect, backends, create.compress, create.encrypt);
-    let asked = StorageControl::CreatePool { pool };
+    let none = std::iter::empty();
+    let pool = PoolRecord {
+        backends: create.backends.into_iter().map(PlacementEntry::from).collect(),
+        ..PoolRecord::proposed(name, create.protect, none, create.compress, create.encrypt)
+    };
+    make(cluster, StorageControl::CreatePool { pool }, format).await
+}
+
+/// Has back ends of a pool take other shares of its objects, and shows the pool.
+pub(crate) async fn place(
+    cluster: &Cluster,
+    pool: String,
+    weights: Vec<PlacementEntry>,
+    lost: Vec<String>,
+    format: Format,
+) -> Result<()> {
+    make(cluster, StorageControl::PlacePool { pool, weights, lost }, format).await
+}
+
+/// Asks for a pool as it is to be, and shows what it is.
+async fn make(cluster: &Cluster, asked: StorageControl, format: Format) -> Result<()> {
     match cluster.storage.control(asked, MAKE_DEADLINE).await? {
         StorageControlReply::Pool(pool) => shown(cluster, &pool, format).await,
         _ => bail!("a storage-router gave an answer to another question; is it of the same version?"),
@@ -193,10 +148,12 @@ async fn shown(cluster: &Cluster, pool: &PoolRecord, format: Format) -> Result<(
     let said = said(cluster).await?;
     let said: Vec<&StorageNodeStatus> = said.iter().collect();
     let scrub = cluster.names.deep_scrub(&pool.name).await.map_err(explained)?;
+    let moving = cluster.names.moving(&pool.name).await.map_err(explained)?;
     let now_us = Clock::system().unix_micros();
     let view = ShownView {
         pool: view(pool, &said),
         deep_scrub: scrub.map(|(record, node)| DeepScrubView::new(&record, node.as_ref(), now_us)),
+        moving: moving.and_then(|(record, node)| MoveView::new(pool, &record, node.as_ref(), now_us)),
     };
     print(format, &view, lines)
 }
@@ -236,6 +193,28 @@ pub(crate) fn view(pool: &PoolRecord, said: &[&StorageNodeStatus]) -> PoolView {
             true => "ok".to_owned(),
             false => wrong.join("; "),
         },
+        placement: pool.backends.iter().map(|entry| placement(pool, entry)).collect(),
+        settled: pool.change.is_none(),
+    }
+}
+
+fn placement(pool: &PoolRecord, entry: &PlacementEntry) -> PlacementView {
+    PlacementView {
+        backend: entry.backend.clone(),
+        share: share(pool, entry),
+    }
+}
+
+/// What a back end of a pool takes of its objects.
+pub(crate) fn share(pool: &PoolRecord, entry: &PlacementEntry) -> ShareView {
+    let wanted = pool
+        .wanted()
+        .iter()
+        .find(|wanted| wanted.backend == entry.backend);
+    ShareView {
+        weight: entry.weight,
+        wanted: wanted.map_or(entry.weight, |wanted| wanted.weight),
+        lost: pool.has_lost(&entry.backend),
     }
 }
 
@@ -249,36 +228,107 @@ fn in_pools(error: NamesError) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use sconce_schemas::records::Protection;
+
     use super::*;
 
+    fn entry(backend: &str, weight: u32) -> PlacementEntry {
+        let backend = backend.to_owned();
+        PlacementEntry { backend, weight }
+    }
+
+    fn pool() -> PoolRecord {
+        PoolRecord {
+            backends: vec![entry("disk-1", 1), entry("disk-2", 2), entry("disk-3", 1)],
+            ..PoolRecord::proposed(
+                "vms".to_owned(),
+                Protection::Replicas(2),
+                std::iter::empty(),
+                None,
+                false,
+            )
+        }
+    }
+
+    fn shown(pool: &PoolRecord) -> (String, String) {
+        let view = ShownView {
+            pool: view(pool, &[]),
+            deep_scrub: None,
+            moving: None,
+        };
+        let lines = lines(&view);
+        (lines, pool_table(&[view.pool]))
+    }
+
+    fn line(lines: &str, name: &str) -> Option<String> {
+        let found = lines
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(name).map(str::trim));
+        found.map(str::to_owned)
+    }
+
     #[test]
-    fn the_end_of_a_deep_scrub_is_estimated_by_how_it_went() {
-        let at = 1_800_000_000_000_000;
-        let record = DeepScrubRecord {
-            begun_us: at,
-            expected: 400,
-            objects: 100,
-            bytes: 5 << 20,
-            lost: 1,
-            ..DeepScrubRecord::default()
-        };
-        let node = "sr-1".parse().unwrap();
-        let view = DeepScrubView::new(&record, Some(&node), at + 10_000_000);
-        assert_eq!(view.estimated_end, Some(time_shown(at + 40_000_000)));
-        let shown = view.shown();
-        assert!(
-            shown.contains("by sr-1: 100 of 400 objects") && shown.contains("1 without a good copy"),
-            "{shown}"
+    fn a_settled_pool_has_its_weights() {
+        let (lines, table) = shown(&pool());
+        assert_eq!(
+            line(&lines, "back ends").as_deref(),
+            Some("disk-1=1, disk-2=2, disk-3=1")
         );
-        let none = DeepScrubRecord {
-            objects: 0,
-            ..record.clone()
+        assert_eq!(line(&lines, "leaving"), None);
+        assert_eq!(line(&lines, "placement").as_deref(), Some("settled"));
+        let row = table.lines().nth(1).unwrap();
+        assert!(
+            row.contains("disk-1, disk-2, disk-3") && row.ends_with("ok"),
+            "{row}"
+        );
+    }
+
+    #[test]
+    fn what_joins_and_what_leaves_a_pool_is_shown_from_the_announcement_on() {
+        let weights = [entry("disk-1", 0), entry("disk-3", 0), entry("disk-4", 2)];
+        let announced = pool().announcing(&weights, &["disk-1".to_owned()]);
+        let (lines, table) = shown(&announced);
+        assert_eq!(
+            line(&lines, "back ends").as_deref(),
+            Some("disk-1=1 (to be 0), disk-2=2, disk-3=1 (to be 0), disk-4=0 (to be 2)")
+        );
+        assert_eq!(line(&lines, "leaving").as_deref(), Some("disk-1 (lost), disk-3"));
+        assert_eq!(
+            line(&lines, "placement").as_deref(),
+            Some("announced, begins soon")
+        );
+        let row = table.lines().nth(1).unwrap();
+        assert!(row.ends_with("moving") && !row.contains("ok"), "{row}");
+
+        let json = serde_json::to_value(view(&announced, &[])).unwrap();
+        assert_eq!(
+            json["backends"],
+            serde_json::json!(["disk-1", "disk-2", "disk-3", "disk-4"])
+        );
+        assert_eq!(
+            json["placement"][0],
+            serde_json::json!({"backend": "disk-1", "weight": 1, "wanted": 0, "lost": true})
+        );
+        assert_eq!(json["settled"], false);
+        assert_eq!(json["state"], "ok");
+
+        let (lines, _) = shown(&announced.placing());
+        assert_eq!(
+            line(&lines, "back ends").as_deref(),
+            Some("disk-1=0, disk-2=2, disk-3=0, disk-4=2")
+        );
+        assert_eq!(line(&lines, "leaving").as_deref(), Some("disk-1 (lost), disk-3"));
+        let (lines, _) = shown(&announced.placing().settled());
+        assert_eq!(line(&lines, "back ends").as_deref(), Some("disk-2=2, disk-4=2"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_pool_is_shown_beside_its_move() {
+        let moving = PoolView {
+            state: "sr-1: it lacks key 2".to_owned(),
+            ..view(&pool().announcing(&[entry("disk-1", 0)], &[]), &[])
         };
-        assert_eq!(DeepScrubView::new(&none, None, at + 1).estimated_end, None);
-        let over = DeepScrubRecord {
-            ended_us: Some(at + 9),
-            ..record
-        };
-        assert_eq!(DeepScrubView::new(&over, None, at + 10).estimated_end, None);
+        let table = pool_table(&[moving]);
+        assert!(table.ends_with("sr-1: it lacks key 2; moving"), "{table}");
     }
 }

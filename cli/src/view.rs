@@ -293,6 +293,46 @@ pub struct PoolView {
     pub backends: Vec<String>,
     /// `ok`, or which storage-router does not serve it as it should, and why.
     pub state: String,
+    /// Its placement map.
+    pub placement: Vec<PlacementView>,
+    /// Whether every object is where the placement map wants it.
+    pub settled: bool,
+}
+
+/// A back end in a placement map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlacementView {
+    /// Its name.
+    pub backend: String,
+    /// What it takes.
+    #[serde(flatten)]
+    pub share: ShareView,
+}
+
+/// What a back end takes of a pool's objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShareView {
+    /// Its share of new objects, relative to the others'.
+    pub weight: u32,
+    /// What the weight is to be; 0: it leaves the pool.
+    pub wanted: u32,
+    /// Whether it is gone for good: nobody waits for what is on it.
+    pub lost: bool,
+}
+
+impl ShareView {
+    /// The weight, and what it is to be.
+    pub(crate) fn weight_shown(&self) -> String {
+        match self.weight == self.wanted {
+            true => self.weight.to_string(),
+            false => format!("{} (to be {})", self.weight, self.wanted),
+        }
+    }
+
+    /// Whether it leaves the pool.
+    pub(crate) const fn is_leaving(&self) -> bool {
+        self.wanted == 0
+    }
 }
 
 /// A key of a pool.
@@ -573,10 +613,19 @@ pub fn pool_table(pools: &[PoolView]) -> String {
             pool.compression.clone().unwrap_or_else(unknown),
             yes_or(pool.encrypted, "-"),
             pool.backends.join(", "),
-            pool.state.clone(),
+            pool_state_shown(pool),
         ]);
     }
     table.trim_fmt()
+}
+
+/// What is wrong with a pool, and whether its objects move: that is not wrong.
+fn pool_state_shown(pool: &PoolView) -> String {
+    match (pool.settled, pool.state.as_str()) {
+        (true, state) => state.to_owned(),
+        (false, "ok") => "moving".to_owned(),
+        (false, wrong) => format!("{wrong}; moving"),
+    }
 }
 
 /// A pool, a line for each of its traits.
@@ -593,7 +642,18 @@ pub fn pool_lines(pool: &PoolView) -> String {
     for key in &pool.keys {
         add("key", format!("{}, fingerprint {}", key.id, key.fingerprint));
     }
-    add("back ends", pool.backends.join(", "));
+    let weights = pool.placement.iter();
+    let weights = weights.map(|placed| format!("{}={}", placed.backend, placed.share.weight_shown()));
+    add("back ends", weights.collect::<Vec<_>>().join(", "));
+    let leaving = pool.placement.iter().filter(|placed| placed.share.is_leaving());
+    let leaving = leaving.map(|placed| match placed.share.lost {
+        true => format!("{} (lost)", placed.backend),
+        false => placed.backend.clone(),
+    });
+    let leaving: Vec<String> = leaving.collect();
+    if !leaving.is_empty() {
+        add("leaving", leaving.join(", "));
+    }
     add("state", pool.state.clone());
     table.trim_fmt()
 }
@@ -908,6 +968,15 @@ mod tests {
                 }],
                 backends: vec!["local".into()],
                 state: "ok".into(),
+                placement: vec![PlacementView {
+                    backend: "local".into(),
+                    share: ShareView {
+                        weight: 1,
+                        wanted: 1,
+                        lost: false,
+                    },
+                }],
+                settled: true,
             }],
             backends: vec![BackendView {
                 name: "local".into(),
@@ -962,7 +1031,7 @@ mod tests {
                 writer: Some("hv-1".into()),
             }],
         };
-        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0,"serving":1}],"pools":[{"name":"default","protection":"replica:1","compression":null,"encrypted":true,"keys":[{"id":1,"fingerprint":"00ff00ff00ff00ff"}],"backends":["local"],"state":"ok"}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}],"volume_counts":{"total":2,"serving":1,"starting":0,"waiting":1,"unknown":0,"in_sync":0,"degraded":0,"without_twin":2},"risks":[{"node":"vr-1","volumes":1,"bytes":4096,"unknown_volumes":0,"paths":["/a"]}],"volumes":[{"path":"/a","id":"000102030405060708090a0b0c0d0e0f","owner":"vr-1","epoch":3,"owned_since":"2026-11-22T10:15:03Z","state":"waits","state_since":null,"dtl_mode":"none","dtl_state":"off","dtl_since":null,"dtl_host":null,"dtl_trouble":null,"unstored_bytes":4096,"at_risk_bytes":4096,"needs":"its owner","writer":"hv-1"}]}"#;
+        let golden = r#"{"healthy":true,"problems":[],"nodes":[{"name":"vr-1","role":"volume-router","version":"0.1.0","pid":7,"endpoints":["ipc:///run/bus/vr.sock"],"state":"answers","volumes":2,"buffer_bytes":1073741824,"buffer_unstored_bytes":0,"serving":1}],"pools":[{"name":"default","protection":"replica:1","compression":null,"encrypted":true,"keys":[{"id":1,"fingerprint":"00ff00ff00ff00ff"}],"backends":["local"],"state":"ok","placement":[{"backend":"local","weight":1,"wanted":1,"lost":false}],"settled":true}],"backends":[{"name":"local","node":"sr-1","state":"ok","capacity_bytes":100,"free_bytes":null,"requests":1,"errors":0,"written_objects":3,"written_bytes":5000}],"deletions":[{"id":"000102030405060708090a0b0c0d0e0f","node":"vr-1","state":"deleting","deleted_objects":7}],"volume_counts":{"total":2,"serving":1,"starting":0,"waiting":1,"unknown":0,"in_sync":0,"degraded":0,"without_twin":2},"risks":[{"node":"vr-1","volumes":1,"bytes":4096,"unknown_volumes":0,"paths":["/a"]}],"volumes":[{"path":"/a","id":"000102030405060708090a0b0c0d0e0f","owner":"vr-1","epoch":3,"owned_since":"2026-11-22T10:15:03Z","state":"waits","state_since":null,"dtl_mode":"none","dtl_state":"off","dtl_since":null,"dtl_host":null,"dtl_trouble":null,"unstored_bytes":4096,"at_risk_bytes":4096,"needs":"its owner","writer":"hv-1"}]}"#;
         assert_eq!(serde_json::to_string(&status).unwrap(), golden);
         let tables = status_tables(&status);
         assert!(tables.contains("1 GiB") && tables.contains("0e0f"), "{tables}");

@@ -84,10 +84,12 @@ fn a_pool_is_made_used_and_removed_by_commands_alone() {
                 .unwrap();
         }
         let create =
-            "sconce pool create vms --protect ec:2+1 --backends disk-1,disk-2,disk-3 --compress zstd";
+            "sconce pool create vms --protect ec:2+1 --backends disk-1,disk-2=2,disk-3 --compress zstd";
         sconce(&cluster, create).await.unwrap();
         let pool = cluster.names.pool("vms").await.unwrap();
         assert_eq!(pool.protection, Protection::Erasure { data: 2, parity: 1 });
+        let weights: Vec<u32> = pool.backends.iter().map(|entry| entry.weight).collect();
+        assert_eq!(weights, [1, 2, 1]);
         let backends = cluster.names.backends().await.unwrap();
         let place = BackendPlace::Directory(format!("{at}/disk-2"));
         assert_eq!(backends[1].place, Some(place));
@@ -138,5 +140,71 @@ fn a_pool_is_made_used_and_removed_by_commands_alone() {
         sconce(&cluster, "sconce backend remove disk-2").await.unwrap();
         assert_eq!(cluster.names.pools().await.unwrap(), []);
         assert_eq!(cluster.names.backends().await.unwrap().len(), 2);
+    });
+}
+
+async fn settled(cluster: &Cluster, pool: &str) -> Vec<String> {
+    let settled = async {
+        loop {
+            let pool = cluster.names.pool(pool).await.unwrap();
+            if pool.change.is_none() {
+                return pool
+                    .backends
+                    .into_iter()
+                    .map(|entry| entry.backend)
+                    .collect::<Vec<String>>();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, settled).await.unwrap()
+}
+
+#[test]
+fn back_ends_join_and_leave_a_pool_by_commands_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let cluster = cluster(dir.path()).await;
+        let at = dir.path().display();
+        for disk in ["disk-1", "disk-2", "disk-3"] {
+            sconce(&cluster, &format!("sconce backend add {disk} --dir {at}/{disk}"))
+                .await
+                .unwrap();
+        }
+        sconce(
+            &cluster,
+            "sconce pool create vms --protect replica:2 --backends disk-1,disk-2",
+        )
+        .await
+        .unwrap();
+        for (line, told) in [
+            ("sconce backend drain disk-9", "no back end disk-9"),
+            ("sconce backend drain disk-3", "sconce backend remove disk-3"),
+            ("sconce backend drain disk-1", "needs 2"),
+            ("sconce pool place fast disk-3=1", "fast"),
+        ] {
+            let error = sconce(&cluster, line).await.unwrap_err();
+            assert!(error.contains(told), "{line}: {told:?} is not in {error}");
+        }
+
+        sconce(&cluster, "sconce pool place vms disk-3=2").await.unwrap();
+        assert_eq!(settled(&cluster, "vms").await, ["disk-1", "disk-2", "disk-3"]);
+        sconce(&cluster, "sconce backend drain disk-1 --lost")
+            .await
+            .unwrap();
+        assert_eq!(settled(&cluster, "vms").await, ["disk-2", "disk-3"]);
+        for line in [
+            "sconce pool show vms",
+            "sconce pool show vms --output json",
+            "sconce pool list",
+            "sconce backend list",
+            "sconce backend remove disk-1",
+        ] {
+            sconce(&cluster, line).await.unwrap();
+        }
     });
 }
