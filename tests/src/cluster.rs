@@ -20,6 +20,15 @@ use crate::{checkout, client, wait};
 /// A bound for everything that takes a moment: generous, because the machine may be busy.
 pub const SOON: Duration = Duration::from_secs(60);
 
+/// What makes `compose/local/cluster` as patient: for its environment.
+pub const PATIENCE: [(&str, &str); 3] = [
+    ("READY_SECONDS", "240"),
+    ("STOP_SECONDS", "240"),
+    ("KILL_SECONDS", "60"),
+];
+/// For one of its commands, which stops up to three services.
+const SCRIPT: Duration = Duration::from_secs(600);
+
 /// One of the three services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
@@ -161,14 +170,22 @@ impl Cluster {
     /// # Errors
     /// It fails; with its output.
     pub fn script(&self, arguments: &[&str]) -> Result<String> {
-        let script = checkout().join("compose/local/cluster");
-        client::run(
-            client::command(script, Duration::from_secs(120))
-                .args(arguments)
-                .envs(self.environment.iter().cloned())
-                .env("RUN", self.run_dir())
-                .env("BIN", Self::binaries()?),
-        )
+        client::run(&mut self.script_command(arguments)?)
+    }
+
+    /// The command that does so.
+    ///
+    /// # Errors
+    /// The binaries are not built.
+    pub fn script_command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = client::command(checkout().join("compose/local/cluster"), SCRIPT);
+        command
+            .args(arguments)
+            .envs(PATIENCE)
+            .envs(self.environment.iter().cloned())
+            .env("RUN", self.run_dir())
+            .env("BIN", Self::binaries()?);
+        Ok(command)
     }
 
     /// Starts a service that was stopped or killed.

@@ -27,6 +27,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::own_address;
+
 /// A span that came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
@@ -67,7 +69,7 @@ impl Collector {
     /// # Errors
     /// It cannot listen.
     pub fn start() -> Result<Self> {
-        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+        Self::start_at(SocketAddr::from((own_address(), 0)))
     }
 
     /// Starts one at this address.

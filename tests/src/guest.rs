@@ -80,6 +80,13 @@ impl Guest {
         console.get(known..).unwrap_or_default().to_vec()
     }
 
+    /// Line `number` of what the console said, if it has.
+    #[must_use]
+    pub fn line(&self, number: usize) -> Option<Line> {
+        let console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        console.get(number).cloned()
+    }
+
     /// The last lines of the console, for an error.
     #[must_use]
     pub fn end_of_console(&self) -> String {

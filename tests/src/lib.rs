@@ -30,6 +30,7 @@ pub mod stamps;
 pub mod wait;
 pub mod writer;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// Whether the long runs were asked for (`make test-full`).
@@ -57,6 +58,15 @@ pub fn seed() -> u64 {
     let seed = asked.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("seed: SCONCE_SEED={seed}");
     seed
+}
+
+/// A loopback address of this process alone. A port that was free there stays so until somebody of this test listens: what other tests
+/// bind and connect has other addresses.
+#[must_use]
+pub fn own_address() -> Ipv4Addr {
+    // A process id has at most 22 bits.
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 0x40 | (high & 0x3f), middle, low)
 }
 
 /// The checkout.

@@ -19,8 +19,6 @@ use crate::wait;
 
 /// The volume-routers, the cluster's own first.
 pub const NODES: [&str; 3] = ["volume-router", "vr-2", "vr-3"];
-/// The lease of each of them: the shortest that a registry grants.
-pub const LEASE: Duration = Duration::from_secs(2);
 
 /// The machines.
 #[derive(Debug)]
@@ -32,18 +30,21 @@ pub struct Machines {
 }
 
 impl Machines {
-    /// Starts them.
+    /// Starts them, each with a lease of `lease`: the longer, the rarer a busy machine ends one of somebody who lives.
     ///
     /// # Errors
     /// They do not come up.
-    pub fn start() -> Result<Self> {
-        let lease = format!("{}s", LEASE.as_secs());
+    pub fn start(lease: Duration) -> Result<Self> {
+        let lease = format!("{}s", lease.as_secs());
         let mut cluster = Cluster::start_with(|run| edit::set(run, "volume-router", "volumes.lease", lease))?;
         for told in [
             // What is said of a machine that is lost.
             "the twin of the write buffer is lost",
             "cannot be reached",
             "may have acknowledged writes that are only in the write buffer",
+            // What a busy machine makes of others.
+            "volume is served here no more",
+            "does not work now: trying again",
         ] {
             cluster.announce(told);
         }
@@ -82,25 +83,39 @@ impl Machines {
         wait::until("the twin to be in sync", SOON, || self.is_in_sync(volume)).map(drop)
     }
 
-    /// The process dies, and its disk is gone.
+    /// The volume's owner dies, and its disk is gone. Where its twin was given up a moment before, what it had is the only copy: then its disk
+    /// stays and it is started again. Gives whether it is lost.
     ///
     /// # Errors
-    /// It did not run.
-    pub fn lose(&mut self, name: &str) -> Result<()> {
-        let buffer = match self.others.iter_mut().find(|(other, ..)| *other == name) {
+    /// It did not run, or the registry does not say.
+    pub fn lose(&mut self, name: &str, volume: &str) -> Result<bool> {
+        let buffer = self.kill(name)?;
+        // By what is in the registry once the owner cannot change it any more.
+        let shown = || Ok(self.cluster.show(volume).ok());
+        let (shown, _) = wait::until("the volume's record", SOON, shown)?;
+        if shown["owner"] == name && shown["dtl_state"] != "in_sync" {
+            self.replace(name)?;
+            return Ok(false);
+        }
+        fs::remove_dir_all(buffer).with_context(|| format!("removing the write buffer of {name}"))?;
+        Ok(true)
+    }
+
+    /// The process dies and stays down. Gives where its write buffer is.
+    fn kill(&mut self, name: &str) -> Result<PathBuf> {
+        match self.others.iter_mut().find(|(other, ..)| *other == name) {
             Some((_, other, buffer)) => {
                 other.kill()?;
-                buffer.clone()
+                Ok(buffer.clone())
             }
             None => {
                 self.cluster.kill_for_good(Service::VolumeRouter)?;
-                self.cluster.path("buffer")
+                Ok(self.cluster.path("buffer"))
             }
-        };
-        fs::remove_dir_all(buffer).with_context(|| format!("removing the write buffer of {name}"))
+        }
     }
 
-    /// The machine comes back with an empty disk.
+    /// The machine comes back, with an empty disk where it was lost.
     ///
     /// # Errors
     /// Its binary is not built.

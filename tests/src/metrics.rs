@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{SOON, Service};
-use crate::edit;
+use crate::{edit, own_address};
 
 /// A service's endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ impl Metrics {
     /// # Errors
     /// No port is free, or the settings cannot be changed.
     pub fn switch_on(run_dir: &Path, service: Service) -> Result<Self> {
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = TcpListener::bind((own_address(), 0))?.local_addr()?;
         edit::set(run_dir, service.name(), "metrics.listen", address.to_string())?;
         Ok(Self(address))
     }

@@ -319,13 +319,12 @@ fn round(
 }
 
 /// Log lines that say what was done to the machines.
-const TOLD: [&str; 7] = [
+const TOLD: [&str; 6] = [
     "the twin of the write buffer is lost",
-    "lease not renewed",
-    "the lease had ended",
     "volume is served here no more",
     "may have acknowledged writes that are only in the write buffer",
     "cannot announce this node",
+    "does not work now: trying again until it does",
     // Of one that did not reach the registry for 5 s.
     "volume cannot be served now: trying again until it can: the registry",
 ];

@@ -94,8 +94,9 @@ fn the_services_pages_are_the_closed_list_and_count_what_was_done() -> Result<()
         (storage, "sconce_backend_works{backend=\"local\"}".to_owned(), 1.0),
         (storage, "sconce_backend_errors_total{backend=\"local\"}".to_owned(), 0.0),
     ] {
-        let found = metrics.number(&name);
-        ensure!(found == Some(wanted), "{name} is {found:?}, not {wanted}");
+        let is_right = || Ok((metrics.number(&name) == Some(wanted)).then_some(()));
+        wait::until(&format!("{name} to be {wanted}"), SOON, is_right)
+            .with_context(|| format!("it is {:?}", metrics.number(&name)))?;
     }
     for (metrics, name, least) in [
         (owner, "sconce_volume_router_upload_seconds_count", 1.0),
@@ -127,11 +128,12 @@ fn the_services_pages_are_the_closed_list_and_count_what_was_done() -> Result<()
         ),
         (storage, "sconce_backend_capacity_bytes{backend=\"local\"}", 1.0),
     ] {
-        let found = metrics.number(name);
-        ensure!(
-            found.is_some_and(|found| found >= least),
-            "{name} is {found:?}, less than {least}"
-        );
+        let is_right = || {
+            let found = metrics.number(name);
+            Ok(found.is_some_and(|found| found >= least).then_some(()))
+        };
+        wait::until(&format!("{name} to be {least} or more"), SOON, is_right)
+            .with_context(|| format!("it is {:?}", metrics.number(name)))?;
     }
     drop(disk);
     cluster.finish()
@@ -164,7 +166,8 @@ fn operations_that_wait_for_their_owner_are_under_way_and_their_time_counts() ->
     }
     wait::until("nothing to be under way any more", SOON, are(0.0))?;
     let counted = "sconce_fs_router_operation_seconds_count{front_end=\"nbd\",operation=\"read\"}";
-    ensure!(front.number(counted) == Some(4.0));
+    let is_counted = || Ok((front.number(counted) == Some(4.0)).then_some(()));
+    wait::until("four reads to be counted", SOON, is_counted)?;
     drop(disk);
     cluster.finish()
 }

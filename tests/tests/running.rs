@@ -1,7 +1,6 @@
 //! The commands that run Sconce on one machine: `make up` and `make down` are these scripts.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use sconce_tests::client;
@@ -75,13 +74,7 @@ fn a_service_that_fails_at_its_start_is_told_with_the_reason() -> Result<()> {
     let path = cluster.path("volume-router.toml");
     let settings = fs::read_to_string(&path)?;
     fs::write(&path, format!("{settings}\nno_such_key = 1\n"))?;
-    let script = sconce_tests::checkout().join("compose/local/cluster");
-    let told = client::refused(
-        client::command(script, Duration::from_secs(60))
-            .arg("up")
-            .env("RUN", cluster.run_dir())
-            .env("BIN", Cluster::binaries()?),
-    )?;
+    let told = client::refused(&mut cluster.script_command(&["up"])?)?;
     for wanted in [
         "volume-router ends as soon as it is started",
         "volume-router.toml",

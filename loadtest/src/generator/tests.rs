@@ -126,9 +126,12 @@ fn a_server_that_stalls_is_in_the_percentiles_of_what_was_due() {
     assert!(found.all.max_us > 950_000.0, "{:?}", found.all);
     // By the time from their sending one request was slow.
     assert!(found.service.p99_us < 500_000.0, "{:?}", found.service);
-    let due = &found.samples[4];
+    // Which of them it is says when the machine let both begin.
     assert!(
-        due.answered == 0 && due.times.p50_us > 500_000.0,
+        found
+            .samples
+            .iter()
+            .any(|due| due.answered == 0 && due.times.p50_us > 500_000.0),
         "{:?}",
         found.samples
     );
