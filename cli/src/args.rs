@@ -787,18 +787,13 @@ pub struct Share {
     pub weight: u32,
 }
 
-impl Share {
-    /// The largest weight.
-    pub const WEIGHT_MAX: u32 = 1_000_000;
-}
-
 impl FromStr for Share {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let right = format!(
             "right would be NAME=WEIGHT, with a weight of 0 to {}",
-            Self::WEIGHT_MAX
+            PlacementEntry::WEIGHT_MAX
         );
         let Some((backend, weight)) = text.split_once('=') else {
             return Err(format!("it has no weight; {right}"));
@@ -807,7 +802,7 @@ impl FromStr for Share {
             .parse::<NodeName>()
             .map_err(|error| format!("{error}; {right}"))?;
         match weight.parse() {
-            Ok(weight @ 0..=Self::WEIGHT_MAX) => Ok(Self { backend, weight }),
+            Ok(weight @ 0..=PlacementEntry::WEIGHT_MAX) => Ok(Self { backend, weight }),
             _ => Err(format!("its weight is {weight:?}; {right}")),
         }
     }
@@ -831,7 +826,7 @@ fn parse_first_share(text: &str) -> Result<Share, String> {
     match text.parse::<Share>()? {
         Share { weight: 0, .. } => Err(format!(
             "with a weight of 0 it takes no objects; right would be 1 to {}",
-            Share::WEIGHT_MAX
+            PlacementEntry::WEIGHT_MAX
         )),
         share => Ok(share),
     }

@@ -986,6 +986,11 @@ pub struct PlacementEntry {
     pub weight: u32,
 }
 
+impl PlacementEntry {
+    /// Largest weight.
+    pub const WEIGHT_MAX: u32 = 1_000_000;
+}
+
 /// A back end that was set up: key `backend/<name>`. By it a directory that was mounted over, or begun anew
 /// elsewhere, is told from the one that holds the objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

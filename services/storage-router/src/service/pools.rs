@@ -27,8 +27,6 @@ use crate::workers::Workers;
 
 /// Commits of one change that may meet another's: storage-routers that start together note their keys together.
 const ATTEMPTS: usize = 20;
-/// Largest weight of a back end.
-const WEIGHT_MAX: u32 = 1_000_000;
 
 /// The pools, by name.
 pub(super) struct Pools {
@@ -232,6 +230,7 @@ impl Pools {
                 PoolRecord::FIRST_PLACEMENT
             )));
         }
+        check_weights(&wanted.backends).map_err(of_pool)?;
         // Whoever has the keys says what they are known by.
         let wanted = &PoolRecord {
             keys: Vec::new(),
@@ -311,9 +310,19 @@ impl Pools {
             self.refuse_shared(&announced).await?;
             self.backends.look().await.map_err(|error| unavailable(&error))?;
             let open = self.backends.all();
-            if let Some(unknown) = joining.iter().find(|entry| !open.contains_key(&entry.backend)) {
-                let why = format!("back end {} cannot be reached here", unknown.backend);
-                return Err(unusable(name, RefusalCode::Unavailable, &why));
+            for PlacementEntry { backend, .. } in &joining {
+                let Some(checked) = open.get(backend) else {
+                    let why = format!("back end {backend} cannot be reached here");
+                    return Err(unusable(name, RefusalCode::Unavailable, &why));
+                };
+                // What was deleted while it was in no pool would be there again.
+                let volumes = checked.list_volumes(None, 1).await;
+                if let Some(volume) = volumes.map_err(|error| unavailable(&error))?.first() {
+                    return Err(invalid(format!(
+                        "back end {backend} has objects, of volume {volume}; right would be an empty one: \
+                         sconce backend remove {backend}, wipe it, and add it again"
+                    )));
+                }
             }
             changes.push(Change::put(&key, Some(revision), announced.to_bytes()));
             match self.registry.commit(changes).await {
@@ -460,15 +469,25 @@ impl Pools {
     }
 }
 
+fn check_weights(weights: &[PlacementEntry]) -> Result<(), String> {
+    match weights
+        .iter()
+        .find(|entry| entry.weight > PlacementEntry::WEIGHT_MAX)
+    {
+        Some(entry) => Err(format!(
+            "back end {} with weight {}; right would be 0 to {}",
+            entry.backend,
+            entry.weight,
+            PlacementEntry::WEIGHT_MAX
+        )),
+        None => Ok(()),
+    }
+}
+
 /// What is wrong with a placement that was asked for.
 fn check_placement(announced: &PoolRecord, lost: &[String]) -> Result<(), String> {
     let wanted = announced.wanted();
-    if let Some(entry) = wanted.iter().find(|entry| entry.weight > WEIGHT_MAX) {
-        return Err(format!(
-            "back end {} with weight {}; right would be 0 to {WEIGHT_MAX}",
-            entry.backend, entry.weight
-        ));
-    }
+    check_weights(wanted)?;
     let is_leaving = |name: &&String| {
         wanted
             .iter()
