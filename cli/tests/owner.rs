@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
@@ -23,6 +23,7 @@ use sconce_schemas::wire::volume::{
 };
 use sconce_schemas::{ByteLen, Epoch, NodeName, ScoSize, VolumeSize};
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
 type Told = Rc<RefCell<Vec<VolumeControl>>>;
 
@@ -122,9 +123,11 @@ async fn sconce(cluster: &Cluster, line: &str) -> anyhow::Result<()> {
     sconce_cli::on_cluster(cluster, cli.command, cli.output).await
 }
 
+/// Everything is on this thread, so the clock goes on only where all of it waits, and what is measured is exact.
 fn block_on<F: Future<Output = ()>>(test: F) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .start_paused(true)
         .build()
         .unwrap();
     LocalSet::new().block_on(&runtime, test);

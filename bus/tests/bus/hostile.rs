@@ -215,12 +215,14 @@ fn many_connections_of_one_node_have_no_more_than_a_few() {
         for _ in 0..20 {
             let mut raw = Raw::greet(connected(place).await, another_node()).await;
             for id in 0..3 {
-                raw.say(&message(&request(id, 0, MIB - 200), &bytes(MIB - 200, 1)))
+                raw.say_in_the_end(&message(&request(id, 0, MIB - 200), &bytes(MIB - 200, 1)))
                     .await
                     .expect("taken in, or refused with an answer");
             }
             // What is taken in is not answered; of what is refused, this is.
-            raw.say(&message(&request(3, 0, 0), &[])).await.expect("written");
+            raw.say_in_the_end(&message(&request(3, 0, 0), &[]))
+                .await
+                .expect("written");
             connections.push(raw);
         }
         for mut raw in connections.drain(10..) {
@@ -248,7 +250,7 @@ fn a_node_that_let_go_of_its_connections_is_served_again() {
         for _ in 0..3 {
             let mut raw = Raw::greet(connected(&place).await, another_node()).await;
             for id in 0..3 {
-                raw.say(&message(&request(id, 0, MIB - 200), &bytes(MIB - 200, 1)))
+                raw.say_in_the_end(&message(&request(id, 0, MIB - 200), &bytes(MIB - 200, 1)))
                     .await
                     .expect("written");
             }

@@ -96,6 +96,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         tokio::time::timeout(STALL, self.0.write_all(bytes)).await?
     }
 
+    /// Writes what the server takes sooner or later: on a busy machine nobody may read for longer than that.
+    pub(crate) async fn say_in_the_end(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write_all(bytes).await
+    }
+
     /// A frame's flags and body; `None`: the connection ended.
     pub(crate) async fn read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let flags = self.0.read_u8().await.ok()?;

@@ -265,6 +265,14 @@ async fn on_disk(directory: &Path) -> Cache {
     cache
 }
 
+/// Waits until nobody has the file of a cache that was dropped: a thread that wrote lets go of it a moment after it is settled.
+async fn is_let_go_of(file: &Path) {
+    let file = std::fs::File::open(file).unwrap();
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_real_file_is_warm_after_a_restart_and_may_be_deleted_truncated_or_overwritten() {
     let directory = tempfile::tempdir().unwrap();
@@ -275,6 +283,7 @@ async fn a_real_file_is_warm_after_a_restart_and_may_be_deleted_truncated_or_ove
     // A second process must not write to the first one's cells.
     assert!(on_disk(directory.path()).await.counters().off);
     drop(cache);
+    is_let_go_of(&file).await;
 
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let cache = on_disk(directory.path()).await;
@@ -300,9 +309,11 @@ async fn a_real_file_is_warm_after_a_restart_and_may_be_deleted_truncated_or_ove
     assert!(file.exists(), "another was made");
     fill(&cache, 0..50).await;
     drop(cache);
+    is_let_go_of(&file).await;
     let cache = on_disk(directory.path()).await;
     assert_eq!(found(&cache, 0..50).await, 50);
     drop(cache);
+    is_let_go_of(&file).await;
 
     std::fs::write(&file, vec![0x5a; 500_000]).unwrap();
     let cache = on_disk(directory.path()).await;

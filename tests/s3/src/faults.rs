@@ -27,6 +27,8 @@ pub struct Faults {
     pub lost_answer: u16,
     /// How much longer a `PUT` takes.
     pub put_delay: Duration,
+    /// A `PUT` goes on once this is not set any more.
+    pub puts_wait: bool,
     /// How much longer a `GET` takes.
     pub get_delay: Duration,
     /// Requests never end.
@@ -52,6 +54,8 @@ pub struct Counts {
     pub requests: u64,
     /// Of these `PUT` and `POST`.
     pub puts: u64,
+    /// The most of these that were under way at once.
+    pub puts_at_once: u64,
     /// Of these `GET` of a key.
     pub gets: u64,
     /// Of these lists.
@@ -85,6 +89,7 @@ pub(crate) struct State {
 struct Inner {
     faults: Faults,
     counts: Counts,
+    puts_under_way: u64,
     random: fastrand::Rng,
     lists: HashMap<String, (Parts, Bytes)>,
 }
@@ -96,6 +101,7 @@ impl State {
             inner: Mutex::new(Inner {
                 faults: Faults::default(),
                 counts: Counts::default(),
+                puts_under_way: 0,
                 random: fastrand::Rng::with_seed(seed),
                 lists: HashMap::new(),
             }),
@@ -108,6 +114,19 @@ impl State {
 
     pub(crate) fn counts(&self) -> Counts {
         self.inner().counts
+    }
+
+    /// Whether puts wait now.
+    pub(crate) fn puts_wait(&self) -> bool {
+        self.inner().faults.puts_wait
+    }
+
+    /// A put is under way until what this gives is dropped.
+    pub(crate) fn put_begins(&self) -> Put<'_> {
+        let inner = &mut *self.inner();
+        inner.puts_under_way += 1;
+        inner.counts.puts_at_once = inner.counts.puts_at_once.max(inner.puts_under_way);
+        Put(self)
     }
 
     pub(crate) fn connected(&self) {
@@ -160,6 +179,15 @@ impl State {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A put that is under way.
+pub(crate) struct Put<'a>(&'a State);
+
+impl Drop for Put<'_> {
+    fn drop(&mut self) {
+        self.0.inner().puts_under_way -= 1;
     }
 }
 

@@ -117,6 +117,11 @@ async fn answer(
     state: &State,
 ) -> io::Result<Response<Answer>> {
     let (faults, drawn) = state.draw(&request);
+    let is_put = matches!(*request.method(), Method::PUT | Method::POST);
+    let _under_way = is_put.then(|| state.put_begins());
+    while *request.method() == Method::PUT && state.puts_wait() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let delay = match *request.method() {
         Method::PUT | Method::POST => faults.put_delay,
         Method::GET => faults.get_delay,

@@ -8,7 +8,8 @@ use sconce_runtime::Stop;
 use sconce_schemas::records::{NodeRecord, keys};
 use sconce_schemas::wire::Role;
 
-const TTL: Duration = Duration::from_secs(6);
+/// So long that what the machine's own clock goes on by meanwhile, which nothing pauses, is nothing.
+const TTL: Duration = Duration::from_secs(3600);
 
 fn record(pid: u32) -> NodeRecord {
     NodeRecord {

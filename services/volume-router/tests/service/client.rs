@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sconce_bus::{CallError, Caller, Endpoint, Protocol};
 use sconce_schemas::access::{AccessAsk, AccessReply};
 use sconce_schemas::wire::storage::{StorageReply, StorageRequest};
-use sconce_schemas::wire::twin::{TwinReply, TwinRequest};
+use sconce_schemas::wire::twin::{TwinReply, TwinRequest, TwinSay};
 use sconce_schemas::wire::volume::{
     IoCode, IoFlags, IoRequest, NodeStatus, ReadExtent, VolumeControl, VolumeControlReply, VolumeReply,
     VolumeRequest, VolumeStatus,
@@ -119,12 +119,25 @@ impl Client {
 
     /// Says something to a twin, as an owner does.
     pub(crate) async fn say(&self, said: TwinRequest, data: Bytes) -> Result<TwinReply, Refusal> {
+        // What changes nothing the second time is said again where the connection was lost: on a busy machine a host may be silent for seconds.
+        let is_repeatable = matches!(
+            said.say,
+            TwinSay::Attach { .. }
+                | TwinSay::Sync { .. }
+                | TwinSay::Release { .. }
+                | TwinSay::Detach
+                | TwinSay::Beat
+        );
         let request = VolumeRequest::Twin(Box::new(said));
-        match self.caller.call(&request, data, 0, LONG).await {
-            Ok((VolumeReply::Twin(reply), _)) => Ok(reply),
-            Ok((VolumeReply::Refused(refusal), _)) => Err(refusal),
-            Ok((other, _)) => panic!("{other:?}"),
-            Err(error) => panic!("{error}"),
+        let end = Instant::now() + LONG;
+        loop {
+            match self.caller.call(&request, data.clone(), 0, LONG).await {
+                Ok((VolumeReply::Twin(reply), _)) => return Ok(reply),
+                Ok((VolumeReply::Refused(refusal), _)) => return Err(refusal),
+                Ok((other, _)) => panic!("{other:?}"),
+                Err(CallError::Lost) if is_repeatable && Instant::now() < end => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 
@@ -286,11 +299,7 @@ impl Client {
         };
         let length = crcs.len() * CLUSTER_LEN;
         let room = u32::try_from(length).unwrap();
-        let (reply, bytes) = self
-            .storage
-            .call(&request, Bytes::new(), room, LONG)
-            .await
-            .unwrap();
+        let (reply, bytes) = self.stored(&request, Bytes::new(), room).await;
         assert_eq!(reply, StorageReply::Data);
         for (cluster, crc) in bytes.chunks(CLUSTER_LEN).zip(&crcs) {
             assert_eq!(sconce_schemas::crc::crc32c(cluster), *crc);
@@ -299,13 +308,25 @@ impl Client {
         bytes
     }
 
+    /// Asks the storage-router, again where the connection was lost: on a busy machine it may say nothing for seconds.
+    async fn stored(&self, request: &StorageRequest, data: Bytes, room: u32) -> (StorageReply, Bytes) {
+        let end = Instant::now() + LONG;
+        loop {
+            match self.storage.call(request, data.clone(), room, LONG).await {
+                Ok(answer) => return answer,
+                Err(CallError::Lost) if Instant::now() < end => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
     /// Puts an object on the back ends, as the volume-router does.
     pub(crate) async fn put(&self, name: ObjectName, bytes: Vec<u8>) {
         let request = StorageRequest::Put {
             pool: "default".to_owned(),
             name,
         };
-        let (reply, _) = self.storage.call(&request, bytes.into(), 0, LONG).await.unwrap();
+        let (reply, _) = self.stored(&request, bytes.into(), 0).await;
         assert_eq!(reply, StorageReply::Done);
     }
 
@@ -319,8 +340,7 @@ impl Client {
             length,
             cached: false,
         };
-        let got = self.storage.call(&request, Bytes::new(), length, LONG).await;
-        let (reply, bytes) = got.unwrap();
+        let (reply, bytes) = self.stored(&request, Bytes::new(), length).await;
         assert_eq!(reply, StorageReply::Data);
         bytes
     }

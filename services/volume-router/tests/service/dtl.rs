@@ -1,18 +1,18 @@
 //! An owner and its twins: every acknowledged write is on two nodes, or the record says that it is not.
 
 use sconce_registry::Change;
-use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, Record as _, VolumePhase, VolumeRecord, keys};
+use sconce_schemas::records::{DtlMode, DtlState, Record as _, VolumePhase, VolumeRecord, keys};
 use sconce_schemas::wire::Remedy;
 use sconce_schemas::wire::volume::VolumeControl;
 
 use crate::client::Client;
 use crate::cluster::{Cluster, NODE, block_on, until};
 use crate::peer::Peer;
-use crate::scene::{SOON, Scene, scos};
+use crate::scene::{PATIENT, SOON, Scene, scos};
 
 /// A volume whose changes are only in write buffers, as the back ends are away.
-async fn unstored() -> Scene {
-    let mut scene = Scene::begin(41).await;
+async fn unstored(settings: &str) -> Scene {
+    let mut scene = Scene::begin_with(settings, 41).await;
     scene.cluster.stop_storage();
     // More than a SCO: some are closed and not stored when a twin comes.
     scene.change(120).await;
@@ -42,10 +42,10 @@ impl Scene {
 #[test]
 fn a_twin_has_everything_or_the_record_says_that_there_is_none() {
     block_on(async {
-        let mut scene = unstored().await;
+        let mut scene = unstored(PATIENT).await;
         scene.set(DtlMode::Sync).await;
         scene.is_degraded().await;
-        let mut first = Peer::start(&scene.cluster, "first", SOON).await;
+        let mut first = Peer::start(&scene.cluster, "first", PATIENT).await;
         scene.in_sync_at(&first).await;
         // The volume hears of it a little after the record says so.
         let shown = until("the status", async || {
@@ -61,24 +61,20 @@ fn a_twin_has_everything_or_the_record_says_that_there_is_none() {
 
         // It dies: what is acknowledged from then on is acknowledged by a record that says so.
         first.kill();
+        scene.is_gone(first.name).await;
         scene.change(1).await;
         scene.is_degraded().await;
         assert_eq!(scene.client.show().await.dtl_state, DtlState::Degraded);
         scene.change(50).await;
 
         // Another one has all that happened meanwhile, and goes on when the owner dies.
-        let second = Peer::start(&scene.cluster, "second", SOON).await;
+        let second = Peer::start(&scene.cluster, "second", PATIENT).await;
         scene.in_sync_at(&second).await;
         scene.change(50).await;
         scene.client.flush().await;
         scene.cluster.kill();
         scene.cluster.start_storage();
-        until("the owner's node to be gone", async || {
-            let node = keys::node(&NODE.parse().unwrap());
-            let found = scene.registry.get_record::<NodeRecord>(&node).await.unwrap();
-            found.is_none().then_some(())
-        })
-        .await;
+        scene.is_gone(NODE).await;
         let mut successor = Client::connect_to(&scene.cluster, second.name, scene.client.volume);
         until("the twin to take over", async || successor.reopen().await.ok()).await;
         scene.model.check(&mut successor).await;
@@ -89,7 +85,7 @@ fn a_twin_has_everything_or_the_record_says_that_there_is_none() {
 #[test]
 fn a_twin_that_says_nothing_holds_writes_up_no_longer_than_is_set() {
     block_on(async {
-        let mut scene = unstored().await;
+        let mut scene = unstored(SOON).await;
         let peer = Peer::start(&scene.cluster, "silent", SOON).await;
         scene.set(DtlMode::Sync).await;
         scene.in_sync_at(&peer).await;
@@ -107,7 +103,7 @@ fn a_twin_that_says_nothing_holds_writes_up_no_longer_than_is_set() {
 #[test]
 fn an_owner_that_writes_nothing_notices_that_its_twin_is_gone() {
     block_on(async {
-        let scene = unstored().await;
+        let scene = unstored(SOON).await;
         let mut peer = Peer::start(&scene.cluster, "gone", SOON).await;
         scene.set(DtlMode::Async).await;
         scene.in_sync_at(&peer).await;
@@ -122,8 +118,8 @@ fn an_owner_that_writes_nothing_notices_that_its_twin_is_gone() {
 #[test]
 fn a_volume_that_wants_no_twin_any_more_leaves_none() {
     block_on(async {
-        let mut scene = unstored().await;
-        let peer = Peer::start(&scene.cluster, "unwanted", SOON).await;
+        let mut scene = unstored(PATIENT).await;
+        let peer = Peer::start(&scene.cluster, "unwanted", PATIENT).await;
         let empty = scos(&scene.cluster, peer.name);
         scene.set(DtlMode::Sync).await;
         scene.in_sync_at(&peer).await;
@@ -147,7 +143,7 @@ fn a_volume_that_wants_no_twin_any_more_leaves_none() {
 #[test]
 fn a_host_that_was_away_gives_up_the_twin_of_a_volume_that_is_erased_by_then() {
     block_on(async {
-        let settings = format!("{SOON}[erase]\ngrace = \"0s\"\nadopt_after = \"1s\"\n");
+        let settings = format!("{PATIENT}[erase]\ngrace = \"0s\"\nadopt_after = \"1s\"\n");
         let mut scene = Scene::of(Cluster::new().with_settings(&settings), 42).await;
         // A service whose record is damaged runs, and is nobody's business here.
         let damaged = keys::node(&"damaged".parse().unwrap());
@@ -161,6 +157,7 @@ fn a_host_that_was_away_gives_up_the_twin_of_a_volume_that_is_erased_by_then() {
         scene.set(DtlMode::Sync).await;
         scene.in_sync_at(&peer).await;
         peer.kill();
+        scene.is_gone(peer.name).await;
         scene.change(1).await;
         scene.is_degraded().await;
         scene.cluster.start_storage();
@@ -222,8 +219,8 @@ fn a_mode_that_could_not_be_noted_is_not_the_volumes() {
 #[test]
 fn an_orderly_stop_leaves_no_twin() {
     block_on(async {
-        let mut scene = unstored().await;
-        let peer = Peer::start(&scene.cluster, "left", SOON).await;
+        let mut scene = unstored(PATIENT).await;
+        let peer = Peer::start(&scene.cluster, "left", PATIENT).await;
         let empty = scos(&scene.cluster, peer.name);
         scene.set(DtlMode::Sync).await;
         scene.in_sync_at(&peer).await;

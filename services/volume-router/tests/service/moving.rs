@@ -1,17 +1,21 @@
 //! Planned moves: the volume goes with everything that is acknowledged, or stays as it was.
 
-use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, VolumeRecord, keys};
+use sconce_schemas::records::{DtlMode, DtlState, VolumeRecord};
 use sconce_schemas::wire::volume::VolumeControl;
 use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use crate::client::Client;
 use crate::cluster::{NODE, block_on, until};
 use crate::peer::Peer;
-use crate::scene::{SOON, Scene, scos};
+use crate::scene::{PATIENT, SOON, Scene, scos};
 
 /// A volume that was written to.
 async fn written(mode: DtlMode) -> Scene {
-    let mut scene = Scene::begin(43).await;
+    written_with(PATIENT, mode).await
+}
+
+async fn written_with(settings: &str, mode: DtlMode) -> Scene {
+    let mut scene = Scene::begin_with(settings, 43).await;
     scene.set(mode).await;
     scene.change(120).await;
     scene
@@ -38,7 +42,7 @@ impl Scene {
 fn a_volume_moves_there_and_back_with_everything_that_is_acknowledged() {
     block_on(async {
         let mut scene = written(DtlMode::None).await;
-        let _peer = Peer::start(&scene.cluster, "there", SOON).await;
+        let _peer = Peer::start(&scene.cluster, "there", PATIENT).await;
         let epoch = scene.record().await.epoch;
         scene.move_to("there").await.unwrap();
 
@@ -74,9 +78,9 @@ fn a_volume_moves_there_and_back_with_everything_that_is_acknowledged() {
 fn the_former_owner_keeps_the_twin() {
     block_on(async {
         let mut scene = written(DtlMode::Sync).await;
-        let mut first = Peer::start(&scene.cluster, "first", SOON).await;
-        let _second = Peer::start(&scene.cluster, "second", SOON).await;
-        let mut third = Peer::start(&scene.cluster, "third", SOON).await;
+        let mut first = Peer::start(&scene.cluster, "first", PATIENT).await;
+        let _second = Peer::start(&scene.cluster, "second", PATIENT).await;
+        let mut third = Peer::start(&scene.cluster, "third", PATIENT).await;
         for (from, to) in [
             (NODE, "first"),
             ("first", "second"),
@@ -98,6 +102,7 @@ fn the_former_owner_keeps_the_twin() {
         // It is one.
         scene.change(40).await;
         first.kill();
+        scene.is_gone(first.name).await;
         let mut successor = Client::connect_to(&scene.cluster, "third", scene.client.volume);
         until("the twin to take over", async || successor.reopen().await.ok()).await;
         scene.model.check(&mut successor).await;
@@ -109,7 +114,7 @@ fn the_former_owner_keeps_the_twin() {
 fn a_volume_stays_while_the_back_end_is_away_with_what_is_asked_for_meanwhile() {
     block_on(async {
         let mut scene = written(DtlMode::None).await;
-        let _peer = Peer::start(&scene.cluster, "there", SOON).await;
+        let _peer = Peer::start(&scene.cluster, "there", PATIENT).await;
         scene.cluster.stop_storage();
         scene.change(60).await;
         let set = async {
@@ -143,7 +148,7 @@ fn a_volume_stays_while_the_back_end_is_away_with_what_is_asked_for_meanwhile() 
 fn a_move_to_a_node_that_is_not_there_costs_no_twin() {
     block_on(async {
         let mut scene = written(DtlMode::Sync).await;
-        let _peer = Peer::start(&scene.cluster, "twin", SOON).await;
+        let _peer = Peer::start(&scene.cluster, "twin", PATIENT).await;
         let is_in_sync = async |scene: &Scene| {
             let record = scene.record().await;
             (record.dtl_state == DtlState::InSync && record.moving.is_none()).then_some(record.dtl_since_us)
@@ -158,7 +163,7 @@ fn a_move_to_a_node_that_is_not_there_costs_no_twin() {
 #[test]
 fn a_volume_that_cannot_go_stays() {
     block_on(async {
-        let mut scene = written(DtlMode::None).await;
+        let mut scene = written_with(SOON, DtlMode::None).await;
         let refused = scene.move_to("nowhere").await.unwrap_err();
         assert!(
             refused.text.contains("/disk-1")
@@ -191,19 +196,14 @@ fn the_former_owner_goes_on_where_the_next_one_is_lost_before_it_serves() {
     block_on(async {
         let mut scene = written(DtlMode::None).await;
         let armed = [("SCONCE_CRASH_AT", "during-recovery")];
-        let mut peer = Peer::start_with(&scene.cluster, "lost", SOON, &armed).await;
+        let mut peer = Peer::start_with(&scene.cluster, "lost", PATIENT, &armed).await;
         scene.move_to("lost").await.unwrap();
         until("the next owner to be lost", async || {
             peer.has_ended().then_some(())
         })
         .await;
         assert_eq!(scene.record().await.owner.as_str(), "lost");
-        until("the next owner's node to be gone", async || {
-            let node = keys::node(&"lost".parse().unwrap());
-            let found = scene.registry.get_record::<NodeRecord>(&node).await.unwrap();
-            found.is_none().then_some(())
-        })
-        .await;
+        scene.is_gone(peer.name).await;
         scene.is_owned_by(NODE).await;
         until("the volume to be served", async || {
             scene.client.reopen().await.ok()

@@ -145,13 +145,14 @@ fn a_neighbour_that_dies_over_a_bundle_is_done_without() {
     for point in [Point::BeforeBundlePut, Point::AfterBundlePut] {
         block_on(async {
             let armed = [(CRASH_ENV, point.name())];
-            let mut scene = Scene::new(&with("help = \"always\"\nhelp_within = \"2s\""), &armed).await;
+            let mut scene = Scene::new(&with("help = \"always\"\nhelp_within = \"10s\""), &armed).await;
             scene
                 .change_until("the owner to do it", |report| {
                     report.taken_back > 0 && report.rewritten > 1
                 })
                 .await;
-            assert!(scene.neighbour.has_ended());
+            // The owner may have lost patience with one that is about to reach the point.
+            until("its end", async || scene.neighbour.has_ended().then_some(())).await;
             assert!(
                 scene.neighbour.log().contains(point.name()),
                 "it died at the point"
@@ -216,7 +217,7 @@ fn an_owner_that_dies_over_a_bundle_is_followed_by_one_that_goes_on() {
 #[test]
 fn an_answer_that_is_late_by_any_time_changes_nothing() {
     block_on(async {
-        let mut scene = Scene::new(&with("help = \"always\"\nhelp_within = \"300ms\""), &[]).await;
+        let mut scene = Scene::new(&with("help = \"always\"\nhelp_within = \"5s\""), &[]).await;
         scene.change_until("help", |report| report.helped > 0).await;
         let before = scene.report().await;
         scene.neighbour.signal("-STOP");

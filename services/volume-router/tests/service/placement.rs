@@ -10,14 +10,14 @@ use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply};
 use crate::client::Client;
 use crate::cluster::{Cluster, NODE, block_on, until};
 use crate::peer::Peer;
-use crate::scene::{SOON, Scene};
+use crate::scene::{PATIENT, Scene};
 
 /// Looks often, and takes what it sees for lasting soon.
 const QUICK: &str = "[placement]\nevery = \"100ms\"\nstable = \"300ms\"\nsettle = \"300ms\"\n";
 
-/// The same, and whoever is gone is soon missed.
+/// The same, and nobody is given up who lives.
 fn quick() -> String {
-    format!("{SOON}{QUICK}")
+    format!("{PATIENT}{QUICK}")
 }
 
 async fn scene(domain: &str, settings: &str, seed: u64) -> Scene {
@@ -90,7 +90,7 @@ impl Scene {
 fn a_twin_leaves_its_owners_failure_domain_once_it_can() {
     block_on(async {
         let mut scene = scene("one", &quick(), 71).await;
-        let _near = Peer::start_in(&scene.cluster, "one", "a-near", SOON).await;
+        let _near = Peer::start_in(&scene.cluster, "one", "a-near", PATIENT).await;
         scene.set(DtlMode::Sync).await;
         scene.twin_is_at("a-near").await;
         until("word that one loss takes both", async || {
@@ -102,11 +102,12 @@ fn a_twin_leaves_its_owners_failure_domain_once_it_can() {
         })
         .await;
 
-        let mut far = Peer::start_in(&scene.cluster, "two", "far", SOON).await;
+        let mut far = Peer::start_in(&scene.cluster, "two", "far", PATIENT).await;
         scene.twin_is_at("far").await;
         // And is not asked first any more where another domain has somebody.
-        let _other = Peer::start_in(&scene.cluster, "three", "z-other", SOON).await;
+        let _other = Peer::start_in(&scene.cluster, "three", "z-other", PATIENT).await;
         far.kill();
+        scene.is_gone(far.name).await;
         scene.twin_is_at("z-other").await;
         scene.model.check(&mut scene.client).await;
     });
@@ -116,16 +117,17 @@ fn a_twin_leaves_its_owners_failure_domain_once_it_can() {
 fn a_twin_is_where_an_operator_wants_it_whenever_that_can_be() {
     block_on(async {
         let mut scene = scene("one", &quick(), 72).await;
-        let _first = Peer::start(&scene.cluster, "first", SOON).await;
+        let _first = Peer::start(&scene.cluster, "first", PATIENT).await;
         scene.set(DtlMode::Sync).await;
         scene.twin_is_at("first").await;
-        let mut wanted = Peer::start(&scene.cluster, "wanted", SOON).await;
+        let mut wanted = Peer::start(&scene.cluster, "wanted", PATIENT).await;
         scene.wish("wanted", false).await;
         scene.twin_is_at("wanted").await;
         // It is elsewhere meanwhile, and goes back.
         wanted.kill();
+        scene.is_gone(wanted.name).await;
         scene.twin_is_at("first").await;
-        let mut wanted = Peer::start(&scene.cluster, "wanted", SOON).await;
+        let mut wanted = Peer::start(&scene.cluster, "wanted", PATIENT).await;
         scene.twin_is_at("wanted").await;
 
         // Nowhere else: there is none meanwhile, and whoever asks is told why.
@@ -138,6 +140,7 @@ fn a_twin_is_where_an_operator_wants_it_whenever_that_can_be() {
         })
         .await;
         wanted.kill();
+        scene.is_gone(wanted.name).await;
         until("a volume without its twin, and why", async || {
             let status = scene.client.show().await;
             let trouble = status.dtl_trouble.unwrap_or_default();
@@ -147,7 +150,7 @@ fn a_twin_is_where_an_operator_wants_it_whenever_that_can_be() {
         .await;
         scene.change(20).await;
         assert_eq!(scene.record().await.twin(), None);
-        let _wanted = Peer::start(&scene.cluster, "wanted", SOON).await;
+        let _wanted = Peer::start(&scene.cluster, "wanted", PATIENT).await;
         scene.twin_is_at("wanted").await;
         scene.model.check(&mut scene.client).await;
     });

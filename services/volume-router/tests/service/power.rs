@@ -2,14 +2,14 @@
 //!
 //! A machine that was booted anew is one whose earlier boot a record names.
 
-use sconce_schemas::records::{DtlMode, DtlState, NodeRecord, VolumeRecord, keys};
+use sconce_schemas::records::{DtlMode, DtlState, VolumeRecord, keys};
 use sconce_schemas::wire::RefusalCode;
 use sconce_schemas::wire::volume::VolumeControl;
 
 use crate::client::Client;
 use crate::cluster::{NODE, block_on, until};
 use crate::peer::Peer;
-use crate::scene::{SOON, Scene};
+use crate::scene::{PATIENT, Scene};
 
 const BEFORE: &str = "an earlier boot";
 const TWIN: &str = "twin";
@@ -18,7 +18,7 @@ const TWIN: &str = "twin";
 async fn killed() -> Scene {
     let mut scene = Scene::begin(47).await;
     scene.cluster.stop_storage();
-    let mut twin = Peer::start(&scene.cluster, TWIN, SOON).await;
+    let mut twin = Peer::start(&scene.cluster, TWIN, PATIENT).await;
     scene.set(DtlMode::Sync).await;
     until("the twin to be in sync", async || {
         (scene.record().await.dtl_state == DtlState::InSync).then_some(())
@@ -27,6 +27,9 @@ async fn killed() -> Scene {
     scene.change(50).await;
     scene.cluster.kill();
     twin.kill();
+    for node in [NODE, TWIN] {
+        scene.is_gone(node).await;
+    }
     scene.cluster.start_storage();
     let record = scene.record().await;
     assert_eq!(record.dtl_state, DtlState::InSync);
@@ -43,15 +46,6 @@ impl Scene {
         edit(&mut record);
         let key = keys::volume(record.id);
         self.registry.put_record(&key, None, &record, None).await.unwrap();
-    }
-
-    async fn is_gone(&self, node: &str) {
-        let node = keys::node(&node.parse().unwrap());
-        until("a node to be gone", async || {
-            let found = self.registry.get_record::<NodeRecord>(&node).await.unwrap();
-            found.is_none().then_some(())
-        })
-        .await;
     }
 
     /// All is there, at the twin's host.
@@ -90,7 +84,7 @@ fn an_owner_that_lost_power_leaves_the_volume_to_the_twin() {
         }
         assert_eq!(scene.record().await, before, "nothing was claimed");
         // The owner is in the registry, and its volume is taken over all the same.
-        let twin = Peer::start(&scene.cluster, TWIN, SOON).await;
+        let twin = Peer::start(&scene.cluster, TWIN, PATIENT).await;
         scene.goes_on_at_the_twin().await;
         drop(twin);
     });
@@ -103,8 +97,7 @@ fn a_twin_that_lost_power_leaves_the_volume_to_the_owner() {
         scene
             .rewrite(|record| record.dtl_boot = Some(BEFORE.to_owned()))
             .await;
-        scene.is_gone(NODE).await;
-        let twin = Peer::start(&scene.cluster, TWIN, SOON).await;
+        let twin = Peer::start(&scene.cluster, TWIN, PATIENT).await;
         let (there, volume) = (
             Client::connect_to(&scene.cluster, TWIN, scene.client.volume),
             scene.client.volume,
@@ -131,11 +124,10 @@ fn where_both_lost_power_the_owner_goes_on_once_it_sees_that() {
                 record.dtl_boot = Some(BEFORE.to_owned());
             })
             .await;
-        scene.is_gone(TWIN).await;
         scene.cluster.start();
         let refusal = scene.client.reopen().await.unwrap_err();
         assert_eq!(refusal.code, RefusalCode::WaitsForOwner, "{refusal}");
-        let twin = Peer::start(&scene.cluster, TWIN, SOON).await;
+        let twin = Peer::start(&scene.cluster, TWIN, PATIENT).await;
         scene.goes_on_at_the_owner().await;
         drop(twin);
     });
@@ -149,7 +141,7 @@ fn an_owner_that_comes_back_without_its_disk_leaves_the_volume_to_the_twin() {
         scene.cluster.start();
         let refusal = scene.client.reopen().await.unwrap_err();
         assert_eq!(refusal.code, RefusalCode::WaitsForOwner, "{refusal}");
-        let twin = Peer::start(&scene.cluster, TWIN, SOON).await;
+        let twin = Peer::start(&scene.cluster, TWIN, PATIENT).await;
         scene.goes_on_at_the_twin().await;
         drop(twin);
     });
@@ -162,7 +154,6 @@ fn an_operator_may_go_on_with_what_a_loss_of_power_left() {
         scene
             .rewrite(|record| record.buffer_boot = Some(BEFORE.to_owned()))
             .await;
-        scene.is_gone(TWIN).await;
         scene.cluster.start();
         assert_eq!(
             scene.client.reopen().await.unwrap_err().code,

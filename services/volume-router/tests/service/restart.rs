@@ -7,7 +7,7 @@ use sconce_runtime::crash::{CRASH_ENV, Point};
 use sconce_schemas::wire::volume::IoCode;
 
 use crate::client::{Client, Model, bytes};
-use crate::cluster::{Cluster, block_on};
+use crate::cluster::{Cluster, LONG, block_on};
 
 const MIB: u64 = 1 << 20;
 
@@ -32,10 +32,7 @@ fn a_killed_router_has_every_acknowledged_write_within_a_second() {
                 model.bytes[model.bytes.len() - 512..]
             );
             let took = begun.elapsed();
-            assert!(
-                took < Duration::from_secs(2),
-                "round {round}: the first answer took {took:?}"
-            );
+            assert!(took < LONG, "round {round}: the first answer took {took:?}");
             model.check(&mut client).await;
         }
         let record = cluster.record(&registry, volume).await;
@@ -140,7 +137,7 @@ fn a_stop_without_a_back_end_ends_in_time_and_loses_nothing() {
         }
         let begun = Instant::now();
         cluster.stop();
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
         assert!(cluster.record(&registry, volume).await.buffer.is_some());
         cluster.start();
         model.check(&mut client).await;

@@ -1,7 +1,5 @@
 //! Large volumes, small memory.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
 use sconce_schemas::wire::volume::IoCode;
 
@@ -88,9 +86,7 @@ fn a_discard_of_two_empty_tebibytes_takes_no_time_and_no_back_end() {
         // Without a back end a request to it would not be answered.
         cluster.stop_storage();
         let discard = client.request(IoCode::Discard, 0, 0, 2 * TIB);
-        let begun = Instant::now();
         client.io(discard, Bytes::new()).await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(client.read(TIB, 4096).await, vec![0; 4096]);
         cluster.start_storage();
     });

@@ -1,15 +1,18 @@
 //! What tests of twins and moves begin with: a volume, its record, and a client that knows what it wrote.
 
-use sconce_registry::Registry;
-use sconce_schemas::records::{DtlMode, VolumeRecord};
+use sconce_registry::{Change, Registry};
+use sconce_schemas::records::{DtlMode, VolumeRecord, keys};
 use sconce_schemas::wire::volume::{VolumeControl, VolumeControlReply};
 
 use crate::client::{Client, Model};
 use crate::cluster::Cluster;
 
 const SIZE: usize = 8 << 20;
-/// Whoever is silent is soon given up, and whoever is gone soon missed.
-pub(crate) const SOON: &str = "[dtl]\ntimeout = \"500ms\"\n[volumes]\nlease = \"1s\"\n";
+/// On a machine that stands still for seconds nobody is given up who lives. Who was killed is missed because its record is deleted
+/// ([`Scene::is_gone`]), not because its lease ends.
+pub(crate) const PATIENT: &str = "[dtl]\ntimeout = \"10s\"\n[volumes]\nlease = \"30s\"\n";
+/// A twin that is silent is soon given up: for tests that rely on no twin that is in sync.
+pub(crate) const SOON: &str = "[dtl]\ntimeout = \"500ms\"\n[volumes]\nlease = \"30s\"\n";
 
 /// A volume.
 pub(crate) struct Scene {
@@ -22,7 +25,11 @@ pub(crate) struct Scene {
 impl Scene {
     /// An empty one, with everything there.
     pub(crate) async fn begin(seed: u64) -> Self {
-        Self::of(Cluster::new().with_settings(SOON), seed).await
+        Self::begin_with(PATIENT, seed).await
+    }
+
+    pub(crate) async fn begin_with(settings: &str, seed: u64) -> Self {
+        Self::of(Cluster::new().with_settings(settings), seed).await
     }
 
     /// The same in a cluster that has everything but the volume-router.
@@ -53,6 +60,15 @@ impl Scene {
 
     pub(crate) async fn record(&self) -> VolumeRecord {
         self.cluster.record(&self.registry, self.client.volume).await
+    }
+
+    /// The lease of a node that was killed is over.
+    pub(crate) async fn is_gone(&self, node: &str) {
+        let node = keys::node(&node.parse().unwrap());
+        self.registry
+            .commit(vec![Change::delete(node, None)])
+            .await
+            .unwrap();
     }
 }
 

@@ -167,17 +167,19 @@ fn a_snapshot_is_seen_at_once_and_one_that_is_removed_soon_no_more() {
     // What is believed of the volume is a moment old.
     mounted.volumes.take_snapshot(volume, 7, "wednesday", 3);
     assert_eq!(fs::read(dir.join("disk@wednesday")).unwrap(), [3; 100]);
-    let asked = mounted.volumes.asked();
+    let (asked, begun) = (mounted.volumes.asked(), Instant::now());
     for _ in 0..100 {
         fs::metadata(dir.join("disk@tuesday")).unwrap();
     }
+    // Once a second, however long it takes.
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap();
     assert!(
-        mounted.volumes.asked() <= asked + 3,
+        mounted.volumes.asked() <= asked + 3 + seconds,
         "owners are not asked for each name"
     );
     mounted.volumes.remove_snapshot(volume, 5);
     assert_eq!(errno(file.read_at(&mut [0; 10], 0)), libc::ESTALE);
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while fs::metadata(&monday).is_ok() {
         assert!(Instant::now() < deadline, "it stays");
         std::thread::yield_now();
@@ -208,7 +210,7 @@ fn a_file_is_not_removed_while_a_snapshot_of_it_is_read() {
     assert_eq!(errno(fs::remove_file(mounted.path("disk"))), libc::EBUSY);
     drop(open);
     // The kernel tells of a close a moment later.
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while fs::remove_file(mounted.path("disk")).is_err() {
         assert!(Instant::now() < deadline, "it is busy for ever");
         std::thread::yield_now();

@@ -1,6 +1,6 @@
 //! Uploads in parts, listings in pages and from before, delays, and an idle back end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -60,22 +60,22 @@ async fn a_large_object_goes_in_parts_and_is_never_overwritten() {
 async fn what_came_while_parts_were_on_their_way_is_not_overwritten() {
     let site = Site::new();
     let backend = checked(site.attached("").await);
-    let delay = Duration::from_millis(100);
     site.server.set(Faults {
-        put_delay: delay,
+        puts_wait: true,
         ..Faults::default()
     });
     let before = site.server.counts().puts;
     let large = object(1, 1, LARGE);
     let other = object(1, 2, 100);
     let come = async {
-        // The upload was begun, so the look is over; the parts take longer.
+        // The upload was begun, so the look is over; the parts wait.
         while site.server.counts().puts < before + 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let file = site.server.path(&format!("vms/{}", sco(1)));
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, other.to_stored()).unwrap();
+        site.server.set(Faults::default());
     };
     let (put, ()) = tokio::join!(backend.put(&large), come);
     assert_eq!(put, Err(BackendError::Exists));
@@ -169,19 +169,11 @@ async fn slow_puts_go_side_by_side() {
         ..Faults::default()
     });
     let count = 200;
-    let begin = Instant::now();
     for put in join_all((0..count).map(|id| backend.put_new(object(id, id, 4096)))).await {
         put.unwrap();
     }
-    let one_by_one = delay * u32::try_from(count).unwrap();
-    assert!(
-        begin.elapsed() < one_by_one,
-        "{:?} for {count} puts",
-        begin.elapsed()
-    );
-    // 64 at once, each with a connection; the client begins one more where an old one becomes free meanwhile.
-    let connections = site.server.counts().connections;
-    assert!((2..100).contains(&connections), "{connections} connections");
+    let at_once = site.server.counts().puts_at_once;
+    assert!((2..=64).contains(&at_once), "{at_once} at once");
 }
 
 #[tokio::test]
