@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, LONG, block_on};
 const MIB: u64 = 1 << 20;
 
 #[test]
-fn a_killed_router_has_every_acknowledged_write_within_a_second() {
+fn a_killed_router_has_every_acknowledged_write_at_once() {
     block_on(async {
         let mut cluster = Cluster::started();
         let registry = cluster.registry().await;
