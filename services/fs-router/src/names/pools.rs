@@ -6,7 +6,8 @@
 
 use sconce_schemas::NodeName;
 use sconce_schemas::records::{
-    BackendRecord, ClaimRecord, DeepScrubRecord, MoveRecord, PoolRecord, VolumePhase, VolumeRecord, keys,
+    BackendRecord, ClaimRecord, DeepScrubRecord, MoveRecord, PlacementKnownRecord, PoolRecord, VolumePhase,
+    VolumeRecord, keys,
 };
 
 use super::changes::{self, Changes, Plan, Seen};
@@ -101,6 +102,14 @@ impl Names {
             }
             if let Some(moving) = self.read::<MoveRecord>(keys::moving(name)).await? {
                 changes.remove(&moving);
+            }
+            // Another pool of this name counts its placements from the first one on.
+            let known = keys::placements_known(name);
+            for seen in self
+                .read_many::<PlacementKnownRecord>(&known, None, LIST_MAX)
+                .await?
+            {
+                changes.remove(&seen);
             }
             Ok(Plan { changes, outcome: () })
         })

@@ -24,13 +24,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use sconce_fragments::Policy;
 use sconce_schemas::object::ObjectKind;
 use sconce_schemas::records::{PoolRecord, Protection};
 use sconce_schemas::wire::Refusal;
 use sconce_schemas::{ObjectName, VolumeId};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::backend::BackendError;
 use crate::checked::Checked;
@@ -47,6 +50,8 @@ pub use walk::{Batch, Walk};
 
 /// Repairs at once: each holds a whole object in memory, and none is urgent.
 const REPAIRS_AT_ONCE: usize = 2;
+/// How long a back end that failed last time is waited for by whoever can do without it.
+const IF_FAILED: Duration = Duration::from_millis(100);
 
 /// A pool: keeps copies, or by its policy fragments, of its objects on several back ends.
 pub struct Pool {
@@ -205,8 +210,11 @@ impl Pool {
         self.is_superseded.load(Ordering::Relaxed)
     }
 
-    /// A back end that this service reaches.
+    /// A back end that this service reaches. One that was given up as lost has nothing.
     fn backend(&self, index: usize) -> Result<Arc<Checked>, BackendError> {
+        if self.is_lost(index) {
+            return Err(BackendError::NotFound);
+        }
         let known = self.backends.get(index).cloned().flatten();
         known.ok_or_else(|| BackendError::Unavailable {
             why: "this storage-router does not know where it is".to_owned(),
@@ -229,6 +237,60 @@ impl Pool {
             }
         });
         futures_util::future::join_all(asked).await
+    }
+
+    fn is_lost(&self, index: usize) -> bool {
+        self.record.change.is_some() && self.record.has_lost(self.backend_name(index))
+    }
+
+    /// Asks several back ends at once. After each answer `limit` says how long the others have from the begin on, `None`: as long as they
+    /// take; where those that are left did not work before, they have [`IF_FAILED`]. The answers are in the order of `indices`.
+    async fn ask_until<T, A: Future<Output = Result<T, BackendError>>>(
+        &self,
+        indices: &[usize],
+        limit: impl Fn(&[(usize, Result<T, BackendError>)]) -> Option<Duration>,
+        ask: impl Fn(Arc<Checked>) -> A,
+    ) -> Vec<(usize, Result<T, BackendError>)> {
+        let begun = Instant::now();
+        let asked = indices.iter().map(|index| {
+            let answer = self.backend(*index).map(&ask);
+            async move {
+                match answer {
+                    Ok(answer) => (*index, answer.await),
+                    Err(error) => (*index, Err(error)),
+                }
+            }
+        });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut answers: Vec<(usize, Result<T, BackendError>)> = Vec::with_capacity(indices.len());
+        while answers.len() < indices.len() {
+            let is_waited_for = |index: &&usize| answers.iter().all(|(answered, _)| answered != *index);
+            let works = |index: &usize| self.backend(*index).is_ok_and(|backend| backend.works());
+            let does_any_work = indices.iter().filter(is_waited_for).any(works);
+            let next = match limit(&answers) {
+                None => asked.next().await,
+                Some(limit) => {
+                    let limit = if does_any_work {
+                        limit
+                    } else {
+                        limit.min(IF_FAILED)
+                    };
+                    let left = limit.saturating_sub(begun.elapsed());
+                    tokio::time::timeout(left, asked.next()).await.unwrap_or(None)
+                }
+            };
+            let Some(answer) = next else { break };
+            answers.push(answer);
+        }
+        let place = |wanted: usize| indices.iter().position(|index| *index == wanted);
+        for index in indices {
+            if answers.iter().all(|(answered, _)| answered != index) {
+                let why = format!("no answer within {} ms", begun.elapsed().as_millis());
+                answers.push((*index, Err(BackendError::Unavailable { why })));
+            }
+        }
+        answers.sort_by_key(|(index, _)| place(*index));
+        answers
     }
 
     fn backend_name(&self, index: usize) -> &str {
@@ -357,7 +419,9 @@ impl Pool {
         limit: usize,
         list: impl Fn(Arc<Checked>) -> A,
     ) -> Result<Page<T>, Refusal> {
-        let all: Vec<usize> = (0..self.backends.len()).collect();
+        let all: Vec<usize> = (0..self.backends.len())
+            .filter(|index| !self.is_lost(*index))
+            .collect();
         let mut merged: BTreeMap<T, Vec<usize>> = BTreeMap::new();
         let mut absent = Vec::new();
         for (backend, page) in self.ask_each(&all, list).await {

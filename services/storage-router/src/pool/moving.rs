@@ -7,14 +7,16 @@
 //! Knows no schedule, and no key: what moves is what is stored, byte by byte.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use sconce_schemas::ObjectName;
 
 use super::fragments::{Coded, seated};
-use super::repair::{Outcome, is_gone_for_good};
+use super::repair::Outcome;
 use super::walk::Batch;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
+use crate::checked::Checked;
 
 /// What came of moving an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,17 +24,12 @@ pub struct Moved {
     name: ObjectName,
     /// Bytes that were written.
     pub bytes: u64,
-    /// Whether something of it could not be reached or written.
+    /// Bytes that were read to make again what could not be copied.
+    pub read: u64,
+    /// Whether something of it could not be reached or written, or is where it does not belong and nowhere else.
     pub is_left: bool,
     /// Back ends that have something of it without need.
     extras: Vec<usize>,
-}
-
-/// What came of a copy.
-enum Carried {
-    There,
-    /// The object was deleted meanwhile.
-    Deleted,
 }
 
 impl Moved {
@@ -40,6 +37,7 @@ impl Moved {
         Self {
             name,
             bytes: 0,
+            read: 0,
             is_left: false,
             extras: Vec::new(),
         }
@@ -84,21 +82,39 @@ impl Pool {
         Some(moved)
     }
 
-    /// How many back ends did not list their objects of a batch, but for those that nobody waits for.
+    /// How many back ends did not list their objects of a batch.
     #[must_use]
     pub fn absent_of(&self, batch: &Batch) -> usize {
-        let is_waited_for = |index: &&usize| !self.record.has_lost(self.backend_name(**index));
-        batch.absent().iter().filter(is_waited_for).count()
+        batch.absent().len()
     }
 
-    /// Removes what a moved object has where it was. Whoever looked there just before the move has read it by then.
+    /// Removes what a moved object has where it was, if all of it is in its places. Whoever looked there just before the move has read it by
+    /// then.
     pub async fn remove_extras(&self, moved: &mut Moved) {
+        if moved.extras.is_empty() {
+            return;
+        }
         let name = moved.name;
         let _hold = self.holds.hold(name).await;
-        let remove =
-            |backend: std::sync::Arc<crate::checked::Checked>| async move { backend.delete(name).await };
+        let places = self.places(&name);
+        let asked = self.ask_each(&places, |backend| async move { backend.fragment_of(name).await });
+        let there: Vec<_> = asked
+            .await
+            .into_iter()
+            .filter_map(|(_, there)| there.ok())
+            .collect();
+        let numbers: BTreeSet<u8> = there.iter().flatten().map(|fragment| fragment.index).collect();
+        let are_all = match self.coded {
+            Some(_) => numbers.len() == self.width,
+            None => there.len() == places.len(),
+        };
+        if !are_all {
+            moved.is_left = true;
+            return;
+        }
+        let remove = |backend: Arc<Checked>| async move { backend.delete(name).await };
         let failed = self.on_each(&moved.extras, remove).await;
-        moved.is_left |= !failed.is_empty();
+        moved.is_left |= failed.iter().any(|answer| answer.error != BackendError::NotFound);
     }
 
     async fn move_copies(
@@ -117,14 +133,10 @@ impl Pool {
         moved.extras = extras.copied().collect();
         let mut answers = Vec::new();
         if !missing.is_empty() {
-            let others = seen.iter().filter(|seen| places.contains(seen));
-            for source in moved.extras.clone().iter().chain(others) {
+            let own = seen.iter().filter(|seen| places.contains(seen));
+            for source in own.chain(moved.extras.clone().iter()) {
                 match self.carry(name, *source, &missing, moved).await {
-                    Ok(Carried::There) => return Ok(()),
-                    Ok(Carried::Deleted) => {
-                        moved.extras.clear();
-                        return Ok(());
-                    }
+                    Ok(()) => return Ok(()),
                     Err(error) => answers.push(Answer {
                         backend: *source,
                         error,
@@ -133,7 +145,8 @@ impl Pool {
             }
         }
         // Nobody has a good copy whole, or it was copied before and not removed: that is looked at through all checks.
-        self.settle(self.scrub_copies(name, &mut 0).await, answers, moved)
+        let outcome = self.scrub_copies(name, &mut moved.read).await;
+        self.settle(outcome, answers, moved)
     }
 
     async fn move_fragments(
@@ -143,7 +156,7 @@ impl Pool {
         moved: &mut Moved,
     ) -> Result<(), Vec<Answer>> {
         let name = moved.name;
-        let found = self.found(name).await;
+        let found = self.found(name, 0).await;
         let mut seats = seated(self.width, places, &found);
         let (mut answers, mut carried) = (Vec::new(), Vec::new());
         for fragment in 0..self.width {
@@ -156,11 +169,10 @@ impl Pool {
                 continue;
             };
             match self.carry(name, seat, &BTreeSet::from([place]), moved).await {
-                Ok(Carried::There) => {
+                Ok(()) => {
                     seats[fragment] = Some(place);
                     carried.push(seat);
                 }
-                Ok(Carried::Deleted) => return Ok(()),
                 Err(error) => answers.push(Answer { backend: seat, error }),
             }
         }
@@ -182,48 +194,46 @@ impl Pool {
         coded.forget(&name);
         // What could not be copied is made again where it was, and moves the next time.
         moved.is_left = !answers.is_empty();
-        self.settle(self.repair_fragments(coded, name, &mut 0).await, answers, moved)
+        let outcome = self.repair_fragments(coded, name, &mut moved.read).await;
+        self.settle(outcome, answers, moved)
     }
 
     /// What a repair made of an object that could not be copied as it was.
     fn settle(&self, outcome: Outcome, answers: Vec<Answer>, moved: &mut Moved) -> Result<(), Vec<Answer>> {
-        let name = moved.name;
         match outcome {
-            Outcome::Repaired(_) => Ok(()),
+            Outcome::Repaired(made) => {
+                // Each is about as long as one of those that were read.
+                moved.bytes += moved.read / self.width as u64 * made.len() as u64;
+                Ok(())
+            }
             Outcome::Partly(_) | Outcome::Postponed => Err(answers),
             Outcome::Lost(_) => {
-                // What is left of it stays where it is; waiting would bring nothing back.
+                // Waiting brings nothing back; but what is left of it elsewhere is not to leave the pool before the operator says so.
+                moved.is_left = !moved.extras.is_empty();
                 moved.extras.clear();
-                moved.is_left = false;
-                self.log_repair(name, outcome);
+                self.log_repair(moved.name, outcome);
                 Ok(())
             }
         }
     }
 
-    /// Copies what a back end has of an object to others. Where it was deleted meanwhile, everything of it is.
+    /// Copies what a back end has of an object to others. Where another storage-router deletes it in this moment the sweep finds the copy:
+    /// that it is gone where it was may also be the work of another mover, or of a disk that fails.
     async fn carry(
         &self,
         name: ObjectName,
         from: usize,
         to: &BTreeSet<usize>,
         moved: &mut Moved,
-    ) -> Result<Carried, BackendError> {
+    ) -> Result<(), BackendError> {
         let object = self.whole_on(from, name).await?;
         let to: Vec<usize> = to.iter().copied().collect();
         let failed = self.replace_on(&to, &object).await;
         moved.bytes += object.stored_len() * (to.len() - failed.len()) as u64;
-        if let Some(answer) = failed.into_iter().next() {
-            return Err(answer.error);
+        match failed.into_iter().next() {
+            Some(answer) => Err(answer.error),
+            None => Ok(()),
         }
-        let source = self.backend(from)?;
-        if source.fragment_of(name).await == Err(BackendError::NotFound) {
-            // Another storage-router deletes it, and may have been where the copy is before that was there.
-            let failed = self.delete_held(name).await;
-            moved.is_left |= failed.iter().any(|answer| !is_gone_for_good(&answer.error));
-            return Ok(Carried::Deleted);
-        }
-        Ok(Carried::There)
     }
 }
 

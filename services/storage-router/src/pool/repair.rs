@@ -39,7 +39,11 @@ impl Pool {
     pub(super) fn repair_later(self: &Arc<Self>, name: ObjectName, failed: &[Answer]) {
         let places = self.places(&name);
         // While objects move, what is not in its place yet is the mover's.
-        let is_moving = self.record.change.is_some();
+        let is_moving = self
+            .record
+            .change
+            .as_ref()
+            .is_some_and(|change| change.next.is_none());
         let needs_repair = |answer: &Answer| match answer.error {
             BackendError::Damaged { .. } => true,
             BackendError::NotFound => places.contains(&answer.backend) && !is_moving,

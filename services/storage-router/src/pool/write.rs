@@ -17,10 +17,11 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use super::bundles::is_bundle;
 use super::packed::is_packed;
-use super::repair::read_through;
+use super::repair::{is_gone_for_good, read_through};
 use super::{Answer, Pool};
 use crate::backend::BackendError;
 use crate::checked::{Checked, damaged};
+use crate::share::PATIENCE;
 
 impl Pool {
     /// Stores an object: done when every copy is durable, in a pool with an erasure code when as many fragments are as
@@ -112,8 +113,22 @@ impl Pool {
     ) -> Result<(), Refusal> {
         let mut elsewhere = self.haunts(&name);
         elsewhere.retain(|haunt| !places.contains(haunt));
-        let asked = self.ask_each(&elsewhere, |backend| async move { backend.stat(name).await });
+        let limit = |_: &[_]| Some(PATIENCE);
+        let asked = self.ask_until(
+            &elsewhere,
+            limit,
+            |backend| async move { backend.stat(name).await },
+        );
+        let mut away = Vec::new();
         for (backend, there) in asked.await {
+            if let Err(error) = &there
+                && !is_gone_for_good(error)
+            {
+                away.push(Answer {
+                    backend,
+                    error: error.clone(),
+                });
+            }
             if there.is_ok()
                 && let Ok(other) = self.whole_on(backend, name).await
                 && other.data() != object.data()
@@ -121,6 +136,10 @@ impl Pool {
                 let error = BackendError::Exists;
                 return Err(self.exists(name, &[Answer { backend, error }]));
             }
+        }
+        // It may be on them alone.
+        if away.len() >= self.width {
+            return Err(self.not_stored(name, &away));
         }
         Ok(())
     }
@@ -153,8 +172,9 @@ impl Pool {
     }
 
     /// Removes all copies of an object that the caller holds; what those said that did not do it.
-    pub(super) async fn delete_held(&self, name: ObjectName) -> Vec<Answer> {
-        let haunts = self.haunts(&name);
+    async fn delete_held(&self, name: ObjectName) -> Vec<Answer> {
+        let mut haunts = self.haunts(&name);
+        haunts.retain(|haunt| !self.is_lost(*haunt));
         let failed = self
             .on_each(&haunts, |backend| async move { backend.delete(name).await })
             .await;

@@ -60,8 +60,8 @@ impl DeepScrubbing {
     pub(super) async fn run(self) {
         loop {
             let after = self.registry.revision().await;
-            for pool in self.handler.pools.all() {
-                let name = &pool.record().name;
+            for name in self.handler.pools.names() {
+                let name = &name;
                 let done = tokio::select! {
                     biased;
                     () = self.stop.requested() => return,

@@ -70,6 +70,7 @@ async fn look_and_wait(handler: &Handler, registry: &Registry) -> Result<(), Com
 
 /// Tells which placements are known here, once nothing is under way by older ones; returns only where that cannot be told.
 async fn tell_known(handler: &Handler) -> CommitError {
+    handler.standing.alone_here().await;
     loop {
         match handler.pools.tell_known(&handler.node).await {
             Ok(true) => return std::future::pending().await,

@@ -13,12 +13,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::future::join_all;
 use sconce_bus::Role;
 use sconce_registry::{Change, CommitError, Registry, Revision};
 use sconce_runtime::{Clock, Stop};
-use sconce_schemas::NodeName;
 use sconce_schemas::records::{MoveRecord, NodeRecord, PlacementKnownRecord, PoolRecord, Record as _, keys};
+use sconce_schemas::{NodeName, ObjectName};
 use tokio::time::Instant;
 
 use super::handler::Handler;
@@ -34,6 +34,10 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Whoever asked where an object is has read it there within this time, if nothing hangs; who comes later finds it in its place.
 const READ_WITHIN: Duration = Duration::from_secs(2);
+/// How long a wait is at most before the claim is looked at.
+const KEEP_EVERY: Duration = Duration::from_secs(3);
+/// Objects that are removed where they were before others move.
+const EXTRAS_MAX: usize = 256;
 /// Objects of a batch that move at once: a bucket answers late, and each is in memory.
 const AT_ONCE: usize = 4;
 
@@ -70,13 +74,7 @@ impl Moving {
         loop {
             let after = self.registry.revision().await;
             let mut is_left = after.is_err();
-            for pool in self.handler.pools.all() {
-                if pool.record().change.is_none() {
-                    continue;
-                }
-                let name = pool.record().name.clone();
-                // A pool's older records are waited for.
-                drop(pool);
+            for name in self.handler.pools.changing() {
                 match self.move_pool(&name).await {
                     Ok(Ended::Over) => {}
                     Ok(Ended::Left) => is_left = true,
@@ -227,7 +225,6 @@ impl Moving {
             );
         }
         let mut walk = Walk::after(moving.record.after);
-        let mut absent = 0;
         loop {
             let pool = self.pool(moving).await?;
             if !is_record(&pool) {
@@ -237,7 +234,8 @@ impl Moving {
             let Some(batch) = walk.next(&pool).await.map_err(told)? else {
                 break;
             };
-            absent += pool.absent_of(&batch);
+            // What is on a back end that is away was not looked at.
+            moving.record.left += pool.absent_of(&batch) as u64;
             let is_mine = match batch.volume() {
                 Some(volume) => self
                     .handler
@@ -254,7 +252,7 @@ impl Moving {
                 return Ok(Ended::Stopped);
             }
         }
-        let is_whole = moving.record.left == 0 && absent == 0;
+        let is_whole = moving.record.left == 0;
         // What was left is looked for again from the begin.
         moving.record.after = None;
         self.record(moving).await?;
@@ -266,50 +264,83 @@ impl Moving {
 
     /// Moves the objects of a batch; whether the stop was requested meanwhile.
     async fn move_batch(&self, moving: &mut Move, pool: &Arc<Pool>, batch: &Batch) -> anyhow::Result<bool> {
+        let names: Vec<ObjectName> = batch.names().collect();
         let mut extras: Vec<Moved> = Vec::new();
-        let (mut written, mut left) = (0, 0);
-        {
-            let moves =
-                stream::iter(batch.names()).map(|name| async move { pool.move_object(batch, name).await });
-            let mut moves = std::pin::pin!(moves.buffered(AT_ONCE));
-            let mut begun = Instant::now();
-            loop {
-                let moved = tokio::select! {
-                    biased;
-                    // What was copied and not removed is found by the next walk.
-                    () = self.stop.requested() => return Ok(true),
-                    moved = moves.next() => moved,
-                };
-                let Some(moved) = moved else { break };
-                moving.claim.keep().await?;
-                let Some(moved) = moved else { continue };
-                written += moved.bytes;
+        let mut left = 0;
+        for some in names.chunks(AT_ONCE) {
+            let begun = Instant::now();
+            let moves = join_all(some.iter().map(|name| pool.move_object(batch, *name)));
+            let moved = tokio::select! {
+                biased;
+                // What was copied and not removed is found by the next walk.
+                () = self.stop.requested() => return Ok(true),
+                moved = moves => moved,
+            };
+            let mut work = 0;
+            for moved in moved.into_iter().flatten() {
+                work += moved.bytes + moved.read;
                 left += u64::from(moved.is_left);
                 moving.record.moved += u64::from(moved.bytes > 0);
-                let due = due(moved.bytes, self.settings.bytes_per_second).saturating_sub(begun.elapsed());
+                moving.record.bytes += moved.bytes;
                 if moved.has_extras() {
                     extras.push(moved);
                 }
-                if pause(&self.stop, due).await {
-                    return Ok(true);
-                }
-                begun = Instant::now();
+            }
+            let due = due(work, self.settings.bytes_per_second).saturating_sub(begun.elapsed());
+            if self.wait(moving, due).await? {
+                return Ok(true);
+            }
+            if extras.len() >= EXTRAS_MAX && self.remove(moving, pool, &mut extras, &mut left).await? {
+                return Ok(true);
             }
         }
-        if !extras.is_empty() && pause(&self.stop, READ_WITHIN).await {
+        if self.remove(moving, pool, &mut extras, &mut left).await? {
             return Ok(true);
         }
-        for moved in &mut extras {
-            moving.claim.keep().await?;
-            pool.remove_extras(moved).await;
-            left += u64::from(moved.is_left);
-        }
-        moving.record.objects += batch.names().count() as u64;
-        moving.record.bytes += written;
+        moving.record.objects += names.len() as u64;
         moving.record.left += left;
-        moving.record.after = batch.names().last();
+        moving.record.after = names.last().copied();
         self.record(moving).await?;
         Ok(false)
+    }
+
+    /// Removes what was moved where it was; whether the stop was requested meanwhile.
+    async fn remove(
+        &self,
+        moving: &mut Move,
+        pool: &Pool,
+        extras: &mut Vec<Moved>,
+        left: &mut u64,
+    ) -> anyhow::Result<bool> {
+        if extras.is_empty() {
+            return Ok(false);
+        }
+        if self.wait(moving, READ_WITHIN).await? {
+            return Ok(true);
+        }
+        for mut moved in extras.drain(..) {
+            // Who has lost the claim leaves that to whoever has it.
+            moving.claim.keep().await?;
+            pool.remove_extras(&mut moved).await;
+            *left += u64::from(moved.is_left);
+        }
+        Ok(false)
+    }
+
+    /// Waits, and keeps the claim; whether the stop was requested meanwhile.
+    async fn wait(&self, moving: &mut Move, duration: Duration) -> anyhow::Result<bool> {
+        let mut left = duration;
+        loop {
+            moving.claim.keep().await?;
+            let now = left.min(KEEP_EVERY);
+            if pause(&self.stop, now).await {
+                return Ok(true);
+            }
+            left -= now;
+            if left.is_zero() {
+                return Ok(false);
+            }
+        }
     }
 
     /// The pool is where its map says: what takes no objects leaves it.

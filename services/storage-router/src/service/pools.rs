@@ -28,15 +28,24 @@ use crate::workers::Workers;
 /// Commits of one change that may meet another's: storage-routers that start together note their keys together.
 const ATTEMPTS: usize = 20;
 
+/// A pool that is open.
+struct Known {
+    pool: Arc<Pool>,
+    /// Its record was in the registry at this revision, or came later.
+    revision: Revision,
+}
+
 /// The pools, by name.
 pub(super) struct Pools {
     registry: Registry,
     backends: Backends,
     workers: Workers,
     care: Cares,
-    known: Mutex<HashMap<String, Arc<Pool>>>,
+    known: Mutex<HashMap<String, Known>>,
     /// Pools that are not served, and why.
     unserved: Mutex<BTreeMap<String, String>>,
+    /// Pools that are not served and whose placement changes, up to which version.
+    shut: Mutex<BTreeMap<String, u64>>,
     /// Pools by older records, while requests by them are under way.
     older: Mutex<Vec<(String, Weak<Pool>)>>,
     /// Pools of which it was told that they are known here by their records.
@@ -52,6 +61,7 @@ impl Pools {
             care,
             known: Mutex::default(),
             unserved: Mutex::default(),
+            shut: Mutex::default(),
             older: Mutex::default(),
             told: Mutex::default(),
         }
@@ -59,8 +69,8 @@ impl Pools {
 
     /// The pool of this name; one that was made a moment ago is found too.
     pub(super) async fn find(&self, name: &str) -> Result<Arc<Pool>, Refusal> {
-        if let Some(pool) = self.known().get(name) {
-            return Ok(Arc::clone(pool));
+        if let Some(pool) = self.get(name) {
+            return Ok(pool);
         }
         let (record, revision) = match self.registry.get_record::<PoolRecord>(&keys::pool(name)).await {
             Ok(Some(found)) => found,
@@ -80,13 +90,20 @@ impl Pools {
     pub(super) async fn look(&self) -> Result<bool, RegistryError> {
         self.backends.look().await?;
         let entries = self.registry.list(keys::POOLS, None, usize::MAX).await?;
-        let mut listed = BTreeSet::new();
+        let (mut listed, mut shut) = (BTreeSet::new(), BTreeMap::new());
         let mut are_open = true;
         for entry in &entries {
             let name = entry.key.strip_prefix(keys::POOLS).unwrap_or(&entry.key);
             listed.insert(name);
             let opened = match decode::<PoolRecord>(entry) {
-                Ok(record) => self.open(record, entry.revision).await.map(drop),
+                Ok(record) => {
+                    let changing = record.change.is_some().then_some(record.placement_version);
+                    let opened = self.open(record, entry.revision).await;
+                    if let Some(version) = changing.filter(|_| opened.is_err()) {
+                        shut.insert(name.to_owned(), version);
+                    }
+                    opened.map(drop)
+                }
                 Err(error) => {
                     let why = error.to_string();
                     self.note(name, Some(&why));
@@ -98,8 +115,12 @@ impl Pools {
                 tracing::debug!(%refusal, "a pool is not served");
             }
         }
-        self.known().retain(|name, _| listed.contains(name.as_str()));
+        let gone = |name: &String, _: &mut Known| !listed.contains(name.as_str());
+        let gone: Vec<(String, Known)> = self.known().extract_if(gone).collect();
+        gone.into_iter()
+            .for_each(|(name, known)| self.outlived(&name, &known));
         self.unserved().retain(|name, _| listed.contains(name.as_str()));
+        *self.shut() = shut;
         Ok(are_open && self.backends.are_usable())
     }
 
@@ -119,34 +140,40 @@ impl Pools {
             backends = self.backends.all();
         }
         let mut known = self.known();
-        let opened = match known.get(&name) {
+        let before = known.get(&name);
+        if let Some(newer) = before.filter(|before| before.revision > revision) {
+            // Read before it changed.
+            return Ok(Arc::clone(&newer.pool));
+        }
+        let opened = match before.map(|before| &before.pool) {
             Some(pool) if pool.is_as(&record, &backends) => Ok(Arc::clone(pool)),
-            Some(pool) if pool.record().placement_version > record.placement_version => {
-                // Read before a newer one that is there already, or removed and made anew under its name.
-                Pool::new(record, &backends, self.workers.clone(), self.care.of(&name))
-            }
-            Some(pool) if pool.record().has_policy_of(&record) => {
-                self.older().push((name.clone(), Arc::downgrade(pool)));
-                pool.succeeded_by(record, &backends)
-            }
+            Some(pool) if pool.record().has_policy_of(&record) => pool.succeeded_by(record, &backends),
             // It was removed, and another one was made under its name.
             Some(_) | None => Pool::new(record, &backends, self.workers.clone(), self.care.of(&name)),
         };
-        match opened {
+        let (replaced, why) = match &opened {
             Ok(pool) => {
-                known.insert(name.clone(), Arc::clone(&pool));
-                drop(known);
-                self.note(&name, None);
-                Ok(pool)
+                let pool = Arc::clone(pool);
+                (known.insert(name.clone(), Known { pool, revision }), None)
             }
-            Err(why) => {
-                // What was served by an earlier record must not be by this one.
-                known.remove(&name);
-                drop(known);
-                self.note(&name, Some(&why));
-                Err(unusable(&name, RefusalCode::Internal, &why))
-            }
+            // What was served by an earlier record must not be by this one.
+            Err(why) => (known.remove(&name), Some(why.as_str())),
+        };
+        drop(known);
+        if let Some(replaced) = replaced
+            && !opened
+                .as_ref()
+                .is_ok_and(|pool| Arc::ptr_eq(pool, &replaced.pool))
+        {
+            self.outlived(&name, &replaced);
         }
+        self.note(&name, why);
+        opened.map_err(|why| unusable(&name, RefusalCode::Internal, &why))
+    }
+
+    /// Notes that a pool is not served as this any more; requests by it may be under way.
+    fn outlived(&self, name: &str, known: &Known) {
+        self.older().push((name.to_owned(), Arc::downgrade(&known.pool)));
     }
 
     /// The pool's record once the keys here are known to be the pool's; those that it does not have are noted in it.
@@ -156,7 +183,9 @@ impl Pools {
         for _ in 0..ATTEMPTS {
             let proven = self.care.proven(&record).map_err(|why| {
                 // What was served by an earlier record must not be by this one.
-                self.known().remove(&name);
+                if let Some(known) = self.known().remove(&name) {
+                    self.outlived(&name, &known);
+                }
                 self.note(&name, Some(&why));
                 unusable(&name, RefusalCode::Unavailable, &why)
             })?;
@@ -366,6 +395,21 @@ impl Pools {
             self.registry.put_record(&key, None, &known, None).await?;
             self.told().insert(name.clone(), Arc::downgrade(&pool));
         }
+        // Where a pool is not served nothing is looked for in the wrong place.
+        let shut = std::mem::take(&mut *self.shut());
+        for (name, placement_version) in shut {
+            if self.get(&name).is_some() {
+                continue;
+            }
+            if self.older().iter().any(|(older, _)| *older == name) {
+                are_told = false;
+                self.shut().insert(name, placement_version);
+                continue;
+            }
+            let known = PlacementKnownRecord { placement_version };
+            let key = keys::placement_known(&name, node);
+            self.registry.put_record(&key, None, &known, None).await?;
+        }
         Ok(are_told)
     }
 
@@ -404,9 +448,31 @@ impl Pools {
         }
     }
 
+    /// The names of the pools that are open. Whoever does something for long holds none of the others meanwhile.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.known().keys().cloned().collect()
+    }
+
+    /// Those of them whose placement changes.
+    pub(super) fn changing(&self) -> Vec<String> {
+        let known = self.known();
+        let changing = known
+            .iter()
+            .filter(|(_, known)| known.pool.record().change.is_some());
+        changing.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// A pool, if it is open.
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Pool>> {
+        self.known().get(name).map(|known| Arc::clone(&known.pool))
+    }
+
     /// The pools that are open.
     pub(super) fn all(&self) -> Vec<Arc<Pool>> {
-        self.known().values().cloned().collect()
+        self.known()
+            .values()
+            .map(|known| Arc::clone(&known.pool))
+            .collect()
     }
 
     /// The pools that are not served as they should be, sorted by name.
@@ -452,8 +518,12 @@ impl Pools {
         Refusal::reject(RefusalCode::NotFound, text)
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Pool>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shut(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.shut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn older(&self) -> MutexGuard<'_, Vec<(String, Weak<Pool>)>> {

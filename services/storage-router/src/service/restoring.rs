@@ -27,7 +27,11 @@ pub(super) async fn restore(handler: Rc<Handler>, stop: Stop) {
             () = tokio::time::sleep(pause) => {}
         }
         let mut is_whole = true;
-        for pool in handler.pools.all().into_iter().filter(|pool| pool.is_short()) {
+        for name in handler.pools.names() {
+            // Pools by older records are waited for: none is held while another one is restored.
+            let Some(pool) = handler.pools.get(&name).filter(|pool| pool.is_short()) else {
+                continue;
+            };
             let restored = tokio::select! {
                 biased;
                 () = stop.requested() => return,

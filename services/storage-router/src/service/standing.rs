@@ -9,8 +9,9 @@
 
 use std::cell::Cell;
 
-use sconce_registry::announce::Tenure;
+use sconce_registry::announce::{NODE_TTL, Tenure};
 use sconce_runtime::Moment;
+use tokio::time::Instant;
 
 /// Whether what this service does not find is nowhere.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Standing {
     tenure: Option<Tenure>,
     /// Since when it was announced when the registry was looked at last.
     looked: Cell<Option<Moment>>,
+    /// When an earlier process of this name, which may be cut off, knows by its own clock that it is announced no more.
+    alone_from: Instant,
 }
 
 impl Standing {
@@ -27,6 +30,7 @@ impl Standing {
         Self {
             tenure: Some(tenure),
             looked: Cell::new(None),
+            alone_from: Instant::now() + NODE_TTL,
         }
     }
 
@@ -36,6 +40,7 @@ impl Standing {
         Self {
             tenure: None,
             looked: Cell::new(Some(Moment::now())),
+            alone_from: Instant::now(),
         }
     }
 
@@ -50,6 +55,11 @@ impl Standing {
     /// A look that began in this time of the announcement found all that is there.
     pub(super) fn looked(&self, announced: Option<Moment>) {
         self.looked.set(announced);
+    }
+
+    /// Returns when no other process acts under this name.
+    pub(super) async fn alone_here(&self) {
+        tokio::time::sleep_until(self.alone_from).await;
     }
 
     /// Since when it stands without a gap; `None`: it does not.

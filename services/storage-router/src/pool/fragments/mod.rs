@@ -14,6 +14,7 @@ mod restore;
 mod tests;
 mod write;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use sconce_schemas::records::Protection;
 use super::repair::is_gone_for_good;
 use super::{Answer, Pool};
 use crate::backend::BackendError;
+use crate::share::PATIENCE;
 
 pub use restore::Restored;
 
@@ -61,6 +63,9 @@ struct Set {
     head: Arc<FragmentHead>,
     seats: Vec<Option<usize>>,
 }
+
+/// What a back end said of which fragment it has.
+pub(super) type Found = (usize, Result<Option<usize>, BackendError>);
 
 /// An object whose head was read.
 struct Known {
@@ -171,19 +176,35 @@ impl Survey {
 }
 
 impl Pool {
-    /// Which back end each fragment of an object is looked for on, and written to where it is nowhere.
-    async fn seats(&self, name: ObjectName) -> Vec<Option<usize>> {
+    /// Which back end each fragment of an object is looked for on, and written to where it is nowhere. Once `needed` are found nobody waits for
+    /// a back end that is slow; 0: all are looked for.
+    async fn seats(&self, name: ObjectName, needed: usize) -> Vec<Option<usize>> {
         let places = self.places(&name);
         if !self.was_changed() {
             return places.into_iter().map(Some).collect();
         }
-        seated(self.width, &places, &self.found(name).await)
+        seated(self.width, &places, &self.found(name, needed).await)
     }
 
-    /// Which fragment of an object each back end has, best place first.
-    pub(super) async fn found(&self, name: ObjectName) -> Vec<(usize, Result<Option<usize>, BackendError>)> {
+    /// Which fragment of an object each back end has, best place first. Once `enough` are found nobody waits for a back end that is slow.
+    pub(super) async fn found(&self, name: ObjectName, enough: usize) -> Vec<Found> {
         let haunts = self.haunts(&name);
-        let asked = self.ask_each(&haunts, |backend| async move {
+        let patience = self
+            .coded
+            .as_ref()
+            .map_or(PATIENCE, |coded| coded.care.hedge_after);
+        let limit = |answers: &[Found]| {
+            let numbers = answers
+                .iter()
+                .filter_map(|(_, found)| found.as_ref().ok().copied().flatten());
+            match numbers.collect::<BTreeSet<usize>>().len() {
+                all if all >= self.width => Some(Duration::ZERO),
+                many if many >= enough && enough > 0 => Some(patience),
+                _ if enough > 0 => None,
+                _ => Some(PATIENCE),
+            }
+        };
+        let asked = self.ask_until(&haunts, limit, |backend| async move {
             let fragment = backend.fragment_of(name).await?;
             Ok(fragment.map(|fragment| usize::from(fragment.index)))
         });
@@ -206,13 +227,9 @@ impl Pool {
     }
 }
 
-/// A seat for each of `width` fragments: where it was found, best place first; else a place that has no other's, the one that the
-/// map has for it where that is free.
-pub(super) fn seated(
-    width: usize,
-    places: &[usize],
-    found: &[(usize, Result<Option<usize>, BackendError>)],
-) -> Vec<Option<usize>> {
+/// A seat for each of `width` fragments: where it was found, best place first. Of those that were not, as many as there are back ends that
+/// did not answer may be there; the others have a place that has no other's, the one that the map has for it where that is free.
+pub(super) fn seated(width: usize, places: &[usize], found: &[Found]) -> Vec<Option<usize>> {
     let mut seats = vec![None; width];
     for (backend, fragment) in found {
         let seat = match fragment {
@@ -223,16 +240,25 @@ pub(super) fn seated(
             seat.get_or_insert(*backend);
         }
     }
-    for (fragment, place) in places.iter().enumerate() {
-        if seats[fragment].is_none() && !seats.contains(&Some(*place)) {
-            seats[fragment] = Some(*place);
+    let is_away = |(_, answer): &&Found| answer.as_ref().is_err_and(|error| !is_gone_for_good(error));
+    let away: Vec<usize> = found
+        .iter()
+        .filter(is_away)
+        .map(|(backend, _)| *backend)
+        .collect();
+    for candidates in [&away[..], places] {
+        // The one that the map has for it is the likeliest.
+        for (fragment, place) in places.iter().enumerate() {
+            if seats[fragment].is_none() && candidates.contains(place) && !seats.contains(&Some(*place)) {
+                seats[fragment] = Some(*place);
+            }
         }
-    }
-    for place in places {
-        if !seats.contains(&Some(*place))
-            && let Some(seat) = seats.iter_mut().find(|seat| seat.is_none())
-        {
-            *seat = Some(*place);
+        for candidate in candidates {
+            if !seats.contains(&Some(*candidate))
+                && let Some(seat) = seats.iter_mut().find(|seat| seat.is_none())
+            {
+                *seat = Some(*candidate);
+            }
         }
     }
     seats

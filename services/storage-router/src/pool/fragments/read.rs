@@ -121,7 +121,7 @@ impl Pool {
         name: ObjectName,
         noted: &mut Vec<Answer>,
     ) -> Result<Arc<Known>, Vec<Answer>> {
-        let seats = self.seats(name).await;
+        let seats = self.seats(name, coded.needed()).await;
         let order = self.working_first(&seats, 0..self.width);
         let read = |fragment: usize| {
             let seats = &seats;

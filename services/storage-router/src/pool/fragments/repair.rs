@@ -30,7 +30,7 @@ const PIECE_BYTES: u64 = 256 << 10;
 impl Pool {
     /// The sets of fragments that are there of an object.
     pub(super) async fn survey(&self, coded: &Coded, name: ObjectName) -> Survey {
-        let seats = self.seats(name).await;
+        let seats = self.seats(name, 0).await;
         let asked = seats.iter().enumerate().map(|(fragment, seat)| async move {
             (fragment, self.head_at(coded, name, fragment, *seat).await)
         });

@@ -19,6 +19,7 @@ use sconce_schemas::wire::{Refusal, RefusalCode};
 
 use super::{Coded, Set};
 use crate::backend::BackendError;
+use crate::pool::repair::is_gone_for_good;
 use crate::pool::{Answer, Pool};
 use crate::share::PATIENCE;
 
@@ -40,14 +41,21 @@ impl Pool {
         let sealed = self.encoded(coded, name, data.clone(), None).await?;
         coded.forget(&name);
         if self.was_changed() {
-            let found = self.found(name).await.into_iter();
-            let there = found.filter(|(_, fragment)| matches!(fragment, Ok(Some(_))));
-            let there: Vec<Answer> = there
-                .map(|(backend, _)| Answer {
-                    backend,
-                    error: BackendError::Exists,
-                })
-                .collect();
+            let (mut there, mut away) = (Vec::new(), Vec::new());
+            for (backend, found) in self.found(name, 0).await {
+                match found {
+                    Ok(Some(_)) => there.push(Answer {
+                        backend,
+                        error: BackendError::Exists,
+                    }),
+                    Err(error) if !is_gone_for_good(&error) => away.push(Answer { backend, error }),
+                    _ => {}
+                }
+            }
+            if there.is_empty() && away.len() >= self.quorum {
+                // It may be on them alone, with other content.
+                return Err(self.not_stored(name, &away));
+            }
             if !there.is_empty() {
                 // Its fragments may sit elsewhere than the map has them: each goes to its own seat.
                 return self.agree(coded, name, sealed, data, &there).await;

@@ -245,6 +245,105 @@ async fn what_was_on_a_lost_back_end_is_made_again() {
     }
 }
 
+/// While objects move, back ends are away that have more of an object than its policy bears: nobody says that it is gone, or bad.
+#[tokio::test(start_paused = true)]
+async fn what_is_away_before_it_moved_is_not_lost() {
+    for (protection, compression) in [
+        (EC_4_2, None),
+        (REPLICA_2, None),
+        (REPLICA_2, Some(Compression::Lz4)),
+    ] {
+        let width = protection.width();
+        let mut world = World::new(protection, compression, width, 2 * width);
+        for id in 0..20 {
+            world.pool.put(name(id), content(id, 9000)).await.unwrap();
+        }
+        let change: Vec<(usize, u32)> = (0..2 * width)
+            .map(|disk| (disk, u32::from(disk >= width)))
+            .collect();
+        world.announce(&change, &[]);
+        world.place();
+        (0..width).for_each(|disk| world.faulty[disk].set(ABSENT));
+        for id in 0..20 {
+            let read = world.pool.get(name(id), 0, 100).await.unwrap_err();
+            assert_eq!(read.remedy, sconce_schemas::wire::Remedy::Retry, "{read}");
+            let put = world
+                .pool
+                .put(name(id), content(id + 99, 9000))
+                .await
+                .unwrap_err();
+            assert_eq!(put.remedy, sconce_schemas::wire::Remedy::Retry, "{put}");
+            assert_eq!(world.pool.scrub(name(id)).await.0, crate::pool::Found::Left);
+        }
+        (0..width - 1).for_each(|disk| world.faulty[disk].set(NONE));
+        assert!(world.walk().await.2 > 0, "one of them is away");
+        world.faulty[width - 1].set(NONE);
+        world.settle().await;
+        for id in 0..20 {
+            assert_eq!(world.on(name(id)), world.wanted(name(id)));
+            world.assert_reads(&world.pool, id, &content(id, 9000)).await;
+        }
+    }
+}
+
+/// What has no good copy left keeps its back end in the pool, until that is given up; then the move ends.
+#[tokio::test(start_paused = true)]
+async fn what_is_bad_stays_in_the_pool_until_it_is_given_up() {
+    let mut world = World::new(Protection::Replicas(1), None, 2, 3);
+    for id in 0..20 {
+        world.pool.put(name(id), content(id, 20_000)).await.unwrap();
+    }
+    let bad = (0..20).find(|id| world.on(name(*id)) == [0]).unwrap();
+    let mut stored = world.memory[0].stored(name(bad)).unwrap().to_vec();
+    *stored.last_mut().unwrap() ^= 1;
+    world.memory[0].damage(name(bad), stored.into());
+    world.announce(&[(0, 0), (2, 1)], &[]);
+    world.place();
+    for _ in 0..2 {
+        assert_eq!(world.walk().await.2, 1);
+    }
+    let good = world.pool.get(name(bad), 0, 4096).await.unwrap();
+    assert_eq!(good, content(bad, 20_000).slice(..4096));
+    world.announce(&[], &[0]);
+    world.place();
+    world.settle().await;
+    for id in (0..20).filter(|id| *id != bad) {
+        world.assert_reads(&world.pool, id, &content(id, 20_000)).await;
+    }
+}
+
+/// Of two copies one is on a disk that died, and the other is bad: that is told, and the move ends all the same. Nobody waits for the disk.
+#[tokio::test(start_paused = true)]
+async fn a_lost_back_end_is_asked_for_nothing() {
+    let mut world = World::new(REPLICA_2, None, 3, 3);
+    for id in 0..20 {
+        world.pool.put(name(id), content(id, 9000)).await.unwrap();
+    }
+    let bad = (0..20).find(|id| world.on(name(*id)) == [0, 1]).unwrap();
+    let mut stored = world.memory[1].stored(name(bad)).unwrap().to_vec();
+    *stored.last_mut().unwrap() ^= 1;
+    world.memory[1].damage(name(bad), stored.into());
+    world.faulty[0].set(ABSENT);
+    world.announce(&[(0, 0)], &[0]);
+    world.place();
+    let refusal = world.pool.get(name(bad), 8192, 500).await.unwrap_err();
+    assert_eq!(refusal.remedy, sconce_schemas::wire::Remedy::Damaged, "{refusal}");
+    let other = (0..20).find(|id| *id != bad).unwrap();
+    world.pool.delete(name(other)).await.unwrap();
+    let listed = world
+        .pool
+        .list_everywhere(name(0).volume(), ObjectKind::Sco, None, 100)
+        .await
+        .unwrap();
+    assert_eq!(listed.len(), 19);
+    world.settle().await;
+    for id in (0..20).filter(|id| ![bad, other].contains(id)) {
+        let on: Vec<usize> = world.on(name(id)).into_iter().filter(|on| *on != 0).collect();
+        assert_eq!(on, [1, 2]);
+        world.assert_reads(&world.pool, id, &content(id, 9000)).await;
+    }
+}
+
 /// While a back end is away that something has to come to, or may be on, the move is not over.
 #[tokio::test(start_paused = true)]
 async fn a_back_end_that_is_away_is_waited_for() {
