@@ -50,8 +50,6 @@ pub use walk::{Batch, Walk};
 
 /// Repairs at once: each holds a whole object in memory, and none is urgent.
 const REPAIRS_AT_ONCE: usize = 2;
-/// How long a back end that failed last time is waited for by whoever can do without it.
-const IF_FAILED: Duration = Duration::from_millis(100);
 
 /// A pool: keeps copies, or by its policy fragments, of its objects on several back ends.
 pub struct Pool {
@@ -147,7 +145,7 @@ impl Pool {
             // What a back end that was not there should have may be missing.
             coded.note_short();
         }
-        self.is_superseded.store(true, Ordering::Relaxed);
+        self.supersede();
         Ok(Arc::new(Self {
             placement: Box::new(placement),
             backends: resolved(&record, backends),
@@ -205,8 +203,18 @@ impl Pool {
         self.record.placement_version > FIRST_PLACEMENT
     }
 
+    /// Whether objects may not be where the map wants them.
+    const fn is_changing(&self) -> bool {
+        self.record.change.is_some()
+    }
+
+    /// The pool is not served by this record any more.
+    pub(crate) fn supersede(&self) {
+        self.is_superseded.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the pool goes on by a newer record: what takes long is given up then.
-    fn is_superseded(&self) -> bool {
+    pub(crate) fn is_superseded(&self) -> bool {
         self.is_superseded.load(Ordering::Relaxed)
     }
 
@@ -240,11 +248,11 @@ impl Pool {
     }
 
     fn is_lost(&self, index: usize) -> bool {
-        self.record.change.is_some() && self.record.has_lost(self.backend_name(index))
+        self.is_changing() && self.record.has_lost(self.backend_name(index))
     }
 
     /// Asks several back ends at once. After each answer `limit` says how long the others have from the begin on, `None`: as long as they
-    /// take; where those that are left did not work before, they have [`IF_FAILED`]. The answers are in the order of `indices`.
+    /// take. The answers are in the order of `indices`.
     async fn ask_until<T, A: Future<Output = Result<T, BackendError>>>(
         &self,
         indices: &[usize],
@@ -264,17 +272,9 @@ impl Pool {
         let mut asked: FuturesUnordered<_> = asked.collect();
         let mut answers: Vec<(usize, Result<T, BackendError>)> = Vec::with_capacity(indices.len());
         while answers.len() < indices.len() {
-            let is_waited_for = |index: &&usize| answers.iter().all(|(answered, _)| answered != *index);
-            let works = |index: &usize| self.backend(*index).is_ok_and(|backend| backend.works());
-            let does_any_work = indices.iter().filter(is_waited_for).any(works);
             let next = match limit(&answers) {
                 None => asked.next().await,
                 Some(limit) => {
-                    let limit = if does_any_work {
-                        limit
-                    } else {
-                        limit.min(IF_FAILED)
-                    };
                     let left = limit.saturating_sub(begun.elapsed());
                     tokio::time::timeout(left, asked.next()).await.unwrap_or(None)
                 }
@@ -434,8 +434,10 @@ impl Pool {
                 Err(error) => absent.push(Answer { backend, error }),
             }
         }
-        // An object that was stored is on `quorum` back ends: with fewer absent it is on one that answered.
-        if absent.len() >= absent_max {
+        // An object that was stored is on `quorum` back ends: with fewer absent it is on one that answered. What was only on those that
+        // are lost is gone; but with them it may be on one that is absent alone.
+        let lost = self.backends.len() - all.len();
+        if !absent.is_empty() && absent.len() + lost >= absent_max {
             return Err(self.cannot_list(what, &absent));
         }
         Ok(Page {

@@ -146,7 +146,8 @@ impl Pool {
         }
         // Nobody has a good copy whole, or it was copied before and not removed: that is looked at through all checks.
         let outcome = self.scrub_copies(name, &mut moved.read).await;
-        self.settle(outcome, answers, moved)
+        let is_elsewhere = !moved.extras.is_empty();
+        self.settle(outcome, answers, is_elsewhere, moved)
     }
 
     async fn move_fragments(
@@ -195,11 +196,20 @@ impl Pool {
         // What could not be copied is made again where it was, and moves the next time.
         moved.is_left = !answers.is_empty();
         let outcome = self.repair_fragments(coded, name, &mut moved.read).await;
-        self.settle(outcome, answers, moved)
+        let is_elsewhere = found
+            .iter()
+            .any(|(backend, fragment)| has(fragment).is_some() && !places.contains(backend));
+        self.settle(outcome, answers, is_elsewhere, moved)
     }
 
     /// What a repair made of an object that could not be copied as it was.
-    fn settle(&self, outcome: Outcome, answers: Vec<Answer>, moved: &mut Moved) -> Result<(), Vec<Answer>> {
+    fn settle(
+        &self,
+        outcome: Outcome,
+        answers: Vec<Answer>,
+        is_elsewhere: bool,
+        moved: &mut Moved,
+    ) -> Result<(), Vec<Answer>> {
         match outcome {
             Outcome::Repaired(made) => {
                 // Each is about as long as one of those that were read.
@@ -209,7 +219,7 @@ impl Pool {
             Outcome::Partly(_) | Outcome::Postponed => Err(answers),
             Outcome::Lost(_) => {
                 // Waiting brings nothing back; but what is left of it elsewhere is not to leave the pool before the operator says so.
-                moved.is_left = !moved.extras.is_empty();
+                moved.is_left = is_elsewhere;
                 moved.extras.clear();
                 self.log_repair(moved.name, outcome);
                 Ok(())

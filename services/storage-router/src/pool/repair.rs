@@ -46,7 +46,9 @@ impl Pool {
             .is_some_and(|change| change.next.is_none());
         let needs_repair = |answer: &Answer| match answer.error {
             BackendError::Damaged { .. } => true,
-            BackendError::NotFound => places.contains(&answer.backend) && !is_moving,
+            BackendError::NotFound => {
+                places.contains(&answer.backend) && !is_moving && !self.is_lost(answer.backend)
+            }
             _ => false,
         };
         for answer in failed.iter().filter(|answer| needs_repair(answer)) {
@@ -89,8 +91,16 @@ impl Pool {
     pub(super) async fn repair(&self, name: ObjectName, mut bad: BTreeSet<usize>) -> Outcome {
         let places = self.places(&name);
         let haunts = self.haunts(&name);
-        let Some(length) = self.length_by_any(name, &haunts, &mut bad).await else {
-            return Outcome::Postponed;
+        let length = match self.length_by_any(name, &haunts, &mut bad).await {
+            Ok(length) => length,
+            // Where none is damaged it was deleted meanwhile.
+            Err(answers)
+                if answers.iter().all(|a| is_gone_for_good(&a.error))
+                    && answers.iter().any(|a| a.error != BackendError::NotFound) =>
+            {
+                return Outcome::Lost(answers);
+            }
+            Err(_) => return Outcome::Postponed,
         };
         let mut whole = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
         while (whole.len() as u64) < length {
@@ -124,18 +134,25 @@ impl Pool {
         name: ObjectName,
         haunts: &[usize],
         bad: &mut BTreeSet<usize>,
-    ) -> Option<u64> {
+    ) -> Result<u64, Vec<Answer>> {
+        let mut failed = Vec::new();
         for index in haunts {
             let stat = match self.backend(*index) {
                 Ok(backend) => backend.stat(name).await,
                 Err(error) => Err(error),
             };
             match stat {
-                Ok(length) => return Some(length),
-                Err(error) => note_bad(bad, *index, &error),
+                Ok(length) => return Ok(length),
+                Err(error) => {
+                    note_bad(bad, *index, &error);
+                    failed.push(Answer {
+                        backend: *index,
+                        error,
+                    });
+                }
             }
         }
-        None
+        Err(failed)
     }
 
     async fn piece_of_any(

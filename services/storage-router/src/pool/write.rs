@@ -138,7 +138,7 @@ impl Pool {
             }
         }
         // It may be on them alone.
-        if away.len() >= self.width {
+        if self.is_changing() && away.len() >= self.width {
             return Err(self.not_stored(name, &away));
         }
         Ok(())

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use futures_util::future::join_all;
 use sconce_bus::Role;
 use sconce_registry::{Change, CommitError, Registry, Revision};
@@ -268,6 +269,9 @@ impl Moving {
         let mut extras: Vec<Moved> = Vec::new();
         let mut left = 0;
         for some in names.chunks(AT_ONCE) {
+            if pool.is_superseded() {
+                bail!("other weights were announced");
+            }
             let begun = Instant::now();
             let moves = join_all(some.iter().map(|name| pool.move_object(batch, *name)));
             let moved = tokio::select! {

@@ -127,7 +127,7 @@ impl Pools {
     /// Opens a pool as its record says, or has the one that is open go on so.
     async fn open(&self, record: PoolRecord, revision: Revision) -> Result<Arc<Pool>, Refusal> {
         let name = record.name.clone();
-        let record = self.proven(record, revision).await?;
+        let (record, revision) = self.proven(record, revision).await?;
         let mut backends = self.backends.all();
         if record
             .backends
@@ -173,11 +173,16 @@ impl Pools {
 
     /// Notes that a pool is not served as this any more; requests by it may be under way.
     fn outlived(&self, name: &str, known: &Known) {
+        known.pool.supersede();
         self.older().push((name.to_owned(), Arc::downgrade(&known.pool)));
     }
 
     /// The pool's record once the keys here are known to be the pool's; those that it does not have are noted in it.
-    async fn proven(&self, record: PoolRecord, revision: Revision) -> Result<PoolRecord, Refusal> {
+    async fn proven(
+        &self,
+        record: PoolRecord,
+        revision: Revision,
+    ) -> Result<(PoolRecord, Revision), Refusal> {
         let name = record.name.clone();
         let (mut record, mut revision) = (record, revision);
         for _ in 0..ATTEMPTS {
@@ -190,7 +195,7 @@ impl Pools {
                 unusable(&name, RefusalCode::Unavailable, &why)
             })?;
             if proven == record {
-                return Ok(record);
+                return Ok((record, revision));
             }
             let key = keys::pool(&name);
             match self
@@ -198,7 +203,7 @@ impl Pools {
                 .put_record(&key, Some(revision), &proven, None)
                 .await
             {
-                Ok(_) => return Ok(proven),
+                Ok(revision) => return Ok((proven, revision)),
                 Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {}
                 Err(error) => return Err(unusable(&name, RefusalCode::Unavailable, &error.to_string())),
             }
@@ -331,8 +336,12 @@ impl Pools {
             if announced.wanted() == record.wanted() && lost_now.eq(lost_then) {
                 return Ok(record);
             }
-            let is_new =
-                |entry: &&PlacementEntry| record.backends.iter().all(|have| have.backend != entry.backend);
+            let is_there = |name: &str| record.backends.iter().any(|have| have.backend == name);
+            // Or it comes back after it was given up: what was deleted meanwhile was not deleted there.
+            let is_new = |entry: &&PlacementEntry| {
+                let name = &entry.backend;
+                !is_there(name) || (record.has_lost(name) && !announced.has_lost(name))
+            };
             let joining: Vec<PlacementEntry> = announced.backends.iter().filter(is_new).cloned().collect();
             let mut changes = self.backends.hold(&joining).await?;
             // After that: whoever makes a pool on one of them meanwhile conflicts with this commit.

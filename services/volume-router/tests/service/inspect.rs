@@ -122,15 +122,15 @@ async fn history() -> (Cluster, VolumeId, VolumeId) {
     client.sync().await;
     other.sync().await;
     assert_eq!(cluster.stop(), Some(0));
+    // It may still be storing and deleting what it was asked to before the volume-router stopped.
+    cluster.stop_storage();
     (cluster, volume, clone)
 }
 
 #[test]
 fn what_was_left_in_order_is_consistent_and_looking_changes_nothing() {
     block_on(async {
-        let (mut cluster, volume, clone) = history().await;
-        // It may still be deleting what it was asked to before the volume-router stopped.
-        cluster.stop_storage();
+        let (cluster, volume, clone) = history().await;
         let backend = cluster.path("backend");
         let before = all_of(&backend);
         let report = checked(&backend, true, None).await;

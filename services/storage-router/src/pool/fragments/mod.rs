@@ -64,6 +64,13 @@ struct Set {
     seats: Vec<Option<usize>>,
 }
 
+/// Where fragments are looked for.
+struct Seats {
+    of: Vec<Option<usize>>,
+    /// What a back end said that a fragment was not found on, and may be on all the same.
+    away: Vec<Option<BackendError>>,
+}
+
 /// What a back end said of which fragment it has.
 pub(super) type Found = (usize, Result<Option<usize>, BackendError>);
 
@@ -178,12 +185,41 @@ impl Survey {
 impl Pool {
     /// Which back end each fragment of an object is looked for on, and written to where it is nowhere. Once `needed` are found nobody waits for
     /// a back end that is slow; 0: all are looked for.
-    async fn seats(&self, name: ObjectName, needed: usize) -> Vec<Option<usize>> {
+    async fn seats(&self, name: ObjectName, needed: usize) -> Seats {
         let places = self.places(&name);
         if !self.was_changed() {
-            return places.into_iter().map(Some).collect();
+            return Seats {
+                away: vec![None; self.width],
+                of: places.into_iter().map(Some).collect(),
+            };
         }
-        seated(self.width, &places, &self.found(name, needed).await)
+        let found = self.found(name, needed).await;
+        let of = seated(self.width, &places, &found);
+        let away = of.iter().map(|seat| {
+            let answer = found.iter().find(|(backend, _)| Some(*backend) == *seat);
+            let error = answer.and_then(|(_, answer)| answer.as_ref().err());
+            error.filter(|error| !is_gone_for_good(error)).cloned()
+        });
+        Seats {
+            away: away.collect(),
+            of,
+        }
+    }
+
+    /// The head of a fragment where its seat is.
+    async fn head_of(
+        &self,
+        coded: &Coded,
+        name: ObjectName,
+        fragment: usize,
+        seats: &Seats,
+    ) -> Result<Arc<FragmentHead>, BackendError> {
+        // Where it may be and who did not answer may have another one: that would be taken for damage.
+        if let Some(error) = seats.away.get(fragment).cloned().flatten() {
+            return Err(error);
+        }
+        let seat = seats.of.get(fragment).copied().flatten();
+        self.head_at(coded, name, fragment, seat).await
     }
 
     /// Which fragment of an object each back end has, best place first. Once `enough` are found nobody waits for a back end that is slow.

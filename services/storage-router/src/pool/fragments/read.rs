@@ -100,14 +100,22 @@ impl Pool {
     ) -> Result<Bytes, Vec<Answer>> {
         let survey = self.survey(coded, name).await;
         let chosen = survey.chosen(self.quorum).map(|set| Arc::clone(&set.head));
-        let seats = survey.seats;
+        let mut seats = survey.seats;
+        // Who did not answer may have another one of them.
+        for (fragment, _) in survey.failed.iter().filter(|(_, error)| !is_gone_for_good(error)) {
+            if let Some(seat) = seats.get_mut(*fragment).filter(|_| self.was_changed()) {
+                *seat = None;
+            }
+        }
         let Some(head) = chosen.filter(|head| *head != tried.head || seats != tried.seats) else {
             return Err(answers);
         };
         let best = Set { head, seats };
         let mut noted = Vec::new();
         let read = self.read_by(coded, name, &best, range, &mut noted).await?;
-        self.know(coded, name, best);
+        if best.seats.iter().all(Option::is_some) {
+            self.know(coded, name, best);
+        }
         noted.extend(answers);
         self.repair_later(name, &noted);
         Ok(read)
@@ -122,17 +130,11 @@ impl Pool {
         noted: &mut Vec<Answer>,
     ) -> Result<Arc<Known>, Vec<Answer>> {
         let seats = self.seats(name, coded.needed()).await;
-        let order = self.working_first(&seats, 0..self.width);
-        let read = |fragment: usize| {
-            let seats = &seats;
-            async move {
-                let seat = seats.get(fragment).copied().flatten();
-                self.head_at(coded, name, fragment, seat).await
-            }
-        };
+        let order = self.working_first(&seats.of, 0..self.width);
+        let read = |fragment: usize| self.head_of(coded, name, fragment, &seats);
         let needed = coded.needed();
         let Gathered { good, failed } = gather(&order, needed, coded.care.hedge_after, read).await;
-        let mut failed = answers(&seats, failed);
+        let mut failed = answers(&seats.of, failed);
         let first = good.first().map(|(_, head)| Arc::clone(head));
         let is_one = good.iter().all(|(_, head)| Some(head) == first.as_ref());
         let head = match first {
@@ -151,7 +153,17 @@ impl Pool {
             }
         };
         noted.extend(failed);
-        Ok(self.know(coded, name, Set { head, seats }))
+        if seats.away.iter().all(Option::is_none) {
+            let seats = seats.of;
+            return Ok(self.know(coded, name, Set { head, seats }));
+        }
+        // Who did not answer may have another one of them than the one that is looked for there.
+        let known = |(seat, away): (Option<usize>, &Option<BackendError>)| seat.filter(|_| away.is_none());
+        let seats = seats.of.into_iter().zip(&seats.away).map(known).collect();
+        Ok(Arc::new(Known {
+            set: Set { head, seats },
+            placement_version: self.record.placement_version,
+        }))
     }
 
     /// The head of a fragment, at a back end.
@@ -313,7 +325,7 @@ impl Pool {
         if range.start >= end {
             return Ok(Bytes::new());
         }
-        let backend = self.backend(seat.ok_or(BackendError::NotFound)?)?;
+        let backend = self.backend(seat.ok_or_else(unknown)?)?;
         let (body_at, due) = (set.head.cut().body_at() as u64, end - range.start);
         let read = backend
             .get_of(name, set.head.id_of(fragment), body_at + range.start, due)
@@ -473,6 +485,13 @@ impl Part {
         }
         let last = head.chunk(self.chunks.end - 1);
         first..last.map_or(first, |chunk| chunk.at + u64::from(chunk.stored))
+    }
+}
+
+/// Where a fragment is could not be told.
+fn unknown() -> BackendError {
+    BackendError::Unavailable {
+        why: "the back end that may have it did not answer".to_owned(),
     }
 }
 

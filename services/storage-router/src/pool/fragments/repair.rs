@@ -31,9 +31,9 @@ impl Pool {
     /// The sets of fragments that are there of an object.
     pub(super) async fn survey(&self, coded: &Coded, name: ObjectName) -> Survey {
         let seats = self.seats(name, 0).await;
-        let asked = seats.iter().enumerate().map(|(fragment, seat)| async move {
-            (fragment, self.head_at(coded, name, fragment, *seat).await)
-        });
+        let seats = &seats;
+        let asked = (0..self.width)
+            .map(|fragment| async move { (fragment, self.head_of(coded, name, fragment, seats).await) });
         let mut sets: Vec<Set> = Vec::new();
         let mut failed = Vec::new();
         for (fragment, head) in futures_util::future::join_all(asked).await {
@@ -56,11 +56,15 @@ impl Pool {
                 }
             };
             if let Some(place) = set.seats.get_mut(fragment) {
-                *place = seats.get(fragment).copied().flatten();
+                *place = seats.of.get(fragment).copied().flatten();
             }
         }
         sets.sort_by_key(|set| std::cmp::Reverse(set.members()));
-        Survey { sets, seats, failed }
+        Survey {
+            sets,
+            seats: seats.of.clone(),
+            failed,
+        }
     }
 
     /// Makes again what is missing or damaged of an object's fragments. All of them are read; the bytes are added to `read`.

@@ -58,6 +58,15 @@ impl Pool {
         let Some(coded) = &self.coded else {
             return Ok(restored);
         };
+        if self
+            .record
+            .change
+            .as_ref()
+            .is_some_and(|change| change.next.is_none())
+        {
+            // The mover comes by everything, within its budget.
+            return Ok(restored);
+        }
         // What falls short from here on is for the next time.
         coded.is_short.store(false, Ordering::Relaxed);
         let done = self.restore_all(&is_mine, &mut restored).await;
@@ -104,7 +113,7 @@ impl Pool {
         let is_missing = self
             .places(&name)
             .iter()
-            .any(|place| !seen.contains(place) && !absent.contains(place));
+            .any(|place| !seen.contains(place) && !absent.contains(place) && !self.is_lost(*place));
         // Of too few fragments nothing can be made: they are of a put that was never answered for.
         // After a change of the map a fragment may be elsewhere.
         let is_elsewhere = self.was_changed() && seen.len() >= self.width;

@@ -52,7 +52,7 @@ impl Pool {
                     _ => {}
                 }
             }
-            if there.is_empty() && away.len() >= self.quorum {
+            if self.is_changing() && there.is_empty() && away.len() >= self.quorum {
                 // It may be on them alone, with other content.
                 return Err(self.not_stored(name, &away));
             }
