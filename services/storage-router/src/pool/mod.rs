@@ -208,6 +208,12 @@ impl Pool {
         self.record.change.is_some()
     }
 
+    /// Whether objects move to where the map wants them: all know of it.
+    fn is_moving(&self) -> bool {
+        let change = self.record.change.as_ref();
+        change.is_some_and(|change| change.next.is_none())
+    }
+
     /// The pool is not served by this record any more.
     pub(crate) fn supersede(&self) {
         self.is_superseded.store(true, Ordering::Relaxed);
@@ -229,22 +235,13 @@ impl Pool {
         })
     }
 
-    /// Asks several back ends at once.
+    /// Asks several back ends at once, and waits for all.
     async fn ask_each<T, A: Future<Output = Result<T, BackendError>>>(
         &self,
         indices: &[usize],
         ask: impl Fn(Arc<Checked>) -> A,
     ) -> Vec<(usize, Result<T, BackendError>)> {
-        let asked = indices.iter().map(|index| {
-            let answer = self.backend(*index).map(&ask);
-            async move {
-                match answer {
-                    Ok(answer) => (*index, answer.await),
-                    Err(error) => (*index, Err(error)),
-                }
-            }
-        });
-        futures_util::future::join_all(asked).await
+        self.ask_until(indices, |_| None, ask).await
     }
 
     fn is_lost(&self, index: usize) -> bool {

@@ -82,12 +82,6 @@ impl Pool {
         Some(moved)
     }
 
-    /// How many back ends did not list their objects of a batch.
-    #[must_use]
-    pub fn absent_of(&self, batch: &Batch) -> usize {
-        batch.absent().len()
-    }
-
     /// Removes what a moved object has where it was, if all of it is in its places. Whoever looked there just before the move has read it by
     /// then.
     pub async fn remove_extras(&self, moved: &mut Moved) {

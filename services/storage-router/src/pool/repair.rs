@@ -39,11 +39,7 @@ impl Pool {
     pub(super) fn repair_later(self: &Arc<Self>, name: ObjectName, failed: &[Answer]) {
         let places = self.places(&name);
         // While objects move, what is not in its place yet is the mover's.
-        let is_moving = self
-            .record
-            .change
-            .as_ref()
-            .is_some_and(|change| change.next.is_none());
+        let is_moving = self.is_moving();
         let needs_repair = |answer: &Answer| match answer.error {
             BackendError::Damaged { .. } => true,
             BackendError::NotFound => {

@@ -66,7 +66,8 @@ impl Batch {
     }
 
     /// Back ends that did not list theirs.
-    pub(super) fn absent(&self) -> &[usize] {
+    #[must_use]
+    pub fn absent(&self) -> &[usize] {
         &self.page.absent
     }
 

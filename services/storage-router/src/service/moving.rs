@@ -236,7 +236,7 @@ impl Moving {
                 break;
             };
             // What is on a back end that is away was not looked at.
-            moving.record.left += pool.absent_of(&batch) as u64;
+            moving.record.left += batch.absent().len() as u64;
             let is_mine = match batch.volume() {
                 Some(volume) => self
                     .handler

@@ -58,12 +58,7 @@ impl Pool {
         let Some(coded) = &self.coded else {
             return Ok(restored);
         };
-        if self
-            .record
-            .change
-            .as_ref()
-            .is_some_and(|change| change.next.is_none())
-        {
+        if self.is_moving() {
             // The mover comes by everything, within its budget.
             return Ok(restored);
         }

@@ -103,7 +103,7 @@ impl World {
     async fn walk(&self) -> (u64, u64, u64) {
         let (mut walk, mut moved, mut bytes, mut left) = (Walk::default(), 0, 0, 0);
         while let Some(batch) = walk.next(&self.pool).await.unwrap() {
-            left += self.pool.absent_of(&batch) as u64;
+            left += batch.absent().len() as u64;
             for name in batch.names() {
                 let Some(mut done) = self.pool.move_object(&batch, name).await else {
                     continue;
